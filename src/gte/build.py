@@ -1,0 +1,126 @@
+"""From a Hydra configuration to objects: the only caller of instantiate, and the frame around every script."""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+import torch
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gte.errors import UserError
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+def script(name: str) -> Callable:
+    """Makes a `main(cfg)` the entry point of conf/<name>.yaml.
+
+    `cfg.out` is the directory that Hydra made for this run, whether it was given as `out=` or as `hydra.run.dir=`.
+    Exit code: what `main` returns (None is 0); 2 with one line on stderr for what the user can mend. A bug shows its
+    traceback; HYDRA_FULL_ERROR=1 shows it in every case.
+    """
+
+    def decorate(main: Callable[[DictConfig], int | None]) -> Callable[[], None]:
+        def task(cfg: DictConfig) -> None:
+            refuse_unknown_keys(cfg, name)
+            cfg.out = HydraConfig.get().runtime.output_dir
+            codes.append(main(cfg) or 0)
+
+        codes: list[int] = []
+
+        def entry() -> None:
+            show_traceback = "HYDRA_FULL_ERROR" in os.environ
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing pages and exiting
+            try:
+                hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
+            except Exception as error:
+                line = one_line(error)
+                if line is None or show_traceback:
+                    raise
+                print(f"error: {line}", file=sys.stderr)
+                sys.exit(2)
+            sys.exit(max(codes, default=0))
+
+        return entry
+
+    return decorate
+
+
+def one_line(error: BaseException) -> str | None:
+    """What a user can mend, in one line; None where the error is a bug of ours and wants its traceback."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, InstantiationException):
+        cause = error.__cause__
+        if isinstance(cause, UserError):
+            return str(cause)
+        if isinstance(cause, TypeError) and re.search(r"unexpected keyword|missing .* required", str(cause)):
+            key = re.search(r"full_key: (\S+)", str(error))
+            return f"configuration {key[1] if key else ''}: {cause}"
+        return None
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        text = f"{error}\n{error.__cause__ or ''}" if isinstance(error, HydraException) else str(error)
+        text = text.split("Config search path")[0]
+        lines = [line.strip() for line in text.splitlines()]
+        skipped = ("To append", "full_key", "object_type", "reference_type")
+        lines = [line for line in lines if line and not line.startswith(skipped)]
+        return re.sub(r"(Available options[^:]*:) \| ", r"\1 ", " | ".join(lines)).replace(". | ", ". ")
+    return None
+
+
+def refuse_unknown_keys(cfg: DictConfig, name: str) -> None:
+    """A key that `+key=` added beside the primary config's own would be ignored without a word: refuse it."""
+    primary = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    groups = {key for entry in primary.get("defaults", []) if isinstance(entry, dict) for key in entry}
+    known = (set(primary) | {group.split("@")[0].split("/")[0] for group in groups}) - {"defaults", "hydra"}
+    unknown = sorted(set(map(str, cfg)) - known)
+    if unknown:
+        raise UserError(f"unknown key '{unknown[0]}'; conf/{name}.yaml knows: {', '.join(sorted(known))}")
+
+
+def plain(cfg: DictConfig) -> dict:
+    """The configuration as dicts, lists and values, interpolations resolved."""
+    return OmegaConf.to_container(cfg, resolve=True)
+
+
+def build(cfg: DictConfig, **objects):
+    """The one constructor call that a config's `_target_` names; `objects` are what is no configuration."""
+    return instantiate(cfg, **objects)
+
+
+def build_encoder(cfg: DictConfig, load_tokenizer: Callable):
+    """A pretrained encoder by its name or path; one of random weights over the tokenizer of the prepared data."""
+    return build(cfg) if "name_or_path" in cfg else build(cfg, tokenizer=load_tokenizer())
+
+
+def build_loggers(cfg: DictConfig) -> list:
+    """The chosen loggers. W&B is offline unless a key is at hand."""
+    if "wandb" in cfg and not (os.environ.get("WANDB_API_KEY") or (Path.home() / ".netrc").exists()):
+        os.environ.setdefault("WANDB_MODE", "offline")
+    return [build(logger) for logger in cfg.values()]
+
+
+def build_trainer(cfg: DictConfig, **objects):
+    """A Lightning Trainer. precision=auto is bf16 where this machine computes it natively, else float32."""
+    settings = dict(cfg)
+    accelerator = settings.get("accelerator")
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError("this machine has no CUDA device for the chosen trainer; use trainer=cpu")
+    if settings.get("precision") == "auto":
+        settings["precision"] = "bf16-mixed" if native_bf16(accelerator) else "32-true"
+    return instantiate(settings, **objects)
+
+
+def native_bf16(accelerator: str) -> bool:
+    """Whether bfloat16 matrix products run on this machine's own instructions, where they are 2-3x float32."""
+    if accelerator == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.cuda.is_bf16_supported()

@@ -1,0 +1,96 @@
+"""The LightningDataModule: prepared token shards, mixed by Eq. 4, as a stream of steps."""
+
+from pathlib import Path
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader, Dataset
+
+from gte.data.collate import Batch, collate
+from gte.data.mixture import Mixture
+from gte.data.shards import Manifest, TokenTable
+from gte.data.tokenizer import fingerprint
+from gte.errors import UserError
+from gte.stage import Stage
+
+
+class Steps(Dataset):
+    """Item s is one rank's Batch of step s; nothing else is kept, so any worker can make any step."""
+
+    def __init__(self, tables: list[TokenTable], mixture: Mixture, rank: int, world_size: int, **collation):
+        self.tables, self.mixture = tables, mixture
+        self.rank, self.world_size, self.collation = rank, world_size, collation
+
+    def __getitem__(self, step: int) -> Batch:
+        source, rows = self.mixture.batch(step, self.rank, self.world_size)
+        return collate(self.tables[source], rows, source=source, step=step, **self.collation)
+
+
+class PairData(pl.LightningDataModule):
+    """The sources of a prepared folder that state this stage.
+
+    `sources`: names to use, None for all of the stage. Step s of the training is the same global batch whatever the
+    number of ranks or workers, and wherever the run was resumed. Raises UserError where the folder holds no data of
+    the stage, a name is unknown, or a source is smaller than the global batch.
+    """
+
+    def __init__(
+        self, folder: str | Path, stage: Stage, *, alpha: float, seed: int, sources: list[str] | None = None,
+        workers: int = 0,
+    ):
+        super().__init__()
+        self.folder, self.manifest = Path(folder), Manifest.load(folder)
+        self.stage, self.seed, self.workers = stage, seed, workers
+        ready = [name for name, facts in self.manifest.sources.items() if stage.name in facts["stages"]]
+        self.source_names = ready if sources is None else list(sources)
+        for name in self.source_names:
+            if name not in ready:
+                raise UserError(f"{folder} has no source '{name}' for stage {stage.name}; it has: {', '.join(ready)}")
+        if not self.source_names:
+            raise UserError(f"{folder} has no source for stage {stage.name}; prepare one that states `stages: [{stage.name}]`")
+        self.tables = [TokenTable(folder, self.manifest, name) for name in self.source_names]
+        sizes = [len(table) for table in self.tables]
+        for name, size in zip(self.source_names, sizes, strict=True):
+            if size < stage.global_batch:
+                raise UserError(
+                    f"source {name} has {size} rows, fewer than one global batch of {stage.global_batch}: lower "
+                    "stage.global_batch, leave it out of data.sources, or merge it with another source"
+                )
+        self.mixture = Mixture(sizes, alpha=alpha, seed=seed, global_batch=stage.global_batch)
+        self.total_steps = stage.total_steps(sum(sizes))
+
+    def check_encoder(self, encoder) -> None:
+        """Raises UserError where the shards were made with another tokenizer, or hold longer texts than it takes."""
+        facts = self.manifest.tokenizer
+        if fingerprint(encoder.tokenizer) != facts["fingerprint"]:
+            raise UserError(
+                f"the shards in {self.folder} were made with the tokenizer '{facts['name']}', the model reads another "
+                "one; prepare the data again with data.tokenizer=<the model's> and its own data.dir"
+            )
+        if self.stage.max_length > encoder.max_length:
+            raise UserError(
+                f"stage.max_length={self.stage.max_length} is more than the model's {encoder.max_length}; "
+                f"set stage.max_length={encoder.max_length}"
+            )
+
+    def describe(self) -> str:
+        """One line of what the stage will do."""
+        pairs = sum(map(len, self.tables))
+        return (
+            f"{pairs:,} rows of {len(self.tables)} sources, {self.total_steps} steps of {self.stage.global_batch} "
+            f"in groups of {self.stage.group_size}"
+        )
+
+    def train_dataloader(self) -> DataLoader:
+        """Steps from where the training stands to the last; a resumed run just starts further on."""
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        tokenizer = self.manifest.tokenizer
+        steps = Steps(
+            self.tables, self.mixture, rank, world_size,
+            seed=self.seed, max_length=self.stage.max_length, group_size=self.stage.group_size,
+            prefix=tokenizer["prefix"], suffix=tokenizer["suffix"],
+        )
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
+        return DataLoader(
+            steps, sampler=range(done, self.total_steps), batch_size=None, num_workers=self.workers,
+            pin_memory=False, persistent_workers=False, prefetch_factor=4 if self.workers else None,
+        )

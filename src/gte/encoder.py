@@ -1,0 +1,272 @@
+"""The encoder: a language model with mean pooling (Eqs. 1-2), run over length-sorted chunks under a token budget.
+
+Shapes: N texts, T tokens of all texts end to end, L tokens of the longest text in a chunk, D width.
+"""
+
+import copy
+import json
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from tqdm.auto import tqdm
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from gte.errors import UserError
+
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which texts go through the language model together: longest first, `rows * longest <= batch_tokens` a chunk."""
+
+    chunks: list[np.ndarray]  # row numbers, longest text first
+    order: np.ndarray  # the chunks end to end
+    tokens: int  # real tokens
+    padded_tokens: int  # what the language model computes on
+
+    @property
+    def padding(self) -> float:
+        """Share of the computed tokens that are padding."""
+        return 1 - self.tokens / max(self.padded_tokens, 1)
+
+
+def plan_chunks(lengths_N: np.ndarray, batch_tokens: int) -> Plan:
+    """Sort by length, then cut by token budget: padding is a few percent with any attention kernel.
+
+    Raises UserError where a single text is longer than the budget.
+    """
+    lengths_N = np.asarray(lengths_N)
+    order = np.argsort(-lengths_N, kind="stable")
+    longest = int(lengths_N[order[0]]) if len(order) else 0
+    if longest > batch_tokens:
+        raise UserError(f"batch_tokens={batch_tokens} is less than one text of {longest} tokens; raise it to {longest}")
+    chunks, padded, start = [], 0, 0
+    while start < len(order):
+        width = max(int(lengths_N[order[start]]), 1)
+        rows = order[start : start + batch_tokens // width]
+        chunks.append(rows)
+        padded += width * len(rows)
+        start += len(rows)
+    return Plan(chunks, order, int(lengths_N.sum()), padded)
+
+
+class Encoder(nn.Module):
+    """E(x): mean over a text's tokens, special tokens included, of the language model's last layer (Eqs. 1-2)."""
+
+    def __init__(self, lm: nn.Module, tokenizer: PreTrainedTokenizerBase, max_length: int = 512):
+        super().__init__()
+        positions = usable_positions(lm.config)
+        if max_length > positions:
+            raise UserError(f"max_length={max_length} is more than the {positions} positions of this language model")
+        if getattr(lm, "pooler", None) is not None:
+            lm.pooler = None  # never used by mean pooling; its parameters would get no gradient
+        self.lm = lm
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.width = lm.config.hidden_size
+        self.pad_id = tokenizer.pad_token_id or 0
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, max_length: int = 512) -> "Encoder":
+        """A transformers or sentence-transformers directory, or a name on the hub.
+
+        A directory that states a shorter length of its own keeps it: `max_length` is an upper bound.
+        Raises UserError where nothing loads, and where the directory pools in another way than by the mean.
+        """
+        name_or_path = str(name_or_path)
+        folder, own_length = read_modules(Path(name_or_path)) if Path(name_or_path).is_dir() else (name_or_path, None)
+        with one_line_load_errors(name_or_path):
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            lm = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        if not tokenizer.is_fast:
+            raise UserError(f"{name_or_path} has no fast tokenizer (tokenizer.json); convert it with transformers first")
+        if lm.get_input_embeddings().num_embeddings < len(tokenizer):
+            raise UserError(
+                f"{name_or_path}: the tokenizer has {len(tokenizer)} entries, the model only "
+                f"{lm.get_input_embeddings().num_embeddings}; they do not belong together"
+            )
+        own_length = own_length or min(tokenizer.model_max_length, usable_positions(lm.config))
+        return cls(lm, tokenizer, min(max_length, own_length))
+
+    @classmethod
+    def from_scratch(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        hidden_size: int,
+        num_hidden_layers: int,
+        num_attention_heads: int,
+        intermediate_size: int,
+        max_length: int = 512,
+        dropout: float = 0.1,
+    ) -> "Encoder":
+        """A BERT of random weights (drawn from torch's global generator) over the given tokenizer's vocabulary."""
+        config = BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=hidden_size,
+            num_hidden_layers=num_hidden_layers,
+            num_attention_heads=num_attention_heads,
+            intermediate_size=intermediate_size,
+            max_position_embeddings=max_length,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        return cls(BertModel(config, add_pooling_layer=False), tokenizer, max_length)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.lm.parameters()).device
+
+    def forward(self, ids_T: Tensor, lengths_N: Tensor, plan: Plan, recompute_fraction: float = 0.0) -> Tensor:
+        """Embeddings [N, D] in float32 of N texts given as token ids end to end, special tokens included.
+
+        A share `recompute_fraction` of the chunks keeps no activations and is run again in the backward pass with the
+        same dropout: with 1.0 the memory is that of one chunk, with one backward and the same gradients.
+        """
+        starts_N = lengths_N.cumsum(0) - lengths_N
+        recomputed = round(recompute_fraction * len(plan.chunks)) if torch.is_grad_enabled() else 0
+        pooled = []
+        for number, rows in enumerate(plan.chunks):
+            rows = torch.from_numpy(rows)
+            inputs = self.pad(ids_T, starts_N[rows], lengths_N[rows])
+            if number < recomputed:  # the longest first: they hold the most activations
+                pooled.append(checkpoint(self.pool, *inputs, use_reentrant=False))
+            else:
+                pooled.append(self.pool(*inputs))
+        sorted_ND = torch.cat(pooled) if pooled else torch.empty(0, self.width, device=self.device)
+        back = np.empty_like(plan.order)
+        back[plan.order] = np.arange(len(plan.order))
+        return sorted_ND[torch.from_numpy(back).to(sorted_ND.device)]
+
+    def pad(self, ids_T: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Token ids [n, L] on the model's device, and their mask [n, L], which is None where there is no padding."""
+        longest, shortest = int(lengths.max()), int(lengths.min())
+        columns = torch.arange(longest)
+        index = starts[:, None] + columns
+        if longest == shortest:
+            return ids_T[index].to(self.device, torch.int64, non_blocking=True), None
+        mask = columns < lengths[:, None]
+        ids = torch.where(mask, ids_T[index.clamp_(max=len(ids_T) - 1)].long(), self.pad_id)
+        return ids.to(self.device, non_blocking=True), mask.to(self.device, non_blocking=True)
+
+    def pool(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        """Eq. 1, then Eq. 2 over the mask, summed in float32: [n, D]."""
+        hidden = self.lm(input_ids=ids, attention_mask=None if mask is None else mask.long()).last_hidden_state
+        if mask is None:
+            return hidden.mean(1, dtype=torch.float32)
+        weights_nL = mask / mask.sum(1, keepdim=True)
+        return (hidden.float() * weights_nL[..., None]).sum(1)
+
+    def tokenize(self, texts: list[str]) -> list[list[int]]:
+        """Token ids with special tokens, each text cut at `max_length`."""
+        return self.tokenizer(
+            texts,
+            truncation=True,
+            max_length=self.max_length,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )["input_ids"]
+
+    @torch.inference_mode()
+    def encode(
+        self,
+        texts: list[str],
+        batch_tokens: int = 16_384,
+        normalize: bool = True,
+        precision: str | None = None,
+        progress: bool = False,
+    ) -> np.ndarray:
+        """Embeddings float32 [N, D] in the caller's order; unit length where `normalize`.
+
+        `precision` is fp32 (default), bf16 or fp16: the arithmetic of the language model; pooling stays float32.
+        Texts are tokenised and encoded in blocks, so memory beyond the result does not grow with N.
+        """
+        if isinstance(texts, str):
+            raise TypeError("encode takes a list of texts, got one str")
+        training = self.training
+        self.eval()
+        dtype = AUTOCAST[precision or "fp32"]
+        # one context over all chunks: autocast then casts each weight once, not once a chunk
+        autocast = torch.autocast(self.device.type, dtype) if dtype else nullcontext()
+        result_ND = np.empty((len(texts), self.width), dtype=np.float32)
+        with autocast, tqdm(total=len(texts), unit=" texts", disable=not progress, leave=False) as bar:
+            for start in range(0, len(texts), ENCODE_BLOCK):
+                ids = self.tokenize(list(texts[start : start + ENCODE_BLOCK]))
+                lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+                flat = np.concatenate([np.asarray(i, dtype=np.int64) for i in ids])
+                flat_T, lengths_N = torch.from_numpy(flat), torch.from_numpy(lengths)
+                starts_N = lengths_N.cumsum(0) - lengths_N
+                for rows in plan_chunks(lengths, batch_tokens).chunks:
+                    index = torch.from_numpy(rows)
+                    x = self.pool(*self.pad(flat_T, starts_N[index], lengths_N[index])).float()
+                    x = nn.functional.normalize(x, dim=-1) if normalize else x
+                    result_ND[start + rows] = x.cpu().numpy()
+                    bar.update(len(rows))
+        self.train(training)
+        return result_ND
+
+    def save(self, folder: str | Path) -> None:
+        """Weights (safetensors), configuration and tokenizer, as `from_pretrained` and transformers read them."""
+        self.lm.save_pretrained(folder)
+        tokenizer = copy.deepcopy(self.tokenizer)
+        tokenizer.model_max_length = self.max_length
+        tokenizer.save_pretrained(folder)
+
+
+ENCODE_BLOCK = 65_536  # texts tokenised at a time
+
+
+def usable_positions(config) -> int:
+    """How many tokens the language model has positions for; RoBERTa's start after its padding id."""
+    positions = getattr(config, "max_position_embeddings", None) or 10**9
+    return positions - config.pad_token_id - 1 if config.model_type in {"roberta", "xlm-roberta"} else positions
+
+
+def read_modules(folder: Path) -> tuple[str, int | None]:
+    """Where a sentence-transformers directory keeps its language model, and its own maximum length, if it states one.
+
+    A plain transformers directory is returned as it is. Raises UserError where the modules are anything else than
+    a language model, mean pooling and normalisation: the result would silently be another embedding.
+    """
+    if not (folder / "modules.json").exists():
+        if not (folder / "config.json").exists():
+            raise UserError(f"{folder} is no model directory: it has neither modules.json nor config.json")
+        return str(folder), None
+    modules = json.loads((folder / "modules.json").read_text())
+    kinds = {module["type"].rsplit(".", 1)[-1]: folder / module["path"] for module in modules}
+    foreign = set(kinds) - {"Transformer", "Pooling", "Normalize"}
+    if foreign or not {"Transformer", "Pooling"} <= set(kinds):
+        raise UserError(f"{folder / 'modules.json'}: {sorted(foreign or kinds)} is not a language model + mean pooling")
+    pooling = json.loads((kinds["Pooling"] / "config.json").read_text())
+    modes = {key for key, value in pooling.items() if key.startswith("pooling_mode_") and value}
+    if modes != {"pooling_mode_mean_tokens"} and pooling.get("pooling_mode") != "mean":
+        raise UserError(f"{kinds['Pooling'] / 'config.json'}: pools by {sorted(modes)}, this encoder only by the mean")
+    settings_file = kinds["Transformer"] / "sentence_bert_config.json"
+    settings = json.loads(settings_file.read_text()) if settings_file.exists() else {}
+    if settings.get("do_lower_case"):
+        raise UserError(f"{settings_file}: do_lower_case is not supported; put a lower-casing normalizer in the tokenizer")
+    return str(kinds["Transformer"]), settings.get("max_seq_length")
+
+
+@contextmanager
+def one_line_load_errors(name: str):
+    """Turns the many ways in which transformers fails to find or read a model into one line with the way out."""
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if Path(name).is_dir():
+            raise UserError(f"cannot load a model from the directory {name}: {reason}") from error
+        raise UserError(
+            f"cannot load the model '{name}': it is no local directory and the hub did not give it ({reason}); "
+            "pass a local model directory: model.name_or_path=/path/to/model"
+        ) from error

@@ -1,0 +1,104 @@
+"""Models in and out: whatever `checkpoint=` may name becomes an Encoder, an Encoder becomes a directory to publish."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+from gte.encoder import Encoder
+from gte.errors import UserError
+
+SCHEMA = 1  # of what `describe` writes into a checkpoint
+
+
+def describe(encoder: Encoder) -> dict:
+    """All that is needed besides the weights to build the encoder again; plain text, loadable with weights_only."""
+    with tempfile.TemporaryDirectory() as folder:
+        encoder.tokenizer.save_pretrained(folder)
+        files = {path.name: path.read_text() for path in sorted(Path(folder).iterdir()) if path.is_file()}
+    return {"schema": SCHEMA, "config": encoder.lm.config.to_json_string(), "tokenizer": files,
+            "max_length": encoder.max_length}
+
+
+def read_checkpoint(path: Path) -> dict:
+    """The content of a .ckpt file, without running any code from it. Raises UserError where it is not one of ours."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises many kinds for a truncated, foreign or pickled file
+        raise UserError(f"cannot read the checkpoint {path}: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict) or "encoder" not in content or "state_dict" not in content:
+        raise UserError(f"{path} is not a checkpoint of this project: it describes no encoder; name a run's .ckpt")
+    if content["encoder"].get("schema") != SCHEMA:
+        raise UserError(f"{path} has checkpoint schema {content['encoder'].get('schema')}, this version reads {SCHEMA}")
+    return content
+
+
+def encoder_from_checkpoint(path: Path) -> Encoder:
+    """The encoder that a .ckpt of a training run holds."""
+    content = read_checkpoint(path)
+    description = content["encoder"]
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in description["tokenizer"].items():
+            (Path(folder) / Path(name).name).write_text(text)
+        (Path(folder) / "config.json").write_text(description["config"])
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        lm = AutoModel.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
+    encoder = Encoder(lm, tokenizer, description["max_length"])
+    load_weights(encoder, content["state_dict"], path)
+    return encoder
+
+
+def load_weights(encoder: Encoder, state_dict: dict, path: Path) -> None:
+    """Copies `encoder.*` of a training run's state into the encoder; every weight must be there, with its shape."""
+    weights = {key.removeprefix("encoder."): value for key, value in state_dict.items() if key.startswith("encoder.")}
+    own = encoder.state_dict()
+    differs = [key for key in own if key not in weights or weights[key].shape != own[key].shape]
+    if differs or len(weights) != len(own):
+        key = differs[0] if differs else next(key for key in weights if key not in own)
+        shapes = [tuple(side[key].shape) if key in side else "absent" for side in (weights, own)]
+        raise UserError(
+            f"{path} holds another model: {key} is {shapes[0]} there and {shapes[1]} here; "
+            "choose the model= that it was trained with"
+        )
+    encoder.load_state_dict(weights)
+
+
+def find_checkpoint(path: str | Path) -> Path | str:
+    """What `checkpoint=` names: a .ckpt file, a model directory, or a hub name; of a run directory, its last.ckpt."""
+    folder = Path(path)
+    if folder.is_file():
+        return folder
+    if folder.is_dir():
+        for last in (folder / "checkpoints" / "last.ckpt", folder / "last.ckpt"):
+            if last.exists():
+                return last
+        if (folder / "modules.json").exists() or (folder / "config.json").exists():
+            return folder
+        raise UserError(f"{folder} is neither a run directory (checkpoints/last.ckpt) nor a model directory (config.json)")
+    if folder.is_absolute() or str(path).startswith(".") or folder.suffix == ".ckpt" or len(folder.parts) > 2:
+        raise UserError(f"checkpoint {path} does not exist; name a run directory, a .ckpt file or a model directory")
+    return str(path)
+
+
+def load_encoder(checkpoint: str | Path) -> Encoder:
+    """The encoder of a run directory, a .ckpt, an exported, sentence-transformers or transformers directory."""
+    found = find_checkpoint(checkpoint)
+    if isinstance(found, Path) and found.is_file():
+        return encoder_from_checkpoint(found)
+    return Encoder.from_pretrained(found)
+
+
+def initialize(encoder: Encoder, init_from: str | Path) -> None:
+    """Copies the weights of any checkpoint that `load_encoder` takes into the encoder.
+
+    Raises UserError where it is another model or reads another vocabulary.
+    """
+    other = load_encoder(init_from)
+    if other.tokenizer.get_vocab() != encoder.tokenizer.get_vocab():
+        raise UserError(
+            f"stage.init_from={init_from} was trained with another tokenizer ({len(other.tokenizer)} entries, "
+            f"here {len(encoder.tokenizer)}); choose the data and model that it was trained with"
+        )
+    load_weights(encoder, {f"encoder.{key}": value for key, value in other.state_dict().items()}, Path(init_from))

@@ -1,0 +1,56 @@
+"""AdamW without decay on biases and LayerNorm, linear warm-up and decay (Section 3.4)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from gte.errors import UserError
+
+
+@dataclass(frozen=True)
+class Optim:
+    """Settings of the optimizer; `clip_norm` bounds the L2 norm of the gradient, 0 leaves it."""
+
+    lr: float
+    weight_decay: float
+    betas: tuple[float, float]
+    eps: float
+    warmup_fraction: float
+    clip_norm: float
+
+    def __post_init__(self):
+        if not self.lr > 0:
+            raise UserError(f"optim.lr must be positive, got {self.lr}")
+        if not 0 <= self.warmup_fraction <= 1:
+            raise UserError(f"optim.warmup_fraction must lie in [0, 1], got {self.warmup_fraction}")
+
+    def build(self, module: nn.Module, lr_scale: float, fused: bool = False) -> torch.optim.AdamW:
+        """AdamW over the module's trainable parameters at lr * lr_scale."""
+        return torch.optim.AdamW(
+            parameter_groups(module, self.weight_decay),
+            lr=self.lr * lr_scale,
+            betas=tuple(self.betas),
+            eps=self.eps,
+            fused=fused,
+        )
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
+    """Matrices with decay; vectors (biases and LayerNorm, of whatever name) without."""
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def warmup_linear(step: int, total_steps: int, warmup_fraction: float) -> float:
+    """Factor on the learning rate of step 0, 1, …: rises over the warm-up, then falls linearly towards 0.
+
+    Neither the first nor the last step is wasted on a rate of zero.
+    """
+    warmup = max(1, round(warmup_fraction * total_steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    return max(total_steps - step, 0) / max(total_steps - warmup, 1)

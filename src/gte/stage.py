@@ -1,0 +1,47 @@
+"""What one training stage fixes: lengths, batch, groups, steps (Section 3.4)."""
+
+from dataclasses import dataclass
+
+from gte.errors import UserError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the paper's two, with its sizes.
+
+    name: pretrain or finetune; it reads the prepared sources that state it. max_length: tokens a text, special tokens
+    included. global_batch: pairs a step over all ranks. steps, or epochs over all of the stage's rows. group_size: one
+    positive and group_size - 1 negatives a query. lr_scale: factor on the optimizer's learning rate. init_from: run
+    directory, .ckpt or model directory whose weights training starts from. batch_tokens: tokens of a chunk through the
+    language model, padding included. recompute_fraction: share of the chunks that are recomputed in the backward pass.
+    """
+
+    name: str
+    max_length: int
+    global_batch: int
+    steps: int | None
+    epochs: float | None
+    group_size: int
+    lr_scale: float
+    init_from: str | None
+    batch_tokens: int
+    recompute_fraction: float
+
+    def __post_init__(self):
+        if (self.steps is None) == (self.epochs is None):
+            raise UserError(f"give one of stage.steps and stage.epochs, got {self.steps} and {self.epochs}")
+        for key in ("max_length", "global_batch", "group_size", "batch_tokens"):
+            if getattr(self, key) < 1:
+                raise UserError(f"stage.{key} must be at least 1, got {getattr(self, key)}")
+        if self.max_length < 3:
+            raise UserError(f"stage.max_length={self.max_length} leaves no room beside the special tokens; at least 3")
+        if not 0 <= self.recompute_fraction <= 1:
+            raise UserError(f"stage.recompute_fraction must lie in [0, 1], got {self.recompute_fraction}")
+        if self.batch_tokens < self.max_length:
+            raise UserError(
+                f"stage.batch_tokens={self.batch_tokens} is less than one text of stage.max_length={self.max_length}"
+            )
+
+    def total_steps(self, rows: int) -> int:
+        """Optimizer steps of the stage over `rows` training rows; at least one."""
+        return self.steps if self.steps is not None else max(1, int(self.epochs * rows / self.global_batch))

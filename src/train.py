@@ -1,0 +1,54 @@
+"""Train one stage: python src/train.py stage=pretrain model=base"""
+
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from gte.build import build, build_encoder, build_loggers, build_trainer, script
+
+
+@script("train")
+def main(cfg: DictConfig) -> None:
+    from gte.callbacks import find_resume, run_callbacks
+    from gte.data.module import PairData
+    from gte.data.tokenizer import load_tokenizer
+    from gte.figures import loss_curves
+    from gte.hub import initialize
+    from gte.task import ContrastiveTask
+
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")  # hints on worker counts and the like
+    out = Path(cfg.out)
+    stage = build(cfg.stage)
+    torch.manual_seed(cfg.seed)
+    encoder = build_encoder(cfg.model, lambda: load_tokenizer(Path(cfg.data.dir) / "tokenizer"))
+    data = PairData(
+        cfg.data.dir, stage, alpha=cfg.data.alpha, seed=cfg.seed, sources=cfg.sources, workers=cfg.workers
+    )
+    data.check_encoder(encoder)
+    resume = find_resume(out, cfg.resume)
+    if stage.init_from and not resume:
+        initialize(encoder, stage.init_from)
+    task = ContrastiveTask(
+        encoder, build(cfg.loss), build(cfg.optim), stage, total_steps=data.total_steps, sources=data.source_names
+    )
+    trainer = build_trainer(
+        cfg.trainer,
+        max_steps=data.total_steps,
+        logger=build_loggers(cfg.logger),
+        callbacks=run_callbacks(out, every=cfg.checkpoint_every, keep_initial=cfg.keep_initial),
+        default_root_dir=str(out),
+    )
+    if trainer.is_global_zero:
+        print(f"{stage.name}: {data.describe()}, {trainer.precision}, writes {out}", flush=True)
+    trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
+    if trainer.is_global_zero:
+        loss_curves({stage.name: out / "metrics.csv"}, out / "loss.png")
+        print(f"{stage.name} done: {out / 'checkpoints' / 'last.ckpt'}, loss curve {out / 'loss.png'}")
+
+
+if __name__ == "__main__":
+    main()
