@@ -1,0 +1,44 @@
+# Every target sets up what it needs in .venv. `make` lists them.
+PYTHON ?= python3
+PY := .venv/bin/python
+DEMO := runs/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else "needs Python 3.11 to 3.13, found %d.%d: make PYTHON=python3.12 ..." % v)'
+	$(PYTHON) -m venv .venv
+
+.venv/run.installed: requirements.txt | .venv/bin/python
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/test.installed: requirements-test.txt requirements.txt | .venv/bin/python
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	@touch $@ .venv/run.installed
+
+demo: .venv/run.installed  ## the whole job on a laptop: prepare, pre-train, fine-tune, evaluate, export, one table
+	$(PY) src/prepare.py data=demo
+	rm -rf $(DEMO)
+	$(PY) src/train.py stage=pretrain model=tiny data=demo trainer=cpu logger=csv keep_initial=true out=$(DEMO)/pretrain
+	$(PY) src/train.py stage=finetune model=tiny data=demo trainer=cpu logger=csv \
+	    stage.init_from=$(DEMO)/pretrain out=$(DEMO)/finetune
+	$(PY) src/export.py checkpoint=$(DEMO)/finetune out=$(DEMO)/model
+	$(PY) src/eval.py suite=demo out=$(DEMO)/eval
+
+test: .venv/test.installed lint  ## lint and tests
+	$(PY) -m pytest -m "not slow"
+
+test-all: .venv/test.installed lint  ## the slow tests too
+	$(PY) -m pytest
+
+lint: .venv/test.installed  ## style checks
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+clean:  ## remove prepared data and runs (not .venv)
+	rm -rf data runs multirun

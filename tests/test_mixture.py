@@ -1,0 +1,117 @@
+"""Mixture: Eq. 4, one source a batch, a pure function of (seed, step), elastic over ranks."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gte.data.mixture import BLOCK, Mixture, permute
+
+SIZES = [5_000, 1_003, 64, 640]
+
+
+def test_probabilities_are_equation_4():
+    for alpha in (0.0, 0.3, 0.5, 1.0):
+        by_hand = np.array([size**alpha for size in SIZES])
+        mixture = Mixture(SIZES, alpha=alpha, seed=0, global_batch=64)
+        np.testing.assert_allclose(mixture.probabilities, by_hand / by_hand.sum(), rtol=1e-12)
+
+
+def test_sources_are_drawn_with_these_probabilities():
+    mixture = Mixture(SIZES, alpha=0.5, seed=3, global_batch=64)
+    steps = 20_000
+    drawn = np.bincount([mixture.draw(step)[0] for step in range(steps)], minlength=len(SIZES)) / steps
+    assert np.abs(drawn - mixture.probabilities).max() < 4 * np.sqrt(0.25 / steps)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4, 8])
+def test_the_global_batch_is_the_same_at_any_number_of_ranks(world_size):
+    for step in (0, 1, 77, BLOCK + 5):
+        source, rows = Mixture(SIZES, alpha=0.5, seed=1, global_batch=64).batch(step)
+        parts = [Mixture(SIZES, alpha=0.5, seed=1, global_batch=64).batch(step, r, world_size) for r in range(world_size)]
+        assert {part[0] for part in parts} == {source}
+        np.testing.assert_array_equal(np.concatenate([part[1] for part in parts]), rows)
+        assert rows.dtype == np.int64 and len(rows) == 64
+
+
+def test_a_batch_does_not_depend_on_what_was_asked_before():
+    asked_in_order = Mixture(SIZES, alpha=0.5, seed=1, global_batch=64)
+    in_order = [asked_in_order.batch(step) for step in range(300)]
+    for step in (299, 5, 150):
+        source, rows = Mixture(SIZES, alpha=0.5, seed=1, global_batch=64).batch(step)
+        assert source == in_order[step][0]
+        np.testing.assert_array_equal(rows, in_order[step][1])
+
+
+def test_no_row_comes_twice_within_an_epoch_of_its_source():
+    mixture = Mixture(SIZES, alpha=0.5, seed=7, global_batch=64)
+    seen = {source: [] for source in range(len(SIZES))}
+    for step in range(400):
+        source, rows = mixture.batch(step)
+        assert 0 <= rows.min() and rows.max() < SIZES[source]
+        seen[source].append(rows)
+    for source, batches in seen.items():
+        windows = SIZES[source] // 64
+        assert len(batches) > 2 * windows or source == 0  # the small sources really go through several epochs
+        for start in range(0, len(batches) - windows + 1, windows):
+            rows = np.concatenate(batches[start : start + windows])
+            assert len(np.unique(rows)) == len(rows) == windows * 64
+    first, second = (np.concatenate(seen[1][start : start + 15]) for start in (0, 15))
+    assert not np.array_equal(first, second)  # another order, and other left-over rows, in the next epoch
+
+
+def test_epochs_count_what_was_drawn():
+    mixture = Mixture(SIZES, alpha=0.5, seed=7, global_batch=64)
+    drawn = np.bincount([mixture.draw(step)[0] for step in range(250)], minlength=len(SIZES))
+    np.testing.assert_allclose(mixture.epochs(250), drawn * 64 / np.array(SIZES))
+
+
+def test_another_seed_gives_other_sources_and_rows():
+    one, two = (Mixture([4096], alpha=0.5, seed=seed, global_batch=64) for seed in (0, 1))
+    assert not np.array_equal(one.batch(0)[1], two.batch(0)[1])
+    one, two = (Mixture(SIZES, alpha=0.0, seed=seed, global_batch=64) for seed in (0, 1))
+    assert [one.draw(s)[0] for s in range(50)] != [two.draw(s)[0] for s in range(50)]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 64, 1_000, 4_097])
+def test_permute_is_a_permutation(size):
+    for key in (0, 1, 2**64 - 1):
+        assert sorted(permute(np.arange(size), size, key)) == list(range(size))
+
+
+def test_permuted_rows_look_independent_of_their_position():
+    rows = permute(np.arange(100_003), 100_003, 5)
+    assert abs(np.corrcoef(rows, np.arange(len(rows)))[0, 1]) < 0.02
+    assert abs(np.corrcoef(rows[1:], rows[:-1])[0, 1]) < 0.02
+
+
+def test_788_million_rows_cost_nothing_to_mix():
+    """The paper's scale: built in under 50 MB."""
+    program = (
+        "import resource, json\n"
+        "from gte.data.mixture import Mixture\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "sizes = [23_909_090] * 33\n"
+        "mixture = Mixture(sizes, alpha=0.5, seed=0, global_batch=16_384)\n"
+        "mixture.batch(49_999)\n"
+        "after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "print(json.dumps({'megabytes': (after - before) / 1024}))\n"
+    )
+    source = Path(__file__).parents[1] / "src"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True,
+                            env={"PYTHONPATH": str(source)})
+    facts = json.loads(result.stdout)
+    assert facts["megabytes"] < 50
+
+
+def test_a_source_smaller_than_the_batch_is_refused_with_the_ways_out():
+    with pytest.raises(ValueError, match=r"source 1 has 63 rows.*64.*lower global_batch"):
+        Mixture([100, 63], alpha=0.5, seed=0, global_batch=64)
+
+
+def test_a_batch_that_does_not_divide_over_the_ranks_is_refused_with_numbers():
+    with pytest.raises(ValueError, match=r"64 does not divide over 3 ranks; try 66 or 63"):
+        Mixture([100], alpha=0.5, seed=0, global_batch=64).batch(0, 0, 3)
