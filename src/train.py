@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from gte.build import build, build_encoder, build_loggers, build_trainer, script
+from gte.build import build, build_encoder, build_loggers, build_trainer, plain, script
 
 
 @script("train")
@@ -16,7 +16,8 @@ def main(cfg: DictConfig) -> None:
     from gte.data.module import PairData
     from gte.data.tokenizer import load_tokenizer
     from gte.figures import loss_curves
-    from gte.hub import initialize
+    from gte.hub import history, initialize
+    from gte.provenance import git_commit
     from gte.task import ContrastiveTask
 
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -32,15 +33,21 @@ def main(cfg: DictConfig) -> None:
     resume = find_resume(out, cfg.resume)
     if stage.init_from and not resume:
         initialize(encoder, stage.init_from)
-    task = ContrastiveTask(
-        encoder, build(cfg.loss), build(cfg.optim), stage, total_steps=data.total_steps, sources=data.source_names
-    )
     trainer = build_trainer(
         cfg.trainer,
         max_steps=data.total_steps,
         logger=build_loggers(cfg.logger),
         callbacks=run_callbacks(out, every=cfg.checkpoint_every, keep_initial=cfg.keep_initial),
         default_root_dir=str(out),
+    )
+    facts = {key: plain(cfg[key]) for key in ("stage", "optim", "model")} | {
+        "loss": cfg.loss._target_.rsplit(".")[-1], "alpha": cfg.data.alpha, "seed": cfg.seed,
+        "precision": trainer.precision, "commit": git_commit(), "sources": data.source_facts(),
+    }
+    earlier = history(stage.init_from) if stage.init_from else []
+    task = ContrastiveTask(
+        encoder, build(cfg.loss), build(cfg.optim), stage,
+        total_steps=data.total_steps, sources=data.source_names, history=[*earlier, facts],
     )
     if trainer.is_global_zero:
         print(f"{stage.name}: {data.describe()}, {trainer.precision}, writes {out}", flush=True)

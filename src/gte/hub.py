@@ -1,6 +1,7 @@
 """Models in and out: whatever `checkpoint=` may name becomes an Encoder, an Encoder becomes a directory to publish."""
 
 import json
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from gte.encoder import Encoder
 from gte.errors import UserError
 
 SCHEMA = 1  # of what `describe` writes into a checkpoint
+HISTORY_FILE = "training.json"  # in an exported directory
 
 
 def describe(encoder: Encoder) -> dict:
@@ -20,6 +22,15 @@ def describe(encoder: Encoder) -> dict:
         files = {path.name: path.read_text() for path in sorted(Path(folder).iterdir()) if path.is_file()}
     return {"schema": SCHEMA, "config": encoder.lm.config.to_json_string(), "tokenizer": files,
             "max_length": encoder.max_length}
+
+
+def history(checkpoint: str | Path) -> list[dict]:
+    """The training stages that made a checkpoint, oldest first; empty for a model that was not trained here."""
+    found = find_checkpoint(checkpoint)
+    if isinstance(found, Path) and found.is_file():
+        return read_checkpoint(found).get("history", [])
+    record = Path(found) / HISTORY_FILE
+    return json.loads(record.read_text()) if record.exists() else []
 
 
 def read_checkpoint(path: Path) -> dict:
@@ -102,3 +113,90 @@ def initialize(encoder: Encoder, init_from: str | Path) -> None:
             f"here {len(encoder.tokenizer)}); choose the data and model that it was trained with"
         )
     load_weights(encoder, {f"encoder.{key}": value for key, value in other.state_dict().items()}, Path(init_from))
+
+
+def export(checkpoint: str | Path, out: Path, name: str) -> None:
+    """Writes a directory that sentence-transformers and transformers load, with a model card that says how it was made.
+
+    Weights are safetensors only. Raises UserError where `out` already holds something else than a model directory.
+    """
+    encoder, stages = load_encoder(checkpoint), history(checkpoint)
+    if out.exists() and any(out.iterdir()) and not (out / "modules.json").exists():
+        raise UserError(f"{out} exists and is no model directory; name another out=")
+    temporary = out.with_name(out.name + ".partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    encoder.save(temporary)
+    (temporary / "1_Pooling").mkdir()
+    (temporary / "2_Normalize").mkdir()
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+    files = {
+        # names as every version of sentence-transformers reads them
+        "modules.json": [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for i, (path, kind) in enumerate(modules)
+        ],
+        "sentence_bert_config.json": {"max_seq_length": encoder.max_length, "do_lower_case": False},
+        "config_sentence_transformers.json": {"similarity_fn_name": "cosine"},
+        "1_Pooling/config.json": {
+            "word_embedding_dimension": encoder.width,
+            "pooling_mode_cls_token": False,
+            "pooling_mode_mean_tokens": True,
+            "pooling_mode_max_tokens": False,
+            "pooling_mode_mean_sqrt_len_tokens": False,
+        },
+        HISTORY_FILE: stages,
+    }
+    for file, content in files.items():
+        (temporary / file).write_text(json.dumps(content, indent=2) + "\n")
+    (temporary / "README.md").write_text(model_card(encoder, stages, name))
+    shutil.rmtree(out, ignore_errors=True)
+    temporary.replace(out)
+
+
+def model_card(encoder: Encoder, stages: list[dict], name: str) -> str:
+    """The README.md of an exported model, in the hub's format: use, training stages, data and licences."""
+    parameters = sum(p.numel() for p in encoder.parameters())
+    lines = [
+        "---",
+        "library_name: sentence-transformers",
+        "pipeline_tag: sentence-similarity",
+        "tags: [sentence-transformers, feature-extraction, sentence-similarity, text-embedding]",
+        "---",
+        f"# {name}",
+        "",
+        f"A text-embedding model: {parameters / 1e6:.1f}M parameters, {encoder.width} dimensions, texts of up to "
+        f"{encoder.max_length} tokens, mean pooling, cosine similarity. Trained by multi-stage contrastive learning "
+        "(Li et al. 2023, arXiv:2308.03281).",
+        "",
+        "```python",
+        "from sentence_transformers import SentenceTransformer",
+        "",
+        f'model = SentenceTransformer("{name}")',
+        'embeddings = model.encode(["a query", "a document"])',
+        "print(model.similarity(embeddings, embeddings))",
+        "```",
+    ]
+    for number, stage in enumerate(stages, 1):
+        lines += ["", f"## Training stage {number}: {stage['stage']['name']}", ""]
+        lines += [f"- {label}: {value}" for label, value in describe_stage(stage)]
+        lines += ["", "| source | rows | licence |", "|---|---:|---|"]
+        lines += [f"| {source} | {facts['rows']:,} | {facts['licence']} |" for source, facts in stage["sources"].items()]
+    if not stages:
+        lines += ["", "How it was trained is not recorded in the checkpoint."]
+    return "\n".join(lines) + "\n"
+
+
+def describe_stage(record: dict) -> list[tuple[str, object]]:
+    """The facts of one training stage, as label and value."""
+    stage = record["stage"]
+    return [
+        ("steps", f"{record['steps']} of {stage['global_batch']} pairs, groups of {stage['group_size']}"),
+        ("text length", f"{stage['max_length']} tokens"),
+        ("learning rate", f"{record['optim']['lr'] * stage['lr_scale']:g}, AdamW, linear decay"),
+        ("loss", record["loss"]),
+        ("mixture", f"alpha = {record['alpha']}, one source a batch, seed {record['seed']}"),
+        ("precision", record["precision"]),
+        ("started from", stage["init_from"] or record["model"].get("name_or_path", "random weights")),
+        ("commit", record["commit"]),
+    ]

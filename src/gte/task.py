@@ -18,15 +18,24 @@ class ContrastiveTask(pl.LightningModule):
     """One contrastive training stage of an encoder.
 
     `loss(q_ND, d_ND, n_NKD, ranks=...)` is the mean over the pairs of all ranks. A step's texts, queries, documents and
-    negatives alike, go through the language model together.
+    negatives alike, go through the language model together. `history`: facts of this stage and of those before it,
+    oldest first, kept in every checkpoint.
     """
 
     def __init__(
-        self, encoder: Encoder, loss: Callable, optim: Optim, stage: Stage, *, total_steps: int, sources: list[str]
+        self,
+        encoder: Encoder,
+        loss: Callable,
+        optim: Optim,
+        stage: Stage,
+        *,
+        total_steps: int,
+        sources: list[str],
+        history: list[dict],
     ):
         super().__init__()
         self.encoder, self.loss, self.optim, self.stage = encoder, loss, optim, stage
-        self.total_steps, self.sources = total_steps, sources
+        self.total_steps, self.sources, self.history = total_steps, sources, history
 
     def training_step(self, batch: Batch, _) -> Tensor:
         plan = plan_chunks(batch.lengths_R.numpy(), self.stage.batch_tokens)
@@ -61,4 +70,6 @@ class ContrastiveTask(pl.LightningModule):
         return batch
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
+        *earlier, this = self.history
         checkpoint["encoder"] = describe(self.encoder)
+        checkpoint["history"] = [*earlier, this | {"steps": self.global_step}]

@@ -72,6 +72,14 @@ class PairData(pl.LightningDataModule):
                 f"set stage.max_length={encoder.max_length}"
             )
 
+    def source_facts(self) -> dict[str, dict]:
+        """Rows and licence of each source that is trained on."""
+        licences = {name: self.manifest.sources[name]["licence"] for name in self.source_names}
+        return {
+            name: {"rows": len(table), "licence": licences[name]}
+            for name, table in zip(self.source_names, self.tables, strict=True)
+        }
+
     def describe(self) -> str:
         """One line of what the stage will do."""
         pairs = sum(map(len, self.tables))

@@ -1,0 +1,96 @@
+"""Every configuration composes, and every option fits the constructor that it calls."""
+
+import inspect
+import itertools
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import get_method, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from gte.build import build
+from gte.optim import Optim
+from gte.stage import Stage
+
+CONF = Path(__file__).parents[1] / "conf"
+HIDDEN = {"adamw", "base"}  # shared parts of optim/ and trainer/ that are no choice of their own
+
+
+def options(group: str) -> list[str]:
+    names = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    return [name for name in names if not (name in HIDDEN and group in ("optim", "trainer")) or group == "optim" and name == "base"]
+
+
+def composed(*overrides: str, name: str = "train") -> DictConfig:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return compose(name, overrides=[*overrides, "out=somewhere"], return_hydra_config=False)
+
+
+GRID = list(itertools.product(*(options(g) for g in ("stage", "model", "data", "trainer", "loss", "logger"))))
+
+
+def test_the_grid_is_the_whole_grid():
+    assert {row[0] for row in GRID} == {"pretrain", "finetune"}
+    assert {row[1] for row in GRID} == {"tiny", "small", "base", "large"}
+    assert {"pretrain", "finetune", "demo", "local"} <= {row[2] for row in GRID}
+    assert {row[3] for row in GRID} == {"cpu", "gpu", "ddp", "deepspeed"}
+    assert {row[4] for row in GRID} == {"improved", "vanilla"}
+    assert {"csv", "wandb"} <= {row[5] for row in GRID}
+
+
+@pytest.mark.parametrize(("stage", "model"), list(itertools.product(options("stage"), options("model"))))
+def test_every_choice_composes_and_resolves(stage, model):
+    for row in GRID:
+        if row[:2] == (stage, model):
+            groups = zip(("stage", "model", "data", "trainer", "loss", "logger"), row, strict=True)
+            cfg = composed(*(f"{group}={choice}" for group, choice in groups))
+            cfg.logger = None  # names the choices through hydra:, which is there in a run only
+            OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+            assert cfg.stage.name == stage
+
+
+@pytest.mark.parametrize("group", ["model", "trainer", "loss", "optim", "stage", "logger"])
+def test_every_option_is_a_keyword_of_the_constructor_it_calls(group):
+    for choice in options(group):
+        cfg = composed(f"{group}={choice}", *(["logger=csv"] if group != "logger" else []))[group]
+        for call in cfg.values() if group == "logger" else [cfg]:
+            parameters = inspect.signature(get_method(call._target_) if "." in call._target_ else None).parameters
+            given = {key for key in call if not key.startswith("_")}
+            accepted = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+            assert accepted or given <= set(parameters), f"{group}/{choice}: {given - set(parameters)}"
+
+
+def test_the_papers_numbers_are_in_the_configuration():
+    """Section 3.4 and Table 3."""
+    pretrain, finetune = (instantiate(composed(f"stage={name}").stage) for name in ("pretrain", "finetune"))
+    assert isinstance(pretrain, Stage)
+    assert (pretrain.max_length, pretrain.global_batch, pretrain.steps, pretrain.lr_scale) == (128, 16_384, 50_000, 1)
+    assert (finetune.max_length, finetune.global_batch, finetune.group_size, finetune.epochs) == (512, 128, 16, 1)
+    assert finetune.lr_scale == 0.1
+    rates = {"small": 3e-4, "base": 2e-4, "large": 5e-5}
+    names = {"small": "microsoft/MiniLM-L12-H384-uncased", "base": "bert-base-uncased", "large": "bert-large-uncased"}
+    for model, rate in rates.items():
+        cfg = composed(f"model={model}")
+        optim = build(cfg.optim)
+        assert isinstance(optim, Optim) and optim.lr == rate and optim.warmup_fraction == 0.05
+        assert cfg.model.name_or_path == names[model]
+    for loss in options("loss"):
+        assert composed(f"loss={loss}").loss.temperature == 0.01
+    assert composed("data=pretrain").data.alpha == 0.5
+    assert composed("trainer=deepspeed").trainer.strategy == "deepspeed_stage_1"
+    assert {composed(f"trainer={name}").trainer.precision for name in ("gpu", "ddp", "deepspeed")} == {"16-mixed"}
+
+
+def test_the_demo_corpus_brings_laptop_sizes_which_the_command_line_still_overrides():
+    assert composed("data=demo", "model=tiny").stage.global_batch < 1024
+    assert composed("data=demo", "stage=finetune", "model=tiny").stage.global_batch < 128
+    assert composed("data=demo", "model=tiny", "stage.steps=7").stage.steps == 7
+    assert composed("data=demo", "scale=paper").stage.global_batch == 16_384
+
+
+def test_no_configuration_holds_a_resolver_that_computes():
+    for path in CONF.rglob("*.yaml"):
+        assert "eval:" not in path.read_text() and "mul:" not in path.read_text(), path
