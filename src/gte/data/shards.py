@@ -1,0 +1,242 @@
+"""Token shards: Arrow stream files of token ids and the manifest that describes them; rows of them by number, fast.
+
+A shard is one record batch of at most SHARD_ROWS rows in the Arrow stream format, so `datasets.Dataset.from_file` reads
+it as well. Columns: query, document: list<uint16 or uint32>, ids without special tokens; negatives: list of such lists,
+where the source has hard negatives; query_hash, document_hash: uint64, `records.text_hash` of the texts.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from gte.errors import UserError
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+SHARD_ROWS = 262_144
+SHARD_IDS = 2**30  # ids of one column; Arrow's list offsets end at 2^31
+
+
+@dataclass
+class Manifest:
+    """What a prepared folder holds. For every source: read = kept + duplicates + sum of rejected."""
+
+    name: str
+    tokenizer: dict
+    sources: dict[str, dict]
+    created: str = ""
+    command: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    configuration: dict = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Manifest":
+        """The manifest of a prepared folder. Raises UserError where there is none, or one of another schema."""
+        path = Path(folder) / MANIFEST
+        if not path.is_file():
+            raise UserError(f"{folder} is no prepared folder: it has no {MANIFEST}; make it with python src/prepare.py")
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            schema = facts.get("schema")
+            if schema != SCHEMA:
+                raise UserError(f"{path} has schema {schema}, this version reads {SCHEMA}; prepare the folder again")
+            return cls(**facts)
+        except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is no manifest of prepare: {error}; prepare the folder again") from error
+
+    def save(self, folder: Path) -> None:
+        """Writes manifest.json."""
+        facts = json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1, ensure_ascii=False)
+        (folder / MANIFEST).write_text(facts + "\n", encoding="utf-8")
+
+    def stage(self, name: str) -> dict[str, int]:
+        """Rows of each source that states this stage, n_i of Eq. 4."""
+        return {source: facts["kept"] for source, facts in self.sources.items() if name in facts["stages"]}
+
+    def verify(self, folder: str | Path) -> None:
+        """Reads every shard and compares its SHA-256. Raises UserError naming the first that differs."""
+        for facts in self.sources.values():
+            for shard in facts["shards"]:
+                path = checked(Path(folder), shard)
+                if sha256(path) != shard["sha256"]:
+                    raise UserError(f"{path} is not the file that was written: its SHA-256 differs; prepare again")
+
+
+def checked(folder: Path, shard: dict) -> Path:
+    """A shard's path. Raises UserError where the file is missing or of another size than the one written."""
+    path = folder / shard["file"]
+    if not path.is_file():
+        raise UserError(f"{path} is missing; prepare the folder {folder} again with force=true")
+    size = path.stat().st_size
+    if size != shard["bytes"]:
+        raise UserError(f"{path} has {size:,} bytes, {shard['bytes']:,} were written; prepare again with force=true")
+    return path
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_shards(batches: Iterator[pa.RecordBatch], folder: Path, source: str) -> list[dict]:
+    """Writes `folder/shards/<source>/NNNNN.arrow`; returns what the manifest states of each. Rows keep their order."""
+    (folder / "shards" / source).mkdir(parents=True)
+    return [
+        write_shard(pa.concat_batches(group), folder, f"shards/{source}/{number:05d}.arrow")
+        for number, group in enumerate(shard_groups(batches))
+    ]
+
+
+def write_shard(batch: pa.RecordBatch, folder: Path, file: str) -> dict:
+    """Writes one shard; returns its file, rows, bytes and SHA-256."""
+    path = folder / file
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return {"file": file, "rows": batch.num_rows, "bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def shard_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
+    """The batches in groups that each fit one shard: at most SHARD_ROWS rows and SHARD_IDS ids in a column.
+
+    Batches must be far smaller than a shard.
+    """
+    group: list[pa.RecordBatch] = []
+    rows = ids = 0
+    for batch in batches:
+        size = max(len(views(column)[-1]) for column in batch.columns)
+        if group and (rows + batch.num_rows > SHARD_ROWS or ids + size > SHARD_IDS):
+            yield group
+            group, rows, ids = [], 0, 0
+        group.append(batch)
+        rows, ids = rows + batch.num_rows, ids + size
+    if group:
+        yield group
+
+
+class TokenTable:
+    """The rows of one prepared source, by number, from memory-mapped shards.
+
+    Opening checks that every shard is there in its full size; a shard is mapped when a row of it is first asked for.
+    Picklable: a worker process maps the files again. Raises UserError for an unknown source and for a missing,
+    truncated or unreadable shard, naming the file.
+    """
+
+    def __init__(self, folder: str | Path, manifest: Manifest, source: str):
+        if source not in manifest.sources:
+            raise UserError(f"{folder} holds no source '{source}'; it holds: {', '.join(manifest.sources)}")
+        facts = manifest.sources[source]
+        self.paths = [checked(Path(folder), shard) for shard in facts["shards"]]
+        self.rows = [shard["rows"] for shard in facts["shards"]]
+        self.starts = np.concatenate([[0], np.cumsum(self.rows, dtype=np.int64)])
+        self.dtype = np.dtype(manifest.tokenizer["dtype"])
+        self.has_negatives = bool(facts["negatives"])
+        self._open: dict[int, dict[str, tuple[np.ndarray, ...]]] = {}
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_open": {}}
+
+    def gather(self, column: str, rows_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(flat ids, lengths int64 [N]) of the rows' texts; column: "query" or "document"."""
+        offsets, ids_of = self._lists(column, rows_N)
+        lengths_N = offsets[:, 1] - offsets[:, 0]
+        return self._copy(column, ids_of, offsets[:, 0], lengths_N), lengths_N
+
+    def gather_negatives(self, rows_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(flat ids, lengths of each negative, counts int64 [N]): the hard negatives of the first row, then the next."""
+        if not self.has_negatives:
+            return np.empty(0, self.dtype), np.empty(0, np.int64), np.zeros(len(rows_N), np.int64)
+        outer, shard_of = self._lists("negatives", rows_N)
+        counts_N = outer[:, 1] - outer[:, 0]
+        places = spans(outer[:, 0], counts_N)
+        shard_of = np.repeat(shard_of, counts_N)
+        offsets = np.empty((len(places), 2), np.int64)
+        for shard, mine in by_shard(shard_of):
+            inner = self._buffers(shard)["negatives"][1]
+            offsets[mine, 0], offsets[mine, 1] = inner[places[mine]], inner[places[mine] + 1]
+        lengths = offsets[:, 1] - offsets[:, 0]
+        return self._copy("negatives", shard_of, offsets[:, 0], lengths), lengths, counts_N
+
+    def hashes(self, column: str, rows_N: np.ndarray) -> np.ndarray:
+        """uint64 [N]: `records.text_hash` of the texts of "query" or "document"."""
+        shards = np.searchsorted(self.starts, rows_N, side="right") - 1
+        result = np.empty(len(rows_N), np.uint64)
+        for shard, mine in by_shard(shards):
+            result[mine] = self._buffers(shard)[f"{column}_hash"][0][rows_N[mine] - self.starts[shard]]
+        return result
+
+    def _lists(self, column: str, rows_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Begin and end of each row's list within its shard, int64 [N, 2], and the shard of each row."""
+        rows_N = np.asarray(rows_N, dtype=np.int64)
+        if len(rows_N) and (rows_N.min() < 0 or rows_N.max() >= len(self)):
+            raise IndexError(f"rows {rows_N.min()} to {rows_N.max()} asked for, the table has {len(self)}")
+        shards = np.searchsorted(self.starts, rows_N, side="right") - 1
+        offsets = np.empty((len(rows_N), 2), np.int64)
+        for shard, mine in by_shard(shards):
+            edges = self._buffers(shard)[column][0]
+            local = rows_N[mine] - self.starts[shard]
+            offsets[mine, 0], offsets[mine, 1] = edges[local], edges[local + 1]
+        return offsets, shards
+
+    def _copy(self, column: str, shards: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """The ids at [start, start + length) of the shards' values, end to end."""
+        parts = by_shard(shards)
+        if len(parts) == 1:
+            return self._values(parts[0][0], column)[spans(starts, lengths)]
+        flat = np.empty(int(lengths.sum()), self.dtype)
+        targets = lengths.cumsum() - lengths
+        for shard, mine in parts:
+            ids = self._values(shard, column)[spans(starts[mine], lengths[mine])]
+            flat[spans(targets[mine], lengths[mine])] = ids
+        return flat
+
+    def _values(self, shard: int, column: str) -> np.ndarray:
+        """All ids of a column of a shard, end to end."""
+        return self._buffers(shard)[column][-1]
+
+    def _buffers(self, shard: int) -> dict[str, tuple[np.ndarray, ...]]:
+        """numpy views of a shard's columns: the offsets of each level of lists, then the values."""
+        if shard not in self._open:
+            path = self.paths[shard]
+            try:
+                batch = pa.ipc.open_stream(pa.memory_map(str(path))).read_next_batch()
+                columns = {name: views(batch.column(name)) for name in batch.schema.names}
+            except (pa.ArrowInvalid, OSError, StopIteration) as error:
+                raise UserError(f"{path} is no whole Arrow shard ({error}); prepare again with force=true") from error
+            if batch.num_rows != self.rows[shard] or columns["query"][-1].dtype != self.dtype:
+                raise UserError(f"{path} does not hold what {MANIFEST} states; prepare again with force=true")
+            self._open[shard] = columns
+        return self._open[shard]
+
+
+def views(column: pa.Array) -> tuple[np.ndarray, ...]:
+    """The offsets of each level of lists, then the values, without a copy; they keep the mapped file open."""
+    levels = []
+    while pa.types.is_list(column.type):
+        levels.append(column.offsets.to_numpy())
+        column = column.values
+    return *levels, column.to_numpy()
+
+
+def by_shard(shards: np.ndarray) -> list[tuple[int, np.ndarray | slice]]:
+    """(shard, places in `shards` where it stands), for each shard that occurs."""
+    if len(shards) and (shards == shards[0]).all():
+        return [(int(shards[0]), slice(None))]
+    order = np.argsort(shards, kind="stable")
+    present, first = np.unique(shards[order], return_index=True)
+    return list(zip(present.tolist(), np.split(order, first[1:]), strict=False))
+
+
+def spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The positions start, start + 1, ... of every span, end to end: int64 [sum of lengths]."""
+    ends = lengths.cumsum()
+    return np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)

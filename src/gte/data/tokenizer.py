@@ -1,0 +1,148 @@
+"""Tokenizers, loaded from a directory or the hub or trained here; texts to token ids in large batches."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from gte.errors import UserError
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+ALPHABET = 400  # single characters a trained vocabulary may hold; rarer ones become [UNK]
+CHARACTERS_PER_TOKEN = 16  # of a text far longer than max_tokens, this much is tokenised at first
+
+
+def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerFast:
+    """The fast tokenizer of a local directory or a hub id. Raises UserError where neither gives one."""
+    name = str(name_or_path)
+    transformers_logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if Path(name).is_dir():
+            raise UserError(f"cannot load a tokenizer from the directory {name}: {reason}") from error
+        raise UserError(
+            f"cannot load the tokenizer '{name}': it is no local directory and the hub did not give it ({reason}); "
+            "pass a local directory: data.tokenizer=/path/to/model, or train one: data.tokenizer=null"
+        ) from error
+    if not tokenizer.is_fast:
+        raise UserError(f"{name} has no fast tokenizer (tokenizer.json); convert it with transformers first")
+    return tokenizer
+
+
+def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """An uncased WordPiece in BERT's manner, [CLS] text [SEP], of at most `vocab_size` entries.
+
+    A function of the texts as a multiset: their order, the number of threads and the process make no difference.
+    Raises UserError where vocab_size does not even hold the special tokens and the alphabet.
+    """
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    alphabet = frequent_characters(texts, tokenizer.normalizer)
+    # The trainer numbers '##x' in the order of a hash map, another in each process, and breaks ties by these numbers.
+    # Stated as special tokens they get fixed ones; only the vocabulary is taken over, so nothing stays special.
+    joined = [f"##{character}" for character in alphabet if continues_word(character, tokenizer)]
+    fixed = SPECIAL + alphabet + joined
+    if vocab_size < len(fixed):
+        raise UserError(
+            f"data.vocab_size={vocab_size} does not even hold the {len(fixed)} special tokens and characters of these "
+            f"texts; give more, {4 * len(fixed)} say"
+        )
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=fixed, initial_alphabet=alphabet, limit_alphabet=len(alphabet),
+        show_progress=False,
+    )  # fmt: skip
+    tokenizer.train_from_iterator(texts, trainer)
+    return wrap_wordpiece(tokenizer.get_vocab())
+
+
+def wrap_wordpiece(vocabulary: dict[str, int]) -> PreTrainedTokenizerFast:
+    """A fast tokenizer over a WordPiece vocabulary that holds SPECIAL, uncased, [CLS] text [SEP]."""
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=512, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]",
+        sep_token="[SEP]", mask_token="[MASK]",
+    )  # fmt: skip
+
+
+def frequent_characters(texts: Sequence[str], normalizer) -> list[str]:
+    """The at most ALPHABET most frequent characters of the normalised texts, in order of code point."""
+    counts = np.zeros(0x110000, dtype=np.int64)
+    for start in range(0, len(texts), 10_000):
+        codes = np.frombuffer("".join(texts[start : start + 10_000]).encode("utf-32-le"), dtype=np.uint32)
+        counts += np.bincount(codes, minlength=len(counts))
+    normalised: Counter[str] = Counter()
+    for code in counts.nonzero()[0]:
+        for character in normalizer.normalize_str(chr(code)):
+            if not character.isspace():
+                normalised[character] += int(counts[code])
+    ranked = sorted(normalised, key=lambda character: (-normalised[character], character))
+    return sorted(ranked[:ALPHABET])
+
+
+def continues_word(character: str, tokenizer: Tokenizer) -> bool:
+    """Whether a word can go on with this character: punctuation and ideographs stand alone."""
+    return len(tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(f"a{character}"))) == 1
+
+
+def fingerprint(tokenizer) -> str:
+    """SHA-256 of what turns text into ids: the model, normalizer and pre-tokenizer of tokenizer.json."""
+    state = json.loads(backend(tokenizer).to_str())
+    parts = {key: state.get(key) for key in ("model", "normalizer", "pre_tokenizer")}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def backend(tokenizer) -> Tokenizer:
+    """The Rust tokenizer below a fast one."""
+    return tokenizer.backend_tokenizer
+
+
+def special_ids(tokenizer) -> tuple[list[int], list[int]]:
+    """The ids that the tokenizer puts before and after a single text, found by letting it do so."""
+    encoded = backend(tokenizer).encode("a", add_special_tokens=True)
+    inner = [place for place, special in enumerate(encoded.special_tokens_mask) if not special]
+    return encoded.ids[: inner[0]], encoded.ids[inner[-1] + 1 :]
+
+
+class Tokens:
+    """Texts to lists of token ids, without special tokens, cut to `max_tokens`."""
+
+    def __init__(self, tokenizer, max_tokens: int):
+        self.max_tokens = max_tokens
+        self.head = CHARACTERS_PER_TOKEN * max_tokens
+        self.id_type = pa.uint16() if len(tokenizer) < 2**16 else pa.uint32()
+        self.rust = Tokenizer.from_str(backend(tokenizer).to_str())  # a copy: the caller's keeps its settings
+        self.rust.no_padding()
+        self.rust.no_truncation()
+
+    def encode(self, texts: Sequence[str]) -> pa.ListArray:
+        """list<uint16> or list<uint32>, a list a text; large batches keep all cores busy."""
+        heads = [text if len(text) <= self.head else cut_at_space(text, self.head) for text in texts]
+        ids = [encoding.ids for encoding in self.rust.encode_batch_fast(heads, add_special_tokens=False)]
+        for place, (text, head) in enumerate(zip(texts, heads, strict=True)):
+            if len(head) < len(text) and len(ids[place]) < self.max_tokens:  # blanks, or words of hundreds of letters
+                ids[place] = self.rust.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        return pa.array([list_[: self.max_tokens] for list_ in ids], pa.list_(self.id_type))
+
+
+def cut_at_space(text: str, limit: int) -> str:
+    """The text's beginning up to the last blank before `limit` characters; all of it where there is none."""
+    end = max(text.rfind(blank, 0, limit) for blank in " \n\t")
+    return text[:end] if end > 0 else text
