@@ -152,7 +152,7 @@ class TokenTable:
         return self._copy(column, ids_of, offsets[:, 0], lengths_N), lengths_N
 
     def gather_negatives(self, rows_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(flat ids, lengths of each negative, counts int64 [N]): the hard negatives of the first row, then the next."""
+        """(flat ids, lengths of each negative, counts int64 [N]): hard negatives of the first row, then of the next."""
         if not self.has_negatives:
             return np.empty(0, self.dtype), np.empty(0, np.int64), np.zeros(len(rows_N), np.int64)
         outer, shard_of = self._lists("negatives", rows_N)

@@ -1,0 +1,102 @@
+"""Hard negatives by BM25: what a lexical search puts near a query that is not one of its documents.
+
+The index is bm25s's. Queries are not retrieved one by one but as one sparse product, queries x terms times terms x
+documents, which gives the same scores about 20 times as fast on 20,000 documents.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import bm25s
+import numpy as np
+from scipy import sparse
+
+CHUNK = 512  # queries whose scores are held at a time
+
+
+def mine_bm25(
+    queries: Sequence[str],
+    documents: Sequence[str],
+    *,
+    negatives: int = 15,
+    skip: int = 0,
+    depth: int = 100,
+    seed: int = 0,
+) -> list[list[str]]:
+    """For pair i, up to `negatives` documents of other pairs, drawn at random from its query's ranks [skip, depth).
+
+    Ranks count only what may be a negative: no document of the same query text, none that equals such a document or
+    the query itself up to case and white space, none without a term in common. Equal queries get equal negatives, best
+    first; fewer where there are not enough. A function of the arguments.
+    """
+    corpus, document_of_pair = number_texts(documents)
+    distinct, query_of_pair = number_texts(queries)
+    excluded: list[set[int]] = [set() for _ in distinct]
+    for query, document in zip(query_of_pair, document_of_pair, strict=True):
+        excluded[query].add(document)
+    known = {normalize(text): number for number, text in enumerate(corpus)}
+    for number, query in enumerate(distinct):
+        excluded[number].add(known.get(normalize(query), -1))
+    wanted = depth + max(map(len, excluded), default=0)
+    draws = np.random.default_rng(seed)
+    chosen = []
+    for number, ranking in enumerate(rank_bm25(distinct, corpus, wanted)):
+        ranks = [document for document in ranking if document not in excluded[number]][skip:depth]
+        picked = sorted(draws.permutation(len(ranks))[:negatives])
+        chosen.append([corpus[ranks[rank]] for rank in picked])
+    return [chosen[query] for query in query_of_pair]
+
+
+def normalize(text: str) -> str:
+    """The text in lower case with single spaces: texts that differ only there are the same text here."""
+    return " ".join(text.lower().split())
+
+
+def number_texts(texts: Sequence[str]) -> tuple[list[str], list[int]]:
+    """The distinct texts up to case and white space in order of appearance, and each text's number among them."""
+    numbers: defaultdict[str, int] = defaultdict(lambda: len(numbers))
+    distinct, number_of = [], []
+    for text in texts:
+        number = numbers[normalize(text)]
+        if number == len(distinct):
+            distinct.append(text)
+        number_of.append(number)
+    return distinct, number_of
+
+
+def rank_bm25(queries: Sequence[str], documents: Sequence[str], depth: int) -> Iterator[list[int]]:
+    """For each query the at most `depth` documents of the highest positive BM25 scores, best first, ties by number."""
+    index = bm25s.BM25()
+    tokens = bm25s.tokenize(list(documents), show_progress=False)
+    if not any(len(ids) for ids in tokens.ids):
+        yield from ([] for _ in queries)
+        return
+    index.index(tokens, show_progress=False)
+    scores = index.scores
+    shape = (len(scores["indptr"]) - 1, len(documents))
+    terms_documents = sparse.csr_array((scores["data"], scores["indices"], scores["indptr"]), shape=shape)
+    for start in range(0, len(queries), CHUNK):
+        texts = list(queries[start : start + CHUNK])
+        words = bm25s.tokenize(texts, return_ids=False, show_progress=False)
+        found = count_terms(words, index.vocab_dict, shape[0]) @ terms_documents
+        for begin, end in zip(found.indptr[:-1], found.indptr[1:], strict=True):
+            yield best(found.indices[begin:end], found.data[begin:end], depth)
+
+
+def count_terms(words: list[list[str]], vocabulary: dict[str, int], terms: int) -> sparse.csr_array:
+    """How often each known term stands in each text: [texts, terms]."""
+    numbers = [[vocabulary[word] for word in text if word in vocabulary] for text in words]
+    ends = np.cumsum([0, *map(len, numbers)])
+    columns = np.fromiter((number for text in numbers for number in text), np.int64, count=ends[-1])
+    counts = sparse.csr_array((np.ones(len(columns), np.float32), columns, ends), shape=(len(words), terms))
+    counts.sum_duplicates()
+    return counts
+
+
+def best(documents: np.ndarray, scores: np.ndarray, depth: int) -> list[int]:
+    """The documents of the `depth` highest scores, best first, ties by number."""
+    if len(documents) > depth:
+        least = np.partition(scores, -depth)[-depth]
+        above = scores >= least
+        documents, scores = documents[above], scores[above]
+    return documents[np.lexsort((documents, -scores))][:depth].tolist()
