@@ -1,0 +1,46 @@
+"""Score checkpoints on a suite: python src/eval.py checkpoint=RUN_DIR suite=demo"""
+
+import functools
+import os
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from gte.build import build, plain, script
+
+
+@script("eval")
+def main(cfg: DictConfig) -> int:
+    from gte.evaluation.suite import exit_code, name_checkpoints, plan, run_suite
+    from gte.evaluation.table import as_csv, as_markdown, as_text
+
+    if cfg.data_dir is not None:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # with local folders nothing is asked of the hub
+    settings = plain(cfg)
+    suite = build(cfg.suite)
+    checkpoints = name_checkpoints(settings["checkpoint"])
+    todo = plan(suite, cfg.data_dir, settings["tasks"])
+
+    from gte.evaluation.model import check_checkpoint, choose_device, choose_precision, load_model
+
+    device = choose_device(cfg.device)
+    precision = choose_precision(cfg.precision, device)
+    for checkpoint in checkpoints.values():
+        check_checkpoint(checkpoint)
+    load = functools.partial(
+        load_model,
+        precision=precision,
+        batch_tokens=cfg.batch_tokens,
+        device=device,
+        progress=sys.stderr.isatty(),
+    )
+    results = run_suite(checkpoints, suite, todo, cfg.out, load)
+    for name, text in (("table.md", as_markdown(results)), ("table.csv", as_csv(results))):
+        (Path(cfg.out) / name).write_text(text)
+    print(f"\n{as_text(results)}\n\nscores in points of 100; details in {Path(cfg.out) / 'results.json'}")
+    return exit_code(results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""Evaluation data in a local folder, read strictly: what is wrong is named with its file and line.
+
+One task is one folder. Files may be plain (`test.jsonl`) or gz-compressed (`test.jsonl.gz`):
+
+    Retrieval           corpus.jsonl {_id, title?, text}, queries.jsonl {_id, text},
+                        qrels/test.tsv: query-id, corpus-id, score between tabs, with this header
+    STS                 test.jsonl {sentence1, sentence2, score}
+    PairClassification  test.jsonl {sentence1, sentence2, label}, label 0 or 1
+    Classification      train.jsonl, test.jsonl {text, label}
+    Clustering          test.jsonl {text, label}, or one clustering a row {sentences: [...], labels: [...]}
+    Reranking           test.jsonl {query, positive: [...], negative: [...]}
+    Summarization       test.jsonl {text, human_summaries: [...], machine_summaries: [...], relevance: [...]}
+"""
+
+import csv
+import gzip
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from gte.errors import UserError
+
+SHAPES = "src/gte/evaluation/folder.py shows what a task's folder holds"
+FIELDS = {  # of a row of test.jsonl: name -> kind of value
+    "STS": {"sentence1": "text", "sentence2": "text", "score": "number"},
+    "PairClassification": {"sentence1": "text", "sentence2": "text", "label": "label"},
+    "Classification": {"text": "text", "label": "label"},
+    "Clustering": {"text": "text", "label": "label"},
+    "ClusteringSets": {"sentences": "texts", "labels": "labels"},
+    "Reranking": {"query": "text", "positive": "texts", "negative": "texts"},
+    "Summarization": {"text": "text", "human_summaries": "texts", "machine_summaries": "texts", "relevance": "numbers"},
+    "Queries": {"_id": "id", "text": "text"},
+    "Corpus": {"_id": "id", "title": "optional text", "text": "text"},
+}
+OTHER_NAMES = {"label": "labels", "sentence1": "sent1", "sentence2": "sent2", "_id": "id"}
+
+
+def is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_label(value: object) -> bool:
+    return isinstance(value, int | str)
+
+
+def list_of(check: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, list) and len(value) > 0 and all(map(check, value))
+
+
+CHECKS = {  # kind of value -> (test, how an error names it)
+    "text": (is_text, "a text"),
+    "optional text": (lambda value: value is None or is_text(value), "a text"),
+    "number": (is_number, "a number"),
+    "label": (is_label, "an integer or a text"),
+    "id": (is_label, "an integer or a text"),
+    "texts": (list_of(is_text), "a list of texts, not empty"),
+    "labels": (list_of(is_label), "a list of labels, not empty"),
+    "numbers": (list_of(is_number), "a list of numbers, not empty"),
+}
+
+
+class Folder:
+    """One task's folder; `checksum` covers the uncompressed bytes of all files read so far, in this order."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.sha = hashlib.sha256()
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def checksum(self) -> str:
+        return f"sha256:{self.sha.hexdigest()}"
+
+    def check(self) -> None:
+        """UserError where a retrieval folder is incomplete; looks at file names only, before anything is loaded."""
+        if self.is_retrieval():
+            self.require("corpus")
+            self.require("queries")
+            if not any((self.path / "qrels").glob("*.tsv*")):
+                raise UserError(f"{self.path} lacks qrels/test.tsv, without which nothing can be scored; {SHAPES}")
+        elif not any(self.path.glob("*.jsonl*")):
+            parts = [path for path in self.path.iterdir() if path.is_dir()]
+            for part in parts:
+                Folder(part).check()
+            if parts:
+                return
+            raise UserError(f"{self.path} holds no .jsonl or .jsonl.gz file; {SHAPES}")
+
+    def is_retrieval(self) -> bool:
+        return bool(self.find("corpus") or self.find("queries") or (self.path / "qrels").is_dir())
+
+    def find(self, stem: str, *suffixes: str) -> Path | None:
+        """The file of that name without suffix, plain before compressed, or None."""
+        for suffix in suffixes or (".jsonl", ".jsonl.gz"):
+            if (self.path / f"{stem}{suffix}").is_file():
+                return self.path / f"{stem}{suffix}"
+        return None
+
+    def require(self, stem: str, *suffixes: str) -> Path:
+        """`find`, or a UserError that names what is missing."""
+        found = self.find(stem, *suffixes)
+        if found is None:
+            wanted = " or ".join(f"{stem}{suffix}" for suffix in suffixes or (".jsonl", ".jsonl.gz"))
+            raise UserError(f"{self.path} lacks {wanted}; {SHAPES}")
+        return found
+
+    def rows(self, path: Path, fields: dict[str, str]) -> list[dict]:
+        """The file's objects reduced to `fields` (name -> kind). UserError with file and line for anything else."""
+        rows = []
+        for number, line in self.lines(path):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path}:{number}: invalid JSON ({error.msg}); mend or remove the line") from error
+            if not isinstance(row, dict):
+                raise UserError(f"{path}:{number}: expected an object with {', '.join(fields)}, got {line[:40]!r}")
+            rows.append({name: field(row, name, kind, path, number) for name, kind in fields.items()})
+        if not rows:
+            raise UserError(f"{path} has no rows; write it again or leave the task out")
+        return rows
+
+    def qrels(self, path: Path) -> dict[str, dict[str, int]]:
+        """Relevance by query id and document id."""
+        relevance: dict[str, dict[str, int]] = {}
+        for number, line in self.lines(path):
+            cells = next(csv.reader([line.rstrip("\r\n")], delimiter="\t", quoting=csv.QUOTE_NONE), [])
+            if not cells or (number == 1 and cells[0] in {"query-id", "query_id", "qid"}):
+                continue
+            try:
+                query, document, score = cells
+                relevance.setdefault(query, {})[document] = int(float(score))
+            except ValueError as error:
+                wanted = "query-id, corpus-id and a number between tabs"
+                raise UserError(f"{path}:{number}: expected {wanted}, got {line.strip()[:60]!r}") from error
+        if not relevance:
+            raise UserError(f"{path} has no rows; a retrieval task needs at least one relevant document")
+        return relevance
+
+    def lines(self, path: Path) -> Iterator[tuple[int, str]]:
+        """Numbered lines of a plain or gz-compressed UTF-8 file; what was read goes into the checksum."""
+        number = 0
+        try:
+            with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
+                for number, line in enumerate(stream, 1):
+                    self.sha.update(line)
+                    yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}:{number}: not UTF-8 ({error.reason}); convert the file") from error
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"{path}: cannot be read after line {number} ({error}); copy the file again") from error
+
+    def keys(self, path: Path) -> set[str]:
+        """Field names of the file's first row; none where it is no JSON object. Leaves the checksum alone."""
+        first = next((line for _, line in Folder(self.path).lines(path)), "")
+        try:
+            row = json.loads(first)
+        except json.JSONDecodeError:
+            row = {}
+        return set(row) if isinstance(row, dict) else set()
+
+    def kind(self) -> str:
+        """Which of the shapes above the folder has, by its files and its first row; UserError where it has none."""
+        if self.is_retrieval():
+            return "Retrieval"
+        keys = self.keys(self.require("test"))
+        if {"sentences", "labels"} <= keys:
+            return "Clustering"
+        keys |= {name for name, other in OTHER_NAMES.items() if other in keys}
+        if {"text", "label"} <= keys:
+            return "Classification" if self.find("train") else "Clustering"
+        for kind in ("STS", "PairClassification", "Reranking", "Summarization"):
+            if set(FIELDS[kind]) <= keys:
+                return kind
+        names = ", ".join(sorted(keys)) or "none"
+        raise UserError(f"{self.path}: the fields of its first row ({names}) fit no kind of task; {SHAPES}")
+
+
+def field(row: dict, name: str, kind: str, path: Path, number: int) -> object:
+    """The row's value of that name, or of its other usual name, checked."""
+    key = name if name in row else OTHER_NAMES.get(name, name)
+    if key not in row and kind != "optional text":
+        raise UserError(f"{path}:{number}: field '{name}' is missing; the row has {', '.join(map(str, row)) or 'none'}")
+    value = row.get(key)
+    test, wanted = CHECKS[kind]
+    if not test(value):
+        raise UserError(f"{path}:{number}: field '{key}' must be {wanted}, got {json.dumps(value)[:40]}")
+    if kind == "id":
+        return str(value)
+    return value or "" if kind == "optional text" else value
+
+
+def find_tasks(folder: str | Path) -> dict[str, Path]:
+    """Task folders directly under `folder`, by name; UserError where it does not exist or holds none."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"evaluation folder {folder} does not exist; prepare it first or pass data_dir=")
+    found = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")}
+    if not found:
+        raise UserError(f"evaluation folder {folder} holds no task folders; prepare it again")
+    return found

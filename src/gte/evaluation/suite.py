@@ -1,0 +1,218 @@
+"""Suites: which tasks are run, where their data are, what came out.
+
+Every finished task is written to `out/tasks/<model>/<task>.json` at once and used again as long as model, data,
+precision and versions are the same; `out/results.json` appears when all is done.
+"""
+
+import difflib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from gte.errors import UserError
+from gte.evaluation.folder import Folder, find_tasks
+
+SCHEMA = 1
+PACKAGES = ("torch", "transformers", "mteb", "scikit-learn", "bm25s")
+FOLDER_OF = {  # tasks that share a folder; every other task's folder has its name
+    "SST2Prompted": "SST2",
+    **{f"CodeSearchNet{name}": "CodeSearchNet" for name in ("Ruby", "JavaScript", "Go", "Python", "Java", "PHP")},
+}
+
+
+@dataclass(frozen=True)
+class Suite:
+    """`tasks` by name, from data_dir or (where `hub`) from the hub, and every task found under `folder`."""
+
+    name: str
+    tasks: list[str] = field(default_factory=list)
+    folder: str | None = None
+    hub: bool = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Task name -> its folder, or None for the hub; and why the suite's other tasks are not run."""
+
+    run: dict[str, Path | None]
+    skipped: dict[str, str]
+
+
+def plan(suite: Suite, data_dir: str | Path | None = None, only: list[str] | None = None) -> Plan:
+    """What to run, decided by names and folders alone.
+
+    Raises UserError where `only` asks for what is not there, where a folder is incomplete, where nothing is left.
+    """
+    folders = find_tasks(data_dir) if data_dir is not None else {}
+    own = find_tasks(suite.folder) if suite.folder else {}
+    folders = {**folders, **own}
+    names = list(only or dict.fromkeys([*own, *suite.tasks]))
+    run: dict[str, Path | None] = {}
+    skipped: dict[str, str] = {}
+    for name in names:
+        folder = folders.get(FOLDER_OF.get(name, name))
+        if folder is not None:
+            Folder(folder).check()
+            run[name] = folder
+        elif data_dir is None and suite.hub:
+            run[name] = None
+        elif only and name in only:
+            close = difflib.get_close_matches(name, [*folders, *suite.tasks], n=1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            raise UserError(f"no folder {name}{hint} under {data_dir or suite.folder}; pass data_dir= or another name")
+        else:
+            skipped[name] = f"no such folder under {data_dir}" if data_dir else "no data_dir given"
+    if not run:
+        where = f"under {data_dir}" if data_dir else "(pass data_dir=)"
+        raise UserError(f"suite {suite.name}: no task of it has a folder {where}: {', '.join(names[:5])} ...")
+    return Plan(run, skipped)
+
+
+def name_checkpoints(checkpoint: str | list[str] | dict[str, str]) -> dict[str, str]:
+    """Label -> checkpoint. A label that is not given is the last part of the path that tells the checkpoints apart."""
+    if isinstance(checkpoint, dict):
+        if not all(isinstance(value, str) for value in checkpoint.values()):
+            raise UserError("checkpoint={label: path}: every label needs a path")
+        return {str(label): path for label, path in checkpoint.items()}
+    paths = [checkpoint] if isinstance(checkpoint, str) else list(checkpoint)
+    plain = {"checkpoints", "last.ckpt", "/"}
+    parts = [[part for part in Path(path).parts if part not in plain] or [path] for path in paths]
+    for depth in range(1, max(map(len, parts), default=1) + 1):
+        labels = ["-".join(part[-depth:]).removesuffix(".ckpt") for part in parts]
+        if len(set(labels)) == len(labels):
+            return dict(zip(labels, paths, strict=True))
+    raise UserError("checkpoint= names one checkpoint twice; give each a label: 'checkpoint={a: PATH, b: PATH}'")
+
+
+def run_suite(
+    checkpoints: dict[str, str],
+    suite: Suite,
+    plan: Plan,
+    out: str | Path,
+    load_model: Callable,
+    say: Callable[[str], None] = print,
+) -> dict:
+    """Runs every planned task with every model (label -> checkpoint); writes and returns `out/results.json`.
+
+    A task that fails is noted with its reason, the others are run all the same.
+    """
+    from gte.evaluation.tasks import make_task  # mteb takes seconds to import: after everything that can fail at once
+
+    out = Path(out)
+    (out / "results.json").unlink(missing_ok=True)
+    for name, folder in plan.run.items():
+        make_task(name, folder)
+    quiet()
+    results = {
+        "schema": SCHEMA,
+        "suite": suite.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(sys.argv),
+        "commit": git_commit(),
+        "versions": versions(),
+        "machine": {"cpu": platform.machine(), "cores": os.cpu_count(), "platform": platform.platform()},
+        "models": {},
+        "skipped": plan.skipped,
+    }
+    for label, checkpoint in checkpoints.items():
+        say(f"{label} ({checkpoint})")
+        model = load_model(checkpoint)
+        entry = {"checkpoint": str(checkpoint), **model.describe(), "tasks": {}, "skipped": {}, "failed": {}}
+        results["models"][label] = entry
+        for name, folder in plan.run.items():
+            task = make_task(name, folder)
+            if not hasattr(model, "embed") and (task.kind not in {"Retrieval", "Reranking"} or name in FOLDER_OF):
+                entry["skipped"][name] = f"{label} only ranks documents by words"
+                continue
+            try:
+                entry["tasks"][name] = run_task(task, model, label, out)
+            except Exception as error:
+                known = isinstance(error, UserError)
+                entry["failed"][name] = {"error": str(error) if known else repr(error), "yours": known}
+                print(f"error: {name}: {error}" if known else traceback.format_exc(), file=sys.stderr, flush=True)
+                continue
+            done = entry["tasks"][name]
+            note = done.pop("note", "")
+            say(f"  {name:<40} {done['main_score']:6.2f} {done['metric']}  {done['seconds']:.1f} s{note}")
+        del model
+    write(out / "results.json", results)
+    return results
+
+
+def run_task(task, model, label: str, out: Path) -> dict:
+    """One model's scores on one task, in points of 100; read back from `out/tasks` where nothing has changed."""
+    started = time.monotonic()
+    task.load()
+    file = out / "tasks" / label / f"{task.name}.json"
+    identity = {"task": task.name, "data": task.data, "model": model.describe(), "versions": versions()}
+    if file.exists():
+        earlier = json.loads(file.read_text())
+        if earlier.get("identity") == identity:
+            return {**earlier["result"], "note": " (done before)"}
+    texts = model.texts
+    scores = task.run(model)
+    if task.main_score not in scores:
+        raise UserError(f"{task.main_score} is not a number: the model gives all texts the same score; train it first")
+    result = {
+        "type": task.kind,
+        "metric": task.main_score,
+        "main_score": round(scores[task.main_score], 3),
+        "scores": {key: round(value, 3) for key, value in scores.items()},
+        "seconds": round(time.monotonic() - started, 2),
+        "texts": model.texts - texts,
+        "precision": model.precision,
+        "data": task.data,
+        "source": "folder" if task.data.startswith("sha256") else "hub",
+    }
+    write(file, {"identity": identity, "result": result})
+    return result
+
+
+def exit_code(results: dict) -> int:
+    """0 where all was run; 1 where a task failed, 2 where every failure is one that the user can mend."""
+    failures = [failure for model in results["models"].values() for failure in model["failed"].values()]
+    if not failures:
+        return 0
+    return 2 if all(failure["yours"] for failure in failures) else 1
+
+
+def write(file: Path, content: dict) -> None:
+    """JSON that is either complete or not there."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(temporary, file)
+
+
+def versions() -> dict[str, str]:
+    """What a score may depend on besides model and data."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+
+
+def git_commit() -> str | None:
+    """The commit of this source tree, `+` where files differ from it; None outside a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def quiet() -> None:
+    """mteb and datasets report every internal step; what matters is said here."""
+    import logging
+
+    import datasets
+
+    datasets.disable_progress_bars()
+    for name in ("mteb", "bm25s", "datasets"):
+        logging.getLogger(name).setLevel(logging.ERROR)

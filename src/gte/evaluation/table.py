@@ -1,0 +1,70 @@
+"""One table for all models of a result: a row a model, a column a score."""
+
+import csv
+import io
+import re
+
+SHORT = {
+    "ndcg_at_10": "nDCG@10",
+    "recall_at_100": "R@100",
+    "map_at_1000": "MAP",
+    "max_over_subqueries_map_at_1000": "MAP",
+    "cosine_spearman": "Spearman",
+    "max_ap": "AP",
+    "accuracy": "accuracy",
+    "v_measure": "v-measure",
+    "mrr": "MRR",
+    "mrr_1k": "MRR of 1k",
+}
+ALSO = {"Retrieval": ("recall_at_100", "mrr_1k")}  # shown beside the main score
+
+
+def columns(results: dict) -> list[tuple[str, str]]:
+    """(task, score) in the order of the first model that has them."""
+    found = {}
+    for model in results["models"].values():
+        for name, task in model["tasks"].items():
+            for score in (task["metric"], *ALSO.get(task["type"], ())):
+                if score in task["scores"]:
+                    found[name, score] = None
+    return list(found)
+
+
+def cells(results: dict) -> list[list[str]]:
+    """Header and rows as text; an empty cell is a task that was not run or failed."""
+    scores = columns(results)
+    rows = [["model", *(f"{name} {SHORT.get(score, score)}" for name, score in scores)]]
+    for label, model in results["models"].items():
+        tasks = model["tasks"]
+        values = [tasks[name]["scores"].get(score) if name in tasks else None for name, score in scores]
+        rows.append([label, *("" if value is None else f"{value:.2f}" for value in values)])
+    return rows
+
+
+def as_csv(results: dict) -> str:
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(cells(results))
+    return stream.getvalue()
+
+
+def as_markdown(results: dict) -> str:
+    header, *rows = cells(results)
+    ruler = ["---", *("---:" for _ in header[1:])]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (header, ruler, *rows))
+
+
+def as_text(results: dict) -> str:
+    """For a terminal: the header's words one below the other, so that ten scores fit into 120 columns."""
+    header, *rows = cells(results)
+    words = [re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", " ", title).split() for title in header]
+    height = max(map(len, words))
+    stacked = [[*([""] * (height - len(column))), *column] for column in words]
+    lines = [list(line) for line in zip(*stacked, strict=True)] + rows
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+
+    def show(line: list[str]) -> str:
+        values = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
+        return "  ".join([line[0].ljust(widths[0]), *values[1:]]).rstrip()
+
+    ruler = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    return "\n".join([*map(show, lines[:height]), ruler, *map(show, lines[height:])])
