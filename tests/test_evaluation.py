@@ -356,6 +356,20 @@ def test_nan_embeddings_are_named_and_give_no_score(tmp_path):
     assert not list((tmp_path / "out").glob("tasks/**/*.json"))
 
 
+def test_damaged_weights_are_found_before_any_task(monkeypatch):
+    from gte.evaluation import model
+
+    for probe, bad in ((np.nan, True), (1.0, False)):
+        encoder = KnownEncoder({"The quick brown fox jumps over the lazy dog.": np.full(WIDTH, probe)})
+        monkeypatch.setattr(model, "load_encoder", lambda checkpoint, encoder=encoder: encoder)
+        settings = {"precision": "fp32", "batch_tokens": 1024, "device": "cpu", "progress": False}
+        if bad:
+            with pytest.raises(UserError, match=r"^runs/x: 1 of 1 embeddings are not finite"):
+                model.load_model("runs/x", **settings)
+        else:
+            assert model.load_model("runs/x", **settings).texts == 0
+
+
 def test_equal_embeddings_give_no_score_instead_of_nan(tmp_path):
     write_sts(tmp_path / "data" / "Task")
 

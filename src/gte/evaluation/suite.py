@@ -93,13 +93,17 @@ def name_checkpoints(checkpoint: str | list[str] | dict[str, str]) -> dict[str, 
     raise UserError("checkpoint= names one checkpoint twice; give each a label: 'checkpoint={a: PATH, b: PATH}'")
 
 
+def say_at_once(line: str) -> None:
+    print(line, flush=True)
+
+
 def run_suite(
     checkpoints: dict[str, str],
     suite: Suite,
     plan: Plan,
     out: str | Path,
     load_model: Callable,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = say_at_once,
 ) -> dict:
     """Runs every planned task with every model (label -> checkpoint); writes and returns `out/results.json`.
 
