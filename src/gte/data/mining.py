@@ -18,16 +18,18 @@ def mine_bm25(
     queries: Sequence[str],
     documents: Sequence[str],
     *,
+    rows: int | None = None,
     negatives: int = 15,
     skip: int = 0,
     depth: int = 100,
     seed: int = 0,
 ) -> list[list[str]]:
-    """For pair i, up to `negatives` documents of other pairs, drawn at random from its query's ranks [skip, depth).
+    """For each of the first `rows` pairs (None: all), up to `negatives` documents of other pairs.
 
-    Ranks count only what may be a negative: no document of the same query text, none that equals such a document or
-    the query itself up to case and white space, none without a term in common. Equal queries get equal negatives, best
-    first; fewer where there are not enough. A function of the arguments.
+    They are drawn at random from the query's ranks [skip, depth) among all documents by BM25, where a rank counts only
+    what may be a negative: no document of the same query text, none that equals such a document or the query itself up
+    to case and white space, none without a term in common. Best first; equal queries get equal negatives, fewer where
+    there are not enough. A function of the arguments.
     """
     corpus, document_of_pair = number_texts(documents)
     distinct, query_of_pair = number_texts(queries)
@@ -39,12 +41,13 @@ def mine_bm25(
         excluded[number].add(known.get(normalize(query), -1))
     wanted = depth + max(map(len, excluded), default=0)
     draws = np.random.default_rng(seed)
-    chosen = []
-    for number, ranking in enumerate(rank_bm25(distinct, corpus, wanted)):
+    chosen: list[list[str]] = []
+    asked = query_of_pair[:rows]
+    for number, ranking in enumerate(rank_bm25(distinct[: max(asked, default=-1) + 1], corpus, wanted)):
         ranks = [document for document in ranking if document not in excluded[number]][skip:depth]
         picked = sorted(draws.permutation(len(ranks))[:negatives])
         chosen.append([corpus[ranks[rank]] for rank in picked])
-    return [chosen[query] for query in query_of_pair]
+    return [chosen[query] for query in asked]
 
 
 def normalize(text: str) -> str:

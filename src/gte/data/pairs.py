@@ -1,0 +1,225 @@
+"""Raw files to unique pairs in hash order, on Daft: embedded (native) or on a Ray cluster, the same code.
+
+A task reads a raw file into parts, split by the leading bits of the pairs' hashes. Then each bucket by itself is sorted
+by hash and written without repetitions, so memory is that of one bucket whatever the source's size. Hash order is also
+a shuffle: any stretch of the result is a random sample of the source.
+"""
+
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+os.environ.setdefault("DO_NOT_TRACK", "1")  # Daft reports its use to its makers otherwise
+os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
+import daft  # noqa: E402
+from daft.io.source import DataSource, DataSourceTask  # noqa: E402
+from daft.recordbatch import RecordBatch  # noqa: E402
+
+from gte.data.records import Rejected, Triple, pair_hash  # noqa: E402
+from gte.data.sources import Raw, Source  # noqa: E402
+from gte.errors import UserError  # noqa: E402
+
+PART = pa.schema([
+    ("file", pa.string()), ("row", pa.int64()), ("reason", pa.string()), ("bucket", pa.int32()),
+    ("high", pa.uint64()), ("low", pa.uint64()),
+    ("query", pa.string()), ("document", pa.string()), ("negatives", pa.list_(pa.string())),
+])  # fmt: skip
+REJECTED = -1  # the bucket of rejected rows
+BUCKET_BYTES = 256 * 2**20  # of texts, about
+BATCH_ROWS, BATCH_CHARACTERS = 8_192, 32 * 2**20
+FATAL = "\0"  # begins the reason of what stops the source instead of being counted
+EXAMPLES = 3  # rejected rows of each reason that the manifest names
+
+
+@dataclass
+class Tally:
+    """Where the rows of a source went: read = kept + duplicates + sum of rejected."""
+
+    read: int = 0
+    kept: int = 0
+    duplicates: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    examples: list[dict] = field(default_factory=list)
+    negatives: bool = False
+
+
+def use_engine(engine: str) -> None:
+    """Chooses where Daft runs: native, in this process, or ray, on the cluster at hand. Raises UserError for others."""
+    if engine == "native":
+        daft.set_runner_native()
+    elif engine == "ray":
+        try:
+            import ray
+        except ImportError:
+            raise UserError("engine=ray needs Ray, which is not installed: pip install ray, or engine=native") from None
+        if not ray.is_initialized():
+            code = str(Path(__file__).resolve().parents[2])
+            ray.init(runtime_env={"env_vars": {"PYTHONPATH": code}}, log_to_driver=False)
+        daft.set_runner_ray(noop_if_initialized=True)
+    else:
+        raise UserError(f"unknown engine '{engine}'; known: native, ray")
+
+
+def make_pairs(
+    source: Source, raws: list[Raw], target: Path, work: Path, *, max_rejected: float, seen: list[Path] | None = None
+) -> Tally:
+    """Writes the distinct pairs of a source to the parquet file `target` in order of their 128-bit hash.
+
+    Columns: query, document, [negatives,] file, row. Of equal pairs the one of the lowest (file, row) survives. The
+    texts and their order depend neither on the order of files and rows nor on the engine. `work`: folder for
+    intermediate files, removed at the end. `seen`: hash files of other sources; pairs in them count as duplicates, and
+    this source's own is appended. Raises UserError where more than max_rejected of the rows are rejected, or none is.
+    """
+    buckets = min(256, 1 + sum(texts_size(raw, source) for raw in raws) // BUCKET_BYTES)
+    with daft.execution_config_ctx(parquet_target_row_group_size=16 * 2**20):
+        RawFiles(source, raws, buckets).read().write_parquet(str(work / "parts"), partition_cols=["bucket"])
+    tally = count_parts(source, work / "parts", max_rejected)
+    columns = ["query", "document", *(["negatives"] if tally.negatives else []), "file", "row"]
+    hashes = work.parent / f"{source.name}.hashes.parquet"
+    own = pq.ParquetWriter(hashes, pa.schema([PART.field("high"), PART.field("low")])) if seen is not None else None
+    streamed = 0
+    with pq.ParquetWriter(target, pa.schema([PART.field(name) for name in columns]), compression="zstd") as writer:
+        for bucket in range(buckets):
+            last = None
+            for batch in sorted_bucket(work / "parts" / f"bucket={bucket}", seen):
+                streamed += batch.num_rows
+                first, last = first_of_each(batch, last)
+                kept = batch.filter(first)
+                tally.kept += kept.num_rows
+                tally.duplicates += batch.num_rows - kept.num_rows
+                for begin in range(0, kept.num_rows, 65_536):
+                    piece = pa.Table.from_batches([kept.slice(begin, 65_536)])
+                    writer.write_table(piece.select(columns).cast(writer.schema))
+                    if own:
+                        own.write_table(piece.select(["high", "low"]))
+    pairs = tally.read - sum(tally.rejected.values())
+    if own:
+        own.close()
+        tally.duplicates += pairs - streamed  # those that another source has already given
+        seen.append(hashes)
+    if tally.kept + tally.duplicates != pairs:
+        raise RuntimeError(f"source {source.name}: {pairs} pairs were read, {tally.kept} + {tally.duplicates} came out")
+    shutil.rmtree(work)
+    return tally
+
+
+def texts_size(raw: Raw, source: Source) -> int:
+    """About how many bytes of text a raw input holds."""
+    if raw.path is None:
+        return 1_000 * (source.pairs or 0)
+    return raw.bytes * (4 if raw.path.suffix in (".gz", ".zst", ".parquet") else 1)
+
+
+def count_parts(source: Source, parts: Path, max_rejected: float) -> Tally:
+    """Rows read and rejected. Raises UserError for what stops the source."""
+    if not any(parts.rglob("*.parquet")):
+        raise UserError(f"source {source.name}: its raw files hold no row")
+    rows = daft.read_parquet(f"{parts}/**/*.parquet")
+    reason, negatives = daft.col("reason"), daft.col("negatives")
+    counts = rows.groupby("reason").agg(daft.col("row").count(), negatives.count().alias("triples")).to_pydict()
+    tally = Tally(read=sum(counts["row"]), negatives=any(counts["triples"]))
+    found = {why: count for why, count in zip(counts["reason"], counts["row"], strict=True) if why is not None}
+    tally.rejected = dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+    for why in tally.rejected:
+        if why.startswith(FATAL):
+            raise UserError(f"source {source.name}: {why.removeprefix(FATAL)}")
+        examples = rows.where(reason == why).sort(["file", "row"]).limit(EXAMPLES).select("reason", "file", "row")
+        tally.examples += examples.to_pylist()
+    rejected = sum(tally.rejected.values())
+    if rejected > max_rejected * tally.read:
+        worst = tally.examples[0]
+        raise UserError(
+            f"source {source.name}: {rejected:,} of {tally.read:,} rows are rejected, more than max_rejected="
+            f"{max_rejected:g}; most often '{worst['reason']}', first at {worst['file']}:{worst['row']}"
+        )
+    return tally
+
+
+def sorted_bucket(parts: Path, seen: list[Path] | None) -> Iterator[pa.RecordBatch]:
+    """The pairs of a bucket in order of (hash, file, row), without those in `seen`."""
+    if not parts.is_dir():
+        return
+    rows = daft.read_parquet(f"{parts}/*.parquet")
+    if seen:
+        high = daft.col("high")
+        ends = rows.agg(high.min().alias("first"), high.max().alias("last")).to_pylist()[0]
+        others = daft.read_parquet([str(path) for path in seen])
+        others = others.where((high >= ends["first"]) & (high <= ends["last"]))
+        rows = rows.join(others, on=["high", "low"], how="anti")
+    yield from rows.sort(["high", "low", "file", "row"]).to_arrow_iter()
+
+
+def first_of_each(batch: pa.RecordBatch, last: tuple | None) -> tuple[pa.Array, tuple | None]:
+    """Which rows of a batch in hash order begin a new hash, and the batch's last hash; `last` is the one before it."""
+    high, low = (batch.column(name).to_numpy() for name in ("high", "low"))
+    if not len(high):
+        return pa.array([], pa.bool_()), last
+    first = np.ones(len(high), bool)
+    first[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
+    first[0] = last != (high[0], low[0])
+    return pa.array(first), (high[-1], low[-1])
+
+
+class RawFiles(DataSource):
+    """A source's raw files as a Daft source of PART rows: one task a file."""
+
+    def __init__(self, source: Source, raws: list[Raw], buckets: int):
+        self.source, self.raws, self.buckets = source, raws, buckets
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def schema(self) -> daft.Schema:
+        return daft.Schema.from_pyarrow_schema(PART)
+
+    async def get_tasks(self, pushdowns) -> AsyncIterator["RawFile"]:
+        for raw in self.raws:
+            yield RawFile(self.source, raw, self.buckets)
+
+
+class RawFile(DataSourceTask):
+    """The task of one raw file."""
+
+    def __init__(self, source: Source, raw: Raw, buckets: int):
+        self.source, self.raw, self.buckets = source, raw, buckets
+
+    @property
+    def schema(self) -> daft.Schema:
+        return daft.Schema.from_pyarrow_schema(PART)
+
+    async def read(self) -> AsyncIterator[RecordBatch]:
+        for rows in part_rows(self.source, self.raw, self.buckets):
+            columns = zip(*rows, strict=True)
+            arrays = [pa.array(column, kind.type) for column, kind in zip(columns, PART, strict=True)]
+            yield RecordBatch.from_arrow_record_batches([pa.record_batch(arrays, schema=PART)], PART)
+
+
+def part_rows(source: Source, raw: Raw, buckets: int) -> Iterator[list[tuple]]:
+    """The records of a raw file as PART rows, some thousand at a time."""
+    rows, characters = [], 0
+    try:
+        for record in source.read(raw):
+            if isinstance(record, Rejected):
+                rows.append((raw.name, record.row, record.reason, REJECTED, None, None, None, None, None))
+            else:
+                query, document = record[:2]
+                high, low = pair_hash(query, document)
+                negatives = record.negatives if isinstance(record, Triple) else None
+                bucket = high * buckets >> 64
+                rows.append((raw.name, record.row, None, bucket, high, low, query, document, negatives))
+                characters += len(query) + len(document) + sum(map(len, negatives or ()))
+            if len(rows) == BATCH_ROWS or characters > BATCH_CHARACTERS:
+                yield rows
+                rows, characters = [], 0
+    except UserError as error:  # crosses the engine as a row: exceptions do not keep their type there
+        rows.append((raw.name, 0, FATAL + str(error), REJECTED, None, None, None, None, None))
+    if rows:
+        yield rows

@@ -1,0 +1,355 @@
+"""From raw sources to a prepared folder: unique pairs, a tokenizer, token shards, a manifest. All or nothing."""
+
+import fcntl
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gte.data.mining import mine_bm25
+from gte.data.pairs import Tally, make_pairs, use_engine
+from gte.data.records import text_hash
+from gte.data.shards import Manifest, checked, write_shards
+from gte.data.sources import Raw, Source, configuration, locate
+from gte.data.tokenizer import Tokens, fingerprint, load_tokenizer, special_ids, train_tokenizer
+from gte.errors import UserError
+
+TRAINING_PAIRS = 100_000  # a tokenizer is trained on so many pairs at most, of each source in proportion
+TOKENS_BATCH = 8_192  # pairs tokenised at a time
+LIBRARIES = ("daft", "datasets", "numpy", "pyarrow", "tokenizers", "transformers")
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Triples:
+    """A fine-tuning source made of the pairs of another: `rows` of them at most, with negatives mined by BM25.
+
+    source: the name of the source whose pairs they are; all of its documents are candidates. negatives, skip, depth,
+    seed: as in `mine_bm25`.
+    """
+
+    source: str
+    rows: int
+    negatives: int = 15
+    skip: int = 0
+    depth: int = 100
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a prepared folder is made of, and all that its content depends on.
+
+    name: of the data set. sources: in order. tokenizer: directory or hub id, None to train a WordPiece of vocab_size
+    entries on the pairs. max_tokens: at most this many ids of a text, special tokens not counted. triples: fine-tuning
+    sources to mine, by name. evaluation: a folder to copy to eval/. max_rejected: share of a source's rows that may be
+    rejected. dedup_across: whether a pair that an earlier source has is a duplicate as well.
+    """
+
+    name: str
+    sources: list[Source]
+    raw: Path
+    tokenizer: str | None = None
+    vocab_size: int = 16_384
+    max_tokens: int = 510
+    triples: dict[str, Triples] = field(default_factory=dict)
+    evaluation: Path | None = None
+    max_rejected: float = 0.1
+    dedup_across: bool = False
+
+    def check(self) -> None:
+        """Raises UserError for names that clash or are unknown, before any work."""
+        names = [source.name for source in self.sources]
+        if not names:
+            raise UserError(f"data set {self.name} has no sources; name some: data.sources=[...]")
+        for name in [*names, *self.triples]:
+            if (names + list(self.triples)).count(name) > 1:
+                raise UserError(f"data set {self.name} names the source '{name}' twice")
+        for name, triples in self.triples.items():
+            if triples.source not in names:
+                raise UserError(f"triples {name}: '{triples.source}' is none of the sources {', '.join(names)}")
+        if self.evaluation and not self.evaluation.is_dir():
+            raise UserError(f"there is no folder {self.evaluation} with the held-out tasks of {self.name}")
+
+    def locate(self) -> dict[str, list[Raw]]:
+        """The raw files of every source. Raises UserError for the first source without, and counts the others."""
+        found, missing = {}, []
+        for source in self.sources:
+            try:
+                found[source.name] = locate(source, self.raw)
+            except UserError as error:
+                missing.append((source.name, error))
+        if missing:
+            others = f"; nor is there anything for: {', '.join(name for name, _ in missing[1:])}" if missing[1:] else ""
+            raise UserError(f"{missing[0][1]}{others}")
+        return found
+
+    def configuration(self, raws: dict[str, list[Raw]]) -> dict:
+        """What the prepared folder depends on, as the manifest keeps it: equal configurations give equal folders."""
+        return {
+            "sources": {source.name: configuration(source, raws[source.name]) for source in self.sources},
+            "triples": {name: asdict(triples) for name, triples in self.triples.items()},
+            "tokenizer": self.tokenizer,
+            "vocab_size": self.vocab_size if self.tokenizer is None else None,
+            "max_tokens": self.max_tokens,
+            "dedup_across": self.dedup_across,
+        }
+
+
+def prepare(
+    recipe: Recipe, out: Path, *, engine: str = "native", force: bool = False, command: str = "", report: Report = print
+) -> Manifest:
+    """Makes the prepared folder `out`, or finds it made: `manifest.json`, `pairs/`, `shards/`, `tokenizer/`, `eval/`.
+
+    Everything is written to a hidden folder beside `out`, which takes its name at the very end: `out` is complete or
+    not there, whenever the process dies. A complete folder of the same configuration is left as it is; of another one
+    it is refused, unless `force` says to replace it. Two runs with equal raw files write equal bytes, but for the time
+    in the manifest.
+    """
+    recipe.check()
+    raws = recipe.locate()
+    stated = recipe.configuration(raws)
+    use_engine(engine)
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        if not force and (made := find_complete(out, stated)):
+            report(f"{out} is complete and up to date: nothing to do (force=true makes it anew)")
+            return made
+        refuse_foreign(out)
+        build = out.parent / f".{out.name}.building"
+        shutil.rmtree(build, ignore_errors=True)
+        build.mkdir()
+        try:
+            manifest = fill(recipe, raws, build, report)
+            manifest.configuration, manifest.command = stated, command
+            manifest.save(build)
+            shutil.rmtree(build / "work")
+            put_in_place(build, out)
+        finally:
+            shutil.rmtree(build, ignore_errors=True)
+    report(table(manifest, out))
+    return manifest
+
+
+def fill(recipe: Recipe, raws: dict[str, list[Raw]], build: Path, report: Report) -> Manifest:
+    """Writes everything but the manifest into `build`, and returns it."""
+    (build / "pairs").mkdir()
+    (build / "work").mkdir()
+    facts = write_pairs(recipe, raws, build, report)
+    for name, triples in recipe.triples.items():
+        facts[name] = write_triples(name, triples, facts, build, report)
+    tokenizer = make_tokenizer(recipe, facts, build, report)
+    tokens = Tokens(tokenizer, recipe.max_tokens)
+    start = time.perf_counter()
+    for name in facts:
+        facts[name]["shards"] = write_shards(tokenised(build / "pairs" / f"{name}.parquet", tokens), build, name)
+    seconds, pairs = time.perf_counter() - start, sum(entry["kept"] for entry in facts.values())
+    report(f"token shards: {pairs:,} rows, {seconds:.1f} s, {pairs / seconds:,.0f} rows/s")
+    if recipe.evaluation:
+        shutil.copytree(recipe.evaluation, build / "eval")
+    return Manifest(
+        name=recipe.name,
+        tokenizer=describe_tokenizer(tokenizer, recipe.tokenizer, tokens),
+        sources=facts,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions={"python": platform.python_version(), **{library: version(library) for library in LIBRARIES}},
+    )
+
+
+def write_pairs(recipe: Recipe, raws: dict[str, list[Raw]], build: Path, report: Report) -> dict[str, dict]:
+    """Writes pairs/<source>.parquet of every source; returns what the manifest states of each, shards excepted."""
+    facts = {}
+    seen: list[Path] | None = [] if recipe.dedup_across else None
+    width = max(len(source.name) for source in recipe.sources)
+    for source in recipe.sources:
+        start = time.perf_counter()
+        target, work = build / "pairs" / f"{source.name}.parquet", build / "work" / source.name
+        tally = make_pairs(source, raws[source.name], target, work, max_rejected=recipe.max_rejected, seen=seen)
+        facts[source.name] = describe_source(source.category, source.stages, source.licence, tally)
+        seconds = time.perf_counter() - start
+        report(
+            f"{source.name:<{width}}  read {tally.read:>11,}  kept {tally.kept:>11,}  duplicates {tally.duplicates:>9,}"
+            f"  rejected {sum(tally.rejected.values()):>7,}  {seconds:6.1f} s"
+        )
+        for example in {example["reason"]: example for example in reversed(tally.examples)}.values():
+            count = tally.rejected[example["reason"]]
+            report(f"{'':<{width}}  rejected {count:,}: {example['reason']}, first {example['file']}:{example['row']}")
+    return facts
+
+
+def describe_source(category: str, stages, licence: str, tally: Tally) -> dict:
+    """A source as the manifest states it, shards excepted."""
+    counts = asdict(tally)
+    negatives = counts.pop("negatives")
+    return {"category": category, "stages": list(stages), "licence": licence, "negatives": negatives, **counts}
+
+
+def write_triples(name: str, triples: Triples, facts: dict[str, dict], build: Path, report: Report) -> dict:
+    """Writes pairs/<name>.parquet, the first rows of another source with mined negatives; returns its facts."""
+    start = time.perf_counter()
+    pairs = pq.read_table(build / "pairs" / f"{triples.source}.parquet")
+    chosen = pairs.slice(0, triples.rows)
+    settings = {key: getattr(triples, key) for key in ("negatives", "skip", "depth", "seed")}
+    queries, documents = (pairs.column(column).to_pylist() for column in ("query", "document"))
+    mined = mine_bm25(queries, documents, rows=chosen.num_rows, **settings)
+    columns = {column: chosen.column(column) for column in ("query", "document")}
+    columns["negatives"] = pa.array(mined, pa.list_(pa.string()))
+    columns |= {column: chosen.column(column) for column in ("file", "row")}
+    pq.write_table(pa.table(columns), build / "pairs" / f"{name}.parquet", compression="zstd")
+    count, seconds = sum(map(len, mined)), time.perf_counter() - start
+    report(f"{name}: {len(mined):,} triples, {count / len(mined):.1f} negatives each, {seconds:.1f} s")
+    parent = facts[triples.source]
+    tally = Tally(read=len(mined), kept=len(mined), negatives=True)
+    return describe_source(parent["category"], ["finetune"], parent["licence"], tally)
+
+
+def make_tokenizer(recipe: Recipe, facts: dict[str, dict], build: Path, report: Report):
+    """The recipe's tokenizer, loaded or trained, saved to tokenizer/."""
+    start = time.perf_counter()
+    if recipe.tokenizer is not None:
+        tokenizer = load_tokenizer(recipe.tokenizer)
+    else:
+        texts = training_texts(build, {name: facts[name]["kept"] for name in facts if name not in recipe.triples})
+        tokenizer = train_tokenizer(texts, recipe.vocab_size)
+        seconds = time.perf_counter() - start
+        report(f"tokenizer: WordPiece of {len(tokenizer):,} entries from {len(texts):,} texts, {seconds:.1f} s")
+    tokenizer.save_pretrained(build / "tokenizer")
+    return tokenizer
+
+
+def training_texts(build: Path, sizes: dict[str, int]) -> list[str]:
+    """Queries and documents of the first pairs of each source, in proportion to its size."""
+    share = min(1.0, TRAINING_PAIRS / max(1, sum(sizes.values())))
+    texts: list[str] = []
+    for name, rows in sizes.items():
+        wanted = int(np.ceil(rows * share))
+        for batch in pq.ParquetFile(build / "pairs" / f"{name}.parquet").iter_batches(columns=["query", "document"]):
+            batch = batch.slice(0, wanted)
+            wanted -= batch.num_rows
+            texts += batch.column("query").to_pylist() + batch.column("document").to_pylist()
+            if not wanted:
+                break
+    return texts
+
+
+def describe_tokenizer(tokenizer, name: str | None, tokens: Tokens) -> dict:
+    """A tokenizer as the manifest states it."""
+    prefix, suffix = special_ids(tokenizer)
+    return {
+        "name": name or "WordPiece trained on these pairs",
+        "fingerprint": fingerprint(tokenizer),
+        "vocab_size": len(tokenizer),
+        "prefix": prefix,
+        "suffix": suffix,
+        "pad": tokenizer.pad_token_id or 0,
+        "dtype": str(tokens.id_type),
+        "max_tokens": tokens.max_tokens,
+    }
+
+
+def tokenised(path: Path, tokens: Tokens) -> Iterator[pa.RecordBatch]:
+    """The rows of a pairs file as batches of shard rows."""
+    for batch in pq.ParquetFile(path).iter_batches(batch_size=TOKENS_BATCH):
+        columns = {}
+        texts = {name: batch.column(name).to_pylist() for name in ("query", "document")}
+        for name in texts:
+            columns[name] = tokens.encode(texts[name])
+        if "negatives" in batch.schema.names:
+            negatives = batch.column("negatives").fill_null([])
+            distinct = negatives.flatten().dictionary_encode()  # a document is the negative of many queries
+            ids = tokens.encode(distinct.dictionary.to_pylist()).take(distinct.indices)
+            columns["negatives"] = pa.ListArray.from_arrays(negatives.offsets, ids)
+        for name in texts:
+            columns[f"{name}_hash"] = pa.array(map(text_hash, texts[name]), pa.uint64())
+        yield pa.RecordBatch.from_pydict(columns)
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Keeps other processes from preparing the same folder. Raises UserError where one does already."""
+    with open(out.parent / f".{out.name}.lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is preparing {out}; wait for it, or give another data.dir") from None
+        yield
+
+
+def find_complete(out: Path, stated: dict) -> Manifest | None:
+    """The manifest of a complete folder of this very configuration, None where there is nothing yet.
+
+    Raises UserError where the folder was prepared from another configuration, or a shard of it is missing.
+    """
+    if not (out / "manifest.json").exists():
+        return None
+    made = Manifest.load(out)
+    stated = json.loads(json.dumps(stated))  # as the manifest spells it
+    if made.configuration != stated:
+        raise UserError(
+            f"{out} was prepared from another configuration ({first_difference(made.configuration, stated)}); "
+            "force=true replaces it, data.dir=FOLDER leaves it and writes elsewhere"
+        )
+    for facts in made.sources.values():
+        for shard in facts["shards"]:
+            checked(out, shard)
+    return made
+
+
+def first_difference(old, new, key: str = "") -> str:
+    """'key: old -> new' of the first value in which two configurations differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in [*old, *new]:
+            if old.get(name) != new.get(name):
+                return first_difference(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+    if key.endswith(".raw files"):
+        return f"{key.removesuffix('.raw files')}: its raw files have changed"
+    known = {True: "there", False: "not there"}
+    shown = [known[value is not None] if isinstance(value, dict) or isinstance(other, dict) else value
+             for value, other in ((old, new), (new, old))]  # fmt: skip
+    return f"{key}: {shown[0]} -> {shown[1]}"
+
+
+def refuse_foreign(out: Path) -> None:
+    """Raises UserError where `out` holds something that prepare has not written, and must not replace."""
+    if out.is_dir() and any(out.iterdir()) and not (out / "manifest.json").exists():
+        raise UserError(f"{out} exists and is no prepared folder; give another one: data.dir=FOLDER")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; give a folder: data.dir=FOLDER")
+
+
+def put_in_place(build: Path, out: Path) -> None:
+    """Gives the finished folder its name. What was there is moved aside first and deleted after."""
+    old = out.parent / f".{out.name}.old"
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.replace(old)
+    build.replace(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def table(manifest: Manifest, out: Path) -> str:
+    """The prepared sources as a table for people."""
+    rows = [("source", "category", "stages", "read", "kept", "duplicates", "rejected", "MB")]
+    for name, facts in manifest.sources.items():
+        counts = [facts["read"], facts["kept"], facts["duplicates"], sum(facts["rejected"].values())]
+        size = sum(shard["bytes"] for shard in facts["shards"]) / 1e6
+        stages = "+".join(facts["stages"])
+        rows.append((name, facts["category"], stages, *(f"{count:,}" for count in counts), f"{size:.1f}"))
+    total = [sum(int(row[column].replace(",", "")) for row in rows[1:]) for column in (3, 4, 5, 6)]
+    rows.append(("total", "", "", *(f"{n:,}" for n in total), f"{sum(float(row[7]) for row in rows[1:]):.1f}"))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(f"{c:<{w}}" if i < 3 else f"{c:>{w}}" for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+             for row in rows]  # fmt: skip
+    return "\n".join(["", *(line.rstrip() for line in lines), f"written to {out}"])
