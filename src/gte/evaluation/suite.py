@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -129,39 +130,45 @@ def run_suite(
     }
     for label, checkpoint in checkpoints.items():
         say(f"{label} ({checkpoint})")
-        model = load_model(checkpoint)
-        entry = {"checkpoint": str(checkpoint), **model.describe(), "tasks": {}, "skipped": {}, "failed": {}}
-        results["models"][label] = entry
-        for name, folder in plan.run.items():
-            task = make_task(name, folder)
-            if not hasattr(model, "embed") and (task.kind not in {"Retrieval", "Reranking"} or name in FOLDER_OF):
-                entry["skipped"][name] = f"{label} only ranks documents by words"
-                continue
-            try:
-                entry["tasks"][name] = run_task(task, model, label, out)
-            except Exception as error:
-                known = isinstance(error, UserError)
-                entry["failed"][name] = {"error": str(error) if known else repr(error), "yours": known}
-                print(f"error: {name}: {error}" if known else traceback.format_exc(), file=sys.stderr, flush=True)
-                continue
-            done = entry["tasks"][name]
-            note = done.pop("note", "")
-            say(f"  {name:<40} {done['main_score']:6.2f} {done['metric']}  {done['seconds']:.1f} s{note}")
-        del model
+        results["models"][label] = run_model(load_model(checkpoint), label, checkpoint, plan, out, say)
     write(out / "results.json", results)
     return results
 
 
-def run_task(task, model, label: str, out: Path) -> dict:
-    """One model's scores on one task, in points of 100; read back from `out/tasks` where nothing has changed."""
+def run_model(model, label: str, checkpoint: str, plan: Plan, out: Path, say: Callable[[str], None]) -> dict:
+    """One model's part of the results: its tasks' scores, what it cannot do, and what failed."""
+    from gte.evaluation.tasks import make_task
+
+    description = model.describe()
+    entry = {"checkpoint": checkpoint, **description, "tasks": {}, "skipped": {}, "failed": {}}
+    files = out / "tasks" / re.sub(r"[^\w.-]", "_", label)
+    for name, folder in plan.run.items():
+        task = make_task(name, folder)
+        if not hasattr(model, "embed") and (task.kind not in {"Retrieval", "Reranking"} or name in FOLDER_OF):
+            entry["skipped"][name] = f"{label} only ranks documents by words"
+            continue
+        try:
+            done, fresh = run_task(task, model, description, files / f"{name}.json")
+        except Exception as error:
+            mendable = isinstance(error, UserError)
+            entry["failed"][name] = {"error": str(error) if mendable else repr(error), "mendable": mendable}
+            print(f"error: {name}: {error}" if mendable else traceback.format_exc(), file=sys.stderr, flush=True)
+            continue
+        entry["tasks"][name] = done
+        took = f"{done['seconds']:.1f} s" if fresh else "done before"
+        say(f"  {name:<40} {done['main_score']:6.2f} {done['metric']}  {took}")
+    return entry
+
+
+def run_task(task, model, description: dict, file: Path) -> tuple[dict, bool]:
+    """Scores in points of 100, and whether they are fresh: `file` serves again while its identity is the same."""
     started = time.monotonic()
     task.load()
-    file = out / "tasks" / label / f"{task.name}.json"
-    identity = {"task": task.name, "data": task.data, "model": model.describe(), "versions": versions()}
+    identity = {"task": task.name, "data": task.data, "model": description, "versions": versions()}
     if file.exists():
         earlier = json.loads(file.read_text())
         if earlier.get("identity") == identity:
-            return {**earlier["result"], "note": " (done before)"}
+            return earlier["result"], False
     texts = model.texts
     scores = task.run(model)
     if task.main_score not in scores:
@@ -178,7 +185,7 @@ def run_task(task, model, label: str, out: Path) -> dict:
         "source": "folder" if task.data.startswith("sha256") else "hub",
     }
     write(file, {"identity": identity, "result": result})
-    return result
+    return result, True
 
 
 def exit_code(results: dict) -> int:
@@ -186,7 +193,7 @@ def exit_code(results: dict) -> int:
     failures = [failure for model in results["models"].values() for failure in model["failed"].values()]
     if not failures:
         return 0
-    return 2 if all(failure["yours"] for failure in failures) else 1
+    return 2 if all(failure["mendable"] for failure in failures) else 1
 
 
 def write(file: Path, content: dict) -> None:
