@@ -21,7 +21,8 @@ from gte.data.pairs import Tally, make_pairs, use_engine
 from gte.data.records import text_hash
 from gte.data.shards import Manifest, checked, write_shards
 from gte.data.sources import Raw, Source, configuration, locate
-from gte.data.tokenizer import Tokens, fingerprint, load_tokenizer, special_ids, train_tokenizer
+from gte.data.tokenizer import fingerprint, load_tokenizer, special_ids, train_tokenizer
+from gte.data.tokens import Tokens
 from gte.errors import UserError
 
 TRAINING_PAIRS = 100_000  # a tokenizer is trained on so many pairs at most, of each source in proportion

@@ -1,4 +1,4 @@
-"""Tokenizers, loaded from a directory or the hub or trained here; texts to token ids in large batches."""
+"""Tokenizers: loaded from a directory or the hub, or trained here; what identifies one."""
 
 import hashlib
 import json
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
@@ -16,7 +15,6 @@ from gte.errors import UserError
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ALPHABET = 400  # single characters a trained vocabulary may hold; rarer ones become [UNK]
-CHARACTERS_PER_TOKEN = 16  # of a text far longer than max_tokens, this much is tokenised at first
 
 
 def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerFast:
@@ -119,30 +117,3 @@ def special_ids(tokenizer) -> tuple[list[int], list[int]]:
     encoded = backend(tokenizer).encode("a", add_special_tokens=True)
     inner = [place for place, special in enumerate(encoded.special_tokens_mask) if not special]
     return encoded.ids[: inner[0]], encoded.ids[inner[-1] + 1 :]
-
-
-class Tokens:
-    """Texts to lists of token ids, without special tokens, cut to `max_tokens`."""
-
-    def __init__(self, tokenizer, max_tokens: int):
-        self.max_tokens = max_tokens
-        self.head = CHARACTERS_PER_TOKEN * max_tokens
-        self.id_type = pa.uint16() if len(tokenizer) < 2**16 else pa.uint32()
-        self.rust = Tokenizer.from_str(backend(tokenizer).to_str())  # a copy: the caller's keeps its settings
-        self.rust.no_padding()
-        self.rust.no_truncation()
-
-    def encode(self, texts: Sequence[str]) -> pa.ListArray:
-        """list<uint16> or list<uint32>, a list a text; large batches keep all cores busy."""
-        heads = [text if len(text) <= self.head else cut_at_space(text, self.head) for text in texts]
-        ids = [encoding.ids for encoding in self.rust.encode_batch_fast(heads, add_special_tokens=False)]
-        for place, (text, head) in enumerate(zip(texts, heads, strict=True)):
-            if len(head) < len(text) and len(ids[place]) < self.max_tokens:  # blanks, or words of hundreds of letters
-                ids[place] = self.rust.encode_batch_fast([text], add_special_tokens=False)[0].ids
-        return pa.array([list_[: self.max_tokens] for list_ in ids], pa.list_(self.id_type))
-
-
-def cut_at_space(text: str, limit: int) -> str:
-    """The text's beginning up to the last blank before `limit` characters; all of it where there is none."""
-    end = max(text.rfind(blank, 0, limit) for blank in " \n\t")
-    return text[:end] if end > 0 else text
