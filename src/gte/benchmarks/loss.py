@@ -1,0 +1,145 @@
+"""The improved loss against its dense form and sentence-transformers' on raw embeddings: time and peak memory.
+
+`python -m gte.benchmarks.loss VARIANT N WIDTH` prints one process's peak in bytes.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gte.loss import improved_contrastive_loss
+
+
+def dense(q_ND: Tensor, d_ND: Tensor, temperature: float = 0.01) -> Tensor:
+    """Eqs. 5-7 with the four terms of Eq. 6 as four [N, N] blocks in one row, as one would first write them."""
+    q_ND, d_ND = F.normalize(q_ND), F.normalize(d_ND)
+    qd_NN = q_ND @ d_ND.T / temperature
+    qq_NN = (q_ND @ q_ND.T / temperature).fill_diagonal_(-torch.inf)
+    dd_NN = (d_ND @ d_ND.T / temperature).fill_diagonal_(-torch.inf)
+    log_z_N = torch.cat([qd_NN, qq_NN, qd_NN.T, dd_NN], dim=1).logsumexp(1)
+    return (log_z_N - qd_NN.diagonal()).mean()
+
+
+def dense_by_block(q_ND: Tensor, d_ND: Tensor, temperature: float = 0.01) -> Tensor:
+    """The same with a log-sum-exp a block: no copy of the blocks, the best that we know without tiles."""
+    q_ND, d_ND = F.normalize(q_ND), F.normalize(d_ND)
+    qd_NN = q_ND @ d_ND.T / temperature
+    qq_NN = (q_ND @ q_ND.T / temperature).fill_diagonal_(-torch.inf)
+    dd_NN = (d_ND @ d_ND.T / temperature).fill_diagonal_(-torch.inf)
+    log_z_4N = torch.stack([qd_NN.logsumexp(1), qq_NN.logsumexp(1), qd_NN.logsumexp(0), dd_NN.logsumexp(1)])
+    return (log_z_4N.logsumexp(0) - qd_NN.diagonal()).mean()
+
+
+def sentence_transformers_loss(temperature: float = 0.01) -> Callable[[Tensor, Tensor], Tensor]:
+    from sentence_transformers.losses import MultipleNegativesRankingLoss
+
+    four = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
+    loss = MultipleNegativesRankingLoss(None, scale=1 / temperature, directions=four, partition_mode="joint")
+    return lambda q_ND, d_ND: loss.compute_loss_from_embeddings([q_ND, d_ND], None)
+
+
+def variants() -> dict[str, Callable[[], Callable[[Tensor, Tensor], Tensor]]]:
+    """Name -> a function that makes the loss function; sentence-transformers where it is installed."""
+    makers = {
+        "ours": lambda: improved_contrastive_loss,
+        "dense": lambda: dense,
+        "dense_by_block": lambda: dense_by_block,
+    }
+    if find_spec("sentence_transformers"):
+        makers["sentence_transformers"] = sentence_transformers_loss
+    return makers
+
+
+def embeddings(n: int, width: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
+    """n pairs with cosines around 0.7, float32, that want a gradient."""
+    g = torch.Generator().manual_seed(0)
+    q_ND = torch.randn(n, width, generator=g)
+    d_ND = torch.randn(n, width, generator=g).add_(q_ND)
+    return q_ND.to(device).requires_grad_(), d_ND.to(device).requires_grad_()
+
+
+def step(loss: Callable, q_ND: Tensor, d_ND: Tensor) -> float:
+    """Seconds of one forward and backward."""
+    q_ND.grad = d_ND.grad = None
+    synchronize = torch.cuda.synchronize if q_ND.is_cuda else lambda: None
+    synchronize()
+    start = time.perf_counter()
+    loss(q_ND, d_ND).backward()
+    synchronize()
+    return time.perf_counter() - start
+
+
+def _resident_peak() -> int:
+    """Bytes. Not ru_maxrss on Linux: a child process inherits its parent's, and small peaks vanish behind it."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except FileNotFoundError:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+def _peak(loss: Callable, n: int, width: int) -> int:
+    """Bytes above the inputs, gradients included, at the peak of one forward and backward."""
+    step(loss, *embeddings(64, width))  # libraries load and start their threads
+    batch = embeddings(n, width)
+    before = _resident_peak()
+    step(loss, *batch)
+    return _resident_peak() - before
+
+
+def peak_mb(variant: str, n: int, width: int) -> float:
+    """MiB that one forward and backward takes above its inputs, in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "gte.benchmarks.loss", variant, str(n), str(width)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return int(done.stdout.split()[-1]) / 2**20
+
+
+LARGE = (("ours", 16384, 384), ("ours", 65536, 64))
+
+
+def run(
+    n: int = 8192,
+    width: int = 384,
+    rounds: int = 5,
+    device: str = "cpu",
+    memory: tuple[tuple[str, int, int], ...] | None = None,
+) -> list[dict]:
+    """A row of time a variant, and a row of memory a (variant, n, width); by default all variants, and ours at LARGE.
+
+    Time: median seconds of a forward and backward, and its ratio to ours round by round. The variants take turns
+    within a round, so that what else the machine does falls on all of them. Memory: MiB above the inputs, on the CPU.
+    """
+    losses = {name: make() for name, make in variants().items()}
+    seconds = {name: [] for name in losses}
+    for loss in losses.values():
+        step(loss, *embeddings(min(n, 512), width, device))
+    batch = embeddings(n, width, device)
+    for _ in range(rounds):
+        for name, loss in losses.items():
+            seconds[name].append(step(loss, *batch))
+    rows = []
+    for name, times in seconds.items():
+        ratios = [theirs / ours for theirs, ours in zip(times, seconds["ours"], strict=True)]
+        row = {"benchmark": "loss", "measure": "time", "variant": name, "n": n, "width": width}
+        row |= {"device": device, "threads": torch.get_num_threads(), "rounds": rounds, "seconds": median(times)}
+        rows.append(row | {"ratio": median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios)})
+    for name, n_, width_ in memory if memory is not None else [(name, n, width) for name in losses] + list(LARGE):
+        row = {"benchmark": "loss", "measure": "memory", "variant": name, "n": n_, "width": width_, "device": "cpu"}
+        rows.append(row | {"peak_mb": peak_mb(name, n_, width_)})
+    return rows
+
+
+if __name__ == "__main__":
+    print(_peak(variants()[sys.argv[1]](), int(sys.argv[2]), int(sys.argv[3])))
