@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gte.data.shards import spans
+
 Texts = tuple[np.ndarray, np.ndarray]
 
 
@@ -88,12 +90,6 @@ def gather_group(table, rows_N: np.ndarray, per_query: int, key: np.uint64) -> T
     which = which[np.argsort(np.concatenate([owner[chosen], filled]), kind="stable")]
     starts = lengths.cumsum() - lengths
     return flat[spans(starts[which], lengths[which])], lengths[which]
-
-
-def spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The positions start, start + 1, ... of every span, end to end."""
-    ends = lengths.cumsum()
-    return np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
 
 
 def hash64(key: np.ndarray | np.uint64, value: np.ndarray | np.uint64) -> np.ndarray:
