@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gte.data.collate import Batch
 from gte.encoder import Encoder, plan_chunks
-from gte.gather import Ranks
+from gte.gather import current_ranks
 from gte.hub import describe
 from gte.optim import Optim, warmup_linear
 from gte.stage import Stage
@@ -42,8 +42,7 @@ class ContrastiveTask(pl.LightningModule):
         x_RD = self.encoder(batch.ids_T, batch.lengths_R, plan, self.stage.recompute_fraction)
         n, k = batch.pairs, batch.negatives
         q_ND, d_ND, n_NKD = x_RD[:n], x_RD[n : 2 * n], x_RD[2 * n :].view(n, k, -1) if k else None
-        ranks = Ranks() if self.trainer.world_size > 1 else None
-        loss = self.loss(q_ND, d_ND, n_NKD, ranks=ranks)
+        loss = self.loss(q_ND, d_ND, n_NKD, ranks=current_ranks())
         self.log("train/loss", loss, prog_bar=True)
         self.log(f"train/loss/{self.sources[batch.source]}", loss)
         self.log("train/padding", plan.padding)
