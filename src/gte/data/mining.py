@@ -4,12 +4,20 @@ The index is bm25s's. Queries are not retrieved one by one but as one sparse pro
 documents, which gives the same scores about 20 times as fast on 20,000 documents.
 """
 
-from collections import defaultdict
+import gzip
+import json
+import os
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import bm25s
 import numpy as np
 from scipy import sparse
+
+from gte.data.records import Rejected
+from gte.data.sources import infer_source, locate
+from gte.errors import UserError
 
 CHUNK = 512  # queries whose scores are held at a time
 
@@ -48,6 +56,35 @@ def mine_bm25(
         picked = sorted(draws.permutation(len(ranks))[:negatives])
         chosen.append([corpus[ranks[rank]] for rank in picked])
     return [chosen[query] for query in asked]
+
+
+def mine_file(path: Path, folder: Path, **settings) -> str:
+    """Mines a file of pairs and writes folder/<stem>.jsonl.gz; returns a line that says what was done.
+
+    `settings`: those of `mine_bm25`. Raises UserError for a file that is none of pairs.
+    """
+    source = infer_source(path)
+    rejected: Counter[str] = Counter()
+    pairs = []
+    for raw in locate(source, path.parent):
+        for record in source.read(raw):
+            if isinstance(record, Rejected):
+                rejected[record.reason] += 1
+            else:
+                pairs.append(record[:2])
+    if not pairs:
+        raise UserError(f"{path} holds no pair; its rows are rejected: {dict(rejected)}")
+    queries, documents = zip(*pairs, strict=True)
+    mined = mine_bm25(queries, documents, **settings)
+    target = folder / f"{source.name}.jsonl.gz"
+    unfinished = folder / f".{target.name}.part"
+    folder.mkdir(parents=True, exist_ok=True)
+    with gzip.open(unfinished, "wt", encoding="utf-8") as file:
+        for query, document, texts in zip(queries, documents, mined, strict=False):
+            file.write(json.dumps({"query": query, "pos": document, "neg": texts}, ensure_ascii=False) + "\n")
+    os.replace(unfinished, target)
+    count = sum(map(len, mined))
+    return f"{target}: {len(mined):,} triples, {count:,} negatives; {sum(rejected.values())} rows of {path} rejected"
 
 
 def normalize(text: str) -> str:

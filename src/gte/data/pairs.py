@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 
 os.environ.setdefault("DO_NOT_TRACK", "1")  # Daft reports its use to its makers otherwise
 os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
-import daft  # noqa: E402
-from daft.io.source import DataSource, DataSourceTask  # noqa: E402
-from daft.recordbatch import RecordBatch  # noqa: E402
+import daft
+from daft.io.source import DataSource, DataSourceTask
+from daft.recordbatch import RecordBatch
 
-from gte.data.records import Rejected, Triple, pair_hash  # noqa: E402
-from gte.data.sources import Raw, Source  # noqa: E402
-from gte.errors import UserError  # noqa: E402
+from gte.data.records import Rejected, Triple, pair_hash
+from gte.data.sources import Raw, Source
+from gte.errors import UserError
 
 PART = pa.schema([
     ("file", pa.string()), ("row", pa.int64()), ("reason", pa.string()), ("bucket", pa.int32()),

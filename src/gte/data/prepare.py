@@ -7,8 +7,9 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from gte.data.mining import mine_bm25
 from gte.data.pairs import Tally, make_pairs, use_engine
 from gte.data.records import text_hash
 from gte.data.shards import Manifest, checked, write_shards
-from gte.data.sources import Raw, Source, configuration, locate
+from gte.data.sources import Raw, Source, configuration, infer_sources, load_source, locate
 from gte.data.tokenizer import fingerprint, load_tokenizer, special_ids, train_tokenizer
 from gte.data.tokens import Tokens
 from gte.errors import UserError
@@ -62,7 +63,7 @@ class Recipe:
     sources: list[Source]
     raw: Path
     tokenizer: str | None = None
-    vocab_size: int = 16_384
+    vocab_size: int | None = 16_384
     max_tokens: int = 510
     triples: dict[str, Triples] = field(default_factory=dict)
     evaluation: Path | None = None
@@ -106,6 +107,51 @@ class Recipe:
             "max_tokens": self.max_tokens,
             "dedup_across": self.dedup_across,
         }
+
+
+def read_recipe(data: dict, *, fetch_again: bool = False) -> Recipe:
+    """The recipe that a conf/data/*.yaml states; makes its raw folder where `fetch` says how and it is not there.
+
+    Raises UserError for unknown sources and keys.
+    """
+    data = dict(data)
+    data.pop("dir"), data.pop("alpha")  # where to, and how to mix: neither is part of what is made
+    path, header, names = data.pop("path", None), data.pop("header", None), data.pop("sources")
+    if path is not None or "raw" not in data:
+        if path is None:
+            raise UserError(f"data={data['name']} needs a folder of raw files: data.path=FOLDER")
+        local = {source.name: source for source in infer_sources(path, header)}
+        if unknown := [name for name in names or [] if name not in local]:
+            raise UserError(f"{path} has no file for '{unknown[0]}'; it has: {', '.join(local)}")
+        data |= {"raw": path, "sources": [local[name] for name in names or local]}
+    else:
+        data["sources"] = [load_source(name) for name in names or []]
+    data["raw"] = Path(data["raw"])
+    if function := data.pop("fetch", None):
+        fetch(function, data["raw"], again=fetch_again)
+    data["evaluation"] = Path(data["evaluation"]) if data.get("evaluation") else None
+    known = [part.name for part in fields(Recipe)]
+    try:
+        data["triples"] = {name: Triples(**facts) for name, facts in (data.get("triples") or {}).items()}
+    except TypeError as error:
+        raise UserError(f"data.triples: {error}") from error
+    if unknown := [key for key in data if key not in known]:
+        raise UserError(f"unknown key 'data.{unknown[0]}'; known: {', '.join(known)}")
+    return Recipe(**data)
+
+
+def fetch(function: str, folder: Path, *, again: bool) -> None:
+    """Calls the function of that full name with a folder to fill, which becomes `folder` when it is done."""
+    if folder.is_dir() and not again:
+        return
+    start = time.perf_counter()
+    module, _, name = function.rpartition(".")
+    part = folder.parent / f".{folder.name}.fetching"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    getattr(import_module(module), name)(part)
+    put_in_place(part, folder)
+    print(f"{function}: wrote {folder}, {time.perf_counter() - start:.1f} s")
 
 
 def prepare(

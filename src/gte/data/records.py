@@ -41,7 +41,8 @@ class Fields:
     """Where the texts stand in a row: names of a dict, or positions of a list (a bare list without positions: 0, 1, 2).
 
     A list of names is joined by ": ", empty parts left out. All None: the shape of the row decides, one of
-    {"query", "pos", "neg"}, {"set": [...]}, {"text": [title, body]}, [query, document] and [query, document, negative].
+    {"query", "pos", "neg"} ("document" or "answer" for "pos"), {"set": [...]}, {"text": [title, body]},
+    [query, document] and [query, document, negative].
     """
 
     query: Field = None
@@ -92,11 +93,13 @@ def split(value, fields: Fields) -> tuple:
             query, document = pick(value, fields.query), pick(value, fields.document)
             negatives = None if fields.negatives is None else pick(value, fields.negatives)
         elif "query" in value:
-            query, document, negatives = value["query"], value.get("pos", value.get("document")), value.get("neg")
+            query, negatives = value["query"], value.get("neg")
+            document = next((value[name] for name in ("pos", "document", "answer") if name in value), None)
         elif isinstance(value.get("set"), list):
             return None, value["set"], None
         elif isinstance(value.get("text"), list):
-            query, document, negatives = (value["text"] + [None, None])[:2] + [None]
+            query, document = (*value["text"], None, None)[:2]
+            negatives = None
         else:
             raise Unfit("unknown shape of row")
     elif isinstance(value, list):

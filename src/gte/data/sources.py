@@ -19,6 +19,7 @@ from gte.errors import UserError
 
 FOLDER = Path(__file__).resolve().parents[3] / "conf" / "source"
 STAGES = ("pretrain", "finetune")
+LOCAL_FORMATS = ("jsonl", "csv", "tsv", "parquet")
 
 # column names by which a user's file is understood without being told
 QUERY_NAMES = ("query", "question", "title", "anchor", "premise", "sentence1", "sent0", "text1", "headline", "comment")
@@ -179,18 +180,34 @@ def infer_sources(folder: str | Path, header: bool | None = None) -> list[Source
         raise UserError(f"there is no folder {folder}; data.path=FOLDER takes one of jsonl, csv, tsv or parquet files")
     found: dict[str, Source] = {}
     for path in sorted(folder.iterdir()):
-        stem, dot, suffix = path.name.removesuffix(".gz").removesuffix(".zst").rpartition(".")
-        if not path.is_file() or not stem or suffix not in ("jsonl", "csv", "tsv", "parquet"):
+        stem, suffix = split_name(path)
+        if not path.is_file() or not stem or suffix not in LOCAL_FORMATS:
             continue
         if stem in found:
             raise UserError(f"{folder} holds two files for the source '{stem}': rename {path.name} or the other")
-        facts = infer_columns(path, suffix, header)
-        found[stem] = Source(
-            name=stem, category="local", stages=STAGES, reader=suffix, files=glob.escape(path.name), folder=".", **facts
-        )
+        found[stem] = infer_source(path, header)
     if not found:
         raise UserError(f"{folder} holds no .jsonl, .csv, .tsv or .parquet file (.gz and .zst are read too)")
     return list(found.values())
+
+
+def split_name(path: Path) -> tuple[str, str]:
+    """Stem and format of a file's name, compression aside: ('faq', 'csv') for faq.csv.gz."""
+    stem, _, suffix = path.name.removesuffix(".gz").removesuffix(".zst").rpartition(".")
+    return stem, suffix
+
+
+def infer_source(path: Path, header: bool | None = None) -> Source:
+    """One file of pairs as a source of its own folder, as in `infer_sources`. Raises UserError for what it is not."""
+    stem, suffix = split_name(path)
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    if suffix not in LOCAL_FORMATS:
+        raise UserError(f"{path}: its name must end in .{', .'.join(LOCAL_FORMATS)} (.gz and .zst may follow)")
+    return Source(
+        name=stem, category="local", stages=STAGES, reader=suffix, files=glob.escape(path.name), folder=".",
+        **infer_columns(path, suffix, header),
+    )  # fmt: skip
 
 
 def infer_columns(path: Path, suffix: str, header: bool | None) -> dict:

@@ -1,0 +1,27 @@
+"""Raw text pairs to token shards: python src/prepare.py data=demo"""
+
+import shlex
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from gte.build import plain, script
+
+
+@script("prepare")
+def main(cfg: DictConfig) -> None:
+    from gte.data.prepare import prepare, read_recipe
+
+    out = Path(cfg.out)
+    if out.is_dir() and not any(out.iterdir()):
+        out.rmdir()  # Hydra made it; it comes into being when it is complete
+    if out.is_relative_to(Path.cwd()):
+        out = out.relative_to(Path.cwd())
+    recipe = read_recipe(plain(cfg.data), fetch_again=cfg.force)
+    command = shlex.join(["python", *sys.argv])
+    prepare(recipe, out, engine=cfg.engine, force=cfg.force, command=command)
+
+
+if __name__ == "__main__":
+    main()
