@@ -21,7 +21,7 @@ def main(cfg: DictConfig) -> None:
     from gte.task import ContrastiveTask
 
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")  # hints on worker counts and the like
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")  # hints on worker counts and the like
     out = Path(cfg.out)
     stage = build(cfg.stage)
     torch.manual_seed(cfg.seed)

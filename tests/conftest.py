@@ -1,10 +1,14 @@
 """Fixtures shared by all tests. No test needs the network or a file outside the repository."""
 
+import json
 import os
+import random
+import runpy
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -54,3 +58,64 @@ def small_model(tmp_path_factory) -> Path:
                         intermediate_size=64, max_position_embeddings=64, pad_token_id=0)
     BertModel(config).save_pretrained(folder)
     return folder
+
+
+class Script:
+    """Runs a script of src/ in this process as a user would type it."""
+
+    def __init__(self, capfd, monkeypatch):
+        self.capfd, self.monkeypatch = capfd, monkeypatch
+
+    def __call__(self, name: str, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, stdout and stderr of `python src/<name>.py <arguments>`."""
+        from hydra.core.global_hydra import GlobalHydra
+
+        GlobalHydra.instance().clear()
+        self.capfd.readouterr()
+        self.monkeypatch.setattr("sys.argv", [str(ROOT / "src" / f"{name}.py"), *map(str, arguments)])
+        self.monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        try:
+            runpy.run_path(str(ROOT / "src" / f"{name}.py"), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code or 0
+        return (code, *self.capfd.readouterr())
+
+    def refused(self, name: str, *arguments: str) -> str:
+        """The one line that a user sees; asserts that it is one line, without a traceback, and exit code 2."""
+        code, _, err = self(name, *arguments)
+        lines = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert code == 2 and len(lines) == 1 and "Traceback" not in err, err
+        assert err.strip().splitlines()[-1] == lines[0]
+        return lines[0]
+
+
+@pytest.fixture
+def script(capfd, monkeypatch, tmp_path) -> Script:
+    """Scripts run in an empty directory, so that nothing of one test's `runs/` or `data/` is there in another."""
+    monkeypatch.chdir(tmp_path)
+    return Script(capfd, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory) -> Path:
+    """A small folder as `prepare.py data=local` writes it: three sources of pairs and one of triples."""
+    folder = tmp_path_factory.mktemp("prepared")
+    raw, out = folder / "raw", folder / "data"
+    raw.mkdir()
+    words = "red green blue small large round flat old new fast slow warm cold left right early late open".split()
+    generator = random.Random(0)
+    for name, rows in (("colours", 400), ("shapes", 150), ("times", 90)):
+        with open(raw / f"{name}.jsonl", "w") as lines:
+            for row in range(rows):
+                chosen = generator.choices(words, k=generator.randint(2, 9))
+                record = {"query": f"{name} {row} {chosen[0]}", "pos": f"{row} {' '.join(chosen)} {name}"}
+                lines.write(json.dumps(record) + "\n")
+    with open(raw / "triples.jsonl", "w") as lines:
+        for row in range(64):
+            negatives = [f"{row + k} {generator.choice(words)}" for k in range(1, 1 + row % 4)]
+            lines.write(json.dumps({"query": f"which {row}", "pos": f"{row} it is", "neg": negatives}) + "\n")
+    from gte.data.prepare import prepare, read_recipe
+
+    settings = yaml.safe_load((ROOT / "conf" / "data" / "local.yaml").read_text())
+    prepare(read_recipe(settings | {"path": str(raw), "dir": str(out), "vocab_size": 400}), out)
+    return out

@@ -1,36 +1,57 @@
 """What a run shows and keeps: progress, speed, checkpoints."""
 
+import csv
 import time
 from pathlib import Path
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.loggers import CSVLogger
 
 from gte.data.collate import Batch
 from gte.errors import UserError
 
 
-class Speed(Callback):
-    """Logs train/pairs_per_s and train/tokens_per_s over all ranks, loading included, and counts both."""
+class Metrics(Callback):
+    """One row of metrics a step in every logger, at the step's own number: loss, rate, gradient norm, padding, speed.
+
+    Speed is over all ranks, loading included. After a resume, metrics.csv keeps the rows of the steps before it.
+    """
+
+    def __init__(self, folder: Path):
+        self.file = folder / "metrics.csv"
+
+    def setup(self, trainer: pl.Trainer, task: pl.LightningModule, stage: str) -> None:
+        self.earlier = list(csv.DictReader(self.file.read_text().splitlines())) if self.file.exists() else []
 
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, CSVLogger):  # which begins its file anew
+                for row in self.earlier:
+                    if int(row["step"]) < steps_done(trainer):
+                        values = {key: float(value) for key, value in row.items() if value and key != "step"}
+                        logger.log_metrics(values, step=int(row["step"]))
+                logger.save()
         self.last = time.perf_counter()
 
     def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, outputs, batch: Batch, index) -> None:
         now = time.perf_counter()
         rate = trainer.world_size / (now - self.last)
         self.last = now
-        task.log("train/pairs_per_s", batch.pairs * rate, prog_bar=True)
-        task.log("train/tokens_per_s", float(batch.lengths_R.sum()) * rate)
+        speed = {"train/pairs_per_s": batch.pairs * rate, "train/tokens_per_s": int(batch.lengths_R.sum()) * rate}
+        task.step_metrics |= speed
+        if batch.step % trainer.log_every_n_steps == 0:
+            values = {key: float(value) for key, value in task.step_metrics.items()}
+            for logger in trainer.loggers:
+                logger.log_metrics(values, step=batch.step)
 
 
 class Progress(TQDMProgressBar):
-    """One line a run: steps done, time left, loss, pairs/s. In a log file a line now and then instead of a bar."""
+    """One line a run: steps done, time left, loss, pairs/s."""
 
     def get_metrics(self, trainer: pl.Trainer, task: pl.LightningModule) -> dict:
-        shown = trainer.progress_bar_metrics
         names = {"train/loss": "loss", "train/pairs_per_s": "pairs/s"}
-        return {label: f"{shown[key]:.3g}" for key, label in names.items() if key in shown}
+        return {label: f"{float(task.step_metrics[key]):.3g}" for key, label in names.items() if key in task.step_metrics}
 
     def init_train_tqdm(self):
         bar = super().init_train_tqdm()
@@ -56,7 +77,12 @@ def run_callbacks(folder: Path, *, every: int, keep_initial: bool) -> list[Callb
         every_n_train_steps=every, save_top_k=-1, save_last=True,
     )
     kept = [KeepInitial(folder / "checkpoints")] if keep_initial else []
-    return [Speed(), Progress(refresh_rate=10), checkpoints, *kept]
+    return [Metrics(folder), Progress(refresh_rate=10), checkpoints, *kept]
+
+
+def steps_done(trainer: pl.Trainer) -> int:
+    """Batches that the training has gone through, those before a resume included."""
+    return trainer.fit_loop.epoch_loop.batch_progress.current.completed
 
 
 def find_resume(out: Path, resume: str | None) -> Path | None:

@@ -19,7 +19,8 @@ class ContrastiveTask(pl.LightningModule):
 
     `loss(q_ND, d_ND, n_NKD, ranks=...)` is the mean over the pairs of all ranks. A step's texts, queries, documents and
     negatives alike, go through the language model together. `history`: facts of this stage and of those before it,
-    oldest first, kept in every checkpoint.
+    oldest first, kept in every checkpoint. `step_metrics` is what the last step measured, for gte.callbacks.Metrics:
+    Lightning's own log would repeat a source's last loss at the steps of all other sources.
     """
 
     def __init__(
@@ -36,6 +37,16 @@ class ContrastiveTask(pl.LightningModule):
         super().__init__()
         self.encoder, self.loss, self.optim, self.stage = encoder, loss, optim, stage
         self.total_steps, self.sources, self.history = total_steps, sources, history
+        self.step_metrics: dict[str, Tensor | float] = {}
+
+    def on_fit_start(self) -> None:
+        # PyTorch's fused attention on CPUs takes twice as long as plain matrix products in the backward pass of texts
+        # this short; the scores of one chunk are small
+        if self.device.type == "cpu" and self.stage.max_length <= 128:
+            self.encoder.lm.set_attn_implementation("eager")
+
+    def on_fit_end(self) -> None:
+        self.encoder.lm.set_attn_implementation("sdpa")
 
     def training_step(self, batch: Batch, _) -> Tensor:
         plan = plan_chunks(batch.lengths_R.numpy(), self.stage.batch_tokens)
@@ -43,9 +54,11 @@ class ContrastiveTask(pl.LightningModule):
         n, k = batch.pairs, batch.negatives
         q_ND, d_ND, n_NKD = x_RD[:n], x_RD[n : 2 * n], x_RD[2 * n :].view(n, k, -1) if k else None
         loss = self.loss(q_ND, d_ND, n_NKD, ranks=current_ranks())
-        self.log("train/loss", loss, prog_bar=True)
-        self.log(f"train/loss/{self.sources[batch.source]}", loss)
-        self.log("train/padding", plan.padding)
+        self.step_metrics = {
+            "train/loss": loss.detach(),
+            f"train/loss/{self.sources[batch.source]}": loss.detach(),
+            "train/padding": plan.padding,
+        }
         return loss
 
     def configure_optimizers(self):
@@ -58,11 +71,10 @@ class ContrastiveTask(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
-        """Clips the L2 norm of all gradients and logs what it was."""
+        """Bounds the L2 norm of all gradients, and notes what it was."""
         bound = self.optim.clip_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_([p for p in self.parameters() if p.grad is not None], bound)
-        self.log("train/grad_norm", norm)
-        self.log("train/lr", optimizer.param_groups[0]["lr"])
+        self.step_metrics |= {"train/grad_norm": norm, "train/lr": optimizer.param_groups[0]["lr"]}
 
     def transfer_batch_to_device(self, batch: Batch, device, dataloader_idx: int) -> Batch:
         """Chunks are cut on the host and moved one by one."""

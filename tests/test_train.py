@@ -1,0 +1,159 @@
+"""Training as a user runs it: it learns, logs, keeps checkpoints, goes on exactly, and refuses what cannot be meant."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from gte.hub import history, load_encoder
+
+TINY = ["model=tiny", "data=local", "trainer=cpu", "trainer.precision=32-true", "logger=csv", "workers=0",
+        "model.hidden_size=32", "model.intermediate_size=64", "stage.global_batch=32", "stage.steps=24"]
+
+
+def rows(run) -> list[dict]:
+    with open(run / "metrics.csv", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def column(run, key: str) -> list[float]:
+    return [float(row[key]) for row in rows(run) if row.get(key)]
+
+
+@pytest.fixture
+def train(script, prepared):
+    def run(*arguments):
+        code, out, err = script("train", *TINY, f"data.dir={prepared}", *arguments)
+        assert code == 0, err
+        return out
+
+    return run
+
+
+def test_a_run_learns_logs_and_keeps_what_made_it(train, tmp_path):
+    out = train("out=run", "stage.steps=60", "keep_initial=true", "optim.lr=5e-3")
+    run = tmp_path / "run"
+    losses = column(run, "train/loss")
+    assert len(losses) == 60 and np.mean(losses[-10:]) < 0.7 * np.mean(losses[:5])
+    for key in ("train/lr", "train/grad_norm", "train/pairs_per_s", "train/tokens_per_s", "train/padding"):
+        values = column(run, key)
+        assert len(values) == 60 and np.isfinite(values).all() and max(values) > 0, key
+    assert max(column(run, "train/lr")) == pytest.approx(5e-3)
+    by_source = {source: column(run, f"train/loss/{source}") for source in ("colours", "shapes", "times", "triples")}
+    assert sorted(sum(by_source.values(), [])) == sorted(losses) and all(by_source.values())
+    assert (run / "loss.png").stat().st_size > 5_000 and "last.ckpt" in out
+    first, last = (load_encoder(run / "checkpoints" / name) for name in ("step-0000000.ckpt", "last.ckpt"))
+    assert not np.allclose(first.encode(["colours 1 red"]), last.encode(["colours 1 red"]))
+    (record,) = history(run)
+    assert record["steps"] == 60 and record["sources"]["colours"]["rows"] == 400
+
+
+def test_two_runs_of_one_seed_are_equal_and_of_two_seeds_are_not(train, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train(f"out={name}", f"seed={seed}", "stage.steps=6")
+    a, b, c = (column(tmp_path / name, "train/loss") for name in "abc")
+    assert a == b != c
+
+
+def test_a_resumed_run_takes_the_same_steps(train, tmp_path):
+    train("out=whole", "model.dropout=0.0")
+    train("out=parts", "model.dropout=0.0", "checkpoint_every=10")
+    middle = tmp_path / "parts" / "checkpoints" / "step-0000010.ckpt"
+    train("out=resumed", "model.dropout=0.0", f"resume={middle}")
+    whole, resumed = column(tmp_path / "whole", "train/loss"), column(tmp_path / "resumed", "train/loss")
+    assert len(resumed) == 14 and resumed == whole[10:]
+    one, other = (load_encoder(tmp_path / name) for name in ("whole", "resumed"))
+    for key, value in one.state_dict().items():
+        assert torch.equal(value, other.state_dict()[key]), key
+
+
+def test_fine_tuning_starts_from_the_pretrained_weights_at_a_tenth_of_the_rate(train, tmp_path):
+    train("out=pretrained", "stage.steps=8")
+    train("stage=finetune", "stage.init_from=pretrained", "out=finetuned", "stage.steps=3", "keep_initial=true",
+          "sources=[triples]", "stage.group_size=4")
+    start = load_encoder(tmp_path / "finetuned" / "checkpoints" / "step-0000000.ckpt").encode(["which 3"])
+    np.testing.assert_array_equal(start, load_encoder(tmp_path / "pretrained").encode(["which 3"]))
+    assert max(column(tmp_path / "finetuned", "train/lr")) == pytest.approx(2e-4)
+    assert [record["stage"]["name"] for record in history(tmp_path / "finetuned")] == ["pretrain", "finetune"]
+    assert set(history(tmp_path / "finetuned")[1]["sources"]) == {"triples"}
+
+
+def test_recomputation_and_small_chunks_change_no_loss(train, tmp_path):
+    train("out=plain", "stage.steps=5")
+    train("out=recomputed", "stage.steps=5", "stage.recompute_fraction=1.0", "stage.batch_tokens=64")
+    plain, recomputed = (column(tmp_path / name, "train/loss") for name in ("plain", "recomputed"))
+    np.testing.assert_allclose(recomputed, plain, rtol=2e-4)
+
+
+def test_vanilla_loss_and_bf16_train_as_well(train, tmp_path):
+    train("out=vanilla", "loss=vanilla", "stage.steps=3")
+    train("out=half", "trainer.precision=bf16-mixed", "stage.steps=3")
+    assert column(tmp_path / "vanilla", "train/loss")[0] < column(tmp_path / "half", "train/loss")[0]
+
+
+def test_wandb_runs_offline_without_a_key(train, tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    train("out=run", "logger=wandb", "stage.steps=2")
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(column(tmp_path / "run", "train/loss")) == 2  # and the csv is there too
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["optim.lrr=3"], "optim.lrr"),
+        (["+optim.lrr=3"], "lrr"),
+        (["+experiments=mixing_ratio"], "unknown key 'experiments'"),
+        (["model=bas"], "model/bas"),
+        (["modle=base"], "modle"),
+        (["data.dir=nowhere"], "nowhere"),
+        (["sources=[colours,nonsense]"], "nonsense"),
+        (["stage.global_batch=100"], "times has 90 rows"),
+        (["stage.batch_tokens=20"], "stage.batch_tokens=20"),
+        (["stage.max_length=512", "stage.batch_tokens=1024"], "stage.max_length=512 is more than the model's 128"),
+        (["stage.init_from=gone/run/dir"], "gone/run/dir does not exist"),
+        (["resume=gone.ckpt"], "gone.ckpt does not exist"),
+        (["trainer=gpu"], "no CUDA device"),
+        (["stage.epochs=1"], "stage.steps and stage.epochs"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(script, prepared, arguments, message):
+    if "trainer=gpu" in arguments and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    directory = [] if any(a.startswith("data.dir") for a in arguments) else [f"data.dir={prepared}"]
+    assert message in script.refused("train", *TINY, *directory, "out=run", *arguments)
+
+
+def test_the_papers_run_without_a_hub_says_how_to_give_a_local_directory(script):
+    line = script.refused("train", "stage=pretrain", "model=base")
+    assert "bert-base-uncased" in line and "model.name_or_path=" in line
+
+
+def test_a_finished_run_is_not_overwritten(train, script, prepared, tmp_path):
+    train("out=run", "stage.steps=2")
+    before = (tmp_path / "run" / "metrics.csv").read_bytes()
+    assert "already holds a run" in script.refused("train", *TINY, f"data.dir={prepared}", "out=run")
+    assert (tmp_path / "run" / "metrics.csv").read_bytes() == before
+
+
+def test_init_from_another_model_or_another_vocabulary_is_refused(train, script, prepared, small_model, tmp_path):
+    train("out=run", "stage.steps=1")
+    base = [*TINY, f"data.dir={prepared}", "out=next"]
+    assert "holds another model" in script.refused("train", *base, "model.hidden_size=64", "stage.init_from=run")
+    assert "another tokenizer" in script.refused("train", *base, f"stage.init_from={small_model}")
+
+
+def test_a_pretrained_model_with_another_tokenizer_than_the_shards_is_refused(script, prepared, small_model):
+    line = script.refused("train", "model=base", f"model.name_or_path={small_model}", "model.max_length=64",
+                          "stage.max_length=32", "stage.global_batch=32", "data=local", f"data.dir={prepared}", "trainer=cpu", "out=run")
+    assert "were made with the tokenizer" in line
+
+
+def test_manifest_accounts_for_every_row(prepared):
+    sources = json.loads((prepared / "manifest.json").read_text())["sources"]
+    assert {name: facts["kept"] for name, facts in sources.items()} == {
+        "colours": 400, "shapes": 150, "times": 90, "triples": 64}
