@@ -26,7 +26,7 @@ from gte.data.tokenizer import fingerprint, load_tokenizer, special_ids, train_t
 from gte.data.tokens import Tokens
 from gte.errors import UserError
 
-TRAINING_PAIRS = 100_000  # a tokenizer is trained on so many pairs at most, of each source in proportion
+TRAINING_PAIRS = 60_000  # a tokenizer is trained on so many pairs at most, of each source in proportion
 TOKENS_BATCH = 8_192  # pairs tokenised at a time
 LIBRARIES = ("daft", "datasets", "numpy", "pyarrow", "tokenizers", "transformers")
 
