@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -64,9 +65,21 @@ def test_a_resumed_run_takes_the_same_steps(train, tmp_path):
     train("out=resumed", "model.dropout=0.0", f"resume={middle}")
     whole, resumed = column(tmp_path / "whole", "train/loss"), column(tmp_path / "resumed", "train/loss")
     assert len(resumed) == 14 and resumed == whole[10:]
+    assert [int(row["step"]) for row in rows(tmp_path / "resumed")] == list(range(10, 24))
     one, other = (load_encoder(tmp_path / name) for name in ("whole", "resumed"))
     for key, value in one.state_dict().items():
         assert torch.equal(value, other.state_dict()[key]), key
+
+
+def test_going_on_in_the_same_directory_leaves_one_curve_without_hole_or_repetition(train, tmp_path):
+    train("out=whole", "checkpoint_every=10")
+    last = tmp_path / "whole" / "checkpoints" / "last.ckpt"
+    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+    shutil.copy(tmp_path / "killed" / "checkpoints" / "step-0000010.ckpt", tmp_path / "killed" / "checkpoints" / "last.ckpt")
+    train("out=killed", "checkpoint_every=10", "resume=auto")
+    assert [int(row["step"]) for row in rows(tmp_path / "killed")] == list(range(24))
+    assert column(tmp_path / "killed", "train/loss") == column(tmp_path / "whole", "train/loss")
+    assert last.exists()
 
 
 def test_fine_tuning_starts_from_the_pretrained_weights_at_a_tenth_of_the_rate(train, tmp_path):

@@ -9,6 +9,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressB
 from pytorch_lightning.loggers import CSVLogger
 
 from gte.data.collate import Batch
+from gte.data.module import steps_done
 from gte.errors import UserError
 
 
@@ -19,10 +20,8 @@ class Metrics(Callback):
     """
 
     def __init__(self, folder: Path):
-        self.file = folder / "metrics.csv"
-
-    def setup(self, trainer: pl.Trainer, task: pl.LightningModule, stage: str) -> None:
-        self.earlier = list(csv.DictReader(self.file.read_text().splitlines())) if self.file.exists() else []
+        file = folder / "metrics.csv"  # read now: the CSVLogger deletes it before any hook is called
+        self.earlier = list(csv.DictReader(file.read_text().splitlines())) if file.exists() else []
 
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         for logger in trainer.loggers:
@@ -78,11 +77,6 @@ def run_callbacks(folder: Path, *, every: int, keep_initial: bool) -> list[Callb
     )
     kept = [KeepInitial(folder / "checkpoints")] if keep_initial else []
     return [Metrics(folder), Progress(refresh_rate=10), checkpoints, *kept]
-
-
-def steps_done(trainer: pl.Trainer) -> int:
-    """Batches that the training has gone through, those before a resume included."""
-    return trainer.fit_loop.epoch_loop.batch_progress.current.completed
 
 
 def find_resume(out: Path, resume: str | None) -> Path | None:

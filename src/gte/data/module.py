@@ -1,9 +1,10 @@
 """The LightningDataModule: prepared token shards, mixed by Eq. 4, as a stream of steps."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytorch_lightning as pl
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gte.data.collate import Batch, collate
 from gte.data.mixture import Mixture
@@ -23,6 +24,19 @@ class Steps(Dataset):
     def __getitem__(self, step: int) -> Batch:
         source, rows = self.mixture.batch(step, self.rank, self.world_size)
         return collate(self.tables[source], rows, source=source, step=step, **self.collation)
+
+
+class StepsFrom(Sampler):
+    """The steps from `first()` on, of `total`; as long as all of them, since Lightning counts those before a resume."""
+
+    def __init__(self, first: Callable[[], int], total: int):
+        self.first, self.total = first, total
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.first(), self.total))
 
 
 class PairData(pl.LightningDataModule):
@@ -97,8 +111,16 @@ class PairData(pl.LightningDataModule):
             seed=self.seed, max_length=self.stage.max_length, group_size=self.stage.group_size,
             prefix=tokenizer["prefix"], suffix=tokenizer["suffix"],
         )
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
         return DataLoader(
-            steps, sampler=range(done, self.total_steps), batch_size=None, num_workers=self.workers,
-            pin_memory=False, persistent_workers=False, prefetch_factor=4 if self.workers else None,
+            steps,
+            sampler=StepsFrom(lambda: steps_done(self.trainer), self.total_steps),
+            batch_size=None,
+            num_workers=self.workers,
+            prefetch_factor=4 if self.workers else None,
         )
+
+
+def steps_done(trainer: pl.Trainer) -> int:
+    """Batches that the training has gone through, those before a resume included; also right within on_train_batch_end,
+    where Lightning has not counted the batch as completed."""
+    return trainer.fit_loop.epoch_loop.batch_progress.current.processed
