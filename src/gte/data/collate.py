@@ -82,7 +82,7 @@ def gather_group(table, rows_N: np.ndarray, per_query: int, key: np.uint64) -> T
     # texts 0 .. len(lengths) - 1 are the hard negatives, what follows are random documents of other rows
     missing_N = np.maximum(per_query - counts_N, 0)
     filled = np.repeat(np.arange(len(rows_N)), missing_N)
-    number = np.arange(len(filled)).astype(np.uint64)
+    number = (np.arange(len(filled)) - np.repeat(missing_N.cumsum() - missing_N, missing_N)).astype(np.uint64)
     others = 1 + hash64(hash64(key, rows_N[filled].astype(np.uint64)), ~number) % np.uint64(max(len(table) - 1, 1))
     random_flat, random_lengths = table.gather("document", (rows_N[filled] + others.astype(np.int64)) % len(table))
     flat, lengths = np.concatenate([flat, random_flat]), np.concatenate([lengths, random_lengths])
