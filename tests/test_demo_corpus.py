@@ -102,6 +102,7 @@ def test_summary_and_description_end_at_the_first_heading_and_lose_their_markup(
     assert [s.heading for s in doc.sections] == ["Parameters", "Returns", "See Also", "Notes", "Examples"]
     assert parsed(GOOGLE).summary == "Reads the whole file into memory." and parsed(GOOGLE).body == ""
     assert parsed(SPHINX).summary == "Send one message to the server." and parsed(SPHINX).body == ""
+    assert parsed("As in:\n>>> the example of an interactive session that follows").summary == ""
     assert parsed("add(x, y) -> z\n\nAdds two numbers.").summary == "Adds two numbers."
 
 

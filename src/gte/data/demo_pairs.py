@@ -220,7 +220,7 @@ class References:
         """(paragraph, text of the first item it refers to, that item)."""
         for paragraph in docstring.linked_paragraphs(item.doc):
             said = docstring.cut(docstring.clean(paragraph), 600)
-            for name in docstring.references(paragraph)[:3] if readable(said, 6) else ():
+            for name in docstring.references(paragraph)[:3] if readable(said, 8) else ():
                 target = self.resolve(name, item)
                 if target not in (None, item) and (text := self.text(target)):
                     yield said, text, [target]

@@ -112,7 +112,7 @@ def is_prose(paragraph: str) -> bool:
     first = paragraph.lstrip()
     if first.startswith((">>>", "..", "|", "+-", "```", "---", "===", ":param", ":return", ":type", "$$", "<", "{")):
         return False
-    return letter_share(first) >= 0.75
+    return ">>>" not in first and letter_share(first) >= 0.75
 
 
 def letter_share(text: str) -> float:
