@@ -50,7 +50,12 @@ class Tally:
 
 
 def use_engine(engine: str) -> None:
-    """Chooses where Daft runs: native, in this process, or ray, on the cluster at hand. Raises UserError for others."""
+    """Chooses where Daft runs: native, in this process, or ray, on the cluster at hand; once a process.
+
+    Raises UserError for another engine, and where Ray is not installed.
+    """
+    if engine == daft.get_or_infer_runner_type():
+        return  # it may be set only once
     if engine == "native":
         daft.set_runner_native()
     elif engine == "ray":

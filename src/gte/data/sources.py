@@ -173,7 +173,7 @@ def infer_sources(folder: str | Path, header: bool | None = None) -> list[Source
 
     Names: the files' stems. Columns: well-known names, else the first two with text; a table whose first line holds no
     well-known name has no header, unless `header` says otherwise. Raises UserError for a missing folder, one without
-    such files, two files of one stem, and a file whose first row is understood by none of these.
+    such files, two files of one stem, and a file whose first rows are understood by none of these.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -211,7 +211,7 @@ def infer_source(path: Path, header: bool | None = None) -> Source:
 
 
 def infer_columns(path: Path, suffix: str, header: bool | None) -> dict:
-    """query, document, negatives and header of a user's file, from its first row."""
+    """query, document, negatives and header of a user's file, from its first rows; {} where their shape says it all."""
     if suffix == "parquet":
         try:
             columns = pq.ParquetFile(path).schema_arrow.names
@@ -219,13 +219,14 @@ def infer_columns(path: Path, suffix: str, header: bool | None) -> dict:
             raise UserError(f"{path} is no parquet file: {error}") from error
         return choose_columns(path, columns)
     if suffix == "jsonl":
-        rows = (value for value in islice(json_values(path), 100) if isinstance(value, dict | list))
-        first = next(rows, None)
-        if first is None:
+        rows = [value for value in islice(json_values(path), 100) if isinstance(value, dict | list)]
+        if not rows:
             raise UserError(f"{path} holds no JSON row within its first 100 lines")
-        if isinstance(first, list) or not isinstance(next(records(first, Fields(), 1)), Rejected):
+        if any(not isinstance(record, Rejected) for row in rows for record in records(row, Fields(), 1)):
             return {}
-        return choose_columns(path, [key for key, value in first.items() if isinstance(value, str | list)])
+        objects = [row for row in rows if isinstance(row, dict)]
+        columns = [[key for key, value in row.items() if isinstance(value, str | list)] for row in objects]
+        return choose_columns(path, max(columns, key=len, default=[]))
     line = next((item[1] for item in lines(path, MAX_LINE) if not isinstance(item, Rejected)), b"")
     cells = line.decode(errors="replace").split("\t" if suffix == "tsv" else ",")
     cells = [cell.strip().strip('"') for cell in cells]

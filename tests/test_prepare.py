@@ -1,0 +1,473 @@
+"""Prepare: from messy raw files to a prepared folder that is exact, complete or absent, and the same every time."""
+
+import fcntl
+import gzip
+import importlib.util
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from gte.data.pairs import use_engine
+from gte.data.prepare import Recipe, Triples, prepare
+from gte.data.records import pair_hash, text_hash
+from gte.data.shards import Manifest, TokenTable
+from gte.data.sources import Source, infer_sources
+from gte.data.tokenizer import load_tokenizer
+from gte.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+WORDS = [
+    "model",
+    "text",
+    "pair",
+    "query",
+    "graph",
+    "token",
+    "loss",
+    "batch",
+    "vector",
+    "search",
+    "space",
+    "rank",
+    "code",
+]
+BAD = {
+    '{"query": "q"}': "missing document",
+    '{"query": "", "pos": "d"}': "empty query",
+    "no json": "invalid JSON",
+    '{"query": 1, "pos": "d"}': "wrong type of query",
+    '{"query": "q", "pos": "\\ud800"}': "invalid UTF-8",
+}
+
+
+def sentence(rng: random.Random, words: int) -> str:
+    return " ".join(rng.choices(WORDS, k=words))
+
+
+def make_rows(rng: random.Random, count: int, bad: float = 0.05) -> list[str]:
+    """JSON lines of which some are bad and many are equal: texts of two words repeat."""
+    lines = []
+    for _ in range(count):
+        pair = {"query": sentence(rng, 2), "pos": sentence(rng, rng.choice([1, 1, 12]))}
+        lines.append(rng.choice(list(BAD)) if rng.random() < bad else json.dumps(pair))
+    return lines
+
+
+def make_raw(folder: Path, seed: int = 0) -> list[Source]:
+    """Two sources, one of three files with equal pairs across them, one of triples."""
+    rng = random.Random(seed)
+    (folder / "words").mkdir(parents=True)
+    (folder / "triples").mkdir()
+    for name in ("b", "a", "c"):
+        text = "\n".join(make_rows(rng, 700))
+        (folder / "words" / f"{name}.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    triples = [
+        {"query": sentence(rng, 3), "pos": sentence(rng, 8), "neg": [sentence(rng, 9)] * (i % 3)} for i in range(300)
+    ]
+    (folder / "triples" / "t.jsonl").write_text("\n".join(map(json.dumps, triples)))
+    return [
+        Source("words", "web", ("pretrain",), "jsonl", files="*.jsonl.gz", licence="CC0"),
+        Source("triples", "web", ("pretrain", "finetune"), "jsonl", files="t.jsonl"),
+    ]
+
+
+def recipe_of(raw: Path, sources: list[Source], **settings) -> Recipe:
+    return Recipe("test", sources, raw, **{"vocab_size": 300, "max_tokens": 16, **settings})
+
+
+def silent(line: str) -> None:
+    """No report."""
+
+
+def read_pairs(out: Path, source: str) -> list[dict]:
+    return pq.read_table(out / "pairs" / f"{source}.parquet").to_pylist()
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """Every file of a prepared folder; the manifest without its time and command."""
+    files = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    manifest = json.loads(files["manifest.json"])
+    del manifest["created"], manifest["command"]
+    files["manifest.json"] = json.dumps(manifest).encode()
+    return files
+
+
+def raw_lines(raw: Path) -> list[tuple[str, int, str]]:
+    """(file, row, line) of the source words."""
+    return [
+        (path.name, row, line)
+        for path in sorted((raw / "words").iterdir())
+        for row, line in enumerate(gzip.decompress(path.read_bytes()).decode().splitlines(), 1)
+    ]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> tuple[Path, Path, Recipe]:
+    """(raw, out, recipe) of a preparation nobody disturbed."""
+    folder = tmp_path_factory.mktemp("prepared")
+    recipe = recipe_of(folder / "raw", make_raw(folder / "raw"))
+    prepare(recipe, folder / "out", report=silent)
+    return folder / "raw", folder / "out", recipe
+
+
+def test_pairs_are_the_set_that_a_python_set_finds_and_the_lowest_row_survives(prepared):
+    raw, out, _ = prepared
+    oracle, duplicates, rejected = {}, 0, 0
+    for file, row, line in raw_lines(raw):
+        if line in BAD:
+            rejected += 1
+            continue
+        value = json.loads(line)
+        key = (value["query"], value["pos"])
+        duplicates += key in oracle
+        oracle.setdefault(key, (file, row))
+    assert duplicates > 50 and rejected > 50
+    assert {file for file, _ in oracle.values()} == {"a.jsonl.gz", "b.jsonl.gz", "c.jsonl.gz"}
+    found = read_pairs(out, "words")
+    assert {(row["query"], row["document"]): (row["file"], row["row"]) for row in found} == oracle
+    assert len(found) == len(oracle)
+    facts = Manifest.load(out).sources["words"]
+    assert (facts["read"], facts["kept"], facts["duplicates"]) == (2_100, len(oracle), duplicates)
+    assert sum(facts["rejected"].values()) == rejected
+
+
+def test_rows_stand_in_hash_order_which_mixes_the_files(prepared):
+    _, out, _ = prepared
+    for source in ("words", "triples"):
+        hashes = [pair_hash(row["query"], row["document"]) for row in read_pairs(out, source)]
+        assert len(hashes) > 200 and hashes == sorted(hashes)
+    assert len({row["file"] for row in read_pairs(out, "words")[:20]}) > 1
+
+
+def test_the_texts_and_their_order_do_not_depend_on_files_and_rows(prepared, tmp_path):
+    raw, out, recipe = prepared
+    lines = [line for _, _, line in raw_lines(raw)]
+    random.Random(7).shuffle(lines)
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "one.jsonl.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    prepare(replace(recipe, raw=tmp_path, sources=recipe.sources[:1]), tmp_path / "out", report=silent)
+    texts = [(row["query"], row["document"]) for row in read_pairs(tmp_path / "out", "words")]
+    assert texts == [(row["query"], row["document"]) for row in read_pairs(out, "words")]
+
+
+def test_rejections_are_counted_by_reason_with_examples_that_are_there(prepared):
+    raw, out, _ = prepared
+    facts = Manifest.load(out).sources["words"]
+    expected = Counter(BAD[line] for _, _, line in raw_lines(raw) if line in BAD)
+    assert facts["rejected"] == expected and len(expected) == len(BAD)
+    lines = {(file, row): line for file, row, line in raw_lines(raw)}
+    for example in facts["examples"]:
+        assert BAD[lines[example["file"], example["row"]]] == example["reason"]
+    assert Counter(example["reason"] for example in facts["examples"]) == dict.fromkeys(expected, 3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_read_are_kept_duplicate_or_rejected_and_none_else(tmp_path, seed):
+    rng = random.Random(seed)
+    (tmp_path / "raw").mkdir()
+    total = 0
+    for number in range(4):
+        lines = make_rows(rng, rng.randrange(1, 400), bad=rng.random() * 0.4)
+        total += len(lines)
+        (tmp_path / "raw" / f"s{number}.jsonl").write_text("\n".join(lines))
+    (tmp_path / "raw" / "cut.jsonl.gz").write_bytes(gzip.compress("\n".join(make_rows(rng, 5_000, 0)).encode())[:9_000])
+    recipe = recipe_of(tmp_path / "raw", infer_sources(tmp_path / "raw"), max_rejected=0.9)
+    manifest = prepare(recipe, tmp_path / "out", report=silent)
+    for name, facts in manifest.sources.items():
+        assert facts["read"] == facts["kept"] + facts["duplicates"] + sum(facts["rejected"].values())
+        assert (
+            facts["kept"] == len(read_pairs(tmp_path / "out", name)) == sum(shard["rows"] for shard in facts["shards"])
+        )
+    assert manifest.sources["cut"]["rejected"] == {"damaged archive": 1} and manifest.sources["cut"]["kept"] > 500
+    assert sum(manifest.sources[f"s{number}"]["read"] for number in range(4)) == total
+
+
+def test_across_sources_the_first_one_keeps_the_pair(tmp_path):
+    rng = random.Random(3)
+    sets = [[[sentence(rng, 1), sentence(rng, 1)] for _ in range(300)] for _ in range(3)]
+    for name, pairs in zip("abc", sets, strict=True):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    recipe = recipe_of(tmp_path, infer_sources(tmp_path), dedup_across=True)
+    manifest = prepare(recipe, tmp_path / "out", report=silent)
+    seen: set[tuple] = set()
+    for name, pairs in zip("abc", sets, strict=True):
+        fresh = set(map(tuple, pairs)) - seen
+        assert {(row["query"], row["document"]) for row in read_pairs(tmp_path / "out", name)} == fresh
+        assert manifest.sources[name]["duplicates"] == 300 - len(fresh)
+        seen |= fresh
+    assert 0 < manifest.sources["c"]["kept"] < len(set(map(tuple, sets[2])))
+    alone = prepare(replace(recipe, dedup_across=False), tmp_path / "alone", report=silent)
+    assert alone.sources["c"]["kept"] == len(set(map(tuple, sets[2])))
+
+
+def test_shards_hold_the_tokens_of_the_pairs_row_by_row(prepared):
+    _, out, _ = prepared
+    manifest, tokenizer = Manifest.load(out), load_tokenizer(out / "tokenizer")
+    for source in ("words", "triples"):
+        table, rows = TokenTable(out, manifest, source), read_pairs(out, source)
+        for column in ("query", "document"):
+            flat, lengths = table.gather(column, list(range(len(rows))))
+            wanted = [tokenizer(row[column], add_special_tokens=False)["input_ids"][:16] for row in rows]
+            assert flat.tolist() == [token for ids in wanted for token in ids] and lengths.tolist() == list(
+                map(len, wanted)
+            )
+            hashes = table.hashes(column, list(range(len(rows)))).tolist()
+            assert hashes == [text_hash(row[column]) for row in rows]
+    flat, lengths, counts = table.gather_negatives(list(range(len(rows))))
+    assert manifest.sources["triples"]["negatives"] and not manifest.sources["words"]["negatives"]
+    assert counts.tolist() == [len(row["negatives"] or []) for row in rows] and set(counts.tolist()) == {0, 1, 2}
+    negatives = [text for row in rows for text in row["negatives"] or []]
+    wanted = [tokenizer(text, add_special_tokens=False)["input_ids"][:16] for text in negatives]
+    assert flat.tolist() == [token for ids in wanted for token in ids] and lengths.tolist() == list(map(len, wanted))
+
+
+def test_the_manifest_states_the_tokenizer_and_the_sources(prepared):
+    _, out, _ = prepared
+    manifest = Manifest.load(out)
+    facts = manifest.tokenizer
+    assert (facts["prefix"], facts["suffix"], facts["pad"], facts["dtype"]) == ([2], [3], 0, "uint16")
+    assert facts["vocab_size"] == len(load_tokenizer(out / "tokenizer")) <= 300 and facts["max_tokens"] == 16
+    assert manifest.sources["words"]["stages"] == ["pretrain"] and manifest.sources["words"]["licence"] == "CC0"
+    assert manifest.stage("finetune") == {"triples": 300}
+    assert set(manifest.stage("pretrain")) == {"words", "triples"}
+    manifest.verify(out)
+
+
+def test_two_preparations_write_equal_bytes(prepared, tmp_path):
+    _, out, recipe = prepared
+    prepare(recipe, tmp_path / "again", report=silent)
+    first, second = contents(out), contents(tmp_path / "again")
+    assert len(first) > 6 and first == second
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from gte.data import prepare as module
+from gte.data.sources import infer_sources
+
+raw, out, name, call, force = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5] == "True"
+owner = Path if name == "replace" else module
+original, calls = getattr(owner, name), []
+
+def killed(*arguments, **settings):
+    calls.append(name)
+    if len(calls) == call:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*arguments, **settings)
+
+setattr(owner, name, killed)
+module.prepare(module.Recipe("test", infer_sources(raw), raw, vocab_size=300), out, force=force)
+"""
+
+
+def run_killed(raw: Path, out: Path, name: str, call: int, force: bool = False) -> None:
+    """Prepares in another process, which kills itself at the given call of a function."""
+    command = [sys.executable, "-c", KILLED, str(raw), str(out), name, str(call), str(force)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def test_a_run_killed_anywhere_leaves_nothing_that_looks_complete_and_a_rerun_completes(tmp_path):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    raw.mkdir()
+    rng = random.Random(5)
+    for name in "ab":
+        (raw / f"{name}.jsonl").write_text("\n".join(make_rows(rng, 500)))
+    recipe = Recipe("test", infer_sources(raw), raw, vocab_size=300)
+    prepare(recipe, tmp_path / "undisturbed", report=silent)
+    for name, call in (("make_pairs", 2), ("write_shards", 2)):
+        run_killed(raw, out, name, call)
+        assert not out.exists() and (tmp_path / ".out.building").is_dir()  # it had begun
+    prepare(recipe, out, report=silent)
+    assert contents(out) == contents(tmp_path / "undisturbed")
+    # replacing a complete folder: killed before the old one is moved, the old one stands; after, none does
+    run_killed(raw, out, "replace", 1, force=True)
+    assert contents(out) == contents(tmp_path / "undisturbed")
+    run_killed(raw, out, "replace", 2, force=True)
+    assert not out.exists()
+    prepare(recipe, out, report=silent)
+    assert contents(out) == contents(tmp_path / "undisturbed")
+    assert not any(path.name.startswith(".out") and path.is_dir() for path in tmp_path.iterdir())
+
+
+def test_a_complete_folder_is_kept_and_another_configuration_is_refused_unless_forced(prepared, tmp_path):
+    _, done, recipe = prepared
+    out, said = tmp_path / "out", []
+    shutil.copytree(done, out)
+    before = (out / "manifest.json").stat().st_mtime_ns
+    prepare(recipe, out, report=said.append)
+    assert (out / "manifest.json").stat().st_mtime_ns == before and "up to date" in said[0]
+    for change, difference in (
+        ({"vocab_size": 400}, "vocab_size: 300 -> 400"),
+        ({"max_tokens": 20}, "max_tokens: 16 -> 20"),
+        ({"sources": recipe.sources[:1]}, "sources.triples: there -> not there"),
+        ({"sources": [replace(recipe.sources[0], stages=("finetune",)), recipe.sources[1]]}, "sources.words.stages"),
+    ):
+        with pytest.raises(UserError, match=difference):
+            prepare(replace(recipe, **change), out, report=silent)
+    changed = prepare(replace(recipe, max_tokens=4), out, force=True, report=silent)
+    assert Manifest.load(out).tokenizer["max_tokens"] == changed.tokenizer["max_tokens"] == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.lock", "out"]
+
+
+def test_changed_raw_files_and_lost_shards_are_noticed(tmp_path):
+    recipe = recipe_of(tmp_path / "raw", make_raw(tmp_path / "raw"))
+    prepare(recipe, tmp_path / "out", report=silent)
+    shard = tmp_path / "out" / "shards" / "words" / "00000.arrow"
+    shard.rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"00000\.arrow is missing"):
+        prepare(recipe, tmp_path / "out", report=silent)
+    (tmp_path / "elsewhere").rename(shard)
+    with open(tmp_path / "raw" / "triples" / "t.jsonl", "a") as file:
+        file.write("\n")
+    with pytest.raises(UserError, match="triples: its raw files have changed"):
+        prepare(recipe, tmp_path / "out", report=silent)
+
+
+def test_two_runs_into_one_folder_do_not_mix(prepared, tmp_path):
+    _, _, recipe = prepared
+    with open(tmp_path / ".out.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another process is preparing"):
+            prepare(recipe, tmp_path / "out", report=silent)
+
+
+def test_a_folder_that_is_no_prepared_one_is_never_replaced(prepared, tmp_path):
+    _, _, recipe = prepared
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("years of work")
+    for force in (False, True):
+        with pytest.raises(UserError, match="exists and is no prepared folder"):
+            prepare(recipe, tmp_path / "out", force=force, report=silent)
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
+
+
+def test_too_many_rejected_rows_stop_with_one_line_and_leave_nothing(tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "good.jsonl").write_text('["q", "d"]\n' * 10)
+    lines = ['{"query": "q", "pos": "d"}'] * 8 + ["no json", '{"query": "", "pos": "d"}', '{"query": "", "pos": "d"}']
+    (tmp_path / "raw" / "poor.jsonl").write_text("\n".join(lines))
+    recipe = recipe_of(tmp_path / "raw", infer_sources(tmp_path / "raw"))
+    with pytest.raises(UserError) as error:
+        prepare(recipe, tmp_path / "out", report=silent)
+    assert str(error.value) == (
+        "source poor: 3 of 11 rows are rejected, more than max_rejected=0.1; "
+        "most often 'empty query', first at poor.jsonl:10"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.lock", "raw"]
+    assert prepare(replace(recipe, max_rejected=0.3), tmp_path / "out", report=silent).sources["poor"]["kept"] == 1
+
+
+def test_what_a_reader_cannot_go_on_from_arrives_as_one_line(tmp_path):
+    (tmp_path / "a.csv").write_text("query,answer\nq,d\n")
+    source = Source("a", "web", ("pretrain",), "csv", files="a.csv", folder=".", query="query", document="body")
+    with pytest.raises(UserError, match=r"source a: .*a\.csv has no column 'body'; it has: query, answer$"):
+        prepare(recipe_of(tmp_path, [source]), tmp_path / "out", report=silent)
+    (tmp_path / "b.jsonl").write_text("\n\n")
+    source = Source("b", "web", ("pretrain",), "jsonl", files="b.jsonl", folder=".")
+    with pytest.raises(UserError, match="source b: its raw files hold no row"):
+        prepare(recipe_of(tmp_path, [source]), tmp_path / "out", report=silent)
+
+
+def test_all_sources_without_files_are_named_before_any_work(tmp_path):
+    sources = make_raw(tmp_path / "raw")
+    missing = [replace(sources[0], name=name, folder=name) for name in ("lost", "gone")]
+    with pytest.raises(UserError, match=r"source lost: there is no folder .*lost.*; nor is there anything for: gone"):
+        prepare(recipe_of(tmp_path / "raw", [*sources, *missing]), tmp_path / "out", report=silent)
+    with pytest.raises(UserError, match="names the source 'words' twice"):
+        prepare(recipe_of(tmp_path / "raw", [*sources, sources[0]]), tmp_path / "out", report=silent)
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+def test_triples_are_pairs_of_their_source_with_negatives_of_the_same_source(prepared, tmp_path):
+    _, done, recipe = prepared
+    held_out = tmp_path / "tasks"
+    (held_out / "Task").mkdir(parents=True)
+    (held_out / "Task" / "test.jsonl").write_text("{}")
+    triples = {"mined": Triples("words", rows=50, negatives=4, depth=10)}
+    manifest = prepare(replace(recipe, triples=triples, evaluation=held_out), tmp_path / "out", report=silent)
+    assert manifest.stage("finetune") == {"triples": 300, "mined": 50} and "mined" not in manifest.stage("pretrain")
+    pairs = read_pairs(done, "words")
+    documents = {row["document"] for row in pairs}
+    positives = {(row["query"], row["document"]) for row in pairs}
+    mined = read_pairs(tmp_path / "out", "mined")
+    assert [(row["query"], row["file"], row["row"]) for row in mined] == [
+        (r["query"], r["file"], r["row"]) for r in pairs[:50]
+    ]
+    assert sum(len(row["negatives"]) for row in mined) > 150
+    for row in mined:
+        assert set(row["negatives"]) <= documents and len(row["negatives"]) <= 4
+        assert not any((row["query"], negative) in positives for negative in row["negatives"])
+    assert (tmp_path / "out" / "eval" / "Task" / "test.jsonl").exists()
+    with pytest.raises(UserError, match="triples mined: 'word' is none of the sources words, triples"):
+        prepare(replace(recipe, triples={"mined": Triples("word", 5)}), tmp_path / "x", report=silent)
+
+
+def test_a_given_tokenizer_is_used_as_it_is(prepared, tmp_path):
+    _, done, recipe = prepared
+    given = replace(recipe, tokenizer=str(done / "tokenizer"))
+    manifest = prepare(given, tmp_path / "out", report=silent)
+    assert manifest.tokenizer["fingerprint"] == Manifest.load(done).tokenizer["fingerprint"]
+    assert manifest.tokenizer["name"] == str(done / "tokenizer")
+    with pytest.raises(UserError, match=r"cannot load the tokenizer 'nowhere/nothing'.*data.tokenizer=/path/to/model"):
+        prepare(replace(recipe, tokenizer="nowhere/nothing"), tmp_path / "x", report=silent)
+    assert not (tmp_path / "x").exists() and not (tmp_path / ".x.building").exists()
+
+
+def test_an_engine_that_is_not_there_is_named():
+    with pytest.raises(UserError, match="unknown engine 'spark'; known: native, ray"):
+        use_engine("spark")
+    if importlib.util.find_spec("ray") is None:
+        with pytest.raises(UserError, match="pip install ray"):
+            use_engine("ray")
+
+
+def run_script(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "src" / name), *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+
+
+def test_the_script_prepares_a_users_folder_and_mine_reads_what_it_wrote(tmp_path):
+    rng = random.Random(2)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "faq.jsonl").write_text("\n".join(make_rows(rng, 300)))
+    done = run_script("prepare.py", "data=local", "data.path=mine", "data.vocab_size=300", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "faq" in done.stdout and "rejected" in done.stdout and "written to data/local" in done.stdout
+    manifest = Manifest.load(tmp_path / "data" / "local")
+    assert manifest.command.endswith("prepare.py data=local data.path=mine data.vocab_size=300")
+    mined = run_script("mine.py", "in=data/local/pairs/faq.parquet", "out=hard", "negatives=3", cwd=tmp_path)
+    assert mined.returncode == 0, mined.stderr
+    (source,) = infer_sources(tmp_path / "hard")
+    lines = gzip.decompress((tmp_path / "hard" / "faq.jsonl.gz").read_bytes()).splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert source.name == "faq" and len(rows) == manifest.sources["faq"]["kept"]
+    assert {len(row["neg"]) for row in rows} <= {0, 1, 2, 3} and sum(len(row["neg"]) for row in rows) > 2 * len(rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["data=local", "data.path=nowhere"], "there is no folder nowhere"),
+        (["data=pretrain", "data.sources=[nprr]"], "did you mean npr?"),
+        (["data=demmo"], "demmo"),
+    ],
+)
+def test_the_script_answers_a_mistake_with_one_line_and_leaves_nothing(tmp_path, arguments, line):
+    done = run_script("prepare.py", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    (said,) = [text for text in done.stderr.splitlines() if not text.startswith("Error executing job with overrides")]
+    assert said.startswith("error: ") and line in said
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not any(path.is_file() and path.name != ".local.lock" for path in tmp_path.rglob("*"))
