@@ -247,7 +247,7 @@ def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
     """Writes gzip-compressed lines of JSON. The bytes depend on the rows alone; the file appears whole or not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
-    with open(temporary, "wb") as raw, gzip.GzipFile("", "wb", compresslevel=4, fileobj=raw, mtime=0) as file:
+    with open(temporary, "wb") as raw, gzip.GzipFile("", "wb", compresslevel=2, fileobj=raw, mtime=0) as file:
         for row in rows:
             file.write((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
     os.replace(temporary, path)

@@ -29,6 +29,7 @@ GOOGLE = PARAMETERS | RETURNS
 GOOGLE |= {"constraints", "example", "example_usage", "examples", "input", "note", "notes", "raises", "reference"}
 GOOGLE |= {"references", "see_also", "shape", "side_effects", "todo", "usage", "warning", "warnings"}
 
+RULES = tuple("=-~^*#\"'")
 UNDERLINE = re.compile(r"([=\-~^*#\"'])\1{2,}\s*$")
 GOOGLE_HEADING = re.compile(r"([A-Z][A-Za-z]+(?: [A-Za-z]+)?)::?$")
 MARKDOWN_HEADING = re.compile(r"#{1,6} +(\S.*?)#*$")
@@ -74,23 +75,24 @@ def split_sections(text: str) -> list[Section]:
     sections, heading, underlined, body, fenced, i = [], "", False, [], False, 0
 
     def close():
-        sections.append(Section(heading, textwrap.dedent("\n".join(body)).strip("\n"), underlined))
+        sections.append(Section(heading, dedent("\n".join(body)).strip("\n"), underlined))
 
+    fences = "```" in text
     while i < len(lines):
         line, below = lines[i], lines[i + 1] if i + 1 < len(lines) else ""
         found = None
-        if line.lstrip().startswith("```"):
+        if fences and line.lstrip().startswith("```"):
             fenced = not fenced
         elif fenced or not line or line[0] in " >|+":
             pass
-        elif UNDERLINE.match(line) and UNDERLINE.match(lines[i + 2] if i + 2 < len(lines) else "") and below.strip():
+        elif is_rule(line) and is_rule(lines[i + 2] if i + 2 < len(lines) else "") and below.strip():
             found, skip = below.strip(), 3
-        elif UNDERLINE.match(below) and not UNDERLINE.match(line) and len(line) <= 100:
+        elif is_rule(below) and not is_rule(line) and len(line) <= 100:
             found, skip = line.strip(), 2
-        elif match := MARKDOWN_HEADING.match(line):
+        elif line[0] == "#" and (match := MARKDOWN_HEADING.match(line)):
             found, skip = match[1].strip(), 1
-        elif (match := GOOGLE_HEADING.match(line)) and key(match[1]) in GOOGLE and below[:1] in ("", " "):
-            found, skip = match[1], 1
+        elif line[-1] == ":" and below[:1] in ("", " ") and is_google_heading(line):
+            found, skip = line.rstrip(":"), 1
         if found is None:
             body.append(line)
             i += 1
@@ -100,6 +102,22 @@ def split_sections(text: str) -> list[Section]:
             i += skip
     close()
     return sections
+
+
+def is_rule(line: str) -> bool:
+    """True for what underlines a heading."""
+    return line[:1] in RULES and UNDERLINE.match(line) is not None
+
+
+def is_google_heading(line: str) -> bool:
+    """True for `Args:` and the like."""
+    match = GOOGLE_HEADING.match(line)
+    return match is not None and key(match[1]) in GOOGLE
+
+
+def dedent(text: str) -> str:
+    """textwrap.dedent, which takes its time to find that a text is not indented."""
+    return textwrap.dedent(text) if text[:1] in (" ", "\n", "\t") else text
 
 
 def split_paragraphs(text: str) -> list[str]:
@@ -208,7 +226,7 @@ def entries(section: Section) -> list[tuple[str, str]]:
         else:
             match = re.match(r"(\*{0,2}`{0,2}[\w.]+`{0,2}\s*(?:\(.*?\))?)\s*:(?:\s+(.*))?$", line)
             found.append((match[1], [match[2] or ""]) if match else (line, []))
-    return [(head, textwrap.dedent("\n".join(body)).strip()) for head, body in found]
+    return [(head, dedent("\n".join(body)).strip()) for head, body in found]
 
 
 def fields(doc: str) -> list[tuple[str, str, str]]:
@@ -274,10 +292,10 @@ def examples(doc: str) -> list[tuple[str, str]]:
     if ">>>" not in doc and "```py" not in doc:
         return found
     for paragraph in split_paragraphs(UNDERLINED.sub("", re.sub(r"(?m)^( *)```", r"\n\1```", doc))):
-        text = textwrap.dedent(paragraph)
+        text = dedent(paragraph)
         head, _, rest = text.partition("\n")
-        if (match := GOOGLE_HEADING.match(head)) and key(match[1]) in GOOGLE:
-            text, above = textwrap.dedent(rest) if key(match[1]).startswith(("example", "usage")) else "", ""
+        if is_google_heading(head):
+            text, above = dedent(rest) if key(head).startswith(("example", "usage")) else "", ""
         if text.startswith(">>>"):
             code = re.sub(r"(?m)^(?:>>>|\.\.\.)(?: |$)", "", text)
             if not above and found and found[-1][1]:  # consecutive doctests are one example

@@ -5,7 +5,6 @@ import inspect
 import re
 import textwrap
 import warnings
-from bisect import bisect_right
 from dataclasses import dataclass, field
 
 TRIVIAL = (ast.Pass, ast.Raise, ast.Global, ast.Nonlocal)
@@ -182,14 +181,13 @@ def _added_docstring(call: ast.Call, parent: Item, found: Source) -> None:
 
 def _comments(text: str, lines: list[str]):
     """(comment, code below it): a block of own-line comments and the lines under it up to a blank line or a dedent."""
-    starts = [0]
-    for line in lines:
-        starts.append(starts[-1] + len(line) + 1)
     marked: dict[int, int] = {}
+    row = counted = 0
     for match in LEX.finditer(text):
         if match[1]:
-            row = bisect_right(starts, match.start()) - 1
-            column = match.start() - starts[row]
+            column = match.start() - text.rfind("\n", 0, match.start()) - 1
+            row += text.count("\n", counted, match.start())
+            counted = match.start()
             if not lines[row][:column].strip():
                 marked[row] = column
     for row, column in marked.items():
