@@ -306,7 +306,8 @@ def test_a_complete_folder_is_kept_and_another_configuration_is_refused_unless_f
     out, said = tmp_path / "out", []
     shutil.copytree(done, out)
     before = (out / "manifest.json").stat().st_mtime_ns
-    prepare(recipe, out, report=said.append)
+    notes = replace(recipe.sources[0], pairs=7, estimate=True, url="elsewhere")  # change nothing that is made
+    prepare(replace(recipe, sources=[notes, recipe.sources[1]]), out, report=said.append)
     assert (out / "manifest.json").stat().st_mtime_ns == before and "up to date" in said[0]
     for change, difference in (
         ({"vocab_size": 400}, "vocab_size: 300 -> 400"),

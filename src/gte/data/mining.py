@@ -6,6 +6,7 @@ documents, which gives the same scores about 20 times as fast on 20,000 document
 
 import gzip
 import json
+import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ from scipy import sparse
 from gte.data.records import Rejected
 from gte.data.sources import infer_source, locate
 from gte.errors import UserError
+
+logging.getLogger("bm25s").setLevel(logging.WARNING)
 
 CHUNK = 512  # queries whose scores are held at a time
 

@@ -5,6 +5,7 @@ by hash and written without repetitions, so memory is that of one bucket whateve
 a shuffle: any stretch of the result is a random sample of the source.
 """
 
+import logging
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -24,6 +25,8 @@ from daft.recordbatch import RecordBatch
 from gte.data.records import Rejected, Triple, pair_hash
 from gte.data.sources import Raw, Source
 from gte.errors import UserError
+
+logging.getLogger("tracing").setLevel(logging.WARNING)  # Daft's engine names every operator it enters
 
 PART = pa.schema([
     ("file", pa.string()), ("row", pa.int64()), ("reason", pa.string()), ("bucket", pa.int32()),

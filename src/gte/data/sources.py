@@ -260,6 +260,7 @@ def choose_columns(path: Path, columns: list[str]) -> dict:
 
 def configuration(source: Source, raws: list[Raw]) -> dict:
     """What a prepared source depends on: its own statement and a digest of its raw files' names, sizes and times."""
-    stated = {field.name: getattr(source, field.name) for field in fields(Source)}
+    notes = ("url", "pairs", "estimate")  # of which nothing in the prepared folder depends
+    stated = {field.name: getattr(source, field.name) for field in fields(Source) if field.name not in notes}
     digest = hashlib.sha256("\n".join(raw.stamp for raw in raws).encode()).hexdigest()
     return {**stated, "stages": list(source.stages), "raw files": digest}
