@@ -17,6 +17,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from gte.data import pairs as engine
 from gte.data.pairs import use_engine
 from gte.data.prepare import Recipe, Triples, prepare
 from gte.data.records import pair_hash, text_hash
@@ -158,6 +159,28 @@ def test_the_texts_and_their_order_do_not_depend_on_files_and_rows(prepared, tmp
     prepare(replace(recipe, raw=tmp_path, sources=recipe.sources[:1]), tmp_path / "out", report=silent)
     texts = [(row["query"], row["document"]) for row in read_pairs(tmp_path / "out", "words")]
     assert texts == [(row["query"], row["document"]) for row in read_pairs(out, "words")]
+
+
+@pytest.mark.parametrize("across", [False, True])
+def test_the_number_of_buckets_and_what_they_come_in_change_nothing(prepared, tmp_path, monkeypatch, across):
+    _, _, recipe = prepared
+    recipe = replace(
+        recipe, dedup_across=across, sources=[*recipe.sources, replace(recipe.sources[0], name="again", folder="words")]
+    )
+    prepare(recipe, tmp_path / "one", report=silent)
+    calls = []
+    sorted_bucket = engine.sorted_bucket
+
+    def bucket_in_crumbs(*arguments):
+        calls.append(1)
+        for batch in sorted_bucket(*arguments):
+            yield from (batch.slice(begin, 7) for begin in range(0, batch.num_rows, 7))
+
+    monkeypatch.setattr(engine, "BUCKET_BYTES", 2_000)
+    monkeypatch.setattr(engine, "sorted_bucket", bucket_in_crumbs)
+    prepare(recipe, tmp_path / "many", report=silent)
+    assert len(calls) > 30 and contents(tmp_path / "one") == contents(tmp_path / "many")
+    assert (Manifest.load(tmp_path / "one").sources["again"]["kept"] == 0) == across
 
 
 def test_rejections_are_counted_by_reason_with_examples_that_are_there(prepared):

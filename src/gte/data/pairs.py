@@ -35,6 +35,7 @@ PART = pa.schema([
 ])  # fmt: skip
 REJECTED = -1  # the bucket of rejected rows
 BUCKET_BYTES = 256 * 2**20  # of texts, about
+GROUP_ROWS = 16_384  # of the pairs files' row groups
 BATCH_ROWS, BATCH_CHARACTERS = 8_192, 32 * 2**20
 FATAL = "\0"  # begins the reason of what stops the source instead of being counted
 EXAMPLES = 3  # rejected rows of each reason that the manifest names
@@ -92,20 +93,23 @@ def make_pairs(
     hashes = work.parent / f"{source.name}.hashes.parquet"
     own = pq.ParquetWriter(hashes, pa.schema([PART.field("high"), PART.field("low")])) if seen is not None else None
     streamed = 0
-    with pq.ParquetWriter(target, pa.schema([PART.field(name) for name in columns]), compression="zstd") as writer:
+
+    def unique() -> Iterator[pa.RecordBatch]:
+        nonlocal streamed
         for bucket in range(buckets):
             last = None
             for batch in sorted_bucket(work / "parts" / f"bucket={bucket}", seen):
-                streamed += batch.num_rows
                 first, last = first_of_each(batch, last)
-                kept = batch.filter(first)
-                tally.kept += kept.num_rows
-                tally.duplicates += batch.num_rows - kept.num_rows
-                for begin in range(0, kept.num_rows, 65_536):
-                    piece = pa.Table.from_batches([kept.slice(begin, 65_536)])
-                    writer.write_table(piece.select(columns).cast(writer.schema))
-                    if own:
-                        own.write_table(piece.select(["high", "low"]))
+                streamed += batch.num_rows
+                yield batch.filter(first)
+
+    with pq.ParquetWriter(target, pa.schema([PART.field(name) for name in columns]), compression="zstd") as writer:
+        for group in row_groups(unique()):
+            tally.kept += group.num_rows
+            writer.write_table(group.select(columns).cast(writer.schema))
+            if own:
+                own.write_table(group.select(["high", "low"]))
+    tally.duplicates = streamed - tally.kept
     pairs = tally.read - sum(tally.rejected.values())
     if own:
         own.close()
@@ -115,6 +119,21 @@ def make_pairs(
         raise RuntimeError(f"source {source.name}: {pairs} pairs were read, {tally.kept} + {tally.duplicates} came out")
     shutil.rmtree(work)
     return tally
+
+
+def row_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """The rows in tables of GROUP_ROWS, the last one smaller, however they come in: so engines write the same file."""
+    held: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        held.append(batch)
+        rows += batch.num_rows
+        while rows >= GROUP_ROWS:
+            table = pa.Table.from_batches(held)
+            yield table.slice(0, GROUP_ROWS)
+            held, rows = table.slice(GROUP_ROWS).to_batches(), rows - GROUP_ROWS
+    if rows:
+        yield pa.Table.from_batches(held)
 
 
 def texts_size(raw: Raw, source: Source) -> int:
