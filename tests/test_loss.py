@@ -251,7 +251,7 @@ def test_nothing_is_kept_for_backward_when_no_gradient_is_needed():
 def test_peak_memory_is_linear_in_the_number_of_pairs():
     block_mb = 2048**2 * 4 / 2**20
     assert peak_mb("dense", 2048, 32) > 8 * block_mb  # guard: the measure sees four blocks and their gradients
-    assert peak_mb("ours", 8192, 32) < 40  # tiles of 8 MB, X and its gradient of 2 MB each; one block is 256 MB
+    assert peak_mb("ours", 8192, 32) < 64  # tiles of 2 to 32 MB; one block is 256 MB
 
 
 @pytest.mark.parametrize("variant", variants())
