@@ -1,0 +1,65 @@
+"""Every fenced command of the README is one that exists and composes."""
+
+import re
+import shlex
+import subprocess
+
+import pytest
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line.split("#")[0].strip() for kind, text in BLOCKS if kind == "bash" for line in text.splitlines() if line.strip()]
+
+
+def test_the_readme_is_short_and_has_commands():
+    assert len(README.splitlines()) < 200
+    assert len(COMMANDS) > 12 and {command.split()[0] for command in COMMANDS} == {"make", "python"}
+    assert {"make demo", "make test"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python")])
+def test_python_commands_compose(command):
+    program, *overrides = shlex.split(command)[1:]
+    name = re.fullmatch(r"src/(\w+)\.py", program)[1]
+    assert (ROOT / program).exists()
+    GlobalHydra.instance().clear()
+    given = {override.split("=")[0] for override in overrides}
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        cfg = compose(name, overrides=overrides)
+    assert given  # a command without any setting would check nothing
+    for key in given - {"stage", "model", "data", "loss", "optim", "trainer", "logger", "suite", "scale"}:
+        node = cfg
+        for part in key.split("."):
+            assert part in node, f"{key} is no key of conf/{name}.yaml"
+            node = node[part]
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make")])
+def test_make_targets_exist(command):
+    result = subprocess.run(["make", "-n", *command.split()[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_make_lists_its_targets():
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for target in ("demo", "test", "test-all", "lint"):
+        assert re.search(rf"make {target}\s+\S", listed)
+
+
+def test_python_blocks_compile():
+    blocks = [text for kind, text in BLOCKS if kind == "python"]
+    assert blocks
+    for block in blocks:
+        compile(block, "README.md", "exec")
+
+
+def test_every_choice_in_the_group_table_exists_and_none_is_missing():
+    rows = dict(re.findall(r"^\| `(\w+)`(?:, `\w+`)? \| (`.*) \|$", README, re.MULTILINE))
+    assert set(rows) >= {"stage", "scale", "model", "data", "loss", "trainer", "logger", "suite"}
+    for group, text in rows.items():
+        files = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} - ({"base"} if group == "trainer" else set())
+        named = set(re.findall(r"`([\w-]+)`", re.sub(r"\([^)]*\)", "", text)))
+        assert named == files, group
