@@ -411,6 +411,12 @@ def test_all_sources_without_files_are_named_before_any_work(tmp_path):
         prepare(recipe_of(tmp_path / "raw", [*sources, *missing]), tmp_path / "out", report=silent)
     with pytest.raises(UserError, match="names the source 'words' twice"):
         prepare(recipe_of(tmp_path / "raw", [*sources, sources[0]]), tmp_path / "out", report=silent)
+    for change, line in (
+        ({"vocab_size": None}, "needs a size"),
+        ({"max_tokens": 0}, "max_tokens=0 must be at least 1"),
+    ):
+        with pytest.raises(UserError, match=line):
+            prepare(recipe_of(tmp_path / "raw", sources, **change), tmp_path / "out", report=silent)
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
 

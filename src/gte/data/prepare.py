@@ -71,7 +71,13 @@ class Recipe:
     dedup_across: bool = False
 
     def check(self) -> None:
-        """Raises UserError for names that clash or are unknown, before any work."""
+        """Raises UserError for names that clash or are unknown and for numbers of no sense, before any work."""
+        if self.tokenizer is None and not self.vocab_size:
+            raise UserError("data.tokenizer=null trains one, which needs a size: data.vocab_size=16384")
+        if self.max_tokens < 1 or not 0 <= self.max_rejected <= 1:
+            raise UserError(
+                f"data.max_tokens={self.max_tokens} must be at least 1, data.max_rejected={self.max_rejected} a share"
+            )
         names = [source.name for source in self.sources]
         if not names:
             raise UserError(f"data set {self.name} has no sources; name some: data.sources=[...]")
@@ -167,6 +173,7 @@ def prepare(
     recipe.check()
     raws = recipe.locate()
     stated = recipe.configuration(raws)
+    given = None if recipe.tokenizer is None else load_tokenizer(recipe.tokenizer)  # may fail: before hours of work
     use_engine(engine)
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -179,7 +186,7 @@ def prepare(
         shutil.rmtree(build, ignore_errors=True)
         build.mkdir()
         try:
-            manifest = fill(recipe, raws, build, report)
+            manifest = fill(recipe, raws, given, build, report)
             manifest.configuration, manifest.command = stated, command
             manifest.save(build)
             shutil.rmtree(build / "work")
@@ -190,14 +197,17 @@ def prepare(
     return manifest
 
 
-def fill(recipe: Recipe, raws: dict[str, list[Raw]], build: Path, report: Report) -> Manifest:
+def fill(recipe: Recipe, raws: dict[str, list[Raw]], tokenizer, build: Path, report: Report) -> Manifest:
     """Writes everything but the manifest into `build`, and returns it."""
     (build / "pairs").mkdir()
     (build / "work").mkdir()
     facts = write_pairs(recipe, raws, build, report)
     for name, triples in recipe.triples.items():
         facts[name] = write_triples(name, triples, facts, build, report)
-    tokenizer = make_tokenizer(recipe, facts, build, report)
+    if tokenizer is None:
+        pair_sources = {source.name: facts[source.name]["kept"] for source in recipe.sources}
+        tokenizer = train(pair_sources, recipe.vocab_size, build, report)
+    tokenizer.save_pretrained(build / "tokenizer")
     tokens = Tokens(tokenizer, recipe.max_tokens)
     start = time.perf_counter()
     for name in facts:
@@ -262,17 +272,13 @@ def write_triples(name: str, triples: Triples, facts: dict[str, dict], build: Pa
     return describe_source(parent["category"], ["finetune"], parent["licence"], tally)
 
 
-def make_tokenizer(recipe: Recipe, facts: dict[str, dict], build: Path, report: Report):
-    """The recipe's tokenizer, loaded or trained, saved to tokenizer/."""
+def train(sizes: dict[str, int], vocab_size: int, build: Path, report: Report):
+    """A tokenizer trained on the pairs of these sources."""
     start = time.perf_counter()
-    if recipe.tokenizer is not None:
-        tokenizer = load_tokenizer(recipe.tokenizer)
-    else:
-        texts = training_texts(build, {name: facts[name]["kept"] for name in facts if name not in recipe.triples})
-        tokenizer = train_tokenizer(texts, recipe.vocab_size)
-        seconds = time.perf_counter() - start
-        report(f"tokenizer: WordPiece of {len(tokenizer):,} entries from {len(texts):,} texts, {seconds:.1f} s")
-    tokenizer.save_pretrained(build / "tokenizer")
+    texts = training_texts(build, sizes)
+    tokenizer = train_tokenizer(texts, vocab_size)
+    seconds = time.perf_counter() - start
+    report(f"tokenizer: WordPiece of {len(tokenizer):,} entries from {len(texts):,} texts, {seconds:.1f} s")
     return tokenizer
 
 

@@ -163,7 +163,7 @@ def read_hub(source: Source) -> Iterator[Record]:
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"source {source.name}: the hub did not give '{source.hub}' ({reason}); without it, make a folder "
+            f"the hub did not give '{source.hub}' ({reason}); without it, make a folder "
             f"<paths.raw>/{source.folder or source.name} and put '{source.files}' there"
         ) from error
 
