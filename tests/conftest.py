@@ -73,7 +73,7 @@ class Script:
         GlobalHydra.instance().clear()
         self.capfd.readouterr()
         self.monkeypatch.setattr("sys.argv", [str(ROOT / "src" / f"{name}.py"), *map(str, arguments)])
-        self.monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        self.monkeypatch.setattr("gte.build.SHOW_TRACEBACK", False)
         try:
             runpy.run_path(str(ROOT / "src" / f"{name}.py"), run_name="__main__")
         except SystemExit as stop:
@@ -84,7 +84,7 @@ class Script:
         """The one line that a user sees; asserts that it is one line, without a traceback, and exit code 2."""
         code, _, err = self(name, *arguments)
         lines = [line for line in err.splitlines() if line.startswith("error: ")]
-        assert code == 2 and len(lines) == 1 and "Traceback" not in err, err
+        assert code == 2 and len(lines) == 1 and "Traceback" not in err and "Error executing" not in err, err
         assert err.strip().splitlines()[-1] == lines[0]
         return lines[0]
 

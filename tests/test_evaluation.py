@@ -15,7 +15,7 @@ import torch
 from conftest import ROOT, shared_dir
 
 from gte.errors import UserError
-from gte.evaluation.model import BM25, EncoderModel, choose_batch_tokens, choose_precision
+from gte.evaluation.model import BM25, EncoderModel, choose_precision
 from gte.evaluation.suite import Plan, Suite, exit_code, name_checkpoints, plan, run_suite
 from gte.evaluation.table import as_csv, as_markdown, as_text
 
@@ -519,11 +519,6 @@ def test_precision_is_checked_before_anything_is_loaded():
     with pytest.raises(UserError, match="choose auto, fp32, bf16, fp16"):
         choose_precision("fp8", "cpu")
 
-
-def test_a_chunk_holds_the_longest_text_by_default():
-    assert choose_batch_tokens(None, "cpu", 512) < choose_batch_tokens(None, "cuda", 512)
-    assert choose_batch_tokens(None, "cpu", 8192) == 8192
-    assert choose_batch_tokens(4096, "cpu", 512) == 4096
 
 
 def minilm() -> str:

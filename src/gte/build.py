@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
@@ -17,6 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gte.errors import UserError
 
+SHOW_TRACEBACK = "HYDRA_FULL_ERROR" in os.environ
+os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing pages and exiting
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
@@ -29,29 +32,35 @@ def script(name: str) -> Callable:
     """
 
     def decorate(main: Callable[[DictConfig], int | None]) -> Callable[[], None]:
-        def task(cfg: DictConfig) -> None:
-            refuse_unknown_keys(cfg, name)
-            cfg.out = HydraConfig.get().runtime.output_dir
-            codes.append(main(cfg) or 0)
-
         codes: list[int] = []
 
+        def task(cfg: DictConfig) -> None:
+            with one_line_errors():  # in here already: Hydra reports what it sees a task raise in a way of its own
+                refuse_unknown_keys(cfg, name)
+                cfg.out = HydraConfig.get().runtime.output_dir
+                codes.append(main(cfg) or 0)
+
         def entry() -> None:
-            show_traceback = "HYDRA_FULL_ERROR" in os.environ
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing pages and exiting
-            try:
+            with one_line_errors():
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
-            except Exception as error:
-                line = one_line(error)
-                if line is None or show_traceback:
-                    raise
-                print(f"error: {line}", file=sys.stderr)
-                sys.exit(2)
             sys.exit(max(codes, default=0))
 
         return entry
 
     return decorate
+
+
+@contextmanager
+def one_line_errors():
+    """Prints what the user can mend as `error: <line>` and exits with 2; all else keeps its traceback."""
+    try:
+        yield
+    except Exception as error:
+        line = one_line(error)
+        if line is None or SHOW_TRACEBACK:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(2)
 
 
 def one_line(error: BaseException) -> str | None:
@@ -115,12 +124,7 @@ def build_trainer(cfg: DictConfig, **objects):
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise UserError("this machine has no CUDA device for the chosen trainer; use trainer=cpu")
     if settings.get("precision") == "auto":
+        from gte.encoder import native_bf16  # late: loading transformers takes seconds that an error need not wait for
+
         settings["precision"] = "bf16-mixed" if native_bf16(accelerator) else "32-true"
     return instantiate(settings, **objects)
-
-
-def native_bf16(accelerator: str) -> bool:
-    """Whether bfloat16 matrix products run on this machine's own instructions, where they are 2-3x float32."""
-    if accelerator == "cpu":
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.cuda.is_bf16_supported()

@@ -179,7 +179,7 @@ class Encoder(nn.Module):
     def encode(
         self,
         texts: list[str],
-        batch_tokens: int = 16_384,
+        batch_tokens: int | None = None,
         normalize: bool = True,
         precision: str | None = None,
         progress: bool = False,
@@ -187,10 +187,13 @@ class Encoder(nn.Module):
         """Embeddings float32 [N, D] in the caller's order; unit length where `normalize`.
 
         `precision` is fp32 (default), bf16 or fp16: the arithmetic of the language model; pooling stays float32.
+        `batch_tokens`: tokens of a chunk, padding included; None suits the device.
         Texts are tokenised and encoded in blocks, so memory beyond the result does not grow with N.
         """
         if isinstance(texts, str):
             raise TypeError("encode takes a list of texts, got one str")
+        if batch_tokens is None:  # small chunks stay in a processor's cache and pad little; a GPU wants to be filled
+            batch_tokens = max(1_024 if self.device.type == "cpu" else 65_536, self.max_length)
         training = self.training
         self.eval()
         dtype = AUTOCAST[precision or "fp32"]
@@ -222,6 +225,13 @@ class Encoder(nn.Module):
 
 
 ENCODE_BLOCK = 65_536  # texts tokenised at a time
+
+
+def native_bf16(device_type: str) -> bool:
+    """Whether bfloat16 matrix products run on this machine's own instructions, where they are 2-3x float32."""
+    if device_type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.cuda.is_bf16_supported()
 
 
 def usable_positions(config) -> int:
