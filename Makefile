@@ -28,7 +28,9 @@ demo: .venv/run.installed  ## the whole job on a laptop: prepare, pre-train, fin
 	$(PY) src/train.py stage=finetune model=tiny data=demo trainer=cpu logger=csv \
 	    stage.init_from=$(DEMO)/pretrain out=$(DEMO)/finetune
 	$(PY) src/export.py checkpoint=$(DEMO)/finetune out=$(DEMO)/model
-	$(PY) src/eval.py suite=demo out=$(DEMO)/eval
+	$(PY) src/eval.py suite=demo out=$(DEMO)/eval $(if $(DATA_DIR),data_dir=$(DATA_DIR)) \
+	    'checkpoint={BM25: bm25, random weights: $(DEMO)/pretrain/checkpoints/step-0000000.ckpt, pre-trained: $(DEMO)/pretrain, fine-tuned: $(DEMO)/finetune}'
+	$(PY) -c 'from sentence_transformers import SentenceTransformer as S; m = S("$(DEMO)/model"); print("sentence-transformers loads $(DEMO)/model:", m.encode(["a text"]).shape[1], "dimensions")'
 
 test: .venv/test.installed lint  ## lint and tests
 	$(PY) -m pytest -m "not slow"

@@ -14,6 +14,7 @@ from gte.build import build, plain, script
 def main(cfg: DictConfig) -> int:
     from gte.evaluation.suite import exit_code, name_checkpoints, plan, run_suite
     from gte.evaluation.table import as_csv, as_markdown, as_text
+    from gte.figures import loss_curves
 
     if cfg.data_dir is not None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # with local folders nothing is asked of the hub
@@ -38,6 +39,10 @@ def main(cfg: DictConfig) -> int:
     results = run_suite(checkpoints, suite, todo, cfg.out, load)
     for name, text in (("table.md", as_markdown(results)), ("table.csv", as_csv(results))):
         (Path(cfg.out) / name).write_text(text)
+    curves = {label: Path(checkpoint) / "metrics.csv" for label, checkpoint in checkpoints.items()}
+    curves = {label: file for label, file in curves.items() if file.exists()}
+    if curves:  # some of the checkpoints are run directories
+        loss_curves(curves, Path(cfg.out) / "loss.png")
     print(f"\n{as_text(results)}\n\nscores in points of 100; details in {Path(cfg.out) / 'results.json'}")
     return exit_code(results)
 

@@ -21,14 +21,14 @@ def main(cfg: DictConfig) -> None:
     from gte.task import ContrastiveTask
 
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")  # hints on worker counts and the like
+    warnings.filterwarnings(
+        "ignore", module="pytorch_lightning|lightning_fabric"
+    )  # hints on worker counts and the like
     out = Path(cfg.out)
     stage = build(cfg.stage)
     torch.manual_seed(cfg.seed)
     encoder = build_encoder(cfg.model, lambda: load_tokenizer(Path(cfg.data.dir) / "tokenizer"))
-    data = PairData(
-        cfg.data.dir, stage, alpha=cfg.data.alpha, seed=cfg.seed, sources=cfg.sources, workers=cfg.workers
-    )
+    data = PairData(cfg.data.dir, stage, alpha=cfg.data.alpha, seed=cfg.seed, sources=cfg.sources, workers=cfg.workers)
     data.check_encoder(encoder)
     resume = find_resume(out, cfg.resume)
     if stage.init_from and not resume:
@@ -41,13 +41,22 @@ def main(cfg: DictConfig) -> None:
         default_root_dir=str(out),
     )
     facts = {key: plain(cfg[key]) for key in ("stage", "optim", "model")} | {
-        "loss": cfg.loss._target_.rsplit(".")[-1], "alpha": cfg.data.alpha, "seed": cfg.seed,
-        "precision": trainer.precision, "commit": git_commit(), "sources": data.source_facts(),
+        "loss": cfg.loss._target_.rsplit(".")[-1],
+        "alpha": cfg.data.alpha,
+        "seed": cfg.seed,
+        "precision": trainer.precision,
+        "commit": git_commit(),
+        "sources": data.source_facts(),
     }
     earlier = history(stage.init_from) if stage.init_from else []
     task = ContrastiveTask(
-        encoder, build(cfg.loss), build(cfg.optim), stage,
-        total_steps=data.total_steps, sources=data.source_names, history=[*earlier, facts],
+        encoder,
+        build(cfg.loss),
+        build(cfg.optim),
+        stage,
+        total_steps=data.total_steps,
+        sources=data.source_names,
+        history=[*earlier, facts],
     )
     if trainer.is_global_zero:
         print(f"{stage.name}: {data.describe()}, {trainer.precision}, writes {out}", flush=True)

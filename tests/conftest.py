@@ -39,8 +39,29 @@ def small_model(tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("small_model")
     letters = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
-    words = "one two many words in a row and then some more of them query document about text number".split()
-    vocabulary = list(dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words, *letters, *("##" + c for c in letters)]))
+    words = [
+        "one",
+        "two",
+        "many",
+        "words",
+        "in",
+        "a",
+        "row",
+        "and",
+        "then",
+        "some",
+        "more",
+        "of",
+        "them",
+        "query",
+        "document",
+        "about",
+        "text",
+        "number",
+    ]
+    vocabulary = list(
+        dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words, *letters, *("##" + c for c in letters)])
+    )
     wordpiece = Tokenizer(models.WordPiece({t: i for i, t in enumerate(vocabulary)}, unk_token="[UNK]"))
     wordpiece.normalizer = normalizers.BertNormalizer(lowercase=True)
     wordpiece.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -49,13 +70,25 @@ def small_model(tmp_path_factory) -> Path:
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=wordpiece, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
-        mask_token="[MASK]", model_max_length=64,
+        tokenizer_object=wordpiece,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=64,
     )
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-                        intermediate_size=64, max_position_embeddings=64, pad_token_id=0)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        pad_token_id=0,
+    )
     BertModel(config).save_pretrained(folder)
     return folder
 
@@ -102,7 +135,26 @@ def prepared(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("prepared")
     raw, out = folder / "raw", folder / "data"
     raw.mkdir()
-    words = "red green blue small large round flat old new fast slow warm cold left right early late open".split()
+    words = [
+        "red",
+        "green",
+        "blue",
+        "small",
+        "large",
+        "round",
+        "flat",
+        "old",
+        "new",
+        "fast",
+        "slow",
+        "warm",
+        "cold",
+        "left",
+        "right",
+        "early",
+        "late",
+        "open",
+    ]
     generator = random.Random(0)
     for name, rows in (("colours", 400), ("shapes", 150), ("times", 90)):
         with open(raw / f"{name}.jsonl", "w") as lines:

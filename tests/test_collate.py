@@ -44,7 +44,9 @@ def make_table(rows=40):
 
 def texts_of(batch):
     ends = batch.lengths_R.cumsum(0).tolist()
-    return [batch.ids_T[end - length : end].tolist() for end, length in zip(ends, batch.lengths_R.tolist(), strict=True)]
+    return [
+        batch.ids_T[end - length : end].tolist() for end, length in zip(ends, batch.lengths_R.tolist(), strict=True)
+    ]
 
 
 def test_queries_then_documents_each_between_special_tokens_and_cut():

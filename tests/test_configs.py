@@ -20,7 +20,11 @@ HIDDEN = {"adamw", "base"}  # shared parts of optim/ and trainer/ that are no ch
 
 def options(group: str) -> list[str]:
     names = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-    return [name for name in names if not (name in HIDDEN and group in ("optim", "trainer")) or group == "optim" and name == "base"]
+    return [
+        name
+        for name in names
+        if not (name in HIDDEN and group in ("optim", "trainer")) or (group == "optim" and name == "base")
+    ]
 
 
 def composed(*overrides: str, name: str = "train") -> DictConfig:

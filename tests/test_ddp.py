@@ -12,14 +12,25 @@ from conftest import ROOT
 
 from gte.hub import load_encoder
 
-RUN = ["model=tiny", "model.hidden_size=32", "model.intermediate_size=64", "model.dropout=0.0", "data=local", "workers=0",
-       "stage.global_batch=32", "stage.steps=6", "trainer.precision=32-true", "trainer.accelerator=cpu"]
+RUN = [
+    "model=tiny",
+    "model.hidden_size=32",
+    "model.intermediate_size=64",
+    "model.dropout=0.0",
+    "data=local",
+    "workers=0",
+    "stage.global_batch=32",
+    "stage.steps=6",
+    "trainer.precision=32-true",
+    "trainer.accelerator=cpu",
+]
 
 
 def train(cwd, *arguments, launcher=()) -> None:
     command = [sys.executable, *launcher, str(ROOT / "src" / "train.py"), *RUN, *arguments]
-    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300,
-                            env=os.environ | {"OMP_NUM_THREADS": "1"})
+    result = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     assert result.returncode == 0, result.stderr[-3000:]
 
 

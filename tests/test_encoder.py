@@ -11,7 +11,15 @@ from transformers import AutoModel, AutoTokenizer
 from gte.encoder import Encoder, plan_chunks
 from gte.errors import UserError
 
-TEXTS = ["", "one", "two words", "many words in a row and then some more of them " * 9, "query about a document", " ", "one"]
+TEXTS = [
+    "",
+    "one",
+    "two words",
+    "many words in a row and then some more of them " * 9,
+    "query about a document",
+    " ",
+    "one",
+]
 
 
 def flat_inputs(encoder, texts):
@@ -55,7 +63,15 @@ def test_parity_with_sentence_transformers_on_a_real_model(minilm):
     sentence_transformers = pytest.importorskip("sentence_transformers")
     peer = sentence_transformers.SentenceTransformer(str(minilm), device="cpu")
     encoder = Encoder.from_pretrained(minilm)
-    texts = ["", " ", "A girl is styling her hair.", "long " * 900, "naïve café 東京 🙂", "x" * 3000, "def f(x):\n    return x"]
+    texts = [
+        "",
+        " ",
+        "A girl is styling her hair.",
+        "long " * 900,
+        "naïve café 東京 🙂",
+        "x" * 3000,
+        "def f(x):\n    return x",
+    ]
     texts += [f"{'word ' * (i * 13 % 70)}{i}" for i in range(40)]
     assert encoder.max_length == peer.max_seq_length == 256
     expected = peer.encode(texts, normalize_embeddings=True)
@@ -84,7 +100,7 @@ def test_plan_covers_every_text_once_within_the_budget_and_counts_padding(budget
 
 
 def test_a_budget_below_one_text_is_refused_with_both_numbers():
-    with pytest.raises(UserError, match="batch_tokens=10 .* 12 tokens"):
+    with pytest.raises(UserError, match=r"batch_tokens=10 .* 12 tokens"):
         plan_chunks(np.array([3, 12]), 10)
 
 
@@ -137,7 +153,11 @@ def test_a_name_that_cannot_be_downloaded_says_how_to_give_a_local_directory():
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("1_Pooling/config.json", {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "only by the mean"),
+        (
+            "1_Pooling/config.json",
+            {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False},
+            "only by the mean",
+        ),
         ("sentence_bert_config.json", {"max_seq_length": 9, "do_lower_case": True}, "do_lower_case"),
         ("modules.json", [{"type": "x.Transformer", "path": ""}, {"type": "x.Dense", "path": "2_Dense"}], "Dense"),
     ],

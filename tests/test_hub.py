@@ -1,4 +1,4 @@
-"""Models in and out: every kind of checkpoint gives the same encoder; an export loads elsewhere; foreign files are refused."""
+"""Models in and out: any kind of checkpoint gives the same encoder, exports load elsewhere, foreign files are refused."""
 
 import json
 import pickle
@@ -13,9 +13,22 @@ from gte.hub import describe, export, find_checkpoint, history, initialize, load
 
 TEXTS = ["", "one", "many words in a row " * 30, "query about a document"]
 RECORD = {
-    "stage": {"name": "pretrain", "global_batch": 8, "group_size": 1, "max_length": 16, "lr_scale": 1.0, "init_from": None},
-    "optim": {"lr": 3e-4}, "model": {}, "loss": "improved_contrastive_loss", "alpha": 0.5, "seed": 1,
-    "precision": "32-true", "commit": "abc", "steps": 7,
+    "stage": {
+        "name": "pretrain",
+        "global_batch": 8,
+        "group_size": 1,
+        "max_length": 16,
+        "lr_scale": 1.0,
+        "init_from": None,
+    },
+    "optim": {"lr": 3e-4},
+    "model": {},
+    "loss": "improved_contrastive_loss",
+    "alpha": 0.5,
+    "seed": 1,
+    "precision": "32-true",
+    "commit": "abc",
+    "steps": 7,
     "sources": {"titles": {"rows": 1234, "licence": "CC0 1.0"}},
 }
 
@@ -30,7 +43,9 @@ def run(small_model, tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     content = {
         "state_dict": {f"encoder.{key}": value for key, value in encoder.state_dict().items()},
-        "encoder": describe(encoder), "history": [RECORD], "global_step": 7,
+        "encoder": describe(encoder),
+        "history": [RECORD],
+        "global_step": 7,
     }
     torch.save(content, tmp_path / "run" / "checkpoints" / "last.ckpt")
     return tmp_path / "run", encoder
@@ -88,8 +103,12 @@ def test_initialize_copies_the_weights_of_any_checkpoint(run, small_model):
 
 def test_a_checkpoint_of_another_model_is_refused_with_the_first_difference(run, small_model):
     other = Encoder.from_scratch(
-        Encoder.from_pretrained(small_model).tokenizer, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=16, max_length=32,
+        Encoder.from_pretrained(small_model).tokenizer,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_length=32,
     )
     with pytest.raises(UserError, match=r"holds another model: lm\.\S+ is \(\d+, 32\) there and \(\d+, 16\) here"):
         initialize(other, run[0])

@@ -35,7 +35,9 @@ def test_frameworks_are_imported_only_where_they_belong(file):
 
 
 def test_the_rule_really_sees_the_imports():
-    assert "pytorch_lightning" in imports(SRC / "gte/task.py") and "hydra" in {m.split(".")[0] for m in imports(SRC / "gte/build.py")}
+    assert "pytorch_lightning" in imports(SRC / "gte/task.py") and "hydra" in {
+        m.split(".")[0] for m in imports(SRC / "gte/build.py")
+    }
 
 
 def test_leaves_import_nothing_of_ours():

@@ -31,7 +31,9 @@ def test_sources_are_drawn_with_these_probabilities():
 def test_the_global_batch_is_the_same_at_any_number_of_ranks(world_size):
     for step in (0, 1, 77, BLOCK + 5):
         source, rows = Mixture(SIZES, alpha=0.5, seed=1, global_batch=64).batch(step)
-        parts = [Mixture(SIZES, alpha=0.5, seed=1, global_batch=64).batch(step, r, world_size) for r in range(world_size)]
+        parts = [
+            Mixture(SIZES, alpha=0.5, seed=1, global_batch=64).batch(step, r, world_size) for r in range(world_size)
+        ]
         assert {part[0] for part in parts} == {source}
         np.testing.assert_array_equal(np.concatenate([part[1] for part in parts]), rows)
         assert rows.dtype == np.int64 and len(rows) == 64
@@ -51,7 +53,7 @@ def test_no_row_comes_twice_within_an_epoch_of_its_source():
     seen = {source: [] for source in range(len(SIZES))}
     for step in range(400):
         source, rows = mixture.batch(step)
-        assert 0 <= rows.min() and rows.max() < SIZES[source]
+        assert rows.min() >= 0 and rows.max() < SIZES[source]
         seen[source].append(rows)
     for source, batches in seen.items():
         windows = SIZES[source] // 64
@@ -101,8 +103,9 @@ def test_788_million_rows_cost_nothing_to_mix():
         "print(json.dumps({'megabytes': (after - before) / 1024}))\n"
     )
     source = Path(__file__).parents[1] / "src"
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True,
-                            env={"PYTHONPATH": str(source)})
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env={"PYTHONPATH": str(source)}
+    )
     facts = json.loads(result.stdout)
     assert facts["megabytes"] < 50
 

@@ -1,5 +1,7 @@
 """Optimizer groups and the learning-rate schedule."""
 
+import itertools
+
 import pytest
 import torch
 from transformers import BertConfig, BertModel
@@ -9,8 +11,10 @@ from gte.optim import Optim, parameter_groups, warmup_linear
 
 
 def test_biases_and_layer_norms_have_no_decay_and_every_parameter_is_in_one_group():
-    bert = BertModel(BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
-                                intermediate_size=16), add_pooling_layer=False)
+    bert = BertModel(
+        BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16),
+        add_pooling_layer=False,
+    )
     decayed, free = (set(map(id, group["params"])) for group in parameter_groups(bert, 0.01))
     for name, parameter in bert.named_parameters():
         without = name.endswith("bias") or "LayerNorm" in name
@@ -22,7 +26,7 @@ def test_schedule_rises_over_five_percent_and_falls_to_the_last_step():
     rates = [warmup_linear(step, 1000, 0.05) for step in range(1000)]
     assert rates[0] == pytest.approx(1 / 50) and rates[49] == rates[50] == 1.0
     assert max(rates) == 1.0 and 0 < rates[-1] == pytest.approx(1 / 950)
-    assert all(later < earlier for earlier, later in zip(rates[50:], rates[51:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates[50:]))
 
 
 @pytest.mark.parametrize("warmup", [0.0, 1.0])

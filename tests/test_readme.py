@@ -11,7 +11,9 @@ from hydra.core.global_hydra import GlobalHydra
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
-COMMANDS = [line.split("#")[0].strip() for kind, text in BLOCKS if kind == "bash" for line in text.splitlines() if line.strip()]
+COMMANDS = [
+    line.split("#")[0].strip() for kind, text in BLOCKS if kind == "bash" for line in text.splitlines() if line.strip()
+]
 
 
 def test_the_readme_is_short_and_has_commands():
@@ -60,6 +62,8 @@ def test_every_choice_in_the_group_table_exists_and_none_is_missing():
     rows = dict(re.findall(r"^\| `(\w+)`(?:, `\w+`)? \| (`.*) \|$", README, re.MULTILINE))
     assert set(rows) >= {"stage", "scale", "model", "data", "loss", "trainer", "logger", "suite"}
     for group, text in rows.items():
-        files = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} - ({"base"} if group == "trainer" else set())
+        files = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} - (
+            {"base"} if group == "trainer" else set()
+        )
         named = set(re.findall(r"`([\w-]+)`", re.sub(r"\([^)]*\)", "", text)))
         assert named == files, group

@@ -10,8 +10,18 @@ import torch
 
 from gte.hub import history, load_encoder
 
-TINY = ["model=tiny", "data=local", "trainer=cpu", "trainer.precision=32-true", "logger=csv", "workers=0",
-        "model.hidden_size=32", "model.intermediate_size=64", "stage.global_batch=32", "stage.steps=24"]
+TINY = [
+    "model=tiny",
+    "data=local",
+    "trainer=cpu",
+    "trainer.precision=32-true",
+    "logger=csv",
+    "workers=0",
+    "model.hidden_size=32",
+    "model.intermediate_size=64",
+    "stage.global_batch=32",
+    "stage.steps=24",
+]
 
 
 def rows(run) -> list[dict]:
@@ -75,7 +85,9 @@ def test_going_on_in_the_same_directory_leaves_one_curve_without_hole_or_repetit
     train("out=whole", "checkpoint_every=10")
     last = tmp_path / "whole" / "checkpoints" / "last.ckpt"
     shutil.copytree(tmp_path / "whole", tmp_path / "killed")
-    shutil.copy(tmp_path / "killed" / "checkpoints" / "step-0000010.ckpt", tmp_path / "killed" / "checkpoints" / "last.ckpt")
+    shutil.copy(
+        tmp_path / "killed" / "checkpoints" / "step-0000010.ckpt", tmp_path / "killed" / "checkpoints" / "last.ckpt"
+    )
     train("out=killed", "checkpoint_every=10", "resume=auto")
     assert [int(row["step"]) for row in rows(tmp_path / "killed")] == list(range(24))
     assert column(tmp_path / "killed", "train/loss") == column(tmp_path / "whole", "train/loss")
@@ -84,8 +96,15 @@ def test_going_on_in_the_same_directory_leaves_one_curve_without_hole_or_repetit
 
 def test_fine_tuning_starts_from_the_pretrained_weights_at_a_tenth_of_the_rate(train, tmp_path):
     train("out=pretrained", "stage.steps=8")
-    train("stage=finetune", "stage.init_from=pretrained", "out=finetuned", "stage.steps=3", "keep_initial=true",
-          "sources=[triples]", "stage.group_size=4")
+    train(
+        "stage=finetune",
+        "stage.init_from=pretrained",
+        "out=finetuned",
+        "stage.steps=3",
+        "keep_initial=true",
+        "sources=[triples]",
+        "stage.group_size=4",
+    )
     start = load_encoder(tmp_path / "finetuned" / "checkpoints" / "step-0000000.ckpt").encode(["which 3"])
     np.testing.assert_array_equal(start, load_encoder(tmp_path / "pretrained").encode(["which 3"]))
     assert max(column(tmp_path / "finetuned", "train/lr")) == pytest.approx(2e-4)
@@ -161,12 +180,26 @@ def test_init_from_another_model_or_another_vocabulary_is_refused(train, script,
 
 
 def test_a_pretrained_model_with_another_tokenizer_than_the_shards_is_refused(script, prepared, small_model):
-    line = script.refused("train", "model=base", f"model.name_or_path={small_model}", "model.max_length=64",
-                          "stage.max_length=32", "stage.global_batch=32", "data=local", f"data.dir={prepared}", "trainer=cpu", "out=run")
+    line = script.refused(
+        "train",
+        "model=base",
+        f"model.name_or_path={small_model}",
+        "model.max_length=64",
+        "stage.max_length=32",
+        "stage.global_batch=32",
+        "data=local",
+        f"data.dir={prepared}",
+        "trainer=cpu",
+        "out=run",
+    )
     assert "were made with the tokenizer" in line
 
 
 def test_manifest_accounts_for_every_row(prepared):
     sources = json.loads((prepared / "manifest.json").read_text())["sources"]
     assert {name: facts["kept"] for name, facts in sources.items()} == {
-        "colours": 400, "shapes": 150, "times": 90, "triples": 64}
+        "colours": 400,
+        "shapes": 150,
+        "times": 90,
+        "triples": 64,
+    }

@@ -50,7 +50,9 @@ class Progress(TQDMProgressBar):
 
     def get_metrics(self, trainer: pl.Trainer, task: pl.LightningModule) -> dict:
         names = {"train/loss": "loss", "train/pairs_per_s": "pairs/s"}
-        return {label: f"{float(task.step_metrics[key]):.3g}" for key, label in names.items() if key in task.step_metrics}
+        return {
+            label: f"{float(task.step_metrics[key]):.3g}" for key, label in names.items() if key in task.step_metrics
+        }
 
     def init_train_tqdm(self):
         bar = super().init_train_tqdm()
@@ -72,8 +74,12 @@ class KeepInitial(Callback):
 def run_callbacks(folder: Path, *, every: int, keep_initial: bool) -> list[Callback]:
     """Callbacks of a run: checkpoints/step-<n>.ckpt every `every` steps, checkpoints/last.ckpt then and at the end."""
     checkpoints = ModelCheckpoint(
-        dirpath=folder / "checkpoints", filename="step-{step:07d}", auto_insert_metric_name=False,
-        every_n_train_steps=every, save_top_k=-1, save_last=True,
+        dirpath=folder / "checkpoints",
+        filename="step-{step:07d}",
+        auto_insert_metric_name=False,
+        every_n_train_steps=every,
+        save_top_k=-1,
+        save_last=True,
     )
     kept = [KeepInitial(folder / "checkpoints")] if keep_initial else []
     return [Metrics(folder), Progress(refresh_rate=10), checkpoints, *kept]

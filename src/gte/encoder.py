@@ -86,7 +86,9 @@ class Encoder(nn.Module):
             tokenizer = AutoTokenizer.from_pretrained(folder)
             lm = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
         if not tokenizer.is_fast:
-            raise UserError(f"{name_or_path} has no fast tokenizer (tokenizer.json); convert it with transformers first")
+            raise UserError(
+                f"{name_or_path} has no fast tokenizer (tokenizer.json); convert it with transformers first"
+            )
         if lm.get_input_embeddings().num_embeddings < len(tokenizer):
             raise UserError(
                 f"{name_or_path}: the tokenizer has {len(tokenizer)} entries, the model only "
@@ -262,7 +264,9 @@ def read_modules(folder: Path) -> tuple[str, int | None]:
     settings_file = kinds["Transformer"] / "sentence_bert_config.json"
     settings = json.loads(settings_file.read_text()) if settings_file.exists() else {}
     if settings.get("do_lower_case"):
-        raise UserError(f"{settings_file}: do_lower_case is not supported; put a lower-casing normalizer in the tokenizer")
+        raise UserError(
+            f"{settings_file}: do_lower_case is not supported; put a lower-casing normalizer in the tokenizer"
+        )
     return str(kinds["Transformer"]), settings.get("max_seq_length")
 
 

@@ -20,8 +20,12 @@ def describe(encoder: Encoder) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         encoder.tokenizer.save_pretrained(folder)
         files = {path.name: path.read_text() for path in sorted(Path(folder).iterdir()) if path.is_file()}
-    return {"schema": SCHEMA, "config": encoder.lm.config.to_json_string(), "tokenizer": files,
-            "max_length": encoder.max_length}
+    return {
+        "schema": SCHEMA,
+        "config": encoder.lm.config.to_json_string(),
+        "tokenizer": files,
+        "max_length": encoder.max_length,
+    }
 
 
 def history(checkpoint: str | Path) -> list[dict]:
@@ -87,7 +91,9 @@ def find_checkpoint(path: str | Path) -> Path | str:
                 return last
         if (folder / "modules.json").exists() or (folder / "config.json").exists():
             return folder
-        raise UserError(f"{folder} is neither a run directory (checkpoints/last.ckpt) nor a model directory (config.json)")
+        raise UserError(
+            f"{folder} is neither a run directory (checkpoints/last.ckpt) nor a model directory (config.json)"
+        )
     if folder.is_absolute() or str(path).startswith(".") or folder.suffix == ".ckpt" or len(folder.parts) > 2:
         raise UserError(f"checkpoint {path} does not exist; name a run directory, a .ckpt file or a model directory")
     return str(path)
@@ -181,7 +187,9 @@ def model_card(encoder: Encoder, stages: list[dict], name: str) -> str:
         lines += ["", f"## Training stage {number}: {stage['stage']['name']}", ""]
         lines += [f"- {label}: {value}" for label, value in describe_stage(stage)]
         lines += ["", "| source | rows | licence |", "|---|---:|---|"]
-        lines += [f"| {source} | {facts['rows']:,} | {facts['licence']} |" for source, facts in stage["sources"].items()]
+        lines += [
+            f"| {source} | {facts['rows']:,} | {facts['licence']} |" for source, facts in stage["sources"].items()
+        ]
     if not stages:
         lines += ["", "How it was trained is not recorded in the checkpoint."]
     return "\n".join(lines) + "\n"

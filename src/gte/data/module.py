@@ -48,7 +48,13 @@ class PairData(pl.LightningDataModule):
     """
 
     def __init__(
-        self, folder: str | Path, stage: Stage, *, alpha: float, seed: int, sources: list[str] | None = None,
+        self,
+        folder: str | Path,
+        stage: Stage,
+        *,
+        alpha: float,
+        seed: int,
+        sources: list[str] | None = None,
         workers: int = 0,
     ):
         super().__init__()
@@ -60,7 +66,9 @@ class PairData(pl.LightningDataModule):
             if name not in ready:
                 raise UserError(f"{folder} has no source '{name}' for stage {stage.name}; it has: {', '.join(ready)}")
         if not self.source_names:
-            raise UserError(f"{folder} has no source for stage {stage.name}; prepare one that states `stages: [{stage.name}]`")
+            raise UserError(
+                f"{folder} has no source for stage {stage.name}; prepare one that states `stages: [{stage.name}]`"
+            )
         self.tables = [TokenTable(folder, self.manifest, name) for name in self.source_names]
         sizes = [len(table) for table in self.tables]
         for name, size in zip(self.source_names, sizes, strict=True):
@@ -107,9 +115,15 @@ class PairData(pl.LightningDataModule):
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         tokenizer = self.manifest.tokenizer
         steps = Steps(
-            self.tables, self.mixture, rank, world_size,
-            seed=self.seed, max_length=self.stage.max_length, group_size=self.stage.group_size,
-            prefix=tokenizer["prefix"], suffix=tokenizer["suffix"],
+            self.tables,
+            self.mixture,
+            rank,
+            world_size,
+            seed=self.seed,
+            max_length=self.stage.max_length,
+            group_size=self.stage.group_size,
+            prefix=tokenizer["prefix"],
+            suffix=tokenizer["suffix"],
         )
         return DataLoader(
             steps,

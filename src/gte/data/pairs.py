@@ -34,7 +34,9 @@ PART = pa.schema([
     ("query", pa.string()), ("document", pa.string()), ("negatives", pa.list_(pa.string())),
 ])  # fmt: skip
 REJECTED = -1  # the bucket of rejected rows
-BUCKET_BYTES = 256 * 2**20  # of texts, about
+BUCKET_BYTES = 64 * 2**20  # of texts, about; sorting one takes a few times as much
+MAX_BUCKETS = 1024
+WRITE_BYTES = 2**30  # held for all the buckets' unfinished row groups
 GROUP_ROWS = 16_384  # of the pairs files' row groups
 BATCH_ROWS, BATCH_CHARACTERS = 8_192, 32 * 2**20
 FATAL = "\0"  # begins the reason of what stops the source instead of being counted
@@ -85,8 +87,8 @@ def make_pairs(
     intermediate files, removed at the end. `seen`: hash files of other sources; pairs in them count as duplicates, and
     this source's own is appended. Raises UserError where more than max_rejected of the rows are rejected, or none is.
     """
-    buckets = min(256, 1 + sum(texts_size(raw, source) for raw in raws) // BUCKET_BYTES)
-    with daft.execution_config_ctx(parquet_target_row_group_size=16 * 2**20):
+    buckets = min(MAX_BUCKETS, 1 + sum(texts_size(raw, source) for raw in raws) // BUCKET_BYTES)
+    with daft.execution_config_ctx(parquet_target_row_group_size=min(16 * 2**20, WRITE_BYTES // buckets)):
         RawFiles(source, raws, buckets).read().write_parquet(str(work / "parts"), partition_cols=["bucket"])
     tally = count_parts(source, work / "parts", max_rejected)
     columns = ["query", "document", *(["negatives"] if tally.negatives else []), "file", "row"]
