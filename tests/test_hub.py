@@ -1,4 +1,4 @@
-"""Models in and out: any kind of checkpoint gives the same encoder, exports load elsewhere, foreign files are refused."""
+"""Models in and out: all kinds of checkpoint give one encoder, exports load elsewhere, foreign files are refused."""
 
 import json
 import pickle
