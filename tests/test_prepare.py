@@ -19,10 +19,10 @@ import pytest
 
 from gte.data import pairs as engine
 from gte.data.pairs import use_engine
-from gte.data.prepare import Recipe, Triples, prepare
+from gte.data.prepare import Recipe, Triples, fetch, prepare
 from gte.data.records import pair_hash, text_hash
 from gte.data.shards import Manifest, TokenTable
-from gte.data.sources import Source, infer_sources
+from gte.data.sources import Raw, Source, infer_sources
 from gte.data.tokenizer import load_tokenizer
 from gte.errors import UserError
 
@@ -363,7 +363,7 @@ def test_two_runs_into_one_folder_do_not_mix(prepared, tmp_path):
     _, _, recipe = prepared
     with open(tmp_path / ".out.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another process is preparing"):
+        with pytest.raises(UserError, match="another process is making"):
             prepare(recipe, tmp_path / "out", report=silent)
 
 
@@ -402,6 +402,11 @@ def test_what_a_reader_cannot_go_on_from_arrives_as_one_line(tmp_path):
     source = Source("b", "web", ("pretrain",), "jsonl", files="b.jsonl", folder=".")
     with pytest.raises(UserError, match="source b: its raw files hold no row"):
         prepare(recipe_of(tmp_path, [source]), tmp_path / "out", report=silent)
+    with pytest.raises(UserError, match=r"source b: .*No such file.*gone\.jsonl"):
+        raw = Raw("gone.jsonl", tmp_path / "gone.jsonl")
+        engine.make_pairs(source, [raw], tmp_path / "pairs", tmp_path / "work", max_rejected=0.1)
+    with pytest.raises(UserError, match=r"cannot write to .*a\.csv"):
+        prepare(recipe_of(tmp_path, [source]), tmp_path / "a.csv" / "out", report=silent)
 
 
 def test_all_sources_without_files_are_named_before_any_work(tmp_path):
@@ -418,6 +423,27 @@ def test_all_sources_without_files_are_named_before_any_work(tmp_path):
         with pytest.raises(UserError, match=line):
             prepare(recipe_of(tmp_path / "raw", sources, **change), tmp_path / "out", report=silent)
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+def test_what_is_fetched_is_there_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
+    calls = []
+
+    def mine(folder: Path) -> None:
+        (folder / "words").mkdir()
+        (folder / "words" / "a.jsonl").write_text('["q", "d"]')
+        calls.append(folder)
+        if len(calls) == 1:
+            raise RuntimeError("half-way")
+
+    monkeypatch.setattr("gte.data.mining.mine_for_test", mine, raising=False)
+    folder = tmp_path / "raw" / "demo"
+    with pytest.raises(RuntimeError):
+        fetch("gte.data.mining.mine_for_test", folder, again=False)
+    assert not folder.exists()
+    for again in (False, False, True):
+        fetch("gte.data.mining.mine_for_test", folder, again=again)
+        assert (folder / "words" / "a.jsonl").exists()
+    assert len(calls) == 3 and folder not in calls
 
 
 def test_triples_are_pairs_of_their_source_with_negatives_of_the_same_source(prepared, tmp_path):

@@ -248,7 +248,7 @@ def part_rows(source: Source, raw: Raw, buckets: int) -> Iterator[list[tuple]]:
             if len(rows) == BATCH_ROWS or characters > BATCH_CHARACTERS:
                 yield rows
                 rows, characters = [], 0
-    except UserError as error:  # crosses the engine as a row: exceptions do not keep their type there
+    except (UserError, OSError) as error:  # crosses the engine as a row: exceptions do not keep their type there
         rows.append((raw.name, 0, FATAL + str(error), REJECTED, None, None, None, None, None))
     if rows:
         yield rows

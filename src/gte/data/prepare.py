@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import platform
 import shutil
 import time
@@ -148,15 +149,16 @@ def read_recipe(data: dict, *, fetch_again: bool = False) -> Recipe:
 
 def fetch(function: str, folder: Path, *, again: bool) -> None:
     """Calls the function of that full name with a folder to fill, which becomes `folder` when it is done."""
-    if folder.is_dir() and not again:
-        return
-    start = time.perf_counter()
-    module, _, name = function.rpartition(".")
-    part = folder.parent / f".{folder.name}.fetching"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    getattr(import_module(module), name)(part)
-    put_in_place(part, folder)
+    with locked(folder):
+        if folder.is_dir() and not again:
+            return
+        start = time.perf_counter()
+        module, _, name = function.rpartition(".")
+        part = folder.parent / f".{folder.name}.fetching"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        getattr(import_module(module), name)(part)
+        put_in_place(part, folder)
     print(f"{function}: wrote {folder}, {time.perf_counter() - start:.1f} s")
 
 
@@ -176,7 +178,6 @@ def prepare(
     given = None if recipe.tokenizer is None else load_tokenizer(recipe.tokenizer)  # may fail: before hours of work
     use_engine(engine)
     out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
     with locked(out):
         if not force and (made := find_complete(out, stated)):
             report(f"{out} is complete and up to date: nothing to do (force=true makes it anew)")
@@ -266,7 +267,7 @@ def write_triples(name: str, triples: Triples, facts: dict[str, dict], build: Pa
     columns |= {column: chosen.column(column) for column in ("file", "row")}
     pq.write_table(pa.table(columns), build / "pairs" / f"{name}.parquet", compression="zstd")
     count, seconds = sum(map(len, mined)), time.perf_counter() - start
-    report(f"{name}: {len(mined):,} triples, {count / len(mined):.1f} negatives each, {seconds:.1f} s")
+    report(f"{name}: {len(mined):,} triples, {count / max(1, len(mined)):.1f} negatives each, {seconds:.1f} s")
     parent = facts[triples.source]
     tally = Tally(read=len(mined), kept=len(mined), negatives=True)
     return describe_source(parent["category"], ["finetune"], parent["licence"], tally)
@@ -331,12 +332,17 @@ def tokenised(path: Path, tokens: Tokens) -> Iterator[pa.RecordBatch]:
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Keeps other processes from preparing the same folder. Raises UserError where one does already."""
-    with open(out.parent / f".{out.name}.lock", "w") as file:
+    """Keeps other processes from making the same folder. Raises UserError where one does, or none can be made."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(out.parent / f".{out.name}.lock", os.O_CREAT | os.O_WRONLY)
+    except OSError as error:
+        raise UserError(f"cannot write to {out.parent} ({error.strerror}); give another data.dir") from error
+    with os.fdopen(lock, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"another process is preparing {out}; wait for it, or give another data.dir") from None
+            raise UserError(f"another process is making {out}; wait for it, or give another data.dir") from None
         yield
 
 
