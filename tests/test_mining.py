@@ -62,7 +62,7 @@ def scores_of(queries: list[str], documents: list[str]) -> np.ndarray:
 def test_ranks_are_those_of_bm25s(depth):
     queries, documents = make_pairs(1, 700)
     queries += ["nothing known", "the of", ""]
-    found = list(rank_bm25(queries, documents, depth))
+    found = list(rank_bm25(queries, documents, [depth] * len(queries)))
     assert found[-3:] == [[], [], []]
     for row, ranking in zip(scores_of(queries, documents), found, strict=True):
         order = np.lexsort((np.arange(len(row)), -row))

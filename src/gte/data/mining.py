@@ -10,6 +10,7 @@ import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import bm25s
@@ -50,11 +51,12 @@ def mine_bm25(
     known = {normalize(text): number for number, text in enumerate(corpus)}
     for number, query in enumerate(distinct):
         excluded[number].add(known.get(normalize(query), -1))
-    wanted = depth + max(map(len, excluded), default=0)
+    asked = query_of_pair[:rows]
+    distinct = distinct[: max(asked, default=-1) + 1]
+    depths = [depth + len(numbers) for numbers in excluded[: len(distinct)]]
     draws = np.random.default_rng(seed)
     chosen: list[list[str]] = []
-    asked = query_of_pair[:rows]
-    for number, ranking in enumerate(rank_bm25(distinct[: max(asked, default=-1) + 1], corpus, wanted)):
+    for number, ranking in enumerate(rank_bm25(distinct, corpus, depths)):
         ranks = [document for document in ranking if document not in excluded[number]][skip:depth]
         picked = sorted(draws.permutation(len(ranks))[:negatives])
         chosen.append([corpus[ranks[rank]] for rank in picked])
@@ -82,9 +84,10 @@ def mine_file(path: Path, folder: Path, **settings) -> str:
     target = folder / f"{source.name}.jsonl.gz"
     unfinished = folder / f".{target.name}.part"
     folder.mkdir(parents=True, exist_ok=True)
-    with gzip.open(unfinished, "wt", encoding="utf-8") as file:
+    with open(unfinished, "wb") as raw, gzip.GzipFile("", "wb", 3, raw, mtime=0) as file:
         for query, document, texts in zip(queries, documents, mined, strict=False):
-            file.write(json.dumps({"query": query, "pos": document, "neg": texts}, ensure_ascii=False) + "\n")
+            row = {"query": query, "pos": document, "neg": texts}
+            file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
     os.replace(unfinished, target)
     count = sum(map(len, mined))
     return f"{target}: {len(mined):,} triples, {count:,} negatives; {sum(rejected.values())} rows of {path} rejected"
@@ -107,8 +110,8 @@ def number_texts(texts: Sequence[str]) -> tuple[list[str], list[int]]:
     return distinct, number_of
 
 
-def rank_bm25(queries: Sequence[str], documents: Sequence[str], depth: int) -> Iterator[list[int]]:
-    """For each query the at most `depth` documents of the highest positive BM25 scores, best first, ties by number."""
+def rank_bm25(queries: Sequence[str], documents: Sequence[str], depths: Sequence[int]) -> Iterator[list[int]]:
+    """For query i the at most depths[i] documents of the highest positive BM25 scores, best first, ties by number."""
     index = bm25s.BM25()
     tokens = bm25s.tokenize(list(documents), show_progress=False)
     if not any(len(ids) for ids in tokens.ids):
@@ -122,8 +125,8 @@ def rank_bm25(queries: Sequence[str], documents: Sequence[str], depth: int) -> I
         texts = list(queries[start : start + CHUNK])
         words = bm25s.tokenize(texts, return_ids=False, show_progress=False)
         found = count_terms(words, index.vocab_dict, shape[0]) @ terms_documents
-        for begin, end in zip(found.indptr[:-1], found.indptr[1:], strict=True):
-            yield best(found.indices[begin:end], found.data[begin:end], depth)
+        for row, (begin, end) in enumerate(pairwise(found.indptr), start):
+            yield best(found.indices[begin:end], found.data[begin:end], depths[row])
 
 
 def count_terms(words: list[list[str]], vocabulary: dict[str, int], terms: int) -> sparse.csr_array:
