@@ -12,7 +12,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from gte.data.tokenizer import fingerprint, load_tokenizer, special_ids, train_tokenizer
+from gte.data.tokenizer import fingerprint, load_tokenizer, special_ids, train_tokenizer, wrap_wordpiece
 from gte.data.tokens import Tokens
 from gte.errors import UserError
 
@@ -132,6 +132,13 @@ def test_a_vocabulary_below_the_alphabet_is_refused():
 def test_the_special_tokens_around_a_text_are_the_tokenizers_own(wordpiece):
     assert special_ids(wordpiece) == ([2], [3])
     assert special_ids(byte_level()) == ([0], [2])
+
+
+def test_a_tokenizer_that_pads_of_itself_adds_no_padding_to_the_special_tokens():
+    padding = wrap_wordpiece({token: number for number, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a"])})
+    padding.backend_tokenizer.enable_padding(length=16)
+    assert len(padding.backend_tokenizer.encode("a").ids) == 16
+    assert special_ids(padding) == ([2], [3])
 
 
 def test_a_fingerprint_tells_tokenizers_apart_and_survives_saving(wordpiece, tmp_path):

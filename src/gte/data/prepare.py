@@ -34,6 +34,11 @@ LIBRARIES = ("daft", "datasets", "numpy", "pyarrow", "tokenizers", "transformers
 Report = Callable[[str], None]
 
 
+def say(line: str) -> None:
+    """Prints a line at once, also into a pipe."""
+    print(line, flush=True)
+
+
 @dataclass(frozen=True)
 class Triples:
     """A fine-tuning source made of the pairs of another: `rows` of them at most, with negatives mined by BM25.
@@ -87,7 +92,10 @@ class Recipe:
                 raise UserError(f"data set {self.name} names the source '{name}' twice")
         for name, triples in self.triples.items():
             if triples.source not in names:
-                raise UserError(f"triples {name}: '{triples.source}' is none of the sources {', '.join(names)}")
+                raise UserError(
+                    f"triples {name}: '{triples.source}' is none of the sources {', '.join(names)}; name it too, or "
+                    "leave the triples out: data.triples=null"
+                )
         if self.evaluation and not self.evaluation.is_dir():
             raise UserError(f"there is no folder {self.evaluation} with the held-out tasks of {self.name}")
 
@@ -159,11 +167,11 @@ def fetch(function: str, folder: Path, *, again: bool) -> None:
         part.mkdir()
         getattr(import_module(module), name)(part)
         put_in_place(part, folder)
-    print(f"{function}: wrote {folder}, {time.perf_counter() - start:.1f} s")
+    say(f"{function}: wrote {folder}, {time.perf_counter() - start:.1f} s")
 
 
 def prepare(
-    recipe: Recipe, out: Path, *, engine: str = "native", force: bool = False, command: str = "", report: Report = print
+    recipe: Recipe, out: Path, *, engine: str = "native", force: bool = False, command: str = "", report: Report = say
 ) -> Manifest:
     """Makes the prepared folder `out`, or finds it made: `manifest.json`, `pairs/`, `shards/`, `tokenizer/`, `eval/`.
 
