@@ -89,6 +89,7 @@ def refuse_unknown_keys(cfg: DictConfig, name: str) -> None:
     """A key that `+key=` added beside the primary config's own would be ignored without a word: refuse it."""
     primary = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     groups = {key for entry in primary.get("defaults", []) if isinstance(entry, dict) for key in entry}
+    groups = {group for group in groups if not group.startswith("override ")}
     known = (set(primary) | {group.split("@")[0].split("/")[0] for group in groups}) - {"defaults", "hydra"}
     unknown = sorted(set(map(str, cfg)) - known)
     if unknown:
