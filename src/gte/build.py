@@ -18,8 +18,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gte.errors import UserError
 
-SHOW_TRACEBACK = "HYDRA_FULL_ERROR" in os.environ
-os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing pages and exiting
+# Hydra raises, instead of printing pages and exiting, where HYDRA_FULL_ERROR is set; the second name tells a process
+# that we start whether its user set the first
+SHOW_TRACEBACK = "HYDRA_FULL_ERROR" in os.environ and "GTE_ONE_LINE_ERRORS" not in os.environ
+os.environ |= {"HYDRA_FULL_ERROR": "1"} | ({} if SHOW_TRACEBACK else {"GTE_ONE_LINE_ERRORS": "1"})
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
