@@ -223,23 +223,3 @@ def test_ids_are_16_bit_where_the_vocabulary_allows(wordpiece):
     wide = Tokens(PreTrainedTokenizerFast(tokenizer_object=tokenizer), 5)
     ids = wide.encode([f"filler{2**16 - 1}"])
     assert str(ids.type.value_type) == "uint32" and ids.to_pylist() == [[len(wordpiece) + 2**16 - 1]]
-
-
-def test_words_are_faster_than_whole_texts(wordpiece):
-    """Guards the reason for the detour; the factor on real text is four to five a core."""
-    import time
-
-    rng = np.random.default_rng(0)
-    words = corpus(0, 50)[0].split()
-    texts = [" ".join(rng.choice(words, 200)) for _ in range(3_000)]
-    tokens = Tokens(wordpiece, 510)
-    tokens.encode(texts[:10])
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    times = []
-    for by_words in (True, False):
-        tokens.by_words = by_words
-        start = time.process_time()
-        tokens.encode(texts)
-        times.append(time.process_time() - start)
-    del os.environ["TOKENIZERS_PARALLELISM"]
-    assert times[0] < times[1]
