@@ -17,7 +17,7 @@ from conftest import ROOT, shared_dir
 from gte.errors import UserError
 from gte.evaluation.model import BM25, EncoderModel, choose_precision
 from gte.evaluation.suite import Plan, Suite, exit_code, name_checkpoints, plan, run_suite
-from gte.evaluation.table import as_csv, as_markdown, as_text
+from gte.evaluation.table import as_csv, as_markdown, as_text, gains
 
 WIDTH = 8
 
@@ -553,3 +553,8 @@ def test_bad_input_on_the_command_line_is_one_line_and_exit_code_2(tmp_path):
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "lacks qrels/test.tsv" in errors[0]
     assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_the_table_says_what_each_model_has_over_the_one_above():
+    rows = [["BM25", "40.00", ""], ["random weights", "5.50", "10.00"], ["pre-trained", "41.25", "60.00"]]
+    assert gains(rows) == [["pre-trained over random weights", "+35.75", "+50.00"]]

@@ -5,7 +5,7 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
-PACKAGES = ("torch", "pytorch-lightning", "transformers", "datasets", "mteb")
+PACKAGES = ("torch", "pytorch-lightning", "transformers", "mteb", "scikit-learn", "bm25s")
 
 
 def git_commit() -> str:

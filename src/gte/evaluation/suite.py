@@ -5,12 +5,10 @@ precision and versions are the same; `out/results.json` appears when all is done
 """
 
 import difflib
-import importlib.metadata
 import json
 import os
 import platform
 import re
-import subprocess
 import sys
 import time
 import traceback
@@ -21,9 +19,9 @@ from pathlib import Path
 
 from gte.errors import UserError
 from gte.evaluation.folder import Folder, find_tasks
+from gte.provenance import git_commit, versions
 
 SCHEMA = 1
-PACKAGES = ("torch", "transformers", "mteb", "scikit-learn", "bm25s")
 FOLDER_OF = {  # tasks that share a folder; every other task's folder has its name
     "SST2Prompted": "SST2",
     **{f"CodeSearchNet{name}": "CodeSearchNet" for name in ("Ruby", "JavaScript", "Go", "Python", "Java", "PHP")},
@@ -202,20 +200,6 @@ def write(file: Path, content: dict) -> None:
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     temporary.write_text(json.dumps(content, indent=2) + "\n")
     os.replace(temporary, file)
-
-
-def versions() -> dict[str, str]:
-    """What a score may depend on besides model and data."""
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
-
-
-def git_commit() -> str | None:
-    """The commit of this source tree, `+` where files differ from it; None outside a repository."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def quiet() -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import re
 
 SHORT = {
@@ -41,6 +42,15 @@ def cells(results: dict) -> list[list[str]]:
     return rows
 
 
+def gains(rows: list[list[str]]) -> list[list[str]]:
+    """What each model has over the one in the row above, where both have every score."""
+    return [
+        [f"{new[0]} over {old[0]}", *(f"{float(b) - float(a):+.2f}" for a, b in zip(old[1:], new[1:], strict=True))]
+        for old, new in itertools.pairwise(rows)
+        if all(old) and all(new)
+    ]
+
+
 def as_csv(results: dict) -> str:
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerows(cells(results))
@@ -49,6 +59,7 @@ def as_csv(results: dict) -> str:
 
 def as_markdown(results: dict) -> str:
     header, *rows = cells(results)
+    rows += gains(rows)
     ruler = ["---", *("---:" for _ in header[1:])]
     return "".join(f"| {' | '.join(row)} |\n" for row in (header, ruler, *rows))
 
@@ -56,6 +67,7 @@ def as_markdown(results: dict) -> str:
 def as_text(results: dict) -> str:
     """For a terminal: the header's words one below the other, so that ten scores fit into 120 columns."""
     header, *rows = cells(results)
+    rows += gains(rows)
     words = [re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", " ", title).split() for title in header]
     height = max(map(len, words))
     stacked = [[*([""] * (height - len(column))), *column] for column in words]
