@@ -220,6 +220,7 @@ class Encoder(nn.Module):
 
     def save(self, folder: str | Path) -> None:
         """Weights (safetensors), configuration and tokenizer, as `from_pretrained` and transformers read them."""
+        transformers_logging.disable_progress_bar()
         self.lm.save_pretrained(folder)
         tokenizer = copy.deepcopy(self.tokenizer)
         tokenizer.model_max_length = self.max_length
