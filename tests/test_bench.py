@@ -10,7 +10,7 @@ def test_the_loss_benchmark_writes_its_rows_with_commit_and_machine(script, tmp_
         "benchmark.n=64",
         "benchmark.width=16",
         "benchmark.rounds=1",
-        "+benchmark.memory=[[ours,64,16]]",
+        "+benchmark.memory=[[ours,4096,64]]",
         "out=bench",
     )
     assert code == 0, err

@@ -71,7 +71,9 @@ def test_sentence_transformers_and_transformers_load_the_export(run, tmp_path):
     np.testing.assert_allclose(peer.encode(TEXTS), encoder.encode(TEXTS), atol=1e-5)
     assert peer.max_seq_length == 32
     inputs = AutoTokenizer.from_pretrained(tmp_path / "model")("one", return_tensors="pt")
-    hidden = AutoModel.from_pretrained(tmp_path / "model").eval()(**inputs).last_hidden_state
+    lm, loading = AutoModel.from_pretrained(tmp_path / "model", output_loading_info=True)
+    assert not any(loading.values())  # no weight is missing, left over or of another shape
+    hidden = lm.eval()(**inputs).last_hidden_state
     np.testing.assert_allclose(hidden[0].mean(0).detach(), encoder.encode(["one"], normalize=False)[0], atol=1e-5)
 
 

@@ -65,8 +65,12 @@ class Encoder(nn.Module):
         positions = usable_positions(lm.config)
         if max_length > positions:
             raise UserError(f"max_length={max_length} is more than the {positions} positions of this language model")
-        if getattr(lm, "pooler", None) is not None:
-            lm.pooler = None  # never used by mean pooling; its parameters would get no gradient
+        # BERT's pooler takes no part in mean pooling and would get no gradient; it is kept for `save` alone, since
+        # other programs expect it in a BERT
+        self.unused_pooler = getattr(lm, "pooler", None)
+        if self.unused_pooler is not None:
+            self.unused_pooler.requires_grad_(False)
+            lm.pooler = None
         self.lm = lm
         self.tokenizer = tokenizer
         self.max_length = max_length
@@ -121,7 +125,7 @@ class Encoder(nn.Module):
             attention_probs_dropout_prob=dropout,
             pad_token_id=tokenizer.pad_token_id,
         )
-        return cls(BertModel(config, add_pooling_layer=False), tokenizer, max_length)
+        return cls(BertModel(config), tokenizer, max_length)
 
     @property
     def device(self) -> torch.device:
@@ -221,7 +225,11 @@ class Encoder(nn.Module):
     def save(self, folder: str | Path) -> None:
         """Weights (safetensors), configuration and tokenizer, as `from_pretrained` and transformers read them."""
         transformers_logging.disable_progress_bar()
+        if self.unused_pooler is not None:
+            self.lm.pooler = self.unused_pooler
         self.lm.save_pretrained(folder)
+        if self.unused_pooler is not None:
+            self.lm.pooler = None
         tokenizer = copy.deepcopy(self.tokenizer)
         tokenizer.model_max_length = self.max_length
         tokenizer.save_pretrained(folder)

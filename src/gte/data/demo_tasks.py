@@ -14,7 +14,8 @@ RETRIEVAL = {
     "DemoNameToSummary": ("name_summary",),
 }
 MAX_DOCUMENTS = 2_000  # documents of a retrieval task
-CLUSTER = 150  # texts of a kind in the clustering task
+PROSE = ("title_body", "heading_section", "name_summary", "parameter_description")  # clustered by topic
+CLUSTER = 150  # texts of a label in a clustering task
 RELATED = 250  # pairs of each of the three scores
 WORDS = 8  # held-out texts of this many words must not occur within a training text
 CHARACTERS = 20  # shorter texts ("Return the name.") may occur on both sides
@@ -37,21 +38,35 @@ def build_tasks(rows: list, queries: int) -> dict[str, dict[str, list]]:
         chosen = [row for row in rows if row.kind in kinds]
         if chosen:
             tasks[task] = retrieval_task(chosen, kinds, queries)
-    clusters = defaultdict(dict)
-    for row in rows:
-        if row.kind != "hyperlink":  # its documents are those of title_body
-            clusters[row.kind].setdefault(normalized(row.document), row.document)
-    texts = [
-        {"text": text, "label": kind}
-        for kind in sorted(clusters)
-        if len(clusters[kind]) >= CLUSTER // 3
-        for text in draw(list(clusters[kind].values()), kind)[:CLUSTER]
-    ]
-    if len({row["label"] for row in texts}) > 1:
-        tasks["DemoSourceKind"] = {"test.jsonl.gz": texts}
+    # a hyperlink's documents are those of title_body
+    kinds = [(row.kind, row.document) for row in rows if row.kind != "hyperlink"]
+    topics = [(topic(row.places[0]), row.document) for row in rows if row.kind in PROSE and row.places]
+    for task, labelled in (("DemoSourceKind", kinds), ("DemoTopic", topics)):
+        texts = clustering_task(labelled)
+        if len({row["label"] for row in texts}) > 1:
+            tasks[task] = {"test.jsonl.gz": texts}
     if related := relatedness_task([row for row in rows if row.kind == "title_body"]):
         tasks["DemoRelatedness"] = {"test.jsonl.gz": related}
     return tasks
+
+
+def topic(place: str) -> str:
+    """What a module is about: its package; of SciPy, whose subpackages are fields of their own, the subpackage."""
+    parts = place.split(".")
+    return ".".join(parts[:2]) if parts[0] == "scipy" else parts[0]
+
+
+def clustering_task(labelled: list[tuple[str, str]]) -> list[dict]:
+    """Up to CLUSTER different texts of each label that has at least a third as many."""
+    clusters = defaultdict(dict)
+    for label, text in labelled:
+        clusters[label].setdefault(normalized(text), text)
+    return [
+        {"text": text, "label": label}
+        for label in sorted(clusters)
+        if len(clusters[label]) >= CLUSTER // 3
+        for text in draw(list(clusters[label].values()), label)[:CLUSTER]
+    ]
 
 
 def retrieval_task(rows: list, kinds: tuple[str, ...], queries: int) -> dict[str, list]:
