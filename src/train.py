@@ -13,8 +13,7 @@ from gte.build import build, build_encoder, build_loggers, build_trainer, plain,
 @script("train")
 def main(cfg: DictConfig) -> None:
     from gte.callbacks import find_resume, run_callbacks
-    from gte.data.module import PairData
-    from gte.data.tokenizer import load_tokenizer
+    from gte.data.module import PairData, prepared_tokenizer
     from gte.figures import loss_curves
     from gte.hub import history, initialize
     from gte.provenance import git_commit
@@ -27,7 +26,7 @@ def main(cfg: DictConfig) -> None:
     out = Path(cfg.out)
     stage = build(cfg.stage)
     torch.manual_seed(cfg.seed)
-    encoder = build_encoder(cfg.model, lambda: load_tokenizer(Path(cfg.data.dir) / "tokenizer"))
+    encoder = build_encoder(cfg.model, lambda: prepared_tokenizer(cfg.data.dir))
     data = PairData(cfg.data.dir, stage, alpha=cfg.data.alpha, seed=cfg.seed, sources=cfg.sources, workers=cfg.workers)
     data.check_encoder(encoder)
     resume = find_resume(out, cfg.resume)

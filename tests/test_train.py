@@ -142,7 +142,10 @@ def test_wandb_runs_offline_without_a_key(train, tmp_path, monkeypatch):
         (["+experiments=mixing_ratio"], "unknown key 'experiments'"),
         (["model=bas"], "model/bas"),
         (["modle=base"], "modle"),
-        (["data.dir=nowhere"], "nowhere"),
+        (
+            ["data.dir=nowhere"],
+            "nowhere is no prepared folder: it has no manifest.json; make it with python src/prepare.py",
+        ),
         (["sources=[colours,nonsense]"], "nonsense"),
         (["stage.global_batch=100"], "times has 90 rows"),
         (["stage.batch_tokens=20"], "stage.batch_tokens=20"),

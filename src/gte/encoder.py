@@ -18,6 +18,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTra
 from transformers.utils import logging as transformers_logging
 
 from gte.errors import UserError
+from gte.offline import hub_reachable
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -87,8 +88,11 @@ class Encoder(nn.Module):
         name_or_path = str(name_or_path)
         folder, own_length = read_modules(Path(name_or_path)) if Path(name_or_path).is_dir() else (name_or_path, None)
         with one_line_load_errors(name_or_path):
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-            lm = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+            cached_only = not Path(folder).is_dir() and not hub_reachable()
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=cached_only)
+            lm = AutoModel.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True, local_files_only=cached_only
+            )
         if not tokenizer.is_fast:
             raise UserError(
                 f"{name_or_path} has no fast tokenizer (tokenizer.json); convert it with transformers first"

@@ -9,9 +9,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from gte.data.collate import Batch, collate
 from gte.data.mixture import Mixture
 from gte.data.shards import Manifest, TokenTable
-from gte.data.tokenizer import fingerprint
+from gte.data.tokenizer import fingerprint, load_tokenizer
 from gte.errors import UserError
 from gte.stage import Stage
+
+
+def prepared_tokenizer(folder: str | Path):
+    """The tokenizer that a prepared folder's shards were made with. Raises UserError where it is no such folder."""
+    Manifest.load(folder)
+    return load_tokenizer(Path(folder) / "tokenizer")
 
 
 class Steps(Dataset):

@@ -16,6 +16,7 @@ import yaml
 from gte.data.readers import MAX_LINE, lines, reader
 from gte.data.records import Field, Fields, Record, Rejected, records
 from gte.errors import UserError
+from gte.offline import hub_reachable
 
 FOLDER = Path(__file__).resolve().parents[3] / "conf" / "source"
 STAGES = ("pretrain", "finetune")
@@ -152,6 +153,7 @@ def read_hub(source: Source) -> Iterator[Record]:
     """The rows that `datasets` streams for a source. Raises UserError where the hub cannot be reached."""
     import datasets
 
+    datasets.config.HF_HUB_OFFLINE = not hub_reachable()
     try:
         rows = datasets.load_dataset(
             source.hub, source.hub_config, data_files=source.hub_files, split=source.hub_split, streaming=True

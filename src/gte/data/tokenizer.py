@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from gte.errors import UserError
+from gte.offline import hub_reachable
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ALPHABET = 400  # single characters a trained vocabulary may hold; rarer ones become [UNK]
@@ -22,7 +23,8 @@ def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerFast:
     name = str(name_or_path)
     transformers_logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        cached_only = not Path(name).is_dir() and not hub_reachable()
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=cached_only)
     except (OSError, ValueError, ImportError, KeyError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if Path(name).is_dir():
