@@ -66,13 +66,13 @@ class Encoder(nn.Module):
         positions = usable_positions(lm.config)
         if max_length > positions:
             raise UserError(f"max_length={max_length} is more than the {positions} positions of this language model")
+        self.lm = lm
         # BERT's pooler takes no part in mean pooling and would get no gradient; it is kept for `save` alone, since
         # other programs expect it in a BERT
         self.unused_pooler = getattr(lm, "pooler", None)
         if self.unused_pooler is not None:
             self.unused_pooler.requires_grad_(False)
             lm.pooler = None
-        self.lm = lm
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.width = lm.config.hidden_size
