@@ -5,7 +5,7 @@ Shapes: N texts, T tokens of all texts end to end, L tokens of the longest text 
 
 import copy
 import json
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTra
 from transformers.utils import logging as transformers_logging
 
 from gte.errors import UserError
-from gte.offline import hub_reachable
+from gte.offline import loading
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -87,12 +87,9 @@ class Encoder(nn.Module):
         """
         name_or_path = str(name_or_path)
         folder, own_length = read_modules(Path(name_or_path)) if Path(name_or_path).is_dir() else (name_or_path, None)
-        with one_line_load_errors(name_or_path):
-            cached_only = not Path(folder).is_dir() and not hub_reachable()
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=cached_only)
-            lm = AutoModel.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, local_files_only=cached_only
-            )
+        with loading("model", name_or_path, "pass a local model directory: model.name_or_path=/path/to/model") as local:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=local)
+            lm = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, local_files_only=local)
         if not tokenizer.is_fast:
             raise UserError(
                 f"{name_or_path} has no fast tokenizer (tokenizer.json); convert it with transformers first"
@@ -281,19 +278,3 @@ def read_modules(folder: Path) -> tuple[str, int | None]:
             f"{settings_file}: do_lower_case is not supported; put a lower-casing normalizer in the tokenizer"
         )
     return str(kinds["Transformer"]), settings.get("max_seq_length")
-
-
-@contextmanager
-def one_line_load_errors(name: str):
-    """Turns the many ways in which transformers fails to find or read a model into one line with the way out."""
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if Path(name).is_dir():
-            raise UserError(f"cannot load a model from the directory {name}: {reason}") from error
-        raise UserError(
-            f"cannot load the model '{name}': it is no local directory and the hub did not give it ({reason}); "
-            "pass a local model directory: model.name_or_path=/path/to/model"
-        ) from error

@@ -1,12 +1,18 @@
-"""Whether the model hub can be asked at all: without a network its client retries for a minute before it says no."""
+"""The model hub, which may be out of reach: without a network its client retries for a minute before it says no."""
 
 import os
 import socket
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from huggingface_hub import constants
+from transformers.utils import logging as transformers_logging
+
+from gte.errors import UserError
 
 SECONDS = 5
 
@@ -25,3 +31,23 @@ def hub_reachable() -> bool:
     except OSError:
         return False
     return True
+
+
+@contextmanager
+def loading(what: str, name: str, way_out: str) -> Iterator[bool]:
+    """Around a call of transformers that loads a directory or a hub name; yields whether it may read local files only.
+
+    Turns the many ways in which transformers fails to find or read a model into one line with the way out.
+    """
+    transformers_logging.disable_progress_bar()
+    is_folder = Path(name).is_dir()
+    try:
+        yield not is_folder and not hub_reachable()
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if is_folder:
+            raise UserError(f"cannot load a {what} from the directory {name}: {reason}") from error
+        raise UserError(
+            f"cannot load the {what} '{name}': it is no local directory and the hub did not give it ({reason}); "
+            f"{way_out}"
+        ) from error

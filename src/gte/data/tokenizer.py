@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
-from transformers.utils import logging as transformers_logging
 
 from gte.errors import UserError
-from gte.offline import hub_reachable
+from gte.offline import loading
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ALPHABET = 400  # single characters a trained vocabulary may hold; rarer ones become [UNK]
@@ -21,18 +20,9 @@ ALPHABET = 400  # single characters a trained vocabulary may hold; rarer ones be
 def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerFast:
     """The fast tokenizer of a local directory or a hub id. Raises UserError where neither gives one."""
     name = str(name_or_path)
-    transformers_logging.disable_progress_bar()
-    try:
-        cached_only = not Path(name).is_dir() and not hub_reachable()
-        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=cached_only)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if Path(name).is_dir():
-            raise UserError(f"cannot load a tokenizer from the directory {name}: {reason}") from error
-        raise UserError(
-            f"cannot load the tokenizer '{name}': it is no local directory and the hub did not give it ({reason}); "
-            "pass a local directory: data.tokenizer=/path/to/model, or train one: data.tokenizer=null"
-        ) from error
+    way_out = "pass a local directory: data.tokenizer=/path/to/model, or train one: data.tokenizer=null"
+    with loading("tokenizer", name, way_out) as local:
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
     if not tokenizer.is_fast:
         raise UserError(f"{name} has no fast tokenizer (tokenizer.json); convert it with transformers first")
     return tokenizer
