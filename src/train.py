@@ -56,6 +56,8 @@ def main(cfg: DictConfig) -> None:
         total_steps=data.total_steps,
         sources=data.source_names,
         history=[*earlier, facts],
+        seed=cfg.seed,
+        max_skipped=cfg.max_skipped,
     )
     if trainer.is_global_zero:
         print(f"{stage.name}: {data.describe()}, {trainer.precision}, writes {out}", flush=True)

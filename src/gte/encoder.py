@@ -1,5 +1,8 @@
 """The encoder: a language model with mean pooling (Eqs. 1-2), run over length-sorted chunks under a token budget.
 
+A chunk is packed, its texts end to end without padding, where `gte.attention` knows the language model to be right that
+way; otherwise it is padded to its longest text, which costs a few percent since texts are sorted by length.
+
 Shapes: N texts, T tokens of all texts end to end, L tokens of the longest text in a chunk, D width.
 """
 
@@ -17,6 +20,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from gte.attention import Runs, first_position, use_packed_attention
 from gte.errors import UserError
 from gte.offline import loading
 
@@ -25,21 +29,21 @@ AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Plan:
-    """Which texts go through the language model together: longest first, `rows * longest <= batch_tokens` a chunk."""
+    """Which texts go through the language model together: longest first, at most `batch_tokens` a chunk."""
 
     chunks: list[np.ndarray]  # row numbers, longest text first
     order: np.ndarray  # the chunks end to end
     tokens: int  # real tokens
-    padded_tokens: int  # what the language model computes on
+    computed_tokens: int  # what the language model computes on
 
     @property
     def padding(self) -> float:
         """Share of the computed tokens that are padding."""
-        return 1 - self.tokens / max(self.padded_tokens, 1)
+        return 1 - self.tokens / max(self.computed_tokens, 1)
 
 
-def plan_chunks(lengths_N: np.ndarray, batch_tokens: int) -> Plan:
-    """Sort by length, then cut by token budget: padding is a few percent with any attention kernel.
+def plan_chunks(lengths_N: np.ndarray, batch_tokens: int, packed: bool = False) -> Plan:
+    """Sort by length, then cut by token budget, padding included unless `packed`.
 
     Raises UserError where a single text is longer than the budget.
     """
@@ -48,25 +52,51 @@ def plan_chunks(lengths_N: np.ndarray, batch_tokens: int) -> Plan:
     longest = int(lengths_N[order[0]]) if len(order) else 0
     if longest > batch_tokens:
         raise UserError(f"batch_tokens={batch_tokens} is less than one text of {longest} tokens; raise it to {longest}")
-    chunks, padded, start = [], 0, 0
+    ends = lengths_N[order].cumsum()
+    chunks, computed, start = [], 0, 0
     while start < len(order):
-        width = max(int(lengths_N[order[start]]), 1)
-        rows = order[start : start + batch_tokens // width]
+        if packed:
+            done = ends[start - 1] if start else 0
+            rows = order[start : np.searchsorted(ends, done + batch_tokens, side="right")]
+            computed += int(lengths_N[rows].sum())
+        else:
+            width = max(int(lengths_N[order[start]]), 1)
+            rows = order[start : start + batch_tokens // width]
+            computed += width * len(rows)
         chunks.append(rows)
-        padded += width * len(rows)
         start += len(rows)
-    return Plan(chunks, order, int(lengths_N.sum()), padded)
+    return Plan(chunks, order, int(lengths_N.sum()), computed)
 
 
 class Encoder(nn.Module):
-    """E(x): mean over a text's tokens, special tokens included, of the language model's last layer (Eqs. 1-2)."""
+    """E(x): mean over a text's tokens, special tokens included, of the language model's last layer (Eqs. 1-2).
 
-    def __init__(self, lm: nn.Module, tokenizer: PreTrainedTokenizerBase, max_length: int = 512):
+    padding_free: whether chunks are packed; None does so on a CPU where `gte.attention` knows how. compile: whether
+    torch.compile works on the language model, on padded chunks unless told otherwise.
+    """
+
+    def __init__(
+        self,
+        lm: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int = 512,
+        padding_free: bool | None = None,
+        compile: bool = False,
+    ):
         super().__init__()
         positions = usable_positions(lm.config)
         if max_length > positions:
             raise UserError(f"max_length={max_length} is more than the {positions} positions of this language model")
         self.lm = lm
+        packs = use_packed_attention(lm)
+        if padding_free and not packs:
+            raise UserError(
+                f"attention without padding is not known to be right for the model type '{lm.config.model_type}'; "
+                "set model.padding_free=null"
+            )
+        self.padding_free = False if not packs or (compile and padding_free is None) else padding_free
+        if compile:
+            lm.compile(dynamic=True)
         # BERT's pooler takes no part in mean pooling and would get no gradient; it is kept for `save` alone, since
         # other programs expect it in a BERT
         self.unused_pooler = getattr(lm, "pooler", None)
@@ -79,8 +109,8 @@ class Encoder(nn.Module):
         self.pad_id = tokenizer.pad_token_id or 0
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, max_length: int = 512) -> "Encoder":
-        """A transformers or sentence-transformers directory, or a name on the hub.
+    def from_pretrained(cls, name_or_path: str | Path, max_length: int = 512, **options) -> "Encoder":
+        """A transformers or sentence-transformers directory, or a name on the hub; `options` as of the class.
 
         A directory that states a shorter length of its own keeps it: `max_length` is an upper bound.
         Raises UserError where nothing loads, and where the directory pools in another way than by the mean.
@@ -100,7 +130,7 @@ class Encoder(nn.Module):
                 f"{lm.get_input_embeddings().num_embeddings}; they do not belong together"
             )
         own_length = own_length or min(tokenizer.model_max_length, usable_positions(lm.config))
-        return cls(lm, tokenizer, min(max_length, own_length))
+        return cls(lm, tokenizer, min(max_length, own_length), **options)
 
     @classmethod
     def from_scratch(
@@ -113,6 +143,7 @@ class Encoder(nn.Module):
         intermediate_size: int,
         max_length: int = 512,
         dropout: float = 0.1,
+        **options,
     ) -> "Encoder":
         """A BERT of random weights (drawn from torch's global generator) over the given tokenizer's vocabulary."""
         config = BertConfig(
@@ -126,11 +157,20 @@ class Encoder(nn.Module):
             attention_probs_dropout_prob=dropout,
             pad_token_id=tokenizer.pad_token_id,
         )
-        return cls(BertModel(config), tokenizer, max_length)
+        return cls(BertModel(config), tokenizer, max_length, **options)
 
     @property
     def device(self) -> torch.device:
         return next(self.lm.parameters()).device
+
+    @property
+    def packed(self) -> bool:
+        """Whether chunks are packed: padding_free, or the choice that it leaves."""
+        return self.device.type == "cpu" if self.padding_free is None else self.padding_free
+
+    def plan(self, lengths_N: np.ndarray, batch_tokens: int) -> Plan:
+        """The chunks that `forward` takes for texts of these lengths."""
+        return plan_chunks(lengths_N, batch_tokens, self.packed)
 
     def forward(self, ids_T: Tensor, lengths_N: Tensor, plan: Plan, recompute_fraction: float = 0.0) -> Tensor:
         """Embeddings [N, D] in float32 of N texts given as token ids end to end, special tokens included.
@@ -139,22 +179,35 @@ class Encoder(nn.Module):
         same dropout: with 1.0 the memory is that of one chunk, with one backward and the same gradients.
         """
         starts_N = lengths_N.cumsum(0) - lengths_N
+        # the longest chunks first: they hold the most activations
         recomputed = round(recompute_fraction * len(plan.chunks)) if torch.is_grad_enabled() else 0
-        pooled = []
-        for number, rows in enumerate(plan.chunks):
-            rows = torch.from_numpy(rows)
-            inputs = self.pad(ids_T, starts_N[rows], lengths_N[rows])
-            if number < recomputed:  # the longest first: they hold the most activations
-                pooled.append(checkpoint(self.pool, *inputs, use_reentrant=False))
-            else:
-                pooled.append(self.pool(*inputs))
+        pooled = [
+            self.embed(ids_T, starts_N[rows], lengths_N[rows], recompute=number < recomputed)
+            for number, rows in enumerate(map(torch.from_numpy, plan.chunks))
+        ]
         sorted_ND = torch.cat(pooled) if pooled else torch.empty(0, self.width, device=self.device)
         back = np.empty_like(plan.order)
         back[plan.order] = np.arange(len(plan.order))
         return sorted_ND[torch.from_numpy(back).to(sorted_ND.device)]
 
+    def embed(self, ids_T: Tensor, starts: Tensor, lengths: Tensor, recompute: bool = False) -> Tensor:
+        """Embeddings [n, D] of the texts of one chunk, longest first."""
+        pool, arrange = (self.pool_packed, self.pack) if self.packed else (self.pool_padded, self.pad)
+        inputs = arrange(ids_T, starts, lengths)
+        return checkpoint(pool, *inputs, use_reentrant=False) if recompute else pool(*inputs)
+
+    def pack(self, ids_T: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Runs]:
+        """Token ids [1, T] of texts end to end, their positions [1, T], and the runs of equal length."""
+        first = lengths.cumsum(0) - lengths
+        within = torch.arange(int(lengths.sum())) - first.repeat_interleave(lengths)
+        ids = ids_T[starts.repeat_interleave(lengths) + within].long()
+        positions = within + first_position(self.lm.config)
+        length, texts = torch.unique_consecutive(lengths, return_counts=True)
+        runs = list(zip(texts.tolist(), length.tolist(), strict=True))
+        return *(x[None].to(self.device, non_blocking=True) for x in (ids, positions)), runs
+
     def pad(self, ids_T: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Token ids [n, L] on the model's device, and their mask [n, L], which is None where there is no padding."""
+        """Token ids [n, L], and their mask [n, L], which is None where there is no padding."""
         longest, shortest = int(lengths.max()), int(lengths.min())
         columns = torch.arange(longest)
         index = starts[:, None] + columns
@@ -164,8 +217,16 @@ class Encoder(nn.Module):
         ids = torch.where(mask, ids_T[index.clamp_(max=len(ids_T) - 1)].long(), self.pad_id)
         return ids.to(self.device, non_blocking=True), mask.to(self.device, non_blocking=True)
 
-    def pool(self, ids: Tensor, mask: Tensor | None) -> Tensor:
-        """Eq. 1, then Eq. 2 over the mask, summed in float32: [n, D]."""
+    def pool_packed(self, ids: Tensor, positions: Tensor, runs: Runs) -> Tensor:
+        """Eq. 1, then Eq. 2, summed in float32: [n, D]."""
+        hidden_TD = self.lm(input_ids=ids, position_ids=positions, runs=runs).last_hidden_state[0]
+        parts = hidden_TD.split([texts * length for texts, length in runs])
+        return torch.cat(
+            [part.unflatten(0, run).mean(1, dtype=torch.float32) for part, run in zip(parts, runs, strict=True)]
+        )
+
+    def pool_padded(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        """The same over a mask."""
         hidden = self.lm(input_ids=ids, attention_mask=None if mask is None else mask.long()).last_hidden_state
         if mask is None:
             return hidden.mean(1, dtype=torch.float32)
@@ -200,7 +261,7 @@ class Encoder(nn.Module):
         if isinstance(texts, str):
             raise TypeError("encode takes a list of texts, got one str")
         if batch_tokens is None:  # small chunks stay in a processor's cache and pad little; a GPU wants to be filled
-            batch_tokens = max(1_024 if self.device.type == "cpu" else 65_536, self.max_length)
+            batch_tokens = max(2_048 if self.device.type == "cpu" else 65_536, self.max_length)
         training = self.training
         self.eval()
         dtype = AUTOCAST[precision or "fp32"]
@@ -214,9 +275,9 @@ class Encoder(nn.Module):
                 flat = np.concatenate([np.asarray(i, dtype=np.int64) for i in ids])
                 flat_T, lengths_N = torch.from_numpy(flat), torch.from_numpy(lengths)
                 starts_N = lengths_N.cumsum(0) - lengths_N
-                for rows in plan_chunks(lengths, batch_tokens).chunks:
+                for rows in self.plan(lengths, batch_tokens).chunks:
                     index = torch.from_numpy(rows)
-                    x = self.pool(*self.pad(flat_T, starts_N[index], lengths_N[index])).float()
+                    x = self.embed(flat_T, starts_N[index], lengths_N[index])
                     x = nn.functional.normalize(x, dim=-1) if normalize else x
                     result_ND[start + rows] = x.cpu().numpy()
                     bar.update(len(rows))

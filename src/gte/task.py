@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from gte.data.collate import Batch
-from gte.encoder import Encoder, plan_chunks
+from gte.data.mixture import mix
+from gte.encoder import Encoder
+from gte.errors import UserError
 from gte.gather import current_ranks
 from gte.hub import describe
 from gte.optim import Optim, warmup_linear
@@ -21,6 +23,9 @@ class ContrastiveTask(pl.LightningModule):
     negatives alike, go through the language model together. `history`: facts of this stage and of those before it,
     oldest first, kept in every checkpoint. `step_metrics` is what the last step measured, for gte.callbacks.Metrics:
     Lightning's own log would repeat a source's last loss at the steps of all other sources.
+
+    A step whose loss or gradient is not finite changes no weight and is counted; after `max_skipped` of them in a row
+    UserError stops the run. Dropout is a function of (seed, step, rank), so a resumed run draws what it would have.
     """
 
     def __init__(
@@ -33,23 +38,21 @@ class ContrastiveTask(pl.LightningModule):
         total_steps: int,
         sources: list[str],
         history: list[dict],
+        seed: int = 0,
+        max_skipped: int = 20,
     ):
         super().__init__()
         self.encoder, self.loss, self.optim, self.stage = encoder, loss, optim, stage
         self.total_steps, self.sources, self.history = total_steps, sources, history
+        self.seed, self.max_skipped = seed, max_skipped
+        self.skipped = {"all": 0, "in_a_row": 0}
         self.step_metrics: dict[str, Tensor | float] = {}
-
-    def on_fit_start(self) -> None:
-        # PyTorch's fused attention on CPUs takes twice as long as plain matrix products in the backward pass of texts
-        # this short; the scores of one chunk are small
-        if self.device.type == "cpu" and self.stage.max_length <= 128:
-            self.encoder.lm.set_attn_implementation("eager")
-
-    def on_fit_end(self) -> None:
-        self.encoder.lm.set_attn_implementation("sdpa")
+        if stage.recompute_layers:
+            encoder.lm.gradient_checkpointing_enable({"use_reentrant": False})
 
     def training_step(self, batch: Batch, _) -> Tensor:
-        plan = plan_chunks(batch.lengths_R.numpy(), self.stage.batch_tokens)
+        torch.manual_seed(mix(mix(self.seed, batch.step), self.global_rank))
+        plan = self.encoder.plan(batch.lengths_R.numpy(), self.stage.batch_tokens)
         x_RD = self.encoder(batch.ids_T, batch.lengths_R, plan, self.stage.recompute_fraction)
         n, k = batch.pairs, batch.negatives
         q_ND, d_ND, n_NKD = x_RD[:n], x_RD[n : 2 * n], x_RD[2 * n :].view(n, k, -1) if k else None
@@ -71,10 +74,30 @@ class ContrastiveTask(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
-        """Bounds the L2 norm of all gradients, and notes what it was."""
+        """Bounds the L2 norm of all gradients and notes what it was; drops gradients that are not finite.
+
+        Every rank sees the same averaged gradient here and so decides alike.
+        """
         bound = self.optim.clip_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_([p for p in self.parameters() if p.grad is not None], bound)
-        self.step_metrics |= {"train/grad_norm": norm, "train/lr": optimizer.param_groups[0]["lr"]}
+        if norm.isfinite():
+            self.skipped["in_a_row"] = 0
+        else:
+            self.skipped = {key: count + 1 for key, count in self.skipped.items()}
+            optimizer.zero_grad(set_to_none=True)  # an optimizer leaves alone what has no gradient
+        self.step_metrics |= {
+            "train/grad_norm": norm,
+            "train/lr": optimizer.param_groups[0]["lr"],
+            "train/skipped": self.skipped["all"],
+        }
+
+    def on_train_batch_end(self, outputs, batch: Batch, _) -> None:
+        if self.skipped["in_a_row"] >= self.max_skipped:
+            kept = getattr(self.trainer.checkpoint_callback, "last_model_path", "") or "none yet"
+            raise UserError(
+                f"{self.skipped['in_a_row']} steps in a row, up to step {batch.step}, had a loss or gradient that is not "
+                f"finite; last good checkpoint: {kept}. Go on from it with a lower optim.lr or in trainer.precision=32-true"
+            )
 
     def transfer_batch_to_device(self, batch: Batch, device, dataloader_idx: int) -> Batch:
         """Chunks are cut on the host and moved one by one."""
@@ -84,3 +107,7 @@ class ContrastiveTask(pl.LightningModule):
         *earlier, this = self.history
         checkpoint["encoder"] = describe(self.encoder)
         checkpoint["history"] = [*earlier, this | {"steps": self.global_step}]
+        checkpoint["skipped"] = self.skipped
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        self.skipped = checkpoint["skipped"]
