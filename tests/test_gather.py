@@ -29,6 +29,12 @@ def whole_batch(k, dtype):
     return [x.to(dtype) for x in batch]
 
 
+def text_hashes(k, own):
+    """Of the texts of the pairs `own`: every text stands several times in the whole batch."""
+    hash_NR = torch.randint(8, (PAIRS, 2 + k), generator=torch.Generator().manual_seed(k))[own]
+    return torch.cat([hash_NR[:, 0], hash_NR[:, 1], hash_NR[:, 2:].flatten()])
+
+
 def linear(dtype):
     torch.manual_seed(0)
     return torch.nn.Linear(WIDTH, WIDTH, dtype=dtype)
@@ -74,6 +80,10 @@ def work(process, folder):
             forward = list(calls)
             value.backward()
             found[case] = value.detach(), [x.grad for x in batch], forward, calls[len(forward) :]
+            batch = [x[own].clone().requires_grad_() for x in whole_batch(k, dtype)]
+            value = LOSSES[name](*batch, chunk_rows=5, ranks=ranks, text_hashes=text_hashes(k, own))
+            value.backward()
+            found["masked", case] = value.detach(), [x.grad for x in batch]
             model = DistributedDataParallel(linear(dtype), process_group=groups[world])
             encode_and_lose(model, name, [x[own] for x in whole_batch(k, dtype)], ranks).backward()
             found["ddp", case] = [p.grad for p in model.parameters()]
@@ -132,6 +142,20 @@ def test_value_and_averaged_gradient_equal_one_process_on_the_whole_batch(world,
     if len(world) > 1:  # guard: the other ranks' texts matter
         alone = LOSSES[name](*[x[: PAIRS // len(world)] for x in batch])
         assert abs(alone - value) > 1e-2
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_texts_repeated_on_other_ranks_do_not_compete(world, case):
+    name, k, dtype = case
+    batch = [x.requires_grad_() for x in whole_batch(k, dtype)]
+    value = LOSSES[name](*batch, text_hashes=text_hashes(k, slice(None)))
+    value.backward()
+    assert value < LOSSES[name](*batch) - 1e-2
+    for found in world:
+        close(found["masked", case][0], value.detach(), TOLERANCE[dtype])
+    for i, x in enumerate(batch):
+        averaged = torch.cat([found["masked", case][1][i] for found in world]) / len(world)
+        close(averaged, x.grad, TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

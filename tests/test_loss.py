@@ -15,8 +15,11 @@ LOSSES = {"improved": improved_contrastive_loss, "vanilla": contrastive_loss}
 HALF = [torch.float16, torch.bfloat16, torch.float32]
 
 
-def loops(name, q, d, n=None, temperature=0.01):
-    """-1/n Σ log(e^{s(q_i,d_i)/τ} / Z): Eq. 3 or 5, negatives as further documents; a zero vector has s = 0."""
+def loops(name, q, d, n=None, temperature=0.01, texts=None):
+    """-1/n Σ log(e^{s(q_i,d_i)/τ} / Z): Eq. 3 or 5, negatives as further documents; a zero vector has s = 0.
+
+    `texts` (of queries, documents, and of a list of negatives each): who repeats a text of the other's pair is out.
+    """
     q, d, n = [None if x is None else x.double() for x in (q, d, n)]
     pairs, negatives = range(len(q)), range(0 if n is None else n.shape[1])
 
@@ -25,15 +28,24 @@ def loops(name, q, d, n=None, temperature=0.01):
             return (a @ b) * 0
         return (a @ b) / (a.norm() * b.norm()) / temperature
 
+    def other(kind, i, kind_, j, k=0):
+        if texts is None or (i == j and kind_ < 2):
+            return True
+        pair, pair_ = ([texts[0][m], texts[1][m]] for m in (i, j))
+        if kind_ == 2:
+            pair_ = [texts[2][j][k]]
+        text_ = texts[kind_][j][k] if kind_ == 2 else texts[kind_][j]
+        return texts[kind][i] not in pair_ and text_ not in pair
+
     total = 0
     for i in pairs:
-        terms = [s(q[i], d[j]) for j in pairs]
-        terms += [s(q[i], n[j, k]) for j in pairs for k in negatives]
+        terms = [s(q[i], d[j]) for j in pairs if other(0, i, 1, j)]
+        terms += [s(q[i], n[j, k]) for j in pairs for k in negatives if other(0, i, 2, j, k)]
         if name == "improved":
-            terms += [s(q[i], q[j]) for j in pairs if j != i]
-            terms += [s(q[j], d[i]) for j in pairs]
-            terms += [s(d[j], d[i]) for j in pairs if j != i]
-            terms += [s(d[i], n[j, k]) for j in pairs if j != i for k in negatives]
+            terms += [s(q[i], q[j]) for j in pairs if j != i and other(0, i, 0, j)]
+            terms += [s(q[j], d[i]) for j in pairs if other(1, i, 0, j)]
+            terms += [s(d[j], d[i]) for j in pairs if j != i and other(1, i, 1, j)]
+            terms += [s(d[i], n[j, k]) for j in pairs if j != i for k in negatives if other(1, i, 2, j, k)]
         total = total + torch.stack(terms).logsumexp(0) - s(q[i], d[i])
     return total / len(q)
 
@@ -74,6 +86,33 @@ def test_loss_and_gradient_equal_the_sums_written_as_loops(name, k, chunk_rows):
     close(mine, value_and_grads(lambda *b: loops(name, *b, temperature=0.1), batch), 1e-10)
     others = [name_ for name_ in LOSSES if name_ != name]
     assert abs(mine[0] - loops(others[0], *batch, temperature=0.1)) > 1e-3  # the two losses really differ here
+
+
+REPEATED = (
+    ["a", "b", "c", "a", "e", "q"],  # pairs 0 and 3 share the query
+    ["f", "g", "h", "i", "g", "a"],  # 1 and 4 the document; document 5 is query 0
+    [["x", "f"], ["y", "h"], ["z", "c"], ["w", "w"], ["v", "b"], ["u", "t"]],  # 0: its own document as a negative
+)
+
+
+def text_hashes(texts) -> torch.Tensor:
+    queries, documents, negatives = texts
+    flat = [*queries, *documents, *sum(negatives, [])]
+    return torch.tensor([ord(text) * 0x1234567 - 2**62 for text in flat])
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 4, None])
+@pytest.mark.parametrize("k", [0, 2])
+@pytest.mark.parametrize("name", LOSSES)
+def test_texts_that_repeat_a_text_of_the_pair_do_not_compete_with_it(name, k, chunk_rows):
+    batch, texts = make(n=6, k=k), (*REPEATED[:2], REPEATED[2] if k else [[]] * 6)
+    options = dict(temperature=0.1, chunk_rows=chunk_rows)
+    mine = value_and_grads(lambda *b: LOSSES[name](*b, **options, text_hashes=text_hashes(texts)), batch)
+    close(mine, value_and_grads(lambda *b: loops(name, *b, temperature=0.1, texts=texts), batch), 1e-10)
+    unmasked = LOSSES[name](*batch, **options)
+    assert mine[0] < unmasked - 1e-4
+    distinct = torch.arange(len(text_hashes(texts)))
+    torch.testing.assert_close(LOSSES[name](*batch, **options, text_hashes=distinct), unmasked)
 
 
 @pytest.mark.parametrize("k", [0, 3])

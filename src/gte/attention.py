@@ -24,7 +24,7 @@ FIRST_POSITION = {"bert": 0, "electra": 0, "roberta": 1, "xlm-roberta": 1, "came
 
 
 def use_packed_attention(lm: nn.Module) -> bool:
-    """Makes the language model take packed batches; False, and nothing changed, where its kind is not known to be right."""
+    """Makes the language model take packed batches; False, and no change, where its kind is not known to be fit."""
     known = lm.config.model_type in FIRST_POSITION and getattr(lm, "_supports_attention_backend", False)
     if known:
         lm.set_attn_implementation(ATTENTION)

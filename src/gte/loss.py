@@ -40,6 +40,7 @@ def improved_contrastive_loss(
     temperature: float = 0.01,
     chunk_rows: int | None = None,
     ranks: Ranks | None = None,
+    text_hashes: Tensor | None = None,
 ) -> Tensor:
     """Mean of Eq. 5 over all pairs, in nats; Z is Eq. 6, so the positive counts twice and perfect embeddings cost ln 2.
 
@@ -50,9 +51,11 @@ def improved_contrastive_loss(
     With `ranks`, each rank passes its own N pairs (as many on every rank), the value is the mean over the pairs of all
     ranks, and the gradient is that of the own rows times W: averaged over the ranks, as DistributedDataParallel
     does, it is what one process gets from the whole batch. `chunk_rows` bounds the tiles and changes no result.
+    With `text_hashes` (int64 [N (2 + K)]: queries, documents, negatives of query 0, of query 1, ...) a text competes
+    with no repetition of its own pair's texts, on whichever rank that is; the paper has no such mask.
     ValueError where shapes, temperature or chunk_rows cannot be meant.
     """
-    return _loss(IMPROVED, q_ND, d_ND, n_NKD, temperature, chunk_rows, ranks)
+    return _loss(IMPROVED, q_ND, d_ND, n_NKD, temperature, chunk_rows, ranks, text_hashes)
 
 
 def contrastive_loss(
@@ -63,12 +66,13 @@ def contrastive_loss(
     temperature: float = 0.01,
     chunk_rows: int | None = None,
     ranks: Ranks | None = None,
+    text_hashes: Tensor | None = None,
 ) -> Tensor:
     """Mean of Eq. 3 over all pairs, in nats: query i against all documents and all hard negatives of the batch.
 
     All else as in `improved_contrastive_loss`.
     """
-    return _loss(VANILLA, q_ND, d_ND, n_NKD, temperature, chunk_rows, ranks)
+    return _loss(VANILLA, q_ND, d_ND, n_NKD, temperature, chunk_rows, ranks, text_hashes)
 
 
 class Candidates(NamedTuple):
@@ -90,6 +94,7 @@ class Batch(NamedTuple):
     temperature: float
     chunk_rows: int
     ranks: Ranks | None
+    hash_WR3: Tensor | None  # of each row's text, of its pair's query, of its pair's document; a negative's own thrice
 
     @property
     def rank(self) -> int:
@@ -104,7 +109,7 @@ class Batch(NamedTuple):
         return (x if self.ranks is None else self.ranks.all_gather(x)).view(self.world, *x.shape)
 
 
-def _loss(candidates, q_ND, d_ND, n_NKD, temperature, chunk_rows, ranks) -> Tensor:
+def _loss(candidates, q_ND, d_ND, n_NKD, temperature, chunk_rows, ranks, text_hashes) -> Tensor:
     q, d = list(q_ND.shape), list(d_ND.shape)
     if len(q) != 2 or q != d:
         raise ValueError(f"queries {q} and documents {d} do not agree; both must be [pairs, width]")
@@ -119,7 +124,14 @@ def _loss(candidates, q_ND, d_ND, n_NKD, temperature, chunk_rows, ranks) -> Tens
     with torch.autocast(q_ND.device.type, enabled=False):
         x_RD = torch.cat([q_ND, d_ND] if n_NKD is None else [q_ND, d_ND, n_NKD.flatten(0, 1)])
         x_RD = x_RD.to(torch.promote_types(x_RD.dtype, torch.float32))
-        batch = Batch(candidates, q[0], len(x_RD) // q[0] - 2, temperature, chunk_rows or _chunk_rows(x_RD), ranks)
+        chunk_rows = chunk_rows or _chunk_rows(x_RD)
+        batch = Batch(candidates, q[0], len(x_RD) // q[0] - 2, temperature, chunk_rows, ranks, None)
+        if text_hashes is not None:
+            if text_hashes.shape != (len(x_RD),):
+                raise ValueError(f"text_hashes {list(text_hashes.shape)} must be [{len(x_RD)}], one a text")
+            query_N, document_N, negative_NK = text_hashes.to(x_RD.device).split([q[0], q[0], len(x_RD) - 2 * q[0]])
+            rows = [torch.stack((own_N, query_N, document_N), 1) for own_N in (query_N, document_N)]
+            batch = batch._replace(hash_WR3=batch.gather(torch.cat([*rows, negative_NK[:, None].expand(-1, 3)])))
         return _GramLoss.apply(x_RD, batch)
 
 
@@ -235,7 +247,17 @@ def _tiles(x_WRD: Tensor, batch: Batch, backward: bool = False) -> Iterator[tupl
             shared = a.rank == b.rank and a.pairs.start < b.pairs.stop and b.pairs.start < a.pairs.stop
             if shared and not within:
                 s_ab.masked_fill_(pair_R[a.rows, None] == pair_R[b.rows], float("-inf"))
+            if batch.hash_WR3 is not None:
+                repeated_ab = _repeated(batch.hash_WR3[a.rank, a.rows], batch.hash_WR3[b.rank, b.rows])
+                if shared and "N" not in a.kind + b.kind:  # the pair itself
+                    repeated_ab &= pair_R[a.rows, None] != pair_R[b.rows]
+                s_ab.masked_fill_(repeated_ab, float("-inf"))
             yield a, b, s_ab, room_ab, mirrored
+
+
+def _repeated(a_3: Tensor, b_3: Tensor) -> Tensor:
+    """Which of the texts a [., 3] repeats a text of the pair of b [., 3], or the other way round: bool [a, b]."""
+    return ((a_3[:, None, :1] == b_3[:, 1:]) | (a_3[:, None, 1:] == b_3[:, :1])).any(2)
 
 
 def _chunk_rows(x_RD: Tensor) -> int:

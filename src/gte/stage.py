@@ -14,8 +14,8 @@ class Stage:
     positive and group_size - 1 negatives a query. lr_scale: factor on the optimizer's learning rate. init_from: run
     directory, .ckpt or model directory whose weights training starts from. batch_tokens: tokens of a chunk through the
     language model, padding included. recompute_fraction: share of the chunks that are recomputed in the backward pass.
-    recompute_layers: whether a chunk keeps only the inputs of its layers, which are then recomputed one by one (gradient
-    checkpointing as language models usually have it); it bounds the memory of a chunk, not that of a batch.
+    recompute_layers: whether a chunk keeps only its layers' inputs and recomputes the layers one by one, the usual
+    gradient checkpointing of a language model; it bounds the memory of a chunk, not that of a batch.
     """
 
     name: str

@@ -95,8 +95,9 @@ class ContrastiveTask(pl.LightningModule):
         if self.skipped["in_a_row"] >= self.max_skipped:
             kept = getattr(self.trainer.checkpoint_callback, "last_model_path", "") or "none yet"
             raise UserError(
-                f"{self.skipped['in_a_row']} steps in a row, up to step {batch.step}, had a loss or gradient that is not "
-                f"finite; last good checkpoint: {kept}. Go on from it with a lower optim.lr or in trainer.precision=32-true"
+                f"{self.skipped['in_a_row']} steps in a row, up to step {batch.step}, had a loss or gradient that is "
+                f"not finite; last good checkpoint: {kept}; go on from it with a lower optim.lr, or train anew with "
+                "trainer.precision=32-true"
             )
 
     def transfer_batch_to_device(self, batch: Batch, device, dataloader_idx: int) -> Batch:
