@@ -1,29 +1,29 @@
 """Measure ours against its peers: python src/bench.py benchmark=loss"""
 
 import json
-import platform
+import sys
 from pathlib import Path
 
+import pandas as pd
 from omegaconf import DictConfig
 
-from gte.build import build, script
+from gte.build import build, plain, script
 
 
 @script("bench")
 def main(cfg: DictConfig) -> None:
-    from gte.provenance import git_commit, versions
+    from gte.provenance import git_commit, machine, versions
 
     rows = build(cfg.benchmark)
-    for row in rows:
-        if row["measure"] == "time":
-            spread = f"{row['ratio']:.2f} x ours ({row['ratio_min']:.2f} to {row['ratio_max']:.2f})"
-            print(f"{row['variant']:<24} n={row['n']:<6} d={row['width']:<5} {row['seconds']:8.3f} s   {spread}")
-        else:
-            print(
-                f"{row['variant']:<24} n={row['n']:<6} d={row['width']:<5} {row['peak_mb']:8.0f} MiB above the inputs"
-            )
-    machine = {"processor": platform.processor() or platform.machine(), "system": platform.platform()}
-    results = {"commit": git_commit(), "machine": machine, "versions": versions(), "rows": rows}
+    print(pd.DataFrame(rows).to_string(index=False, na_rep="", float_format="{:.4g}".format))
+    results = {
+        "benchmark": plain(cfg.benchmark),
+        "command": " ".join(sys.argv),
+        "commit": git_commit(),
+        "machine": machine(),
+        "versions": versions(),
+        "rows": rows,
+    }
     (Path(cfg.out) / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     print(f"written to {Path(cfg.out) / 'results.json'}")
 

@@ -11,6 +11,7 @@ from pytorch_lightning.loggers import CSVLogger
 from gte.data.collate import Batch
 from gte.data.module import steps_done
 from gte.errors import UserError
+from gte.memory import peak_memory
 
 
 class Metrics(Callback):
@@ -37,8 +38,11 @@ class Metrics(Callback):
         now = time.perf_counter()
         rate = trainer.world_size / (now - self.last)
         self.last = now
-        speed = {"train/pairs_per_s": batch.pairs * rate, "train/tokens_per_s": int(batch.lengths_R.sum()) * rate}
-        task.step_metrics |= speed
+        task.step_metrics |= {
+            "train/pairs_per_s": batch.pairs * rate,
+            "train/tokens_per_s": int(batch.lengths_R.sum()) * rate,
+            "train/peak_memory_mb": peak_memory(task.device.type) / 2**20,
+        }
         if batch.step % trainer.log_every_n_steps == 0:
             values = {key: float(value) for key, value in task.step_metrics.items()}
             for logger in trainer.loggers:

@@ -1,9 +1,12 @@
 """Where a result comes from: the commit and the versions that made it."""
 
+import os
 import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
+
+import torch
 
 PACKAGES = ("torch", "pytorch-lightning", "transformers", "mteb", "scikit-learn", "bm25s")
 
@@ -20,3 +23,14 @@ def git_commit() -> str:
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide a result."""
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+
+
+def machine() -> dict[str, str | int | None]:
+    """The processor, its cores, the GPU where there is one, and the system."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next(line.split(": ", 1)[1] for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        processor = platform.processor() or platform.machine()
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"processor": processor, "cores": os.cpu_count(), "gpu": gpu, "system": platform.platform()}

@@ -3,20 +3,20 @@
 `python -m gte.benchmarks.loss VARIANT N WIDTH` prints one process's peak in bytes.
 """
 
-import os
-import subprocess
+import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
-from statistics import median
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gte.benchmarks.measure import compare, in_child, take_turns
 from gte.loss import improved_contrastive_loss
+from gte.memory import peak_memory
 
 
 def dense(q_ND: Tensor, d_ND: Tensor, temperature: float = 0.01) -> Tensor:
@@ -78,32 +78,14 @@ def step(loss: Callable, q_ND: Tensor, d_ND: Tensor) -> float:
     return time.perf_counter() - start
 
 
-def _resident_peak() -> int:
-    """Bytes. Not ru_maxrss on Linux: a child process inherits its parent's, and small peaks vanish behind it."""
-    try:
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024
-    except FileNotFoundError:
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
-
-
-def _peak(loss: Callable, n: int, width: int) -> int:
+def memory(variant: str, n: int, width: int) -> dict:
     """Bytes above the inputs, gradients included, at the peak of one forward and backward."""
+    loss = variants()[variant]()
     step(loss, *embeddings(64, width))  # libraries load and start their threads
     batch = embeddings(n, width)
-    before = _resident_peak()
+    before = peak_memory()
     step(loss, *batch)
-    return _resident_peak() - before
-
-
-def peak_mb(variant: str, n: int, width: int) -> float:
-    """MiB that one forward and backward takes above its inputs, in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-m", "gte.benchmarks.loss", variant, str(n), str(width)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return int(done.stdout.split()[-1]) / 2**20
+    return {"peak": peak_memory() - before}
 
 
 LARGE = (("ours", 16384, 384), ("ours", 65536, 64))
@@ -114,7 +96,7 @@ def run(
     width: int = 384,
     rounds: int = 5,
     device: str = "cpu",
-    memory: tuple[tuple[str, int, int], ...] | None = None,
+    memory_of: tuple[tuple[str, int, int], ...] | None = None,
 ) -> list[dict]:
     """A row of time a variant, and a row of memory a (variant, n, width); by default all variants, and ours at LARGE.
 
@@ -122,24 +104,17 @@ def run(
     within a round, so that what else the machine does falls on all of them. Memory: MiB above the inputs, on the CPU.
     """
     losses = {name: make() for name, make in variants().items()}
-    seconds = {name: [] for name in losses}
     for loss in losses.values():
         step(loss, *embeddings(min(n, 512), width, device))
     batch = embeddings(n, width, device)
-    for _ in range(rounds):
-        for name, loss in losses.items():
-            seconds[name].append(step(loss, *batch))
-    rows = []
-    for name, times in seconds.items():
-        ratios = [theirs / ours for theirs, ours in zip(times, seconds["ours"], strict=True)]
-        row = {"benchmark": "loss", "measure": "time", "variant": name, "n": n, "width": width}
-        row |= {"device": device, "threads": torch.get_num_threads(), "rounds": rounds, "seconds": median(times)}
-        rows.append(row | {"ratio": median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios)})
-    for name, n_, width_ in memory if memory is not None else [(name, n, width) for name in losses] + list(LARGE):
-        row = {"benchmark": "loss", "measure": "memory", "variant": name, "n": n_, "width": width_, "device": "cpu"}
-        rows.append(row | {"peak_mb": peak_mb(name, n_, width_)})
+    turns = {name: partial(lambda loss: {"seconds": step(loss, *batch)}, loss) for name, loss in losses.items()}
+    measured = take_turns(turns, rounds)
+    rows = compare(measured, "ours", n=n, width=width, device=device, threads=torch.get_num_threads())
+    for name, n_, width_ in memory_of if memory_of is not None else [(name, n, width) for name in losses] + list(LARGE):
+        peak = in_child("gte.benchmarks.loss", name, n_, width_)["peak"]
+        rows.append({"variant": name, "n": n_, "width": width_, "device": "cpu", "peak_mb": peak / 2**20})
     return rows
 
 
 if __name__ == "__main__":
-    print(_peak(variants()[sys.argv[1]](), int(sys.argv[2]), int(sys.argv[3])))
+    print(json.dumps(memory(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))

@@ -1,0 +1,120 @@
+"""Encoding: `Encoder.encode` against sentence-transformers' and a plain padded loop, on the texts of a prepared folder.
+
+`python -m gte.benchmarks.encode VARIANT '{"model": ..., ...}'` encodes once and prints its process's peak.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gte.benchmarks.measure import compare, encoder_flops, in_child, matmul_rate, take_turns
+from gte.benchmarks.texts import Steps, lengths, report, sentence_transformer, write_model
+from gte.encoder import AUTOCAST, Encoder, native_bf16
+from gte.memory import peak_memory
+
+BATCH = 32  # texts; the default of sentence-transformers' encode, and what a plain loop would take
+
+
+def run(
+    data: str,
+    *,
+    model: str | None = None,
+    hidden_size: int = 384,
+    num_hidden_layers: int = 6,
+    texts: int = 2048,
+    max_length: int = 128,
+    rounds: int = 5,
+    device: str = "cpu",
+    alpha: float = 0.5,
+    seed: int = 0,
+) -> list[dict]:
+    """A row a variant: seconds, texts/s, rate of useful arithmetic, peak memory of a process of its own.
+
+    data, model, mfu: as in `gte.benchmarks.train`. All variants give the same embeddings, or RuntimeError.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        if model is None:
+            model = f"{folder}/model"
+            write_model(Path(model), data, hidden_size, num_hidden_layers, dropout=0.0)
+        job = dict(data=data, model=model, texts=texts, max_length=max_length, device=device, alpha=alpha, seed=seed)
+        names = ["ours fp32", "sentence_transformers fp32", "padded fp32"]
+        if native_bf16(device):
+            names += ["ours bf16", "sentence_transformers bf16"]
+        corpus = make_corpus(job)
+        encoders = {name: make(name, job) for name in names}
+        reference_ND = encoders["ours fp32"](corpus)  # warms up as well
+        for name, encode in encoders.items():
+            cosine = (encode(corpus) * reference_ND).sum(1).min()
+            if cosine < (0.9999 if "fp32" in name else 0.995):
+                raise RuntimeError(f"{name} embeds in another way than ours: smallest cosine {cosine:.4f}")
+        measured = take_turns(
+            {name: partial(turn, name, encode, corpus, device) for name, encode in encoders.items()}, rounds
+        )
+        encoder = Encoder.from_pretrained(model, max_length)
+        flops = encoder_flops(lengths(encoder, corpus), encoder.lm.config, backward=False)
+        for one in sum(measured.values(), []):
+            one |= {"texts_per_s": texts / one["seconds"], "gflops": flops / one["seconds"] / 1e9}
+            one["mfu"] = flops / one["seconds"] / one.pop("rate")
+        facts = {"texts": texts, "max_length": max_length, "device": device, "threads": torch.get_num_threads()}
+        rows = compare(measured, "ours fp32", **facts)
+        for row in rows:
+            row["peak_mb"] = in_child("gte.benchmarks.encode", row["variant"], json.dumps(job))["peak"] / 2**20
+    return rows
+
+
+def make_corpus(job: dict) -> list[str]:
+    """Queries and documents of some steps, in no order."""
+    step = Steps(job["data"], 64, job["alpha"], job["seed"])
+    texts = sum((sum(step[number], []) for number in range(-(-job["texts"] // 128))), [])
+    return np.random.default_rng(job["seed"]).permutation(texts)[: job["texts"]].tolist()
+
+
+def make(name: str, job: dict):
+    """The function of one variant: texts -> unit vectors float32 [N, D]."""
+    variant, precision = name.split()
+    if variant == "sentence_transformers":
+        peer = sentence_transformer(job["model"], job["max_length"], job["device"])
+        if precision == "bf16":
+            peer = peer.bfloat16()
+        options = dict(batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False)
+        return lambda texts: np.asarray(peer.encode(texts, convert_to_numpy=True, **options), dtype=np.float32)
+    encoder = Encoder.from_pretrained(job["model"], job["max_length"]).to(job["device"])
+    if variant == "ours":
+        return partial(encoder.encode, precision=precision)
+    return partial(padded, encoder)
+
+
+@torch.inference_mode()
+def padded(encoder: Encoder, texts: list[str]) -> np.ndarray:
+    """Texts as they come, each batch padded to its longest."""
+    encoder.eval().lm.set_attn_implementation("sdpa")
+    parts = []
+    for start in range(0, len(texts), BATCH):
+        batch = texts[start : start + BATCH]
+        inputs = encoder.tokenizer(
+            batch, padding=True, truncation=True, max_length=encoder.max_length, return_tensors="pt"
+        ).to(encoder.device)
+        mask = inputs["attention_mask"].unsqueeze(-1)
+        means = (encoder.lm(**inputs).last_hidden_state * mask).sum(1) / mask.sum(1)
+        parts.append(torch.nn.functional.normalize(means).cpu().numpy())
+    return np.concatenate(parts)
+
+
+def turn(name: str, encode, corpus: list[str], device: str) -> dict:
+    """Seconds of one encoding of the corpus, and the machine's matrix-product rate, FLOP/s, just before."""
+    rate = matmul_rate(device, AUTOCAST[name.split()[1]] or torch.float32)
+    start = time.perf_counter()
+    encode(corpus)
+    return {"seconds": time.perf_counter() - start, "rate": rate}
+
+
+if __name__ == "__main__":
+    job = json.loads(sys.argv[2])
+    make(sys.argv[1], job)(make_corpus(job))
+    report({"peak": peak_memory(job["device"])})
