@@ -1,21 +1,55 @@
-"""The benchmark script measures and writes what it measured."""
+"""The benchmarks measure what they say and write it with commit and machine."""
 
 import json
 
+import pytest
 
-def test_the_loss_benchmark_writes_its_rows_with_commit_and_machine(script, tmp_path):
-    code, out, err = script(
-        "bench",
-        "benchmark=loss",
-        "benchmark.n=64",
-        "benchmark.width=16",
-        "benchmark.rounds=1",
-        "+benchmark.memory=[[ours,4096,64]]",
-        "out=bench",
-    )
-    assert code == 0, err
-    results = json.loads((tmp_path / "bench" / "results.json").read_text())
-    assert results["commit"] and results["machine"]["system"]
-    variants = {row["variant"] for row in results["rows"] if row["measure"] == "time"}
-    assert {"ours", "dense"} <= variants and all(name in out for name in variants)
-    assert [row["peak_mb"] > 0 for row in results["rows"] if row["measure"] == "memory"] == [True]
+SMALL = ["benchmark.hidden_size=64", "benchmark.num_hidden_layers=1", "benchmark.rounds=1", "benchmark.max_length=32"]
+
+
+@pytest.fixture
+def bench(script, tmp_path):
+    def run(*arguments) -> list[dict]:
+        code, out, err = script("bench", *arguments, "out=bench")
+        assert code == 0, err
+        results = json.loads((tmp_path / "bench" / "results.json").read_text())
+        assert results["commit"] and results["machine"]["cores"] and results["benchmark"]["_target_"]
+        assert all(row["variant"] in out for row in results["rows"])
+        return results["rows"]
+
+    return run
+
+
+def test_the_loss_benchmark_writes_time_and_memory(bench):
+    rows = bench(
+        "benchmark=loss", "benchmark.n=64", "benchmark.width=16", "benchmark.rounds=1",
+        "+benchmark.memory_of=[[ours,4096,64]]",
+    )  # fmt: skip
+    assert {"ours", "dense"} <= {row["variant"] for row in rows if "ratio" in row}
+    assert [row["peak_mb"] > 0 for row in rows if "peak_mb" in row] == [True]
+
+
+def test_the_encode_benchmark_compares_equal_embeddings(bench, prepared):
+    pytest.importorskip("sentence_transformers")
+    rows = bench("benchmark=encode", f"benchmark.data={prepared}", "benchmark.texts=64", *SMALL)
+    ours, *others = rows
+    assert ours["variant"] == "ours fp32" and ours["ratio"] == 1 and {"padded fp32"} <= {r["variant"] for r in others}
+    assert all(row["texts_per_s"] > 0 and row["peak_mb"] > 50 and 0 < row["mfu"] < 2 for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mini_batch", ["null", "8"])
+def test_the_train_benchmark_trains_every_variant_on_the_same_texts(bench, prepared, mini_batch):
+    pytest.importorskip("accelerate")
+    rows = bench(
+        "benchmark=train", f"benchmark.data={prepared}", "benchmark.pairs=32", "benchmark.steps=2",
+        f"benchmark.mini_batch={mini_batch}", "benchmark.precisions=[fp32]", *SMALL,
+    )  # fmt: skip
+    assert [row["variant"] for row in rows] == ["ours fp32", "sentence_transformers fp32", "padded fp32"]
+    assert rows[0]["padding"] == 0 < rows[1]["padding"] and all(row["peak_mb"] > 50 for row in rows)
+
+
+def test_variants_that_embed_differently_are_refused(script, prepared, monkeypatch, tmp_path):
+    monkeypatch.setattr("gte.benchmarks.encode.padded", lambda encoder, texts: encoder.encode(texts)[::-1])
+    with pytest.raises(Exception, match="padded fp32 embeds in another way than ours"):
+        script("bench", "benchmark=encode", f"benchmark.data={prepared}", "benchmark.texts=64", *SMALL, "out=bench")
