@@ -197,8 +197,8 @@ def test_a_column_that_a_file_lacks_is_named_with_those_it_has(tmp_path):
 
 
 def test_an_unknown_format_names_those_that_are_read():
-    with pytest.raises(UserError, match="no reader for the format 'warc' yet; prepare reads: csv, jsonl, parquet, tsv"):
-        reader("warc")
+    with pytest.raises(UserError, match=r"no reader for the format 'floppy'; prepare reads: .*csv"):
+        reader("floppy")
 
 
 @pytest.mark.parametrize("seed", range(5))

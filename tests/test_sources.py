@@ -106,8 +106,8 @@ def test_missing_raw_files_are_asked_for_by_folder_and_pattern(tmp_path):
         locate(source, tmp_path)
     (tmp_path / "msmarco_documents" / "msmarco-docs.tsv").write_text("id\turl\tt\tb\n")
     assert [raw.name for raw in locate(source, tmp_path)] == ["msmarco-docs.tsv"]
-    with pytest.raises(UserError, match="source clueweb: no reader for the format 'clueweb' yet; prepare reads"):
-        locate(load_source("clueweb"), tmp_path)
+    with pytest.raises(UserError, match="source mine: no reader for the format 'floppy'; prepare reads"):
+        locate(Source("mine", "web", ("pretrain",), "floppy"), tmp_path)
 
 
 def test_without_a_folder_the_hub_is_asked_and_its_refusal_is_one_line(monkeypatch, tmp_path):

@@ -1,7 +1,9 @@
 """Readers: one generator a raw format, streaming. Each yields a Record for every row, good or bad.
 
-A row number is the line on which the row ends (text formats) or its position (parquet), from 1. A file that is damaged
-part-way gives its good rows and one rejection that says so, at the last row read.
+A reader is called as read(path, fields, **options), and with joined=(path, ...) where its source names files to join.
+A path is a file's or, inside of a zip, a `zipfile.Path`: `open_raw` and `lines` open both. A row number is the line on
+which the row ends (text formats) or its position (parquet), from 1. A file that is damaged part-way gives its good rows
+and one rejection that says so, at the last row read.
 """
 
 import csv
@@ -10,6 +12,7 @@ import io
 import json
 import zlib
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,11 +28,26 @@ Reader = Callable[..., Iterator[Record]]
 Line = tuple[int, bytes]
 
 
+# module and function of each format: imported where a source is read, so that no format needs another one's parser
+READERS = {
+    "jsonl": "gte.data.readers:read_jsonl",
+    "csv": "gte.data.readers:read_csv",
+    "tsv": "gte.data.readers:read_tsv",
+    "parquet": "gte.data.readers:read_parquet",
+}
+
+
 def reader(name: str) -> Reader:
-    """The reader of a raw format. Raises UserError for a format that has none."""
+    """The reader of a raw format. Raises UserError for a format that has none, or whose parser is not installed."""
     if name not in READERS:
-        raise UserError(f"no reader for the format '{name}' yet; prepare reads: {', '.join(sorted(READERS))}")
-    return READERS[name]
+        raise UserError(f"no reader for the format '{name}'; prepare reads: {', '.join(sorted(READERS))}")
+    module, _, function = READERS[name].partition(":")
+    try:
+        return getattr(import_module(module), function)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"the format '{name}' needs the package {error.name}: pip install -r requirements.txt"
+        ) from error
 
 
 def read_jsonl(path: Path, fields: Fields, *, max_line: int = MAX_LINE) -> Iterator[Record]:
@@ -109,9 +127,6 @@ def read_parquet(path: Path, fields: Fields) -> Iterator[Record]:
         if getattr(error, "errno", None):
             raise
         yield Rejected("damaged file", row)
-
-
-READERS: dict[str, Reader] = {"jsonl": read_jsonl, "csv": read_csv, "tsv": read_tsv, "parquet": read_parquet}
 
 
 def require_columns(path: Path, fields: Fields, columns: list[str]) -> None:

@@ -5,10 +5,9 @@ import glob
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import pyarrow.parquet as pq
 import yaml
@@ -37,8 +36,9 @@ class Source:
 
     name, category: as in Table 1. stages: which training stages may read it. reader: raw format (`gte.data.readers`).
     hub, hub_config, hub_split, hub_files: where `datasets` finds it. folder: below the raw folder, `name` by default.
-    files: glob of its raw files there. url: where a person gets them. query, document, negatives: see `Fields`.
-    header, delimiter, quoting: of csv and tsv. pairs: n_i of Eq. 4, an estimate where `estimate` says so.
+    files: glob of its raw files there; joined: glob of further files that each of them is read with. url: where a
+    person gets them. query, document, negatives: see `Fields`. options: further arguments of the reader. pairs: n_i of
+    Eq. 4, an estimate where `estimate` says so.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Source:
     stages: tuple[str, ...]
     reader: str
     files: str | None = None
+    joined: str | None = None
     folder: str | None = None
     hub: str | None = None
     hub_config: str | None = None
@@ -55,9 +56,7 @@ class Source:
     query: Field = None
     document: Field = None
     negatives: Field = None
-    header: bool | None = None
-    delimiter: str | None = None
-    quoting: Literal["minimal", "none"] | None = None
+    options: dict = field(default_factory=dict)
     pairs: int | None = None
     estimate: bool = False
     licence: str = "unknown"
@@ -70,24 +69,28 @@ class Source:
         """The records of one of its raw files, or of the hub's rows."""
         if raw.path is None:
             return read_hub(self)
-        stated = {key: getattr(self, key) for key in ("header", "delimiter", "quoting")}
-        options = {key: value for key, value in stated.items() if value is not None}
-        return reader(self.reader)(raw.path, self.fields, **options)
+        joined = {"joined": raw.joined} if self.joined else {}
+        return reader(self.reader)(raw.path, self.fields, **self.options, **joined)
 
 
 @dataclass(frozen=True)
 class Raw:
-    """One raw file of a source, or (path None) all of its rows on the hub. `name`: what provenance calls it."""
+    """One raw file of a source, or (path None) all of its rows on the hub.
+
+    name: what provenance calls it. joined: the files that it is read with.
+    """
 
     name: str
     path: Path | None = None
     bytes: int = 0
     changed: int = 0  # time of the last change, in ns
+    joined: tuple[Path, ...] = ()
 
     @property
     def stamp(self) -> str:
         """What tells this raw input from an edited one, without reading it."""
-        return f"{self.name} {self.bytes} {self.changed}"
+        joined = (f" {path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in self.joined)
+        return f"{self.name} {self.bytes} {self.changed}{''.join(joined)}"
 
 
 def source_files(folder: Path = FOLDER) -> dict[str, Path]:
@@ -102,7 +105,7 @@ def load_source(name: str, folder: Path = FOLDER) -> Source:
         raise UserError(f"unknown source '{name}'{did_you_mean(name, known)}; conf/source holds {len(known)} sources")
     path = known[name]
     facts = yaml.safe_load(path.read_text())
-    keys = [field.name for field in fields(Source)]
+    keys = [key.name for key in fields(Source)]
     for key in facts:
         if key not in keys:
             raise UserError(f"{path}: unknown key '{key}'{did_you_mean(key, keys)}; known: {', '.join(keys)}")
@@ -133,20 +136,25 @@ def locate(source: Source, raw_folder: Path) -> list[Raw]:
         raise UserError(f"source {source.name}: {error}") from None
     folder = raw_folder / (source.folder or source.name)
     if folder.is_dir() and source.files:
-        paths = sorted(path for path in folder.glob(source.files) if path.is_file())
-        if not paths:
-            raise UserError(f"source {source.name}: no file '{source.files}' in {folder}")
-        return [raw_file(path, folder) for path in paths]
+        joined = matching(source, folder, source.joined) if source.joined else []
+        return [raw_file(path, folder, joined) for path in matching(source, folder, source.files)]
     if source.hub:
         return [Raw("/".join(filter(None, (f"hub:{source.hub}", source.hub_config, source.hub_split))))]
     where = f" (from {source.url})" if source.url else ""
     raise UserError(f"source {source.name}: there is no folder {folder}; make it and put '{source.files}' there{where}")
 
 
-def raw_file(path: Path, folder: Path) -> Raw:
+def matching(source: Source, folder: Path, pattern: str) -> list[Path]:
+    """The files below a folder that a glob names, in order of name. Raises UserError where there are none."""
+    if paths := sorted(path for path in folder.glob(pattern) if path.is_file()):
+        return paths
+    raise UserError(f"source {source.name}: no file '{pattern}' in {folder}")
+
+
+def raw_file(path: Path, folder: Path, joined: list[Path]) -> Raw:
     """A raw file with its stamp, named relative to its source's folder."""
     status = path.stat()
-    return Raw(path.relative_to(folder).as_posix(), path, status.st_size, status.st_mtime_ns)
+    return Raw(path.relative_to(folder).as_posix(), path, status.st_size, status.st_mtime_ns, tuple(joined))
 
 
 def read_hub(source: Source) -> Iterator[Record]:
@@ -213,7 +221,7 @@ def infer_source(path: Path, header: bool | None = None) -> Source:
 
 
 def infer_columns(path: Path, suffix: str, header: bool | None) -> dict:
-    """query, document, negatives and header of a user's file, from its first rows; {} where their shape says it all."""
+    """Fields and options of a user's file as its first rows show them; {} where their shape says it all."""
     if suffix == "parquet":
         try:
             columns = pq.ParquetFile(path).schema_arrow.names
@@ -236,7 +244,7 @@ def infer_columns(path: Path, suffix: str, header: bool | None) -> dict:
         header = any(cell in QUERY_NAMES for cell in cells) and any(cell in DOCUMENT_NAMES for cell in cells)
     if len(cells) < 2:
         raise UserError(f"{path} has one column; a query and a document are needed")
-    return {"header": header, **(choose_columns(path, cells) if header else {"query": 0, "document": 1})}
+    return {"options": {"header": header}, **(choose_columns(path, cells) if header else {"query": 0, "document": 1})}
 
 
 def json_values(path: Path) -> Iterator:
@@ -263,6 +271,6 @@ def choose_columns(path: Path, columns: list[str]) -> dict:
 def configuration(source: Source, raws: list[Raw]) -> dict:
     """What a prepared source depends on: its own statement and a digest of its raw files' names, sizes and times."""
     notes = ("url", "pairs", "estimate")  # of which nothing in the prepared folder depends
-    stated = {field.name: getattr(source, field.name) for field in fields(Source) if field.name not in notes}
+    stated = {key.name: getattr(source, key.name) for key in fields(Source) if key.name not in notes}
     digest = hashlib.sha256("\n".join(raw.stamp for raw in raws).encode()).hexdigest()
     return {**stated, "stages": list(source.stages), "raw files": digest}
