@@ -5,6 +5,7 @@ import csv
 import gzip
 import io
 import json
+import lzma
 import random
 import tracemalloc
 from collections import Counter
@@ -13,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 from conftest import shared_dir
 
 from gte.data.readers import read_csv, read_jsonl, read_parquet, read_tsv, reader
@@ -100,20 +102,45 @@ def test_compressed_files_give_the_rows_of_the_plain_one(tmp_path):
     assert list(read_jsonl(tmp_path / "c.jsonl.zst", Fields())) == plain
 
 
-def test_a_truncated_archive_gives_the_rows_before_the_cut_and_one_rejection(tmp_path):
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
+@pytest.mark.parametrize("cut", [0.5, 0.999])
+def test_a_truncated_archive_gives_the_rows_before_the_cut_and_one_rejection(tmp_path, pack, cut):
     rng = random.Random(0)
     lines = "".join(json.dumps([f"q{i}", rng.randbytes(40).hex()]) + "\n" for i in range(20_000)).encode()
-    whole = gzip.compress(lines)
-    (tmp_path / "a.jsonl.gz").write_bytes(whole[: len(whole) // 2])
-    *pairs, last = read_jsonl(tmp_path / "a.jsonl.gz", Fields())
+    path, whole = tmp_path / ("a.jsonl.gz" if pack is gzip.compress else "a.jsonl.zst"), pack(lines)
+    path.write_bytes(whole)
+    assert len(list(read_jsonl(path, Fields()))) == 20_000
+    path.write_bytes(whole[: int(cut * len(whole))])
+    *pairs, last = read_jsonl(path, Fields())
     assert last == Rejected("damaged archive", len(pairs))
-    assert len(pairs) > 5_000 and all(isinstance(pair, Pair) for pair in pairs)
+    assert 20_000 * (cut - 0.1) < len(pairs) < 20_000 and all(isinstance(pair, Pair) for pair in pairs)
 
 
-@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])
-def test_a_file_that_is_no_such_archive_is_one_rejection(tmp_path, name):
-    (tmp_path / name).write_bytes(bz2.compress(b'["q", "d"]\n' * 100))
-    assert list(read_jsonl(tmp_path / name, Fields())) == [Rejected("damaged archive", 0)]
+LINES = b'["q", "d"]\n' * 100
+ARCHIVES = {
+    "gzip": gzip.compress(LINES), "zstd": zstandard.compress(LINES), "bzip2": bz2.compress(LINES),
+    "xz": lzma.compress(LINES), "plain": LINES, "UTF-16": "\ufeff[1]".encode("utf-16-le"), "noise": b"\x00\x01\x02",
+}  # fmt: skip
+WAY_OUT = {
+    ("a.jsonl.gz", "zstd"): r"a\.jsonl\.gz is a zstd archive; name it a\.jsonl\.zst",
+    ("a.jsonl.gz", "bzip2"): "is a bzip2 file, which is not read here; unpack it",
+    ("a.jsonl.gz", "xz"): "is a xz file, which is not read here; unpack it",
+    ("a.jsonl.gz", "plain"): r"is no gzip archive; name it a\.jsonl if it is plain text",
+    ("a.jsonl.gz", "noise"): "is no gzip archive; .* otherwise get it again",
+    ("a.jsonl.zst", "gzip"): r"is a gzip archive; name it a\.jsonl\.gz",
+    ("a.jsonl.zst", "plain"): r"is no zstd archive; name it a\.jsonl if",
+    ("a.jsonl", "gzip"): r"is a gzip archive; name it a\.jsonl\.gz",
+    ("a.jsonl", "bzip2"): "is a bzip2 file",
+    ("a.jsonl", "UTF-16"): "is UTF-16 text; convert it: iconv",
+}
+
+
+@pytest.mark.parametrize(("name", "held"), WAY_OUT)
+def test_a_file_named_as_what_it_is_not_is_one_line_with_the_way_out(tmp_path, name, held):
+    (tmp_path / name).write_bytes(ARCHIVES[held])
+    with pytest.raises(UserError, match=WAY_OUT[name, held]) as error:
+        list(read_jsonl(tmp_path / name, Fields()))
+    assert "\n" not in str(error.value) and name in str(error.value)
 
 
 def test_a_line_over_the_limit_is_rejected_without_being_held(tmp_path):

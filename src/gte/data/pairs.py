@@ -22,7 +22,7 @@ import daft
 from daft.io.source import DataSource, DataSourceTask
 from daft.recordbatch import RecordBatch
 
-from gte.data.records import Rejected, Triple, pair_hash
+from gte.data.records import FILTERED, Rejected, Triple, pair_hash
 from gte.data.sources import Raw, Source
 from gte.errors import UserError
 
@@ -85,7 +85,8 @@ def make_pairs(
     Columns: query, document, [negatives,] file, row. Of equal pairs the one of the lowest (file, row) survives. The
     texts and their order depend neither on the order of files and rows nor on the engine. `work`: folder for
     intermediate files, removed at the end. `seen`: hash files of other sources; pairs in them count as duplicates, and
-    this source's own is appended. Raises UserError where more than max_rejected of the rows are rejected, or none is.
+    this source's own is appended. Raises UserError where more than max_rejected of the rows are rejected, those that
+    the source filters out not counted, and where no pair is left.
     """
     buckets = min(MAX_BUCKETS, 1 + sum(texts_size(raw, source) for raw in raws) // BUCKET_BYTES)
     with daft.execution_config_ctx(parquet_target_row_group_size=min(16 * 2**20, WRITE_BYTES // buckets)):
@@ -142,7 +143,7 @@ def texts_size(raw: Raw, source: Source) -> int:
     """About how many bytes of text a raw input holds."""
     if raw.path is None:
         return 1_000 * (source.pairs or 0)
-    return raw.bytes * (4 if raw.path.suffix in (".gz", ".zst", ".parquet") else 1)
+    return raw.bytes * (4 if raw.name.endswith((".gz", ".zst", ".parquet")) else 1)
 
 
 def count_parts(source: Source, parts: Path, max_rejected: float) -> Tally:
@@ -160,12 +161,16 @@ def count_parts(source: Source, parts: Path, max_rejected: float) -> Tally:
             raise UserError(f"source {source.name}: {why.removeprefix(FATAL)}")
         examples = rows.where(reason == why).sort(["file", "row"]).limit(EXAMPLES).select("reason", "file", "row")
         tally.examples += examples.to_pylist()
-    rejected = sum(tally.rejected.values())
-    if rejected > max_rejected * tally.read:
-        worst = tally.examples[0]
+    faults = {why: count for why, count in tally.rejected.items() if not why.startswith(FILTERED)}
+    pairs, rejected = tally.read - sum(tally.rejected.values()), sum(faults.values())
+    limit = f"more than max_rejected={max_rejected:g}"
+    if not pairs:
+        faults, rejected, limit = tally.rejected, tally.read, "so no pair is left"
+    if not pairs or rejected > max_rejected * (pairs + rejected):
+        worst = next(example for example in tally.examples if example["reason"] in faults)
         raise UserError(
-            f"source {source.name}: {rejected:,} of {tally.read:,} rows are rejected, more than max_rejected="
-            f"{max_rejected:g}; most often '{worst['reason']}', first at {worst['file']}:{worst['row']}"
+            f"source {source.name}: {rejected:,} of {pairs + rejected:,} rows are rejected, {limit}; "
+            f"most often '{worst['reason']}', first at {worst['file']}:{worst['row']}"
         )
     return tally
 

@@ -1,13 +1,18 @@
 """Sources of text pairs: what conf/source/**/<name>.yaml states, and where their raw files are on this machine."""
 
 import difflib
+import fnmatch
 import glob
 import hashlib
+import inspect
 import json
+import re
+import stat
+import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pyarrow.parquet as pq
 import yaml
@@ -36,9 +41,9 @@ class Source:
 
     name, category: as in Table 1. stages: which training stages may read it. reader: raw format (`gte.data.readers`).
     hub, hub_config, hub_split, hub_files: where `datasets` finds it. folder: below the raw folder, `name` by default.
-    files: glob of its raw files there; joined: glob of further files that each of them is read with. url: where a
-    person gets them. query, document, negatives: see `Fields`. options: further arguments of the reader. pairs: n_i of
-    Eq. 4, an estimate where `estimate` says so.
+    files: glob of its raw files there; joined: glob of further files that each of them is read with; a zip counts as
+    the folder that it holds. url: where a person gets them. query, document, negatives, id, keep, drop, replace: see
+    `Fields`. options: further arguments of the reader. pairs: n_i of Eq. 4, an estimate where `estimate` says so.
     """
 
     name: str
@@ -56,6 +61,10 @@ class Source:
     query: Field = None
     document: Field = None
     negatives: Field = None
+    id: str | int | None = None
+    keep: dict = field(default_factory=dict)
+    drop: dict = field(default_factory=dict)
+    replace: dict[str, str] = field(default_factory=dict)
     options: dict = field(default_factory=dict)
     pairs: int | None = None
     estimate: bool = False
@@ -63,34 +72,39 @@ class Source:
 
     @property
     def fields(self) -> Fields:
-        return Fields(self.query, self.document, self.negatives)
+        return Fields(**{key.name: getattr(self, key.name) for key in fields(Fields)})
 
     def read(self, raw: "Raw") -> Iterator[Record]:
         """The records of one of its raw files, or of the hub's rows."""
         if raw.path is None:
             return read_hub(self)
-        joined = {"joined": raw.joined} if self.joined else {}
-        return reader(self.reader)(raw.path, self.fields, **self.options, **joined)
+        joined = {"joined": tuple(other.place for other in raw.joined)} if self.joined else {}
+        return reader(self.reader)(raw.place, self.fields, **self.options, **joined)
 
 
 @dataclass(frozen=True)
 class Raw:
     """One raw file of a source, or (path None) all of its rows on the hub.
 
-    name: what provenance calls it. joined: the files that it is read with.
+    name: what provenance calls it. member: its name inside of `path`, then a zip. joined: what it is read with.
     """
 
     name: str
     path: Path | None = None
     bytes: int = 0
     changed: int = 0  # time of the last change, in ns
-    joined: tuple[Path, ...] = ()
+    member: str | None = None
+    joined: tuple["Raw", ...] = ()
+
+    @property
+    def place(self) -> Path | zipfile.Path:
+        """Where a reader opens it."""
+        return self.path if self.member is None else zipfile.Path(self.path, self.member)
 
     @property
     def stamp(self) -> str:
         """What tells this raw input from an edited one, without reading it."""
-        joined = (f" {path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in self.joined)
-        return f"{self.name} {self.bytes} {self.changed}{''.join(joined)}"
+        return " ".join([f"{self.name} {self.bytes} {self.changed}", *(other.stamp for other in self.joined)])
 
 
 def source_files(folder: Path = FOLDER) -> dict[str, Path]:
@@ -116,6 +130,14 @@ def load_source(name: str, folder: Path = FOLDER) -> Source:
         raise UserError(f"{path}: its name is '{facts['name']}', the file's is '{path.stem}'; they must be equal")
     if unknown := set(facts["stages"]) - set(STAGES):
         raise UserError(f"{path}: unknown stage '{min(unknown)}' in stages; known: {', '.join(STAGES)}")
+    for key in ("keep", "drop", "replace", "options"):
+        if not isinstance(facts.get(key, {}), dict):
+            raise UserError(f"{path}: {key} must be a mapping, is {facts[key]!r}")
+    for pattern in facts.get("replace", {}):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UserError(f"{path}: replace: '{pattern}' is no regular expression: {error}") from error
     return Source(**{**facts, "stages": tuple(facts["stages"])})
 
 
@@ -128,33 +150,73 @@ def did_you_mean(name: str, known) -> str:
 def locate(source: Source, raw_folder: Path) -> list[Raw]:
     """Its raw files in order of name, or the hub where there is no such folder.
 
-    Raises UserError where the format has no reader yet, and where neither files nor a hub are known.
+    Raises UserError where the format has no reader or the reader no such option, where neither files nor a hub are
+    known, for a file outside of the raw folder, and for a zip that cannot be read or would lead outside of itself.
     """
     try:
-        reader(source.reader)
+        parameters = inspect.signature(reader(source.reader)).parameters.values()
     except UserError as error:
         raise UserError(f"source {source.name}: {error}") from None
+    options = [option.name for option in parameters if option.kind is option.KEYWORD_ONLY and option.name != "joined"]
+    if unknown := [name for name in source.options if name not in options]:
+        known = ", ".join(options)
+        raise UserError(f"source {source.name}: {source.reader} has no option '{unknown[0]}'; it has: {known}")
     folder = raw_folder / (source.folder or source.name)
     if folder.is_dir() and source.files:
-        joined = matching(source, folder, source.joined) if source.joined else []
-        return [raw_file(path, folder, joined) for path in matching(source, folder, source.files)]
+        joined = tuple(raw_files(source, source.joined, folder, raw_folder)) if source.joined else ()
+        return [replace(raw, joined=joined) for raw in raw_files(source, source.files, folder, raw_folder)]
     if source.hub:
         return [Raw("/".join(filter(None, (f"hub:{source.hub}", source.hub_config, source.hub_split))))]
     where = f" (from {source.url})" if source.url else ""
     raise UserError(f"source {source.name}: there is no folder {folder}; make it and put '{source.files}' there{where}")
 
 
-def matching(source: Source, folder: Path, pattern: str) -> list[Path]:
-    """The files below a folder that a glob names, in order of name. Raises UserError where there are none."""
-    if paths := sorted(path for path in folder.glob(pattern) if path.is_file()):
-        return paths
-    raise UserError(f"source {source.name}: no file '{pattern}' in {folder}")
+def raw_files(source: Source, pattern: str, folder: Path, raw_folder: Path) -> list[Raw]:
+    """The files below a source's folder that a glob names, and such members of the zips there at any depth, by name."""
+    try:
+        paths = sorted(path for path in folder.glob(pattern) if path.is_file())
+    except (ValueError, NotImplementedError) as error:
+        raise UserError(f"source {source.name}: '{pattern}' is no glob within a folder: {error}") from error
+    zips = sorted(path for path in folder.glob("**/*.zip") if path.is_file())
+    for path in [*paths, *zips]:
+        if not path.resolve().is_relative_to(raw_folder.resolve()):
+            raise UserError(
+                f"source {source.name}: {path} leads to {path.resolve()}, outside of {raw_folder}; "
+                "put the file itself there, or name the folder that holds it: paths.raw=FOLDER"
+            )
+    found = [raw_file(path, folder) for path in paths if path not in zips]
+    found += [raw for path in zips for raw in zip_members(path, pattern, folder)]
+    if not found:
+        raise UserError(f"source {source.name}: no file '{pattern}' in {folder}")
+    return found
 
 
-def raw_file(path: Path, folder: Path, joined: list[Path]) -> Raw:
+def raw_file(path: Path, folder: Path) -> Raw:
     """A raw file with its stamp, named relative to its source's folder."""
     status = path.stat()
-    return Raw(path.relative_to(folder).as_posix(), path, status.st_size, status.st_mtime_ns, tuple(joined))
+    return Raw(path.relative_to(folder).as_posix(), path, status.st_size, status.st_mtime_ns)
+
+
+def zip_members(path: Path, pattern: str, folder: Path) -> list[Raw]:
+    """The members of a zip that a glob names, at any depth.
+
+    Nothing is ever unpacked to the disk; even so, UserError for a zip with such members that would lie outside of it.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path} is no whole zip ({error}); get it again, or take it out of the folder") from error
+    whole = raw_file(path, folder)
+    found = []
+    for member in sorted(members, key=lambda member: member.filename):
+        name = PurePosixPath(member.filename)
+        if member.is_dir() or not fnmatch.fnmatchcase(f"/{name}", f"*/{pattern.removeprefix('**/')}"):
+            continue
+        if name.is_absolute() or ".." in name.parts or stat.S_ISLNK(member.external_attr >> 16):
+            raise UserError(f"{path} holds '{name}', which leads outside of it; unpack what is good of it")
+        found.append(replace(whole, name=f"{whole.name}/{name}", bytes=member.file_size, member=member.filename))
+    return found
 
 
 def read_hub(source: Source) -> Iterator[Record]:
@@ -166,8 +228,9 @@ def read_hub(source: Source) -> Iterator[Record]:
         rows = datasets.load_dataset(
             source.hub, source.hub_config, data_files=source.hub_files, split=source.hub_split, streaming=True
         )
+        seen: set[int] = set()
         for row, value in enumerate(rows, 1):
-            yield from records(value, source.fields, row)
+            yield from records(value, source.fields, row, seen)
     except (OSError, ValueError, RuntimeError) as error:
         if isinstance(error, UserError):
             raise
