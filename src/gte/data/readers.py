@@ -52,6 +52,11 @@ READERS = {
     "csv": "gte.data.readers:read_csv",
     "tsv": "gte.data.readers:read_tsv",
     "parquet": "gte.data.readers:read_parquet",
+    "codesearchnet": "gte.data.formats.codesearchnet:read_codesearchnet",
+    "hotpotqa": "gte.data.formats.hotpotqa:read_hotpotqa",
+    "medi": "gte.data.formats.medi:read_medi",
+    "passages": "gte.data.formats.passages:read_passages",
+    "python": "gte.data.formats.literals:read_literals",
 }
 
 

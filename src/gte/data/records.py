@@ -91,6 +91,8 @@ def records(
             for first, second in pairwise(texts):
                 yield Pair(first, second, row)
             return
+        if not documents:
+            raise Unfit("missing document")
         query, negatives = clean(query, "query", fields.replace), clean_negatives(negatives)
     except Unfit as unfit:
         yield Rejected(str(unfit), row)
@@ -162,8 +164,6 @@ def split_row(value, fields: Fields) -> tuple:
         raise Unfit("unknown shape of row")
     if query is None:
         raise Unfit("missing query")
-    if isinstance(document, list) and not document:
-        raise Unfit("missing document")
     return query, document if isinstance(document, list) else [document], negatives
 
 
