@@ -17,7 +17,7 @@ import pytest
 import zstandard
 from conftest import shared_dir
 
-from gte.data.readers import read_csv, read_jsonl, read_parquet, read_tsv, reader
+from gte.data.readers import MAX_LINE, read_csv, read_jsonl, read_parquet, read_tsv, reader
 from gte.data.records import Fields, Pair, Rejected, Triple, pair_hash, text_hash
 from gte.errors import UserError
 
@@ -75,6 +75,8 @@ BAD = [
     (b"[" * 100_000, "invalid JSON"),
     (b'{"title": "q", "body": "\xff"}', "invalid UTF-8"),
     (b'{"title": "q", "body": "half \\ud800"}', "invalid UTF-8"),
+    (b'{"title": "q", "body": "a\\u0000b"}', "NUL in document"),
+    (b'{"title": "q\0", "body": "d"}', "invalid JSON"),
     (b'"text"', "unknown shape of row"),
     (b'["one"]', "too few columns"),
 ]
@@ -143,15 +145,83 @@ def test_a_file_named_as_what_it_is_not_is_one_line_with_the_way_out(tmp_path, n
     assert "\n" not in str(error.value) and name in str(error.value)
 
 
+def peak_of(function) -> tuple[list, int]:
+    """What an iterator yields, and the most bytes that Python held meanwhile."""
+    tracemalloc.start()
+    try:
+        return list(function()), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_line_over_the_limit_is_rejected_without_being_held(tmp_path):
     good = json.dumps(["q", "d"]) + "\n"
     path = write(tmp_path / "a.jsonl.gz", good + json.dumps(["q", "x" * 50_000_000]) + "\n" + good)
-    tracemalloc.start()
-    found = list(read_jsonl(path, Fields(), max_line=100_000))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    found, peak = peak_of(lambda: read_jsonl(path, Fields(), max_line=100_000))
     assert found == [Pair("q", "d", 1), Rejected("line over 100,000 bytes", 2), Pair("q", "d", 3)]
     assert peak < 10_000_000
+
+
+@pytest.mark.parametrize("name", ["jsonl", "tsv", "csv", "python", "medi"])
+def test_100_mb_without_a_line_end_are_one_rejection_in_bounded_memory(tmp_path, name):
+    path = tmp_path / "a.gz"
+    with gzip.open(path, "wb", compresslevel=1) as stream:
+        stream.write(b'["')
+        for _ in range(100):
+            stream.write(b"x" * 2**20)
+    options = {"header": False} if name == "csv" else {}
+    found, peak = peak_of(lambda: reader(name)(path, Fields(0, 1), **options))
+    assert [type(record) for record in found] == [Rejected] and found[0].row == 1
+    assert found[0].reason in ("line over 16,777,216 bytes", "array without an end")
+    assert peak < 4 * MAX_LINE
+
+
+def test_an_archive_that_unpacks_to_far_more_than_text_does_is_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr("gte.data.readers.BOMB_BYTES", 2**16)
+    line = b'["q", "d"]\n'
+    for path, pack in ((tmp_path / "a.jsonl.gz", gzip.compress), (tmp_path / "a.jsonl.zst", zstandard.compress)):
+        path.write_bytes(pack(line * 5_000))
+        assert len(list(read_jsonl(path, Fields()))) == 5_000 and len(line) * 5_000 < 2**16
+        path.write_bytes(pack(line * 200_000))
+        *pairs, last = read_jsonl(path, Fields())
+        assert last == Rejected("archive bomb", len(pairs)) and 5_000 < len(pairs) < 200_000
+    text = bytes(random.Random(0).choices(b"abcdefgh\n", k=3 * 2**16))  # three times as much, but not 200 times
+    assert not [r for r in read_jsonl(write(tmp_path / "b.jsonl.gz", text), Fields()) if "archive" in r.reason]
+
+
+def test_ids_that_a_file_has_twice_and_rows_left_out_are_counted_by_reason(tmp_path):
+    rows = [
+        ("1", "q", "d", "x"),
+        ("2", ".", "d", "x"),
+        ("1", "q2", "d2", "x"),
+        ("3", "q", "d", "y"),
+        ("", "q", "d", "x"),
+    ]
+    fields = {"keep": ["x", "z"], "drop": "."}
+    expected = [
+        Pair("q", "d", 1),
+        Rejected("filtered: {1} is .", 2),
+        Rejected("duplicate id", 3),
+        Rejected("filtered: {3} is not x, z", 4),
+        Rejected("missing id", 5),
+    ]
+    named, placed = ("id", "title", "text", "kind"), (0, 1, 2, 3)
+    write_lines(tmp_path / "a.jsonl", [dict(zip(named, row, strict=True)) for row in rows])
+    write(tmp_path / "a.tsv", "".join("\t".join(row) + "\n" for row in rows))
+    pq.write_table(pa.table(dict(zip(named, map(list, zip(*rows, strict=True)), strict=True))), tmp_path / "a.parquet")
+    for format, names in (("jsonl", named), ("tsv", placed), ("parquet", named)):
+        identity, query, document, kind = names
+        stated = Fields(query, document, id=identity, keep={kind: fields["keep"]}, drop={query: fields["drop"]})
+        found = list(reader(format)(tmp_path / f"a.{format}", stated))
+        assert found == [r if isinstance(r, Pair) else Rejected(r.reason.format(*names), r.row) for r in expected], (
+            format
+        )
+
+
+def test_replacements_are_made_in_both_texts_before_they_are_checked(tmp_path):
+    fields = Fields(replace={r"^\(CNN\)\s*--": "", r"<br ?/?>|\\n": "\n"})
+    path = write_lines(tmp_path / "a.jsonl", [["a<br />b", "(CNN) -- c\\nd"], ["q", "(CNN) --"]])
+    assert list(read_jsonl(path, fields)) == [Pair("a\nb", "c\nd", 1), Rejected("empty document", 2)]
 
 
 def test_csv_gives_back_what_the_csv_module_wrote(tmp_path):
@@ -221,6 +291,8 @@ def test_a_column_that_a_file_lacks_is_named_with_those_it_has(tmp_path):
         list(read_parquet(tmp_path / "a.parquet", Fields("title", "body")))
     with pytest.raises(UserError, match=r"a\.csv has no column 'body'; it has: title, text"):
         list(read_csv(write(tmp_path / "a.csv", "title,text\nq,d\n"), Fields("title", "body")))
+    with pytest.raises(UserError, match=r"a\.csv has several columns 'title'; it has: title, title"):
+        list(read_csv(write(tmp_path / "a.csv", "title,title\nq,d\n"), Fields("title", "title")))
 
 
 def test_an_unknown_format_names_those_that_are_read():

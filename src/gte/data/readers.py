@@ -173,10 +173,11 @@ def json_values(items: Iterator[Line | Rejected]) -> Iterator[Row | Rejected]:
 
 
 def require_columns(path: Path | zipfile.Path, fields: Fields, columns: list[str]) -> None:
-    """Raises UserError where a named field is no column of the file."""
-    missing = [name for name in fields.names if name not in columns]
-    if missing:
-        raise UserError(f"{path} has no column '{missing[0]}'; it has: {', '.join(columns)}")
+    """Raises UserError where a named field is no column of the file, or two of them."""
+    for name in fields.names:
+        if columns.count(name) != 1:
+            many = "several columns" if name in columns else "no column"
+            raise UserError(f"{path} has {many} '{name}'; it has: {', '.join(columns)}")
 
 
 def decoded_rows(batch: pa.RecordBatch) -> list[dict | None]:

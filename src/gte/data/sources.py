@@ -211,7 +211,8 @@ def zip_members(path: Path, pattern: str, folder: Path) -> list[Raw]:
     found = []
     for member in sorted(members, key=lambda member: member.filename):
         name = PurePosixPath(member.filename)
-        if member.is_dir() or not fnmatch.fnmatchcase(f"/{name}", f"*/{pattern.removeprefix('**/')}"):
+        wanted = fnmatch.fnmatchcase(f"/{name}", f"*/{pattern.removeprefix('**/')}")
+        if member.is_dir() or not wanted or "__MACOSX" in name.parts:  # where Macs keep icons, under the files' names
             continue
         if name.is_absolute() or ".." in name.parts or stat.S_ISLNK(member.external_attr >> 16):
             raise UserError(f"{path} holds '{name}', which leads outside of it; unpack what is good of it")
