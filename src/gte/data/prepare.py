@@ -140,7 +140,7 @@ def read_recipe(data: dict, *, fetch_again: bool = False) -> Recipe:
             raise UserError(f"{path} has no file for '{unknown[0]}'; it has: {', '.join(local)}")
         data |= {"raw": path, "sources": [local[name] for name in names or local]}
     else:
-        data["sources"] = [load_source(name) for name in names or []]
+        data["sources"] = [load_source(name).in_folder(Path(data["raw"])) for name in names or []]
     data["raw"] = Path(data["raw"])
     if function := data.pop("fetch", None):
         fetch(function, data["raw"], again=fetch_again)

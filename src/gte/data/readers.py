@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from gte.data.records import Fields, Record, Rejected, records
+from gte.data.records import Fields, Keyed, Record, Rejected, Unfit, records, split_row
 from gte.errors import UserError
 
 MAX_LINE = 16 * 2**20  # bytes; a longer line is rejected, and never held in memory as a whole
@@ -41,7 +41,8 @@ class Unreadable(Exception):
     """Why a file cannot be read on: the reason of the rejection that says so."""
 
 
-Reader = Callable[..., Iterator[Record]]
+Reader = Callable[..., Iterator[Record | Keyed]]
+Join = Callable[..., Iterator[tuple[str, Record]]]
 Line = tuple[int, bytes]
 Row = tuple[int, object]  # its number and value
 
@@ -57,6 +58,24 @@ READERS = {
     "medi": "gte.data.formats.medi:read_medi",
     "passages": "gte.data.formats.passages:read_passages",
     "python": "gte.data.formats.literals:read_literals",
+    "anchordr": "gte.data.formats.anchors:read_anchors",
+    "arxiv": "gte.data.formats.preprints:read_arxiv",
+    "biorxiv_api": "gte.data.formats.preprints:read_api_page",
+    "ccnet": "gte.data.formats.pages:read_ccnet",
+    "clueweb22": "gte.data.formats.pages:read_clueweb22",
+    "pubmed": "gte.data.formats.pubmed:read_pubmed",
+    "pushshift_comments": "gte.data.formats.pushshift:read_comments",
+    "pushshift_posts": "gte.data.formats.pushshift:read_posts",
+    "stackexchange_answers": "gte.data.formats.stackexchange:read_answers",
+    "stackexchange_questions": "gte.data.formats.stackexchange:read_questions",
+    "warc": "gte.data.formats.warc:read_warc",
+}
+# the formats whose readers yield Keyed rows, and what makes the records of one key's: join(rows, fields, **options)
+JOINS = {
+    "anchordr": "gte.data.formats.anchors:join_anchors",
+    "biorxiv_api": "gte.data.formats.preprints:join_versions",
+    "pushshift_comments": "gte.data.formats.pushshift:join_comments",
+    "stackexchange_answers": "gte.data.formats.stackexchange:join_answers",
 }
 
 
@@ -64,7 +83,17 @@ def reader(name: str) -> Reader:
     """The reader of a raw format. Raises UserError for a format that has none, or whose parser is not installed."""
     if name not in READERS:
         raise UserError(f"no reader for the format '{name}'; prepare reads: {', '.join(sorted(READERS))}")
-    module, _, function = READERS[name].partition(":")
+    return load(name, READERS[name])
+
+
+def join(name: str) -> Join | None:
+    """The join of a format whose rows are Keyed, None for one that yields records at once."""
+    return load(name, JOINS[name]) if name in JOINS else None
+
+
+def load(name: str, function: str) -> Callable:
+    """The function of a format by its module and name. Raises UserError where a package it needs is not installed."""
+    module, _, function = function.partition(":")
     try:
         return getattr(import_module(module), function)
     except ModuleNotFoundError as error:
@@ -76,6 +105,17 @@ def reader(name: str) -> Reader:
 def read_jsonl(path: Path | zipfile.Path, fields: Fields, *, max_line: int = MAX_LINE) -> Iterator[Record]:
     """One JSON value a line, in any of the shapes of `Fields`; blank lines are no rows."""
     return paired(json_values(lines(path, max_line)), fields)
+
+
+def read_objects(path: Path | zipfile.Path, fields: Fields, change: Callable[[dict], dict]) -> Iterator[Record]:
+    """The records of JSON objects, one a line, after a change to each; it raises Unfit for a row that gives none."""
+
+    def split(value, fields: Fields) -> tuple:
+        if not isinstance(value, dict):
+            raise Unfit("unknown shape of row")
+        return split_row(change(value), fields)
+
+    return paired(json_values(lines(path, MAX_LINE)), fields, split)
 
 
 def read_csv(

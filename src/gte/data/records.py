@@ -38,12 +38,35 @@ class Rejected(NamedTuple):
 Record = Pair | Triple | Rejected
 
 
+class Keyed(NamedTuple):
+    """A raw row that gives its pair only with the others of its key, which may stand anywhere in the source's files.
+
+    order: among those of a key, the lowest first; then file and row decide. values: what the format's join needs.
+    """
+
+    key: str
+    order: int
+    values: list[str]
+    row: int
+
+
+class KeyedRow(NamedTuple):
+    """A `Keyed` row as a format's join sees it, with its file."""
+
+    key: str
+    order: int
+    file: str
+    row: int
+    values: list[str]
+
+
 @dataclass(frozen=True)
 class Fields:
     """Where the texts stand in a row: names of a dict, or positions of a list (a bare list without positions: 0, 1, 2).
 
     id: field whose values are unique in a file. keep, drop: fields and the value or values that a row must, or must
-    not, have there. replace: regular expressions and what takes their place in queries and documents.
+    not, have there. replace: regular expressions and what takes their place in queries and documents. min_query,
+    min_document, max_document: characters that a text of a pair must have, or must not exceed.
 
     A list of names is joined by ": ", empty parts left out. All None: the shape of the row decides, one of
     {"query", "pos", "neg"} ("document" or "answer" for "pos"), {"set": [...]}, {"text": [title, body]},
@@ -57,6 +80,9 @@ class Fields:
     keep: dict = field(default_factory=dict)
     drop: dict = field(default_factory=dict)
     replace: dict[str, str] = field(default_factory=dict)
+    min_query: int = 0
+    min_document: int = 0
+    max_document: int | None = None
 
     @property
     def names(self) -> list[str]:
@@ -100,11 +126,22 @@ def records(
     for document in documents:
         try:
             document = clean(document, "document", fields.replace)
+            check_lengths(query, document, fields)
         except Unfit as unfit:
             yield Rejected(str(unfit), row)
             continue
         others = [negative for negative in negatives if negative != document]
         yield Triple(query, document, others, row) if others else Pair(query, document, row)
+
+
+def check_lengths(query: str, document: str, fields: Fields) -> None:
+    """Raises Unfit for a pair that its source leaves out as too short or too long."""
+    if len(query) < fields.min_query:
+        raise Unfit(f"{FILTERED}query under {fields.min_query:,} characters")
+    if len(document) < fields.min_document:
+        raise Unfit(f"{FILTERED}document under {fields.min_document:,} characters")
+    if fields.max_document is not None and len(document) > fields.max_document:
+        raise Unfit(f"{FILTERED}document over {fields.max_document:,} characters")
 
 
 def check_filters(value, fields: Fields) -> None:

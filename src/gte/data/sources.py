@@ -17,8 +17,8 @@ from pathlib import Path, PurePosixPath
 import pyarrow.parquet as pq
 import yaml
 
-from gte.data.readers import MAX_LINE, lines, reader
-from gte.data.records import Field, Fields, Record, Rejected, records
+from gte.data.readers import MAX_LINE, join, lines, reader
+from gte.data.records import Field, Fields, Keyed, KeyedRow, Record, Rejected, records
 from gte.errors import UserError
 from gte.offline import hub_reachable
 
@@ -42,8 +42,10 @@ class Source:
     name, category: as in Table 1. stages: which training stages may read it. reader: raw format (`gte.data.readers`).
     hub, hub_config, hub_split, hub_files: where `datasets` finds it. folder: below the raw folder, `name` by default.
     files: glob of its raw files there; joined: glob of further files that each of them is read with; a zip counts as
-    the folder that it holds. url: where a person gets them. query, document, negatives, id, keep, drop, replace: see
-    `Fields`. options: further arguments of the reader. pairs: n_i of Eq. 4, an estimate where `estimate` says so.
+    the folder that it holds. forms: other raw forms that the folder may hold instead, each as the keys that differ.
+    url: where a person gets them. query, document, negatives, id, keep, drop, replace, min_query, min_document,
+    max_document: see `Fields`. options: further arguments of the reader. pairs: n_i of Eq. 4, an estimate where
+    `estimate` says so.
     """
 
     name: str
@@ -65,7 +67,11 @@ class Source:
     keep: dict = field(default_factory=dict)
     drop: dict = field(default_factory=dict)
     replace: dict[str, str] = field(default_factory=dict)
+    min_query: int = 0
+    min_document: int = 0
+    max_document: int | None = None
     options: dict = field(default_factory=dict)
+    forms: list[dict] = field(default_factory=list)
     pairs: int | None = None
     estimate: bool = False
     licence: str = "unknown"
@@ -74,12 +80,42 @@ class Source:
     def fields(self) -> Fields:
         return Fields(**{key.name: getattr(self, key.name) for key in fields(Fields)})
 
-    def read(self, raw: "Raw") -> Iterator[Record]:
+    @property
+    def keyed(self) -> bool:
+        """Whether its reader yields Keyed rows, of which `combine` makes the records."""
+        return join(self.reader) is not None
+
+    def in_folder(self, raw_folder: Path) -> "Source":
+        """The source in the form that its raw folder holds, as it is where that holds none.
+
+        Raises UserError where the folder holds two forms: which of them is meant, or whether both are, is not known.
+        """
+        if not self.forms:
+            return self
+        folder = raw_folder / (self.folder or self.name)
+        zips = list(folder.glob("**/*.zip"))
+        held = [
+            form
+            for form in [self, *(replace(self, **form) for form in self.forms)]
+            if any(folder.glob(form.files)) or any(zip_members(path, form.files, folder) for path in zips)
+        ]
+        if len(held) > 1:
+            raise UserError(
+                f"source {self.name}: {folder} holds files '{held[0].files}' and files '{held[1].files}', two forms of "
+                "the same source; leave one"
+            )
+        return held[0] if held else self
+
+    def read(self, raw: "Raw") -> Iterator[Record | Keyed]:
         """The records of one of its raw files, or of the hub's rows."""
         if raw.path is None:
             return read_hub(self)
         joined = {"joined": tuple(other.place for other in raw.joined)} if self.joined else {}
         return reader(self.reader)(raw.place, self.fields, **self.options, **joined)
+
+    def combine(self, rows: Iterator[KeyedRow]) -> Iterator[tuple[str, Record]]:
+        """The records, each with its file, of the rows of one key in their order."""
+        return join(self.reader)(rows, self.fields, **self.options)
 
 
 @dataclass(frozen=True)
@@ -120,7 +156,7 @@ def load_source(name: str, folder: Path = FOLDER) -> Source:
     path = known[name]
     facts = yaml.safe_load(path.read_text())
     keys = [key.name for key in fields(Source)]
-    for key in facts:
+    for key in [*facts, *(key for form in facts.get("forms", []) for key in form)]:
         if key not in keys:
             raise UserError(f"{path}: unknown key '{key}'{did_you_mean(key, keys)}; known: {', '.join(keys)}")
     for key in ("name", "category", "stages", "reader"):
@@ -187,7 +223,8 @@ def raw_files(source: Source, pattern: str, folder: Path, raw_folder: Path) -> l
     found = [raw_file(path, folder) for path in paths if path not in zips]
     found += [raw for path in zips for raw in zip_members(path, pattern, folder)]
     if not found:
-        raise UserError(f"source {source.name}: no file '{pattern}' in {folder}")
+        others = "".join(f" or '{form['files']}'" for form in source.forms if pattern == source.files)
+        raise UserError(f"source {source.name}: no file '{pattern}'{others} in {folder}")
     return found
 
 
@@ -334,7 +371,7 @@ def choose_columns(path: Path, columns: list[str]) -> dict:
 
 def configuration(source: Source, raws: list[Raw]) -> dict:
     """What a prepared source depends on: its own statement and a digest of its raw files' names, sizes and times."""
-    notes = ("url", "pairs", "estimate")  # of which nothing in the prepared folder depends
+    notes = ("url", "pairs", "estimate", "forms")  # of which nothing in the prepared folder depends
     stated = {key.name: getattr(source, key.name) for key in fields(Source) if key.name not in notes}
     digest = hashlib.sha256("\n".join(raw.stamp for raw in raws).encode()).hexdigest()
     return {**stated, "stages": list(source.stages), "raw files": digest}
