@@ -33,11 +33,9 @@ def read_anchors(
             if not isinstance(value, dict):
                 raise Unfit("unknown shape of row")
             if "anchors" not in value:
-                title, text = value.get("Title"), clean(value.get("Primary"), "Primary")
-                title = title.strip() if isinstance(title, str) else ""
-                yield Keyed(
-                    clean(value.get("UrlHash"), "UrlHash"), PAGE, [title, text.removeprefix(title).strip()], row
-                )
+                page, text = (clean(value.get(name), name) for name in ("UrlHash", "Primary"))
+                title = clean(value["Title"], "Title") if value.get("Title") else ""
+                yield Keyed(page, PAGE, [title, text.removeprefix(title).strip()], row)
                 continue
             page, anchors = clean(value.get("urlhash"), "urlhash"), value["anchors"]
             if not isinstance(anchors, list):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lxml import etree
 
+from gte.data.formats.elements import parse_element
 from gte.data.readers import MAX_LINE, lines
 from gte.data.records import FILTERED, Fields, Record, Rejected, Unfit, records
 
@@ -23,17 +24,13 @@ def read_pubmed(path: Path, fields: Fields) -> Iterator[Record]:
 
     Title: without the brackets of a translated one. Abstract: its parts a line each, 'LABEL: text' where labelled.
     """
-    parser = etree.XMLParser(resolve_entities=False, no_network=True)
     for item in articles(path):
         if isinstance(item, Rejected):
             yield item
             continue
         row, xml = item
         try:
-            value = texts(etree.fromstring(xml, parser))
-        except etree.XMLSyntaxError as error:
-            undeclared = error.code == etree.ErrorTypes.ERR_UNDECLARED_ENTITY
-            yield Rejected("entity refused" if undeclared else "malformed XML", row)
+            value = texts(parse_element(xml))
         except Unfit as unfit:
             yield Rejected(str(unfit), row)
         else:

@@ -49,7 +49,7 @@ def read_comments(path: Path, fields: Fields) -> Iterator[Keyed | Rejected]:
             if "title" in value:
                 text, parts = clean(value["title"], "title"), [value["title"], value.get("selftext")]
                 if isinstance(parts[1], str):
-                    text = f"{text}\n{parts[1]}".strip()
+                    text = clean(f"{text}\n{parts[1]}", "selftext")
                 yield Keyed(f"t3_{identity}", PARENT, [text, why_not(value, "parent", *parts)], row)
                 continue
             body, answered = clean(value.get("body"), "body"), clean(value.get("parent_id"), "parent_id")

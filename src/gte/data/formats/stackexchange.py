@@ -7,8 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from lxml import etree
-
+from gte.data.formats.elements import parse_element
 from gte.data.formats.html import plain_text
 from gte.data.readers import MAX_LINE, lines
 from gte.data.records import FILTERED, Fields, Keyed, KeyedRow, Record, Rejected, Unfit, clean, records
@@ -119,7 +118,6 @@ def check_score(points: int, least: int | None) -> None:
 
 def posts(path: Path) -> Iterator[tuple[int, dict] | Rejected]:
     """(row, attributes) of every <row>; a rejection for any other line but those around the rows."""
-    parser = etree.XMLParser(resolve_entities=False, no_network=True)
     number, closed = 0, False
     for item in lines(path, MAX_LINE):
         if isinstance(item, Rejected):
@@ -131,9 +129,9 @@ def posts(path: Path) -> Iterator[tuple[int, dict] | Rejected]:
             closed = True
         elif line.startswith(b"<row"):
             try:
-                yield number, dict(etree.fromstring(line, parser).attrib)
-            except etree.XMLSyntaxError:
-                yield Rejected("malformed XML", number)
+                yield number, dict(parse_element(line).attrib)
+            except Unfit as unfit:
+                yield Rejected(str(unfit), number)
         elif not FRAME.fullmatch(line):
             yield Rejected("malformed XML", number)
     if not closed:

@@ -7,7 +7,7 @@ what is no WARC at all, in both cases without a word.
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
@@ -21,8 +21,9 @@ from gte.data.records import FILTERED, Fields, Record, Rejected, Unfit, records
 
 MAX_RECORD = 16 * 2**20  # bytes; Common Crawl cuts pages at 1 MiB, from 2025 on at 5
 VERSION = re.compile(rb"WARC/\d\.\d+\r?\n")
+CUT_VERSION = re.compile(rb"W|WA|WAR|WARC|WARC/\d?\.?\d*\r?")  # where the file ends in one
 NEXT_RECORD = re.compile(rb"\n(?=WARC/\d\.\d+\r?\n)")
-LENGTH = re.compile(rb"^Content-Length:[ \t]*(\d+)[ \t]*\r?\n", re.IGNORECASE | re.MULTILINE)
+LENGTH = re.compile(rb"^Content-Length:[ \t]*(\d{0,18})[^\n]*\n", re.IGNORECASE | re.MULTILINE)
 HTML = ("text/html", "application/xhtml+xml")
 
 
@@ -75,7 +76,7 @@ def wet_texts(data: bytes) -> tuple[str, str]:
 def html_texts(record: WarcRecord, main_content: bool) -> tuple[str, str]:
     """Title and visible text of a response. Raises Unfit for an error page and for what is no HTML."""
     try:
-        record.parse_http(auto_decode="all")
+        record.parse_http(auto_decode="all", quirks_mode=True)
         html = record.reader.read(MAX_RECORD + 1)
     except OSError:
         raise Unfit("malformed HTTP") from None
@@ -109,11 +110,13 @@ def cut_records(path: Path) -> Iterator[tuple[int, bytes, bytes] | Rejected]:
             while line := tape.line_after_blanks()[1]:
                 row += 1
                 found: tuple | str = cut_record(tape) if VERSION.fullmatch(line) else "no WARC record"
-                if isinstance(found, str):
+                if not isinstance(found, str):
+                    yield row, *found
+                elif not tape.fault:
                     tape.skip_to_record()
                     yield Rejected(found, row)
-                else:
-                    yield row, *found
+            if tape.fault:
+                yield Rejected(tape.fault, row)
     except Unreadable as fault:
         yield Rejected(str(fault), row)
 
@@ -126,12 +129,12 @@ def cut_record(tape: "Tape") -> tuple[bytes, bytes] | str:
         if not line or len(head) > MAX_RECORD:
             return "truncated record"
     stated = LENGTH.search(head)
-    length = int(stated[1]) if stated else 0
+    length = int(stated[1] or 0) if stated else 0
     if length > MAX_RECORD:
         return f"record over {MAX_RECORD:,} bytes"
     block = tape.read(length)
     blanks, line = tape.line_after_blanks()
-    if len(block) == length and (not line or VERSION.fullmatch(line)):
+    if len(block) == length and (not line or VERSION.fullmatch(line) or CUT_VERSION.fullmatch(line)):
         tape.give_back(line)
         return head, block
     block += blanks + line
@@ -149,23 +152,30 @@ def cut_record(tape: "Tape") -> tuple[bytes, bytes] | str:
 
 
 class Tape:
-    """A stream that takes back what was read too far."""
+    """A stream that takes back what was read too far. It ends where it cannot be read on; `fault` then says why."""
 
     def __init__(self, stream: io.BufferedIOBase):
-        self.stream, self.back = stream, io.BytesIO()
+        self.stream, self.back, self.fault = stream, io.BytesIO(), ""
+
+    def from_stream(self, read: Callable[[int], bytes], size: int) -> bytes:
+        try:
+            return read(size)
+        except Unreadable as fault:
+            self.fault = str(fault)
+            return b""
 
     def give_back(self, data: bytes) -> None:
         self.back = io.BytesIO(data + self.back.read())
 
     def read(self, size: int) -> bytes:
         data = self.back.read(size)
-        return data + self.stream.read(size - len(data)) if len(data) < size else data
+        return data + self.from_stream(self.stream.read, size - len(data)) if len(data) < size else data
 
     def line(self) -> bytes:
         """The next line, of a longer one the next MAX_RECORD bytes; b'' at the end."""
         line = self.back.readline(MAX_RECORD)
         whole = line.endswith(b"\n") or len(line) == MAX_RECORD
-        return line if whole else line + self.stream.readline(MAX_RECORD - len(line))
+        return line if whole else line + self.from_stream(self.stream.readline, MAX_RECORD - len(line))
 
     def line_after_blanks(self) -> tuple[bytes, bytes]:
         """The blank lines before the next other one, and that; it is b'' at the end."""
