@@ -1,9 +1,8 @@
 """Readers: one generator a raw format, streaming. Each yields a Record for every row, good or bad.
 
-A reader is called as read(path, fields, **options), and with joined=(path, ...) where its source names files to join.
 A path is a file's or, inside of a zip, a `zipfile.Path`: `open_raw` and `lines` open both. A row number is the line on
-which the row ends (text formats) or its position (parquet), from 1. A file that is damaged part-way gives its good rows
-and one rejection that says so, at the last row read.
+which the row ends (text formats) or its position (arrays, parquet), from 1. A file that is damaged part-way gives its
+good rows and one rejection that says so, at the last row read.
 """
 
 import csv
@@ -53,19 +52,21 @@ READERS = {
     "csv": "gte.data.readers:read_csv",
     "tsv": "gte.data.readers:read_tsv",
     "parquet": "gte.data.readers:read_parquet",
-    "codesearchnet": "gte.data.formats.codesearchnet:read_codesearchnet",
-    "hotpotqa": "gte.data.formats.hotpotqa:read_hotpotqa",
-    "medi": "gte.data.formats.medi:read_medi",
-    "passages": "gte.data.formats.passages:read_passages",
-    "python": "gte.data.formats.literals:read_literals",
     "anchordr": "gte.data.formats.anchors:read_anchors",
     "arxiv": "gte.data.formats.preprints:read_arxiv",
     "biorxiv_api": "gte.data.formats.preprints:read_api_page",
     "ccnet": "gte.data.formats.pages:read_ccnet",
     "clueweb22": "gte.data.formats.pages:read_clueweb22",
+    "codesearchnet": "gte.data.formats.codesearchnet:read_codesearchnet",
+    "fever": "gte.data.formats.fever:read_fever",
+    "hotpotqa": "gte.data.formats.hotpotqa:read_hotpotqa",
+    "medi": "gte.data.formats.medi:read_medi",
+    "nli": "gte.data.formats.nli:read_nli",
+    "passages": "gte.data.formats.passages:read_passages",
     "pubmed": "gte.data.formats.pubmed:read_pubmed",
     "pushshift_comments": "gte.data.formats.pushshift:read_comments",
     "pushshift_posts": "gte.data.formats.pushshift:read_posts",
+    "python": "gte.data.formats.literals:read_literals",
     "stackexchange_answers": "gte.data.formats.stackexchange:read_answers",
     "stackexchange_questions": "gte.data.formats.stackexchange:read_questions",
     "warc": "gte.data.formats.warc:read_warc",
@@ -74,6 +75,8 @@ READERS = {
 JOINS = {
     "anchordr": "gte.data.formats.anchors:join_anchors",
     "biorxiv_api": "gte.data.formats.preprints:join_versions",
+    "fever": "gte.data.formats.fever:join_fever",
+    "nli": "gte.data.formats.nli:join_nli",
     "pushshift_comments": "gte.data.formats.pushshift:join_comments",
     "stackexchange_answers": "gte.data.formats.stackexchange:join_answers",
 }
@@ -109,13 +112,29 @@ def read_jsonl(path: Path | zipfile.Path, fields: Fields, *, max_line: int = MAX
 
 def read_objects(path: Path | zipfile.Path, fields: Fields, change: Callable[[dict], dict]) -> Iterator[Record]:
     """The records of JSON objects, one a line, after a change to each; it raises Unfit for a row that gives none."""
+    return changed(json_values(lines(path, MAX_LINE)), fields, change)
 
-    def split(value, fields: Fields) -> tuple:
-        if not isinstance(value, dict):
-            raise Unfit("unknown shape of row")
-        return split_row(change(value), fields)
 
-    return paired(json_values(lines(path, MAX_LINE)), fields, split)
+def changed(rows: Iterator[Row | Rejected], fields: Fields, change: Callable[[dict], dict]) -> Iterator[Record]:
+    """The records of rows that are objects, after a change to each, as in `read_objects`."""
+    return paired(rows, fields, lambda value, fields: split_row(change(value), fields))
+
+
+def read_keyed(
+    path: Path | zipfile.Path, take: Callable[[int, dict], Iterator[Keyed]], max_line: int
+) -> Iterator[Keyed | Rejected]:
+    """What `take` yields of (row, object), one a line; a rejection where it raises Unfit."""
+    for item in json_values(lines(path, max_line)):
+        if isinstance(item, Rejected):
+            yield item
+            continue
+        row, value = item
+        try:
+            if not isinstance(value, dict):
+                raise Unfit("unknown shape of row")
+            yield from take(row, value)
+        except Unfit as unfit:
+            yield Rejected(str(unfit), row)
 
 
 def read_csv(
@@ -341,8 +360,8 @@ def lines(path: Path | zipfile.Path, max_line: int) -> Iterator[Line | Rejected]
                     while line and not line.endswith(b"\n"):
                         line = stream.readline(max_line)
                     yield Rejected(f"line over {max_line:,} bytes", number)
-                    continue
-                yield number, line.removeprefix(BOM) if number == 1 else line
+                elif number > 1 or (line := line.removeprefix(BOM)):
+                    yield number, line
     except Unreadable as fault:
         yield Rejected(str(fault), number)
 

@@ -102,9 +102,11 @@ def records(
     """The pairs of one raw row, or why it has none. A row with k documents gives k records, a set of k texts k - 1.
 
     seen: the hashes of the ids of the rows before it in its file, to which its own is added; about 65 bytes a row.
-    split: how a format of its own shape is taken apart, instead of `split_row`.
+    split: how an object of a format's own shape is taken apart, instead of `split_row`.
     """
     try:
+        if split and not isinstance(value, dict):
+            raise Unfit("unknown shape of row")
         if fields.keep or fields.drop:
             check_filters(value, fields)
         if fields.id is not None and seen is not None:

@@ -41,11 +41,10 @@ class Source:
 
     name, category: as in Table 1. stages: which training stages may read it. reader: raw format (`gte.data.readers`).
     hub, hub_config, hub_split, hub_files: where `datasets` finds it. folder: below the raw folder, `name` by default.
-    files: glob of its raw files there; joined: glob of further files that each of them is read with; a zip counts as
-    the folder that it holds. forms: other raw forms that the folder may hold instead, each as the keys that differ.
-    url: where a person gets them. query, document, negatives, id, keep, drop, replace, min_query, min_document,
-    max_document: see `Fields`. options: further arguments of the reader. pairs: n_i of Eq. 4, an estimate where
-    `estimate` says so.
+    files: glob of its raw files there; a zip counts as the folder that it holds. forms: other raw forms that the folder
+    may hold instead, each as the keys that differ. url: where a person gets them. query, document, negatives, id, keep,
+    drop, replace, min_query, min_document, max_document: see `Fields`. options: further arguments of the reader. pairs:
+    n_i of Eq. 4, an estimate where `estimate` says so.
     """
 
     name: str
@@ -53,7 +52,6 @@ class Source:
     stages: tuple[str, ...]
     reader: str
     files: str | None = None
-    joined: str | None = None
     folder: str | None = None
     hub: str | None = None
     hub_config: str | None = None
@@ -93,12 +91,8 @@ class Source:
         if not self.forms:
             return self
         folder = raw_folder / (self.folder or self.name)
-        zips = list(folder.glob("**/*.zip"))
-        held = [
-            form
-            for form in [self, *(replace(self, **form) for form in self.forms)]
-            if any(folder.glob(form.files)) or any(zip_members(path, form.files, folder) for path in zips)
-        ]
+        forms = [self, *(replace(self, **form) for form in self.forms)]
+        held = [form for form in forms if raw_files(form, folder, raw_folder)]
         if len(held) > 1:
             raise UserError(
                 f"source {self.name}: {folder} holds files '{held[0].files}' and files '{held[1].files}', two forms of "
@@ -110,8 +104,8 @@ class Source:
         """The records of one of its raw files, or of the hub's rows."""
         if raw.path is None:
             return read_hub(self)
-        joined = {"joined": tuple(other.place for other in raw.joined)} if self.joined else {}
-        return reader(self.reader)(raw.place, self.fields, **self.options, **joined)
+        place = raw.path if raw.member is None else zipfile.Path(raw.path, raw.member)
+        return reader(self.reader)(place, self.fields, **self.options)
 
     def combine(self, rows: Iterator[KeyedRow]) -> Iterator[tuple[str, Record]]:
         """The records, each with its file, of the rows of one key in their order."""
@@ -122,7 +116,7 @@ class Source:
 class Raw:
     """One raw file of a source, or (path None) all of its rows on the hub.
 
-    name: what provenance calls it. member: its name inside of `path`, then a zip. joined: what it is read with.
+    name: what provenance calls it. member: its name inside of `path`, then a zip.
     """
 
     name: str
@@ -130,17 +124,11 @@ class Raw:
     bytes: int = 0
     changed: int = 0  # time of the last change, in ns
     member: str | None = None
-    joined: tuple["Raw", ...] = ()
-
-    @property
-    def place(self) -> Path | zipfile.Path:
-        """Where a reader opens it."""
-        return self.path if self.member is None else zipfile.Path(self.path, self.member)
 
     @property
     def stamp(self) -> str:
         """What tells this raw input from an edited one, without reading it."""
-        return " ".join([f"{self.name} {self.bytes} {self.changed}", *(other.stamp for other in self.joined)])
+        return f"{self.name} {self.bytes} {self.changed}"
 
 
 def source_files(folder: Path = FOLDER) -> dict[str, Path]:
@@ -193,26 +181,28 @@ def locate(source: Source, raw_folder: Path) -> list[Raw]:
         parameters = inspect.signature(reader(source.reader)).parameters.values()
     except UserError as error:
         raise UserError(f"source {source.name}: {error}") from None
-    options = [option.name for option in parameters if option.kind is option.KEYWORD_ONLY and option.name != "joined"]
+    options = [option.name for option in parameters if option.kind is option.KEYWORD_ONLY]
     if unknown := [name for name in source.options if name not in options]:
         known = ", ".join(options)
         raise UserError(f"source {source.name}: {source.reader} has no option '{unknown[0]}'; it has: {known}")
     folder = raw_folder / (source.folder or source.name)
     if folder.is_dir() and source.files:
-        joined = tuple(raw_files(source, source.joined, folder, raw_folder)) if source.joined else ()
-        return [replace(raw, joined=joined) for raw in raw_files(source, source.files, folder, raw_folder)]
+        if raws := raw_files(source, folder, raw_folder):
+            return raws
+        others = "".join(f" or '{form['files']}'" for form in source.forms)
+        raise UserError(f"source {source.name}: no file '{source.files}'{others} in {folder}")
     if source.hub:
         return [Raw("/".join(filter(None, (f"hub:{source.hub}", source.hub_config, source.hub_split))))]
     where = f" (from {source.url})" if source.url else ""
     raise UserError(f"source {source.name}: there is no folder {folder}; make it and put '{source.files}' there{where}")
 
 
-def raw_files(source: Source, pattern: str, folder: Path, raw_folder: Path) -> list[Raw]:
-    """The files below a source's folder that a glob names, and such members of the zips there at any depth, by name."""
+def raw_files(source: Source, folder: Path, raw_folder: Path) -> list[Raw]:
+    """The files below a source's folder that its glob names, and such members of the zips there, at any depth."""
     try:
-        paths = sorted(path for path in folder.glob(pattern) if path.is_file())
+        paths = sorted(path for path in folder.glob(source.files) if path.is_file())
     except (ValueError, NotImplementedError) as error:
-        raise UserError(f"source {source.name}: '{pattern}' is no glob within a folder: {error}") from error
+        raise UserError(f"source {source.name}: '{source.files}' is no glob within a folder: {error}") from error
     zips = sorted(path for path in folder.glob("**/*.zip") if path.is_file())
     for path in [*paths, *zips]:
         if not path.resolve().is_relative_to(raw_folder.resolve()):
@@ -221,11 +211,7 @@ def raw_files(source: Source, pattern: str, folder: Path, raw_folder: Path) -> l
                 "put the file itself there, or name the folder that holds it: paths.raw=FOLDER"
             )
     found = [raw_file(path, folder) for path in paths if path not in zips]
-    found += [raw for path in zips for raw in zip_members(path, pattern, folder)]
-    if not found:
-        others = "".join(f" or '{form['files']}'" for form in source.forms if pattern == source.files)
-        raise UserError(f"source {source.name}: no file '{pattern}'{others} in {folder}")
-    return found
+    return found + [raw for path in zips for raw in zip_members(path, source.files, folder)]
 
 
 def raw_file(path: Path, folder: Path) -> Raw:

@@ -17,10 +17,8 @@ def read_codesearchnet(path: Path | zipfile.Path, fields: Fields, *, max_line: i
     return paired(json_values(lines(path, max_line)), fields, split_docstring)
 
 
-def split_docstring(value, fields: Fields) -> tuple:
+def split_docstring(value: dict, fields: Fields) -> tuple:
     """(docstring without comment marks, [code without docstring], no negatives)."""
-    if not isinstance(value, dict):
-        raise Unfit("unknown shape of row")
     docstring, code = clean(value.get(fields.query), "query"), clean(value.get(fields.document), "document")
     words = docstring.split()
     for literal in LITERAL.finditer(code):

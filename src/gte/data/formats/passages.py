@@ -5,30 +5,30 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gte.data.formats.arrays import json_rows
-from gte.data.readers import MAX_LINE, paired
-from gte.data.records import Fields, Record, Unfit, pick
+from gte.data.readers import MAX_LINE, changed
+from gte.data.records import FILTERED, Fields, Record, Unfit, pick
 
 
 def read_passages(
     path: Path | zipfile.Path, fields: Fields, *, positives: int | None = None, max_row: int = MAX_LINE
 ) -> Iterator[Record]:
-    """A pair of the question with each of its first `positives` positive passages, all of them by default.
+    """Rows whose document and negatives are lists of passages (title, text), each spelt out as "title: text".
 
-    fields: where question, positive and negative passages stand; a passage is an object of title and text.
+    positives: how many positive passages of a question give a pair, the first ones; all of them by default. A question
+    without any is left out.
     """
 
-    def split(value, fields: Fields) -> tuple:
-        if not isinstance(value, dict):
-            raise Unfit("unknown shape of row")
-        documents = texts(value.get(fields.document), "document")
-        negatives = None if fields.negatives is None else texts(value.get(fields.negatives), "negatives")
-        return value.get(fields.query), documents[:positives], negatives
+    def spell_out(value: dict) -> dict:
+        passages = {name: texts(value.get(name), name) for name in (fields.document, fields.negatives) if name}
+        if value.get(fields.document) == []:
+            raise Unfit(FILTERED + "no positive passage")
+        return {**value, **passages, fields.document: passages[fields.document][:positives]}
 
-    return paired(json_rows(path, max_row), fields, split)
+    return changed(json_rows(path, max_row), fields, spell_out)
 
 
-def texts(passages, role: str) -> list:
-    """A list of passages as "title: text" each. Raises Unfit where it is none."""
+def texts(passages, name: str) -> list:
+    """The texts of a list of passages; a passage without a text has none. Raises Unfit where it is no such list."""
     if not isinstance(passages, list | None) or not all(isinstance(passage, dict) for passage in passages or []):
-        raise Unfit(f"wrong type of {role}")
-    return [passage.get("text") and pick(passage, ["title", "text"]) for passage in passages or []]
+        raise Unfit(f"wrong type of {name}")
+    return [pick(passage, ["title", "text"]) if passage.get("text") else "" for passage in passages or []]
