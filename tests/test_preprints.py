@@ -43,8 +43,9 @@ def test_the_last_version_of_a_preprint_is_kept_whatever_page_it_is_on(tmp_path)
 def test_a_faulty_preprint_is_counted_and_costs_no_other(tmp_path):
     rows = [
         preprint("10.1/a", "1", "Two\n  lines", "Of  text"), preprint("10.1/b", 2), preprint("10.1/B", "1"),
-        preprint(None, "1"), preprint("10.1/c", "one"), preprint("10.1/d", None), preprint("10.1/e", "1", abstract=""),
-        preprint("10.1/f", "1", title=["T"]), "text", preprint("10.1/g", "1", "\ud800"),
+        preprint(None, "1"), preprint("10.1/c", "one"), preprint("10.1/d", "9" * 25),
+        preprint("10.1/e", "1", abstract=""), preprint("10.1/f", "1", title=["T"]), "text",
+        preprint("10.1/g", "1", "\ud800"),
         preprint("10.1/h", "1"), preprint("10.1/h", "2", abstract="This article has been withdrawn by its authors."),
     ]  # fmt: skip
     found = records_of(BIORXIV, write_page(tmp_path / "a.json", rows))

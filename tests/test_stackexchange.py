@@ -137,6 +137,14 @@ def test_a_faulty_line_is_counted_and_costs_no_other(tmp_path, source, line, rea
     assert len(pairs_of(found)) == 2 and reasons_of(found)[reason] == [("Posts.xml", 5)]
 
 
+@pytest.mark.parametrize("score", ["", "many", "9" * 25, "1.5"])
+def test_a_score_that_is_none_is_counted(tmp_path, score):
+    rows = [question(1), answer(2, 1, score), answer(3, 1, 1)]
+    found = records_of(ANSWERS, write_posts(tmp_path / "Posts.xml", rows))
+    assert pairs_of(found) == [Pair("Title 1?\nBody 1", "Answer 3", 3)]
+    assert reasons_of(found) == {"wrong type of score": [("Posts.xml", 4)]}
+
+
 def test_a_file_that_ends_early_is_told_even_between_rows(tmp_path):
     found = records_of(QUESTIONS, write_posts(tmp_path / "Posts.xml", [question(1)], end=""))
     assert len(pairs_of(found)) == 1 and reasons_of(found) == {"truncated file": [("Posts.xml", 3)]}

@@ -235,6 +235,17 @@ def clean(value, role: str, replace: dict[str, str] | None = None) -> str:
     raise Unfit(f"missing {role}" if value is None else f"wrong type of {role}")
 
 
+def whole_number(value, role: str) -> int:
+    """A number or the digits of one, of 32 bits at most. Raises Unfit for what is none."""
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        number = 2**31
+    if not -(2**31) < number < 2**31:
+        raise Unfit(f"wrong type of {role}")
+    return number
+
+
 def clean_negatives(value) -> list[str]:
     """Hard negatives as a list of non-empty texts. Raises Unfit where they are neither texts nor absent."""
     if value is None:

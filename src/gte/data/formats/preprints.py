@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gte.data.readers import MAX_LINE, lines, read_objects
-from gte.data.records import FILTERED, Fields, Keyed, KeyedRow, Record, Rejected, Unfit, clean, records
+from gte.data.records import FILTERED, Fields, Keyed, KeyedRow, Record, Rejected, Unfit, clean, records, whole_number
 
 WITHDRAWN = re.compile(r"(the|this) (\w+ )?(\w+) (has been|have been|is|was) (temporarily )?withdrawn", re.IGNORECASE)
 
@@ -53,10 +53,7 @@ def read_api_page(path: Path, fields: Fields) -> Iterator[Keyed | Rejected]:
             if not isinstance(preprint, dict):
                 raise Unfit("unknown shape of row")
             doi = clean(preprint.get("doi"), "doi").lower()
-            try:
-                version = int(preprint.get("version"))
-            except (TypeError, ValueError):
-                raise Unfit("wrong type of version") from None
+            version = whole_number(preprint.get("version"), "version")
             yield Keyed(doi, version, [json.dumps(preprint)], row)
         except Unfit as unfit:
             yield Rejected(str(unfit), row)

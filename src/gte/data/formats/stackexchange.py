@@ -10,7 +10,7 @@ from pathlib import Path
 from gte.data.formats.elements import parse_element
 from gte.data.formats.html import plain_text
 from gte.data.readers import MAX_LINE, lines
-from gte.data.records import FILTERED, Fields, Keyed, KeyedRow, Record, Rejected, Unfit, clean, records
+from gte.data.records import FILTERED, Fields, Keyed, KeyedRow, Record, Rejected, Unfit, clean, records, whole_number
 from gte.errors import UserError
 
 QUESTION, ANSWER = "1", "2"  # PostTypeId; further ones are wiki pages of tags and the like
@@ -28,7 +28,7 @@ def read_questions(path: Path, fields: Fields, *, min_score: int | None = None) 
         try:
             if post.get("PostTypeId") != QUESTION:
                 raise Unfit(FILTERED + "no question")
-            check_score(score(post), min_score)
+            check_score(whole_number(post.get("Score"), "score"), min_score)
         except Unfit as unfit:
             yield Rejected(str(unfit), row)
         else:
@@ -53,7 +53,7 @@ def read_answers(
                 values = [post.get("Title") or "", body, post.get("AcceptedAnswerId") or ""]
                 yield Keyed(f"{path} {identity}", FIRST, values, row)
             elif kind == ANSWER:
-                points = score(post)
+                points = whole_number(post.get("Score"), "score")
                 yield Keyed(f"{path} {clean(post.get('ParentId'), 'ParentId')}", -points, [body, identity], row)
             else:
                 raise Unfit(FILTERED + "neither question nor answer")
@@ -100,14 +100,6 @@ def question(title: str | None, body: str | None) -> dict:
     """A question's texts by name."""
     text = plain_text(body or "")
     return {"title": title, "body": text, "title_body": f"{title or ''}\n{text}"}
-
-
-def score(post: dict) -> int:
-    """Its votes. Raises Unfit where it states none."""
-    try:
-        return int(post.get("Score", ""))
-    except ValueError:
-        raise Unfit("wrong type of score") from None
 
 
 def check_score(points: int, least: int | None) -> None:
