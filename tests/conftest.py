@@ -174,12 +174,13 @@ def prepared(tmp_path_factory) -> Path:
     return out
 
 
-def records_of(source, *paths: Path) -> list[tuple]:
-    """(file, record) of raw files, the keyed rows among them joined as one task of prepare would: all in memory."""
+def records_of(source, *raws) -> list[tuple]:
+    """(file, record) of raw files, each a Path or a Raw; keyed rows joined as prepare would, all of them in memory."""
     from gte.data.records import Keyed, KeyedRow
     from gte.data.sources import Raw
 
-    found = [(path.name, record) for path in paths for record in source.read(Raw(path.name, path))]
+    raws = [Raw(raw.name, raw) if isinstance(raw, Path) else raw for raw in raws]
+    found = [(raw.name, record) for raw in raws for record in source.read(raw)]
     keyed = sorted(KeyedRow(r.key, r.order, file, r.row, r.values) for file, r in found if isinstance(r, Keyed))
     joined = [record for _, rows in itertools.groupby(keyed, lambda row: row.key) for record in source.combine(rows)]
     return [pair for pair in found if not isinstance(pair[1], Keyed)] + joined

@@ -16,6 +16,7 @@ import zstandard
 from gte.data.pairs import make_pairs
 from gte.data.readers import JOINS, READERS, join, reader
 from gte.data.sources import FOLDER, load_source, locate, source_files
+from gte.errors import UserError
 
 Texts = list[tuple]  # (query, document) or (query, document, negatives)
 
@@ -381,3 +382,14 @@ def test_the_other_forms_of_a_source_give_the_same_kind_of_pairs(tmp_path, key):
     assert source.files == load_source(name).forms[place]["files"]
     make_pairs(source, locate(source, tmp_path), tmp_path / "pairs.parquet", tmp_path / "work", max_rejected=0.5)
     assert texts_in(tmp_path / "pairs.parquet") == sorted(texts)
+
+
+def test_two_forms_in_one_folder_are_refused_and_where_there_is_none_all_are_named(tmp_path):
+    source = load_source("stackoverflow")
+    write(tmp_path / "stackoverflow", {"notes.txt": b"nothing"})
+    with pytest.raises(UserError, match=r"no file 'stackoverflow\.com-Posts\.jsonl\.gz' or '\*\*/\*Posts\.xml\*' in"):
+        locate(source.in_folder(tmp_path), tmp_path)
+    for key in ("stackoverflow", ("stackoverflow", 0)):
+        write(tmp_path / "stackoverflow", RAW[key][0])
+    with pytest.raises(UserError, match=r"holds files '.*jsonl\.gz' and files '.*Posts\.xml\*', two forms of the same"):
+        source.in_folder(tmp_path)

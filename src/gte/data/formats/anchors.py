@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from gte.data.readers import MAX_LINE, json_values, lines
+from gte.data.readers import MAX_LINE, read_keyed
 from gte.data.records import FILTERED, Fields, Keyed, KeyedRow, Record, Rejected, Unfit, clean, records, text_hash
 
 PAGE = -1  # order of a page among the anchors that link to it
@@ -24,31 +24,24 @@ def read_anchors(
     Left out: anchors without a text, of a page's header or footer, from the same site, of a few words that say what
     to do and not what the page is (FUNCTIONAL), and, where `language` is stated, from or to a page of another one.
     """
-    for item in json_values(lines(path, MAX_LINE)):
-        if isinstance(item, Rejected):
-            yield item
-            continue
-        row, value = item
-        try:
-            if not isinstance(value, dict):
-                raise Unfit("unknown shape of row")
-            if "anchors" not in value:
-                page, text = (clean(value.get(name), name) for name in ("UrlHash", "Primary"))
-                title = clean(value["Title"], "Title") if value.get("Title") else ""
-                yield Keyed(page, PAGE, [title, text.removeprefix(title).strip()], row)
-                continue
-            page, anchors = clean(value.get("urlhash"), "urlhash"), value["anchors"]
-            if not isinstance(anchors, list):
-                raise Unfit("wrong type of anchors")
-        except Unfit as unfit:
-            yield Rejected(str(unfit), row)
-            continue
+
+    def take(row: int, value: dict) -> Iterator[Keyed | Rejected]:
+        if "anchors" not in value:
+            page, text = (clean(value.get(name), name) for name in ("UrlHash", "Primary"))
+            title = clean(value["Title"], "Title") if value.get("Title") else ""
+            yield Keyed(page, PAGE, [title, text.removeprefix(title).strip()], row)
+            return
+        page, anchors = clean(value.get("urlhash"), "urlhash"), value["anchors"]
+        if not isinstance(anchors, list):
+            raise Unfit("wrong type of anchors")
         for anchor in anchors:
             try:
                 text = anchor_text(value, anchor, language)
                 yield Keyed(page, text_hash(text) >> 1, [text], row)
             except Unfit as unfit:
                 yield Rejected(str(unfit), row)
+
+    return read_keyed(path, take, MAX_LINE)
 
 
 def anchor_text(page: dict, anchor, language: str | None) -> str:

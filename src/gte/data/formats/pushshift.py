@@ -6,7 +6,7 @@ A comment's `parent_id` is t3_ and the id of a post, or t1_ and the id of a comm
 from collections.abc import Iterator
 from pathlib import Path
 
-from gte.data.readers import MAX_LINE, json_values, lines, read_objects
+from gte.data.readers import MAX_LINE, read_keyed, read_objects
 from gte.data.records import FILTERED, Fields, Keyed, KeyedRow, Record, Rejected, Unfit, clean, records
 
 GONE = ("[deleted]", "[removed]", "[deleted by user]")  # what stands in place of a text
@@ -37,27 +37,22 @@ def read_posts(path: Path, fields: Fields, *, longer_by: int = 0, min_reactions:
 
 def read_comments(path: Path, fields: Fields) -> Iterator[Keyed | Rejected]:
     """A post by its name; a comment by its own, as what others may answer, and by that of what it answers."""
-    for item in json_values(lines(path, MAX_LINE)):
-        if isinstance(item, Rejected):
-            yield item
-            continue
-        row, value = item
-        try:
-            if not isinstance(value, dict):
-                raise Unfit("unknown shape of row")
-            identity = clean(value.get("id"), "id")
-            if "title" in value:
-                text, parts = clean(value["title"], "title"), [value["title"], value.get("selftext")]
-                if isinstance(parts[1], str):
-                    text = clean(f"{text}\n{parts[1]}", "selftext")
-                yield Keyed(f"t3_{identity}", PARENT, [text, why_not(value, "parent", *parts)], row)
-                continue
-            body, answered = clean(value.get("body"), "body"), clean(value.get("parent_id"), "parent_id")
-            yield Keyed(f"t1_{identity}", PARENT, [body, why_not(value, "parent", body)], row)
-            check_author(value, "comment", body)
-            yield Keyed(answered, COMMENT, [body], row)
-        except Unfit as unfit:
-            yield Rejected(str(unfit), row)
+    return read_keyed(path, take_post_or_comment, MAX_LINE)
+
+
+def take_post_or_comment(row: int, value: dict) -> Iterator[Keyed]:
+    """The keyed rows of one post or comment."""
+    identity = clean(value.get("id"), "id")
+    if "title" in value:
+        text, parts = clean(value["title"], "title"), [value["title"], value.get("selftext")]
+        if isinstance(parts[1], str):
+            text = clean(f"{text}\n{parts[1]}", "selftext")
+        yield Keyed(f"t3_{identity}", PARENT, [text, why_not(value, "parent", *parts)], row)
+        return
+    body, answered = clean(value.get("body"), "body"), clean(value.get("parent_id"), "parent_id")
+    yield Keyed(f"t1_{identity}", PARENT, [body, why_not(value, "parent", body)], row)
+    check_author(value, "comment", body)
+    yield Keyed(answered, COMMENT, [body], row)
 
 
 def join_comments(rows: Iterator[KeyedRow], fields: Fields) -> Iterator[tuple[str, Record]]:
