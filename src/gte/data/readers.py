@@ -236,7 +236,8 @@ def require_columns(path: Path | zipfile.Path, fields: Fields, columns: list[str
     for name in fields.names:
         if columns.count(name) != 1:
             many = "several columns" if name in columns else "no column"
-            raise UserError(f"{path} has {many} '{name}'; it has: {', '.join(' '.join(each.split()) for each in columns)}")
+            known = ", ".join(" ".join(column.split()) for column in columns)
+            raise UserError(f"{path} has {many} '{name}'; it has: {known}")
 
 
 def decoded_rows(batch: pa.RecordBatch) -> list[dict | None]:
