@@ -1,16 +1,25 @@
 """Whatever bytes a raw file holds, its rows are accounted for: no crash, no row lost, no row told twice."""
 
-import gzip
-import json
+# Hypothesis draws the bytes, the same ones every time, from noise and from pieces of every format.
 
+import gzip
+import io
+import json
+from dataclasses import replace
+from functools import cache
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zstandard
+from conftest import records_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gte.data.formats.arrays import items, json_rows
-from gte.data.readers import MAGIC, read_csv, read_tsv, reader
-from gte.data.records import Fields, Rejected
+from gte.data.readers import MAGIC, READERS, read_csv, read_tsv, reader
+from gte.data.records import Fields, Pair, Rejected, Triple
+from gte.data.sources import Source, load_source, source_files
 from gte.errors import UserError
 
 FRAGMENTS = [
@@ -38,15 +47,31 @@ ROW_FORMATS = {
 }  # fmt: skip
 
 
+MORE_FRAGMENTS = [
+    b'{"gold_label": "entailment", "sentence1": "q", "sentence2": "d"}\n', b'{"id": "A", "text": "b", "title": "t"}\n',
+    b'{"gold_label": "contradiction", "sentence1": "q", "sentence2": "n"}\n', b"<!DOCTYPE a [<!ENTITY e 'x'>]>&e;",
+    b'{"label": "SUPPORTS", "claim": "c", "evidence": [[[1, 2, "A", 0]]]}\n',
+    b'{"id": "c", "parent_id": "t3_A", "body": "b"}\n', b"<posts>\n", b"</posts>\n", b"Content-Length: -1\r\n",
+    b'{"collection": [{"doi": "x", "version": "1", "title": "q", "abstract": "d"}]}',
+    b'{"urlhash": "h", "url": "http://a", "anchors": [["http://b", "g", "text", "0", "en"]]}\n',
+    b'{"UrlHash": "h", "Title": "T", "Primary": "text"}\n', b"<PubmedArticleSet>", b"</PubmedArticleSet>",
+    b'<row Id="1" PostTypeId="1" Score="2" Title="t" Body="b" />\n', b'<row Id="2" PostTypeId="2" ParentId="1" />\n',
+    b"<PubmedArticle><MedlineCitation><Article><ArticleTitle>q</ArticleTitle>", b"</Article></MedlineCitation>",
+    b"</PubmedArticle>\n", b"WARC/1.0\r\nWARC-Type: response\r\nContent-Length: 60\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<title>t</title><p>body</p>\r\n\r\n",
+    b"WARC/1.0\r\nWARC-Type: conversion\r\n\r\ntitle\ntext\r\n\r\n",
+]  # fmt: skip
+ANY_PIECES = st.lists(st.one_of(st.sampled_from(MORE_FRAGMENTS + FRAGMENTS), st.binary(max_size=9)), max_size=20)
+
+
 def misnamed(data: bytes) -> bool:
     return any(data.startswith(start) for start in MAGIC)
 
 
-def filled_lines(data: bytes, blank=bytes.isspace) -> list[int]:
-    """The numbers of the lines that are not blank; line ends and a mark of byte order are no content."""
+def filled_lines(data: bytes, strip: bytes | None = None) -> list[int]:
+    """The numbers of the lines that hold more than white space, or than `strip`, and a mark of byte order."""
     numbered = enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1)
-    last = data.count(b"\n") + 1
-    return [number for number, line in numbered if not (blank(line) or (not line and number <= last))]
+    return [number for number, line in numbered if line.strip(strip)]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +102,7 @@ def test_every_line_of_a_tsv_that_is_not_empty_is_a_row(path, data):
     except UserError:
         assert misnamed(data)
         return
-    assert [record.row for record in found] == filled_lines(data, lambda line: not line.rstrip(b"\r\n"))
+    assert [record.row for record in found] == filled_lines(data, b"\r\n")
 
 
 @given(data=ANY_BYTES)
@@ -91,7 +116,7 @@ def test_rows_of_a_csv_are_told_once_and_reach_to_the_last_line(path, data):
         return
     rows = [record.row for record in found]
     assert rows == sorted(rows)
-    if content := filled_lines(data, lambda line: not line.strip(b"\r\n")):
+    if content := filled_lines(data, b"\r\n"):
         assert rows and rows[-1] == content[-1]
 
 
@@ -162,3 +187,45 @@ def test_a_damaged_archive_gives_its_first_rows_and_says_so(path, suffix, pack, 
         assert found == whole
     elif cut and flip >= 8 * len(packed) and whole is not None:
         assert found[-1].reason == "damaged archive" and found[:-1] == whole[: len(found) - 1]
+
+
+@cache
+def source_of(name: str) -> Source:
+    """A source, or another form of one, that has this reader."""
+    sources = (load_source(source) for source in source_files())
+    forms = (form for source in sources for form in (source, *(replace(source, **form) for form in source.forms)))
+    return next(form for form in forms if form.reader == name)
+
+
+@pytest.mark.parametrize("name", sorted(set(READERS) - {*LINE_FORMATS, *ROW_FORMATS}))
+@given(pieces=ANY_PIECES)
+@settings(BOUNDED, max_examples=50)
+def test_no_reader_and_no_join_fails_on_what_it_does_not_know(path, name, pieces):
+    path.write_bytes(b"".join(pieces))
+    try:
+        found = records_of(source_of(name), path)
+    except UserError as error:
+        assert "\n" not in str(error)
+        return
+    assert all(isinstance(record, Pair | Triple | Rejected) and record.row >= 0 for _, record in found)
+
+
+def damaged_parquet() -> st.SearchStrategy:
+    stream = io.BytesIO()
+    rows = [{"title": f"q{i}", "abstract": f"d{i}"} for i in range(50)]
+    pq.write_table(pa.Table.from_pylist(rows), stream)
+    whole = stream.getvalue()
+    places = st.lists(st.tuples(st.integers(0, len(whole) - 1), st.integers(0, 255)), min_size=1, max_size=4)
+    return places.map(lambda changes: bytes({**dict(enumerate(whole)), **dict(changes)}.values()))
+
+
+@given(data=damaged_parquet())
+@BOUNDED
+def test_a_damaged_parquet_file_is_one_rejection_or_gives_all_of_its_rows(path, data):
+    path.write_bytes(data)
+    try:
+        found = list(reader("parquet")(path, Fields("title", "abstract")))
+    except UserError as error:
+        assert "\n" not in str(error).strip()
+        return
+    assert len(found) == 50 or found[-1].reason == "damaged file"

@@ -24,6 +24,7 @@ from gte.offline import hub_reachable
 
 FOLDER = Path(__file__).resolve().parents[3] / "conf" / "source"
 STAGES = ("pretrain", "finetune")
+LOCAL = "local"  # category of a user's own files
 LOCAL_FORMATS = ("jsonl", "csv", "tsv", "parquet")
 
 # column names by which a user's file is understood without being told
@@ -203,7 +204,7 @@ def raw_files(source: Source, folder: Path, raw_folder: Path) -> list[Raw]:
         paths = sorted(path for path in folder.glob(source.files) if path.is_file())
     except (ValueError, NotImplementedError) as error:
         raise UserError(f"source {source.name}: '{source.files}' is no glob within a folder: {error}") from error
-    zips = sorted(path for path in folder.glob("**/*.zip") if path.is_file())
+    zips = sorted(path for path in folder.glob("**/*.zip") if path.is_file()) if source.category != LOCAL else []
     for path in [*paths, *zips]:
         if not path.resolve().is_relative_to(raw_folder.resolve()):
             raise UserError(
@@ -211,7 +212,9 @@ def raw_files(source: Source, folder: Path, raw_folder: Path) -> list[Raw]:
                 "put the file itself there, or name the folder that holds it: paths.raw=FOLDER"
             )
     found = [raw_file(path, folder) for path in paths if path not in zips]
-    return found + [raw for path in zips for raw in zip_members(path, source.files, folder)]
+    unpacked = {(raw.path.name, raw.bytes) for raw in found}  # beside the zip that they come from
+    members = [raw for path in zips for raw in zip_members(path, source.files, folder)]
+    return found + [raw for raw in members if (PurePosixPath(raw.member).name, raw.bytes) not in unpacked]
 
 
 def raw_file(path: Path, folder: Path) -> Raw:
@@ -302,7 +305,7 @@ def infer_source(path: Path, header: bool | None = None) -> Source:
     if suffix not in LOCAL_FORMATS:
         raise UserError(f"{path}: its name must end in .{', .'.join(LOCAL_FORMATS)} (.gz and .zst may follow)")
     return Source(
-        name=stem, category="local", stages=STAGES, reader=suffix, files=glob.escape(path.name), folder=".",
+        name=stem, category=LOCAL, stages=STAGES, reader=suffix, files=glob.escape(path.name), folder=".",
         **infer_columns(path, suffix, header),
     )  # fmt: skip
 
