@@ -261,7 +261,7 @@ def test_without_a_folder_the_hub_is_asked_and_its_refusal_is_one_line(monkeypat
     with pytest.raises(UserError) as error:
         list(source.read(raw))
     line = str(error.value)
-    assert "\n" not in line and "yahoo_title_answer" in line and "yahoo_answers_title_answer.jsonl.gz" in line
+    assert "\n" not in line and "yahoo_title_answer" in line and "yahoo_answers_title_answer.jsonl*" in line
 
 
 def make_folder(folder: Path) -> None:

@@ -62,7 +62,8 @@ class Recipe:
     name: of the data set. sources: in order. tokenizer: directory or hub id, None to train a WordPiece of vocab_size
     entries on the pairs. max_tokens: at most this many ids of a text, special tokens not counted. triples: fine-tuning
     sources to mine, by name. evaluation: a folder to copy to eval/. max_rejected: share of a source's rows that may be
-    rejected. dedup_across: whether a pair that an earlier source has is a duplicate as well.
+    rejected, those that it filters out not counted. dedup_across: whether a pair that an earlier source has is a
+    duplicate as well.
     """
 
     name: str

@@ -152,7 +152,7 @@ def check_filters(value, fields: Fields) -> None:
         for name, values in filters.items():
             values = values if isinstance(values, list) else [values]
             if (cell(value, name) in values) is not wanted:
-                said = ", ".join(map(str, values))
+                said = " or ".join(map(repr, values))
                 raise Unfit(f"{FILTERED}{name} is {'not ' if wanted else ''}{said}")
 
 
