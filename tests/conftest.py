@@ -1,5 +1,6 @@
 """Fixtures shared by all tests. No test needs the network or a file outside the repository."""
 
+import itertools
 import json
 import os
 import random
@@ -171,3 +172,32 @@ def prepared(tmp_path_factory) -> Path:
     settings = yaml.safe_load((ROOT / "conf" / "data" / "local.yaml").read_text())
     prepare(read_recipe(settings | {"path": str(raw), "dir": str(out), "vocab_size": 400}), out)
     return out
+
+
+def records_of(source, *raws) -> list[tuple]:
+    """(file, record) of raw files, each a Path or a Raw; keyed rows joined as prepare would, all of them in memory."""
+    from gte.data.records import Keyed, KeyedRow
+    from gte.data.sources import Raw
+
+    raws = [Raw(raw.name, raw) if isinstance(raw, Path) else raw for raw in raws]
+    found = [(raw.name, record) for raw in raws for record in source.read(raw)]
+    keyed = sorted(KeyedRow(r.key, r.order, file, r.row, r.values) for file, r in found if isinstance(r, Keyed))
+    joined = [record for _, rows in itertools.groupby(keyed, lambda row: row.key) for record in source.combine(rows)]
+    return [pair for pair in found if not isinstance(pair[1], Keyed)] + joined
+
+
+def reasons_of(found: list[tuple]) -> dict[str, list[tuple[str, int]]]:
+    """The rejections among (file, record) by reason: where they stood, in order."""
+    from gte.data.records import Rejected
+
+    reasons: dict[str, list[tuple[str, int]]] = {}
+    for file, record in sorted(pair for pair in found if isinstance(pair[1], Rejected)):
+        reasons.setdefault(record.reason, []).append((file, record.row))
+    return reasons
+
+
+def pairs_of(found: list[tuple]) -> list:
+    """The pairs among (file, record), in their order."""
+    from gte.data.records import Pair
+
+    return [record for _, record in found if isinstance(record, Pair)]

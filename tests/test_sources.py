@@ -1,8 +1,15 @@
 """Sources: the 33 of Table 1 and the fine-tuning sets as configuration, and what a user's own folder is taken for."""
 
 import csv
+import gzip
+import io
 import json
+import pickle
+import random
+import stat
+import zipfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -83,6 +90,8 @@ def test_an_unknown_source_is_answered_with_close_names():
         ({"stages": ["pretraining"]}, "unknown stage 'pretraining'"),
         ({"reader": None}, "the key 'reader' is missing"),
         ({"name": "other"}, "its name is 'other', the file's is 'mine'"),
+        ({"options": ["header"]}, "options must be a mapping, is \\['header'\\]"),
+        ({"replace": {"(": ""}}, r"replace: '\(' is no regular expression"),
     ],
 )
 def test_a_faulty_source_file_is_named_with_its_fault(tmp_path, change, line):
@@ -106,8 +115,126 @@ def test_missing_raw_files_are_asked_for_by_folder_and_pattern(tmp_path):
         locate(source, tmp_path)
     (tmp_path / "msmarco_documents" / "msmarco-docs.tsv").write_text("id\turl\tt\tb\n")
     assert [raw.name for raw in locate(source, tmp_path)] == ["msmarco-docs.tsv"]
-    with pytest.raises(UserError, match="source clueweb: no reader for the format 'clueweb' yet; prepare reads"):
-        locate(load_source("clueweb"), tmp_path)
+    with pytest.raises(UserError, match="source mine: no reader for the format 'floppy'; prepare reads"):
+        locate(Source("mine", "web", ("pretrain",), "floppy"), tmp_path)
+
+
+def zipped(path: Path, members: dict[str, bytes], link: str | None = None) -> Path:
+    """A zip of these members, of which `link` is a symbolic link."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            info = zipfile.ZipInfo(name)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            info.external_attr = (stat.S_IFLNK | 0o777 if name == link else stat.S_IFREG | 0o644) << 16
+            archive.writestr(info, content)
+    return path
+
+
+WORDS = Source("words", "web", ("pretrain",), "jsonl", files="**/*.jsonl*")
+LINE = b'["q", "d"]\n'
+
+
+def test_a_zip_counts_as_the_folder_that_it_holds(tmp_path):
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "plain.jsonl").write_bytes(LINE)
+    members = {
+        "top/a.jsonl": LINE * 2,
+        "top/b.jsonl.gz": gzip.compress(LINE * 3),
+        "top/c.txt": b"",
+        "__MACOSX/a.jsonl": b"x",
+    }
+    zipped(tmp_path / "words" / "sub" / "all.zip", members)
+    raws = locate(WORDS, tmp_path)
+    assert [raw.name for raw in raws] == ["plain.jsonl", "sub/all.zip/top/a.jsonl", "sub/all.zip/top/b.jsonl.gz"]
+    assert [len(list(WORDS.read(raw))) for raw in raws] == [1, 2, 3]
+    assert raws[1].bytes == 2 * len(LINE) and len({raw.stamp for raw in raws}) == 3
+    assert list(WORDS.read(pickle.loads(pickle.dumps(raws[2])))) == list(WORDS.read(raws[2]))
+    (tmp_path / "words" / "sub" / "a.jsonl").write_bytes(LINE * 2)  # unpacked beside it: read once
+    assert [raw.name for raw in locate(WORDS, tmp_path)] == ["plain.jsonl", "sub/a.jsonl", "sub/all.zip/top/b.jsonl.gz"]
+    table = io.BytesIO()
+    pq.write_table(pa.table({"query": ["q"] * 5_000, "pos": [f"d{i}" for i in range(5_000)]}), table)
+    zipped(tmp_path / "words" / "more.zip", {"t.parquet": table.getvalue()})
+    (raw,) = locate(replace(WORDS, reader="parquet", files="*.parquet"), tmp_path)
+    assert len(list(replace(WORDS, reader="parquet").read(raw))) == 5_000
+
+
+@pytest.mark.parametrize(
+    ("member", "link"),
+    [("../a.jsonl", None), ("x/../../a.jsonl", None), ("/tmp/a.jsonl", None), ("a.jsonl", "a.jsonl")],
+)
+def test_a_zip_that_leads_outside_of_itself_is_refused_by_name(tmp_path, member, link):
+    path = zipped(tmp_path / "words" / "all.zip", {"good.jsonl": LINE, member: b"/etc/passwd"}, link)
+    with pytest.raises(UserError, match=rf"{path} holds '{member}', which leads outside of it") as error:
+        locate(WORDS, tmp_path)
+    assert "\n" not in str(error.value)
+    assert len(locate(replace(WORDS, files="good*"), tmp_path)) == 1  # it is not asked for
+
+
+def damage(path: Path, kind: str) -> None:
+    data = bytearray(path.read_bytes())
+    local, central = data.index(b"PK\3\4"), data.index(b"PK\1\2")
+    if kind == "encrypted":
+        data[local + 6] |= 1
+        data[central + 8] |= 1
+    elif kind == "of an unknown method":
+        data[local + 8 : local + 10] = data[central + 10 : central + 12] = b"\x55\0"
+    elif kind == "damaged":
+        data[local + 60 : local + 70] = b"\xff" * 10
+    path.write_bytes(bytes(data[: len(data) // 2] if kind == "cut" else data))
+
+
+@pytest.mark.parametrize("kind", ["encrypted", "of an unknown method", "damaged", "cut"])
+def test_a_zip_that_cannot_be_unpacked_is_one_line_or_one_rejection(tmp_path, kind):
+    noise = random.Random(0).randbytes(3_000).hex()
+    path = zipped(tmp_path / "words" / "all.zip", {"a.jsonl": json.dumps(["q", noise]).encode() + b"\n" + LINE})
+    damage(path, kind)
+    if kind == "damaged":
+        (raw,) = locate(WORDS, tmp_path)
+        assert list(WORDS.read(raw))[-1].reason == "damaged archive"
+        return
+    with pytest.raises(UserError, match=r"all\.zip is no whole zip|a\.jsonl cannot be unpacked: ") as error:
+        list(WORDS.read(locate(WORDS, tmp_path)[0]))
+    assert "\n" not in str(error.value)
+
+
+def test_a_zip_bomb_is_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr("gte.data.readers.BOMB_BYTES", 2**16)
+    zipped(tmp_path / "words" / "all.zip", {"a.jsonl": LINE * 200_000})
+    *pairs, last = WORDS.read(locate(WORDS, tmp_path)[0])
+    assert last == Rejected("archive bomb", len(pairs)) and 0 < len(pairs) < 200_000
+
+
+def test_files_and_folders_that_lead_out_of_the_raw_folder_are_refused(tmp_path):
+    raw, outside = tmp_path / "raw", tmp_path / "outside"
+    (raw / "words").mkdir(parents=True)
+    outside.mkdir()
+    (outside / "secret.jsonl").write_bytes(LINE)
+    zipped(outside / "secret.zip", {"a.jsonl": LINE})
+    line = rf"source words: .*secret\.(jsonl|zip) leads to {outside}.*, outside of {raw}; .* paths.raw=FOLDER"
+    for change in ({"files": "../../outside/*.jsonl"}, {"folder": "../outside"}, {"folder": str(outside)}):
+        with pytest.raises(UserError, match=line):
+            locate(replace(WORDS, **change), raw)
+    with pytest.raises(UserError, match="is no glob within a folder"):
+        locate(replace(WORDS, files=str(outside / "*.jsonl")), raw)
+    for name in ("secret.jsonl", "secret.zip"):
+        (raw / "words" / name).symlink_to(outside / name)
+        with pytest.raises(UserError, match=line):
+            locate(WORDS, raw)
+        (raw / "words" / name).unlink()
+    (raw / "linked").symlink_to(outside)
+    with pytest.raises(UserError, match=line.replace("words", "words")):
+        locate(replace(WORDS, folder="linked"), raw)
+    (raw / "words" / "a.jsonl").write_bytes(LINE)
+    (raw / "words" / "loop").symlink_to(raw / "words")
+    (raw / "words" / "b.jsonl").symlink_to(raw / "words" / "a.jsonl")  # within the raw folder: as good as a copy
+    assert [found.name for found in locate(WORDS, raw)] == ["a.jsonl", "b.jsonl"]
+
+
+def test_an_option_that_a_reader_does_not_have_is_named_with_those_it_has(tmp_path):
+    (tmp_path / "words").mkdir()
+    with pytest.raises(UserError, match=r"source words: jsonl has no option 'delimiter'; it has: max_line"):
+        locate(replace(WORDS, options={"delimiter": ";"}), tmp_path)
 
 
 def test_without_a_folder_the_hub_is_asked_and_its_refusal_is_one_line(monkeypatch, tmp_path):
@@ -134,7 +261,7 @@ def test_without_a_folder_the_hub_is_asked_and_its_refusal_is_one_line(monkeypat
     with pytest.raises(UserError) as error:
         list(source.read(raw))
     line = str(error.value)
-    assert "\n" not in line and "yahoo_title_answer" in line and "yahoo_answers_title_answer.jsonl.gz" in line
+    assert "\n" not in line and "yahoo_title_answer" in line and "yahoo_answers_title_answer.jsonl*" in line
 
 
 def make_folder(folder: Path) -> None:
@@ -160,6 +287,13 @@ def test_a_users_folder_is_understood_file_by_file(tmp_path):
     assert set(found) == {"auto", "lists", "named", "other", "plain", "headed", "quoted", "table"}
     assert {(record.query, record.document) for record in found.values()} == {("q", "d")}
     assert Counter(type(record) for record in found.values()) == {Pair: 6, Triple: 2}
+
+
+def test_a_zip_among_a_users_files_is_none_of_them(tmp_path):
+    (tmp_path / "a.tsv").write_text("q\td\n")
+    (tmp_path / "a.zip").write_bytes(b"no zip")
+    (source,) = infer_sources(tmp_path)
+    assert [raw.name for raw in locate(source, tmp_path)] == ["a.tsv"]
 
 
 def test_header_can_be_stated_where_names_do_not_tell(tmp_path):

@@ -2,14 +2,18 @@
 
 A task reads a raw file into parts, split by the leading bits of the pairs' hashes. Then each bucket by itself is sorted
 by hash and written without repetitions, so memory is that of one bucket whatever the source's size. Hash order is also
-a shuffle: any stretch of the result is a random sample of the source.
+a shuffle: any stretch of the result is a random sample of the source. Where a pair takes rows that stand anywhere in
+the source's files (a comment and its post), the files are first split by the hash of the rows' key, and a task joins
+the rows of one such bucket.
 """
 
 import logging
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +26,7 @@ import daft
 from daft.io.source import DataSource, DataSourceTask
 from daft.recordbatch import RecordBatch
 
-from gte.data.records import Rejected, Triple, pair_hash
+from gte.data.records import FILTERED, Keyed, KeyedRow, Record, Rejected, Triple, pair_hash, text_hash
 from gte.data.sources import Raw, Source
 from gte.errors import UserError
 
@@ -32,6 +36,10 @@ PART = pa.schema([
     ("file", pa.string()), ("row", pa.int64()), ("reason", pa.string()), ("bucket", pa.int32()),
     ("high", pa.uint64()), ("low", pa.uint64()),
     ("query", pa.string()), ("document", pa.string()), ("negatives", pa.list_(pa.string())),
+])  # fmt: skip
+KEYED = pa.schema([
+    ("file", pa.string()), ("row", pa.int64()), ("reason", pa.string()), ("bucket", pa.int32()),
+    ("key", pa.large_string()), ("order", pa.int64()), ("values", pa.large_list(pa.large_string())),
 ])  # fmt: skip
 REJECTED = -1  # the bucket of rejected rows
 BUCKET_BYTES = 64 * 2**20  # of texts, about; sorting one takes a few times as much
@@ -85,11 +93,12 @@ def make_pairs(
     Columns: query, document, [negatives,] file, row. Of equal pairs the one of the lowest (file, row) survives. The
     texts and their order depend neither on the order of files and rows nor on the engine. `work`: folder for
     intermediate files, removed at the end. `seen`: hash files of other sources; pairs in them count as duplicates, and
-    this source's own is appended. Raises UserError where more than max_rejected of the rows are rejected, or none is.
+    this source's own is appended. Raises UserError where more than max_rejected of the rows are rejected, those that
+    the source filters out not counted, and where no pair is left.
     """
     buckets = min(MAX_BUCKETS, 1 + sum(texts_size(raw, source) for raw in raws) // BUCKET_BYTES)
     with daft.execution_config_ctx(parquet_target_row_group_size=min(16 * 2**20, WRITE_BYTES // buckets)):
-        RawFiles(source, raws, buckets).read().write_parquet(str(work / "parts"), partition_cols=["bucket"])
+        write_parts(source, raws, buckets, work)
     tally = count_parts(source, work / "parts", max_rejected)
     columns = ["query", "document", *(["negatives"] if tally.negatives else []), "file", "row"]
     hashes = work.parent / f"{source.name}.hashes.parquet"
@@ -123,6 +132,17 @@ def make_pairs(
     return tally
 
 
+def write_parts(source: Source, raws: list[Raw], buckets: int, work: Path) -> None:
+    """Writes the records of a source as PART rows to work/parts, a folder a bucket."""
+    tasks = [partial(raw_records, source, raw) for raw in raws]
+    if source.keyed:
+        keyed = work / "keyed"
+        Rows(source.name, KEYED, tasks, buckets).read().write_parquet(str(keyed), partition_cols=["bucket"])
+        tasks = [partial(joined_records, source, folder) for folder in sorted(keyed.glob("bucket=*"))]
+    Rows(source.name, PART, tasks, buckets).read().write_parquet(str(work / "parts"), partition_cols=["bucket"])
+    shutil.rmtree(work / "keyed", ignore_errors=True)
+
+
 def row_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
     """The rows in tables of GROUP_ROWS, the last one smaller, however they come in: so engines write the same file."""
     held: list[pa.RecordBatch] = []
@@ -142,7 +162,7 @@ def texts_size(raw: Raw, source: Source) -> int:
     """About how many bytes of text a raw input holds."""
     if raw.path is None:
         return 1_000 * (source.pairs or 0)
-    return raw.bytes * (4 if raw.path.suffix in (".gz", ".zst", ".parquet") else 1)
+    return raw.bytes * (4 if raw.name.endswith((".gz", ".zst", ".parquet")) else 1)
 
 
 def count_parts(source: Source, parts: Path, max_rejected: float) -> Tally:
@@ -160,12 +180,16 @@ def count_parts(source: Source, parts: Path, max_rejected: float) -> Tally:
             raise UserError(f"source {source.name}: {why.removeprefix(FATAL)}")
         examples = rows.where(reason == why).sort(["file", "row"]).limit(EXAMPLES).select("reason", "file", "row")
         tally.examples += examples.to_pylist()
-    rejected = sum(tally.rejected.values())
-    if rejected > max_rejected * tally.read:
-        worst = tally.examples[0]
+    faults = {why: count for why, count in tally.rejected.items() if not why.startswith(FILTERED)}
+    pairs, rejected = tally.read - sum(tally.rejected.values()), sum(faults.values())
+    limit = f"more than max_rejected={max_rejected:g}"
+    if not pairs:
+        faults, rejected, limit = tally.rejected, tally.read, "so no pair is left"
+    if not pairs or rejected > max_rejected * (pairs + rejected):
+        worst = next(example for example in tally.examples if example["reason"] in faults)
         raise UserError(
-            f"source {source.name}: {rejected:,} of {tally.read:,} rows are rejected, more than max_rejected="
-            f"{max_rejected:g}; most often '{worst['reason']}', first at {worst['file']}:{worst['row']}"
+            f"source {source.name}: {rejected:,} of {pairs + rejected:,} rows are rejected, {limit}; "
+            f"most often '{worst['reason']}', first at {worst['file']}:{worst['row']}"
         )
     return tally
 
@@ -195,60 +219,102 @@ def first_of_each(batch: pa.RecordBatch, last: tuple | None) -> tuple[pa.Array, 
     return pa.array(first), (high[-1], low[-1])
 
 
-class RawFiles(DataSource):
-    """A source's raw files as a Daft source of PART rows: one task a file."""
+def raw_records(source: Source, raw: Raw) -> Iterator[tuple[str, Record | Keyed]]:
+    """(file, record) of a raw file."""
+    try:
+        for record in source.read(raw):
+            yield raw.name, record
+    except (UserError, OSError) as error:  # crosses the engine as a row: exceptions do not keep their type there
+        yield raw.name, Rejected(FATAL + str(error), 0)
 
-    def __init__(self, source: Source, raws: list[Raw], buckets: int):
-        self.source, self.raws, self.buckets = source, raws, buckets
+
+def joined_records(source: Source, folder: Path) -> Iterator[tuple[str, Record]]:
+    """(file, record) of a bucket of KEYED rows, which is held in memory; of that of rejections one batch."""
+    paths = sorted(folder.glob("*.parquet"))
+    if folder.name == f"bucket={REJECTED}":
+        for batch in (batch for path in paths for batch in pq.ParquetFile(path).iter_batches(BATCH_ROWS)):
+            for file, row, reason in columns_of(batch, ["file", "row", "reason"]):
+                yield file, Rejected(reason, row)
+        return
+    names = list(KeyedRow._fields)
+    schema = pa.schema([KEYED.field(name) for name in names])
+    table = pa.concat_tables([pq.ParquetFile(path).read(names).select(names).cast(schema) for path in paths])
+    table = table.sort_by([(name, "ascending") for name in ("key", "order", "file", "row")])
+    batches = table.to_batches(max_chunksize=1_024)
+    rows = (KeyedRow(*row) for batch in batches for row in columns_of(batch, names))
+    for _, group in groupby(rows, key=lambda row: row.key):
+        yield from source.combine(group)
+
+
+def columns_of(batch: pa.RecordBatch, names: list[str]) -> Iterator[tuple]:
+    """The rows of a batch as tuples of the named columns."""
+    return zip(*(batch.column(name).to_pylist() for name in names), strict=True)
+
+
+class Rows(DataSource):
+    """What functions yield, as a Daft source of PART or KEYED rows: one task a function."""
+
+    def __init__(self, name: str, arrow: pa.Schema, functions: list[Callable], buckets: int):
+        self.title, self.arrow, self.functions, self.buckets = name, arrow, functions, buckets
 
     @property
     def name(self) -> str:
-        return self.source.name
+        return self.title
 
     @property
     def schema(self) -> daft.Schema:
-        return daft.Schema.from_pyarrow_schema(PART)
+        return daft.Schema.from_pyarrow_schema(self.arrow)
 
-    async def get_tasks(self, pushdowns) -> AsyncIterator["RawFile"]:
-        for raw in self.raws:
-            yield RawFile(self.source, raw, self.buckets)
+    async def get_tasks(self, pushdowns) -> AsyncIterator["RowsTask"]:
+        for function in self.functions:
+            yield RowsTask(self.arrow, function, self.buckets)
 
 
-class RawFile(DataSourceTask):
-    """The task of one raw file."""
+class RowsTask(DataSourceTask):
+    """The task of one function that yields (file, record)."""
 
-    def __init__(self, source: Source, raw: Raw, buckets: int):
-        self.source, self.raw, self.buckets = source, raw, buckets
+    def __init__(self, arrow: pa.Schema, function: Callable, buckets: int):
+        self.arrow, self.function, self.buckets = arrow, function, buckets
 
     @property
     def schema(self) -> daft.Schema:
-        return daft.Schema.from_pyarrow_schema(PART)
+        return daft.Schema.from_pyarrow_schema(self.arrow)
 
     async def read(self) -> AsyncIterator[RecordBatch]:
-        for rows in part_rows(self.source, self.raw, self.buckets):
+        make_row = part_row if self.arrow == PART else keyed_row
+        for rows in batches_of(make_row(file, record, self.buckets) for file, record in self.function()):
             columns = zip(*rows, strict=True)
-            arrays = [pa.array(column, kind.type) for column, kind in zip(columns, PART, strict=True)]
-            yield RecordBatch.from_arrow_record_batches([pa.record_batch(arrays, schema=PART)], PART)
+            arrays = [pa.array(column, kind.type) for column, kind in zip(columns, self.arrow, strict=True)]
+            yield RecordBatch.from_arrow_record_batches([pa.record_batch(arrays, schema=self.arrow)], self.arrow)
 
 
-def part_rows(source: Source, raw: Raw, buckets: int) -> Iterator[list[tuple]]:
-    """The records of a raw file as PART rows, some thousand at a time."""
-    rows, characters = [], 0
-    try:
-        for record in source.read(raw):
-            if isinstance(record, Rejected):
-                rows.append((raw.name, record.row, record.reason, REJECTED, None, None, None, None, None))
-            else:
-                query, document = record[:2]
-                high, low = pair_hash(query, document)
-                negatives = record.negatives if isinstance(record, Triple) else None
-                bucket = high * buckets >> 64
-                rows.append((raw.name, record.row, None, bucket, high, low, query, document, negatives))
-                characters += len(query) + len(document) + sum(map(len, negatives or ()))
-            if len(rows) == BATCH_ROWS or characters > BATCH_CHARACTERS:
-                yield rows
-                rows, characters = [], 0
-    except (UserError, OSError) as error:  # crosses the engine as a row: exceptions do not keep their type there
-        rows.append((raw.name, 0, FATAL + str(error), REJECTED, None, None, None, None, None))
-    if rows:
-        yield rows
+def part_row(file: str, record: Record, buckets: int) -> tuple[int, tuple]:
+    """(characters, PART row) of a record."""
+    if isinstance(record, Rejected):
+        return 0, (file, record.row, record.reason, REJECTED, None, None, None, None, None)
+    query, document = record[:2]
+    high, low = pair_hash(query, document)
+    negatives = record.negatives if isinstance(record, Triple) else None
+    characters = len(query) + len(document) + sum(map(len, negatives or ()))
+    return characters, (file, record.row, None, high * buckets >> 64, high, low, query, document, negatives)
+
+
+def keyed_row(file: str, record: Keyed | Rejected, buckets: int) -> tuple[int, tuple]:
+    """(characters, KEYED row) of what the reader of a keyed format yields."""
+    if isinstance(record, Rejected):
+        return 0, (file, record.row, record.reason, REJECTED, None, None, None)
+    key, order, values, row = record
+    return sum(map(len, values)), (file, row, None, text_hash(key) * buckets >> 64, key, order, values)
+
+
+def batches_of(rows: Iterator[tuple[int, tuple]]) -> Iterator[list[tuple]]:
+    """Rows some thousand at a time, fewer of long ones."""
+    batch, characters = [], 0
+    for size, row in rows:
+        batch.append(row)
+        characters += size
+        if len(batch) == BATCH_ROWS or characters > BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch

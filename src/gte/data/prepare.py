@@ -62,7 +62,8 @@ class Recipe:
     name: of the data set. sources: in order. tokenizer: directory or hub id, None to train a WordPiece of vocab_size
     entries on the pairs. max_tokens: at most this many ids of a text, special tokens not counted. triples: fine-tuning
     sources to mine, by name. evaluation: a folder to copy to eval/. max_rejected: share of a source's rows that may be
-    rejected. dedup_across: whether a pair that an earlier source has is a duplicate as well.
+    rejected, those that it filters out not counted. dedup_across: whether a pair that an earlier source has is a
+    duplicate as well.
     """
 
     name: str
@@ -140,7 +141,7 @@ def read_recipe(data: dict, *, fetch_again: bool = False) -> Recipe:
             raise UserError(f"{path} has no file for '{unknown[0]}'; it has: {', '.join(local)}")
         data |= {"raw": path, "sources": [local[name] for name in names or local]}
     else:
-        data["sources"] = [load_source(name) for name in names or []]
+        data["sources"] = [load_source(name).in_folder(Path(data["raw"])) for name in names or []]
     data["raw"] = Path(data["raw"])
     if function := data.pop("fetch", None):
         fetch(function, data["raw"], again=fetch_again)

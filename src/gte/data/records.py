@@ -1,12 +1,14 @@
 """What a reader yields: pairs, triples, and rejections with their reasons."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import pairwise
 from typing import NamedTuple
 
 Field = str | int | list | None
+FILTERED = "filtered: "  # begins the reason of a row that its source leaves out by choice: counted, but no fault
 
 
 class Pair(NamedTuple):
@@ -36,9 +38,35 @@ class Rejected(NamedTuple):
 Record = Pair | Triple | Rejected
 
 
+class Keyed(NamedTuple):
+    """A raw row that gives its pair only with the others of its key, which may stand anywhere in the source's files.
+
+    order: among those of a key, the lowest first; then file and row decide. values: what the format's join needs.
+    """
+
+    key: str
+    order: int
+    values: list[str]
+    row: int
+
+
+class KeyedRow(NamedTuple):
+    """A `Keyed` row as a format's join sees it, with its file."""
+
+    key: str
+    order: int
+    file: str
+    row: int
+    values: list[str]
+
+
 @dataclass(frozen=True)
 class Fields:
     """Where the texts stand in a row: names of a dict, or positions of a list (a bare list without positions: 0, 1, 2).
+
+    id: field whose values are unique in a file. keep, drop: fields and the value or values that a row must, or must
+    not, have there. replace: regular expressions and what takes their place in queries and documents. min_query,
+    min_document, max_document: characters that a text of a pair must have, or must not exceed.
 
     A list of names is joined by ": ", empty parts left out. All None: the shape of the row decides, one of
     {"query", "pos", "neg"} ("document" or "answer" for "pos"), {"set": [...]}, {"text": [title, body]},
@@ -48,23 +76,42 @@ class Fields:
     query: Field = None
     document: Field = None
     negatives: Field = None
+    id: str | int | None = None
+    keep: dict = field(default_factory=dict)
+    drop: dict = field(default_factory=dict)
+    replace: dict[str, str] = field(default_factory=dict)
+    min_query: int = 0
+    min_document: int = 0
+    max_document: int | None = None
 
     @property
     def names(self) -> list[str]:
         """The columns that every row must have."""
-        wanted = [self.query, self.document, self.negatives]
-        flat = [name for field in wanted for name in (field if isinstance(field, list) else [field])]
-        return [name for name in flat if isinstance(name, str)]
+        wanted = [self.query, self.document, self.negatives, self.id, *self.keep, *self.drop]
+        flat = [name for one in wanted for name in (one if isinstance(one, list) else [one])]
+        return list(dict.fromkeys(name for name in flat if isinstance(name, str)))
 
 
 class Unfit(Exception):
     """Why a row gives no pair."""
 
 
-def records(value, fields: Fields, row: int) -> Iterator[Record]:
-    """The pairs of one raw row, or why it has none. A row with k documents gives k records, a set of k texts k - 1."""
+def records(
+    value, fields: Fields, row: int, seen: set[int] | None = None, split: Callable | None = None
+) -> Iterator[Record]:
+    """The pairs of one raw row, or why it has none. A row with k documents gives k records, a set of k texts k - 1.
+
+    seen: the hashes of the ids of the rows before it in its file, to which its own is added; about 65 bytes a row.
+    split: how an object of a format's own shape is taken apart, instead of `split_row`.
+    """
     try:
-        query, documents, negatives = split(value, fields)
+        if split and not isinstance(value, dict):
+            raise Unfit("unknown shape of row")
+        if fields.keep or fields.drop:
+            check_filters(value, fields)
+        if fields.id is not None and seen is not None:
+            check_id(value, fields.id, seen)
+        query, documents, negatives = (split or split_row)(value, fields)
         if query is None:  # a set: each text with the next
             texts = [clean(text, "text of a set") for text in documents]
             if len(texts) < 2:
@@ -72,13 +119,16 @@ def records(value, fields: Fields, row: int) -> Iterator[Record]:
             for first, second in pairwise(texts):
                 yield Pair(first, second, row)
             return
-        query, negatives = clean(query, "query"), clean_negatives(negatives)
+        if not documents:
+            raise Unfit("missing document")
+        query, negatives = clean(query, "query", fields.replace), clean_negatives(negatives)
     except Unfit as unfit:
         yield Rejected(str(unfit), row)
         return
     for document in documents:
         try:
-            document = clean(document, "document")
+            document = clean(document, "document", fields.replace)
+            check_lengths(query, document, fields)
         except Unfit as unfit:
             yield Rejected(str(unfit), row)
             continue
@@ -86,7 +136,47 @@ def records(value, fields: Fields, row: int) -> Iterator[Record]:
         yield Triple(query, document, others, row) if others else Pair(query, document, row)
 
 
-def split(value, fields: Fields) -> tuple:
+def check_lengths(query: str, document: str, fields: Fields) -> None:
+    """Raises Unfit for a pair that its source leaves out as too short or too long."""
+    if len(query) < fields.min_query:
+        raise Unfit(f"{FILTERED}query under {fields.min_query:,} characters")
+    if len(document) < fields.min_document:
+        raise Unfit(f"{FILTERED}document under {fields.min_document:,} characters")
+    if fields.max_document is not None and len(document) > fields.max_document:
+        raise Unfit(f"{FILTERED}document over {fields.max_document:,} characters")
+
+
+def check_filters(value, fields: Fields) -> None:
+    """Raises Unfit for a row that the source leaves out."""
+    for filters, wanted in ((fields.keep, True), (fields.drop, False)):
+        for name, values in filters.items():
+            values = values if isinstance(values, list) else [values]
+            if (cell(value, name) in values) is not wanted:
+                said = " or ".join(map(repr, values))
+                raise Unfit(f"{FILTERED}{name} is {'not ' if wanted else ''}{said}")
+
+
+def check_id(value, name: str | int, seen: set[int]) -> None:
+    """Adds a row's id to those seen. Raises Unfit where it is there already."""
+    identity = cell(value, name)
+    if identity is None or identity == "":
+        raise Unfit("missing id")
+    known = len(seen)
+    seen.add(hash(str(identity)))
+    if len(seen) == known:
+        raise Unfit("duplicate id")
+
+
+def cell(value, name: str | int):
+    """The value of one field of a row, None where it has none."""
+    if isinstance(value, dict):
+        return value.get(name)
+    if isinstance(value, list) and isinstance(name, int) and name < len(value):
+        return value[name]
+    return None
+
+
+def split_row(value, fields: Fields) -> tuple:
     """(query, documents, negatives) of a raw row, unchecked; the query of a {"set": [...]} is None."""
     if isinstance(value, dict):
         if fields.query is not None:
@@ -113,8 +203,6 @@ def split(value, fields: Fields) -> tuple:
         raise Unfit("unknown shape of row")
     if query is None:
         raise Unfit("missing query")
-    if isinstance(document, list) and not document:
-        raise Unfit("missing document")
     return query, document if isinstance(document, list) else [document], negatives
 
 
@@ -128,16 +216,34 @@ def pick(row: dict, field: Field):
     return ": ".join(part.strip() for part in parts if part and part.strip())
 
 
-def clean(value, role: str) -> str:
-    """The text without surrounding white space. Raises Unfit where it is no text, empty, or no Unicode."""
+def clean(value, role: str, replace: dict[str, str] | None = None) -> str:
+    """The text, replacements made, without surrounding white space.
+
+    Raises Unfit where it is no text, empty, no Unicode, or holds NUL, as binary data and UTF-16 do.
+    """
     if isinstance(value, str):
+        for pattern, text in (replace or {}).items():
+            value = re.sub(pattern, text, value)
         text = value.strip()
         if not text:
             raise Unfit(f"empty {role}")
         if not text.isascii() and not encodable(text):
             raise Unfit("invalid UTF-8")
+        if "\0" in text:
+            raise Unfit(f"NUL in {role}")
         return text
     raise Unfit(f"missing {role}" if value is None else f"wrong type of {role}")
+
+
+def whole_number(value, role: str) -> int:
+    """A number or the digits of one, of 32 bits at most. Raises Unfit for what is none."""
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        number = 2**31
+    if not -(2**31) < number < 2**31:
+        raise Unfit(f"wrong type of {role}")
+    return number
 
 
 def clean_negatives(value) -> list[str]:

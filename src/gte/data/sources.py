@@ -1,25 +1,30 @@
 """Sources of text pairs: what conf/source/**/<name>.yaml states, and where their raw files are on this machine."""
 
 import difflib
+import fnmatch
 import glob
 import hashlib
+import inspect
 import json
+import re
+import stat
+import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import islice
-from pathlib import Path
-from typing import Literal
+from pathlib import Path, PurePosixPath
 
 import pyarrow.parquet as pq
 import yaml
 
-from gte.data.readers import MAX_LINE, lines, reader
-from gte.data.records import Field, Fields, Record, Rejected, records
+from gte.data.readers import MAX_LINE, join, lines, reader
+from gte.data.records import Field, Fields, Keyed, KeyedRow, Record, Rejected, records
 from gte.errors import UserError
 from gte.offline import hub_reachable
 
 FOLDER = Path(__file__).resolve().parents[3] / "conf" / "source"
 STAGES = ("pretrain", "finetune")
+LOCAL = "local"  # category of a user's own files
 LOCAL_FORMATS = ("jsonl", "csv", "tsv", "parquet")
 
 # column names by which a user's file is understood without being told
@@ -37,8 +42,10 @@ class Source:
 
     name, category: as in Table 1. stages: which training stages may read it. reader: raw format (`gte.data.readers`).
     hub, hub_config, hub_split, hub_files: where `datasets` finds it. folder: below the raw folder, `name` by default.
-    files: glob of its raw files there. url: where a person gets them. query, document, negatives: see `Fields`.
-    header, delimiter, quoting: of csv and tsv. pairs: n_i of Eq. 4, an estimate where `estimate` says so.
+    files: glob of its raw files there; a zip counts as the folder that it holds. forms: other raw forms that the folder
+    may hold instead, each as the keys that differ. url: where a person gets them. query, document, negatives, id, keep,
+    drop, replace, min_query, min_document, max_document: see `Fields`. options: further arguments of the reader. pairs:
+    n_i of Eq. 4, an estimate where `estimate` says so.
     """
 
     name: str
@@ -55,34 +62,69 @@ class Source:
     query: Field = None
     document: Field = None
     negatives: Field = None
-    header: bool | None = None
-    delimiter: str | None = None
-    quoting: Literal["minimal", "none"] | None = None
+    id: str | int | None = None
+    keep: dict = field(default_factory=dict)
+    drop: dict = field(default_factory=dict)
+    replace: dict[str, str] = field(default_factory=dict)
+    min_query: int = 0
+    min_document: int = 0
+    max_document: int | None = None
+    options: dict = field(default_factory=dict)
+    forms: list[dict] = field(default_factory=list)
     pairs: int | None = None
     estimate: bool = False
     licence: str = "unknown"
 
     @property
     def fields(self) -> Fields:
-        return Fields(self.query, self.document, self.negatives)
+        return Fields(**{key.name: getattr(self, key.name) for key in fields(Fields)})
 
-    def read(self, raw: "Raw") -> Iterator[Record]:
+    @property
+    def keyed(self) -> bool:
+        """Whether its reader yields Keyed rows, of which `combine` makes the records."""
+        return join(self.reader) is not None
+
+    def in_folder(self, raw_folder: Path) -> "Source":
+        """The source in the form that its raw folder holds, as it is where that holds none.
+
+        Raises UserError where the folder holds two forms: which of them is meant, or whether both are, is not known.
+        """
+        if not self.forms:
+            return self
+        folder = raw_folder / (self.folder or self.name)
+        forms = [self, *(replace(self, **form) for form in self.forms)]
+        held = [form for form in forms if raw_files(form, folder, raw_folder)]
+        if len(held) > 1:
+            raise UserError(
+                f"source {self.name}: {folder} holds files '{held[0].files}' and files '{held[1].files}', two forms of "
+                "the same source; leave one"
+            )
+        return held[0] if held else self
+
+    def read(self, raw: "Raw") -> Iterator[Record | Keyed]:
         """The records of one of its raw files, or of the hub's rows."""
         if raw.path is None:
             return read_hub(self)
-        stated = {key: getattr(self, key) for key in ("header", "delimiter", "quoting")}
-        options = {key: value for key, value in stated.items() if value is not None}
-        return reader(self.reader)(raw.path, self.fields, **options)
+        place = raw.path if raw.member is None else zipfile.Path(raw.path, raw.member)
+        return reader(self.reader)(place, self.fields, **self.options)
+
+    def combine(self, rows: Iterator[KeyedRow]) -> Iterator[tuple[str, Record]]:
+        """The records, each with its file, of the rows of one key in their order."""
+        return join(self.reader)(rows, self.fields, **self.options)
 
 
 @dataclass(frozen=True)
 class Raw:
-    """One raw file of a source, or (path None) all of its rows on the hub. `name`: what provenance calls it."""
+    """One raw file of a source, or (path None) all of its rows on the hub.
+
+    name: what provenance calls it. member: its name inside of `path`, then a zip.
+    """
 
     name: str
     path: Path | None = None
     bytes: int = 0
     changed: int = 0  # time of the last change, in ns
+    member: str | None = None
 
     @property
     def stamp(self) -> str:
@@ -102,8 +144,8 @@ def load_source(name: str, folder: Path = FOLDER) -> Source:
         raise UserError(f"unknown source '{name}'{did_you_mean(name, known)}; conf/source holds {len(known)} sources")
     path = known[name]
     facts = yaml.safe_load(path.read_text())
-    keys = [field.name for field in fields(Source)]
-    for key in facts:
+    keys = [key.name for key in fields(Source)]
+    for key in [*facts, *(key for form in facts.get("forms", []) for key in form)]:
         if key not in keys:
             raise UserError(f"{path}: unknown key '{key}'{did_you_mean(key, keys)}; known: {', '.join(keys)}")
     for key in ("name", "category", "stages", "reader"):
@@ -113,6 +155,14 @@ def load_source(name: str, folder: Path = FOLDER) -> Source:
         raise UserError(f"{path}: its name is '{facts['name']}', the file's is '{path.stem}'; they must be equal")
     if unknown := set(facts["stages"]) - set(STAGES):
         raise UserError(f"{path}: unknown stage '{min(unknown)}' in stages; known: {', '.join(STAGES)}")
+    for key in ("keep", "drop", "replace", "options"):
+        if not isinstance(facts.get(key, {}), dict):
+            raise UserError(f"{path}: {key} must be a mapping, is {facts[key]!r}")
+    for pattern in facts.get("replace", {}):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UserError(f"{path}: replace: '{pattern}' is no regular expression: {error}") from error
     return Source(**{**facts, "stages": tuple(facts["stages"])})
 
 
@@ -125,28 +175,75 @@ def did_you_mean(name: str, known) -> str:
 def locate(source: Source, raw_folder: Path) -> list[Raw]:
     """Its raw files in order of name, or the hub where there is no such folder.
 
-    Raises UserError where the format has no reader yet, and where neither files nor a hub are known.
+    Raises UserError where the format has no reader or the reader no such option, where neither files nor a hub are
+    known, for a file outside of the raw folder, and for a zip that cannot be read or would lead outside of itself.
     """
     try:
-        reader(source.reader)
+        parameters = inspect.signature(reader(source.reader)).parameters.values()
     except UserError as error:
         raise UserError(f"source {source.name}: {error}") from None
+    options = [option.name for option in parameters if option.kind is option.KEYWORD_ONLY]
+    if unknown := [name for name in source.options if name not in options]:
+        known = ", ".join(options)
+        raise UserError(f"source {source.name}: {source.reader} has no option '{unknown[0]}'; it has: {known}")
     folder = raw_folder / (source.folder or source.name)
     if folder.is_dir() and source.files:
-        paths = sorted(path for path in folder.glob(source.files) if path.is_file())
-        if not paths:
-            raise UserError(f"source {source.name}: no file '{source.files}' in {folder}")
-        return [raw_file(path, folder) for path in paths]
+        if raws := raw_files(source, folder, raw_folder):
+            return raws
+        others = "".join(f" or '{form['files']}'" for form in source.forms)
+        raise UserError(f"source {source.name}: no file '{source.files}'{others} in {folder}")
     if source.hub:
         return [Raw("/".join(filter(None, (f"hub:{source.hub}", source.hub_config, source.hub_split))))]
     where = f" (from {source.url})" if source.url else ""
     raise UserError(f"source {source.name}: there is no folder {folder}; make it and put '{source.files}' there{where}")
 
 
+def raw_files(source: Source, folder: Path, raw_folder: Path) -> list[Raw]:
+    """The files below a source's folder that its glob names, and such members of the zips there, at any depth."""
+    try:
+        paths = sorted(path for path in folder.glob(source.files) if path.is_file())
+    except (ValueError, NotImplementedError) as error:
+        raise UserError(f"source {source.name}: '{source.files}' is no glob within a folder: {error}") from error
+    zips = sorted(path for path in folder.glob("**/*.zip") if path.is_file()) if source.category != LOCAL else []
+    for path in [*paths, *zips]:
+        if not path.resolve().is_relative_to(raw_folder.resolve()):
+            raise UserError(
+                f"source {source.name}: {path} leads to {path.resolve()}, outside of {raw_folder}; "
+                "put the file itself there, or name the folder that holds it: paths.raw=FOLDER"
+            )
+    found = [raw_file(path, folder) for path in paths if path not in zips]
+    unpacked = {(raw.path.name, raw.bytes) for raw in found}  # beside the zip that they come from
+    members = [raw for path in zips for raw in zip_members(path, source.files, folder)]
+    return found + [raw for raw in members if (PurePosixPath(raw.member).name, raw.bytes) not in unpacked]
+
+
 def raw_file(path: Path, folder: Path) -> Raw:
     """A raw file with its stamp, named relative to its source's folder."""
     status = path.stat()
     return Raw(path.relative_to(folder).as_posix(), path, status.st_size, status.st_mtime_ns)
+
+
+def zip_members(path: Path, pattern: str, folder: Path) -> list[Raw]:
+    """The members of a zip that a glob names, at any depth.
+
+    Nothing is ever unpacked to the disk; even so, UserError for a zip with such members that would lie outside of it.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path} is no whole zip ({error}); get it again, or take it out of the folder") from error
+    whole = raw_file(path, folder)
+    found = []
+    for member in sorted(members, key=lambda member: member.filename):
+        name = PurePosixPath(member.filename)
+        wanted = fnmatch.fnmatchcase(f"/{name}", f"*/{pattern.removeprefix('**/')}")
+        if member.is_dir() or not wanted or "__MACOSX" in name.parts:  # where Macs keep icons, under the files' names
+            continue
+        if name.is_absolute() or ".." in name.parts or stat.S_ISLNK(member.external_attr >> 16):
+            raise UserError(f"{path} holds '{name}', which leads outside of it; unpack what is good of it")
+        found.append(replace(whole, name=f"{whole.name}/{name}", bytes=member.file_size, member=member.filename))
+    return found
 
 
 def read_hub(source: Source) -> Iterator[Record]:
@@ -158,8 +255,9 @@ def read_hub(source: Source) -> Iterator[Record]:
         rows = datasets.load_dataset(
             source.hub, source.hub_config, data_files=source.hub_files, split=source.hub_split, streaming=True
         )
+        seen: set[int] = set()
         for row, value in enumerate(rows, 1):
-            yield from records(value, source.fields, row)
+            yield from records(value, source.fields, row, seen)
     except (OSError, ValueError, RuntimeError) as error:
         if isinstance(error, UserError):
             raise
@@ -207,13 +305,13 @@ def infer_source(path: Path, header: bool | None = None) -> Source:
     if suffix not in LOCAL_FORMATS:
         raise UserError(f"{path}: its name must end in .{', .'.join(LOCAL_FORMATS)} (.gz and .zst may follow)")
     return Source(
-        name=stem, category="local", stages=STAGES, reader=suffix, files=glob.escape(path.name), folder=".",
+        name=stem, category=LOCAL, stages=STAGES, reader=suffix, files=glob.escape(path.name), folder=".",
         **infer_columns(path, suffix, header),
     )  # fmt: skip
 
 
 def infer_columns(path: Path, suffix: str, header: bool | None) -> dict:
-    """query, document, negatives and header of a user's file, from its first rows; {} where their shape says it all."""
+    """Fields and options of a user's file as its first rows show them; {} where their shape says it all."""
     if suffix == "parquet":
         try:
             columns = pq.ParquetFile(path).schema_arrow.names
@@ -236,7 +334,7 @@ def infer_columns(path: Path, suffix: str, header: bool | None) -> dict:
         header = any(cell in QUERY_NAMES for cell in cells) and any(cell in DOCUMENT_NAMES for cell in cells)
     if len(cells) < 2:
         raise UserError(f"{path} has one column; a query and a document are needed")
-    return {"header": header, **(choose_columns(path, cells) if header else {"query": 0, "document": 1})}
+    return {"options": {"header": header}, **(choose_columns(path, cells) if header else {"query": 0, "document": 1})}
 
 
 def json_values(path: Path) -> Iterator:
@@ -262,7 +360,7 @@ def choose_columns(path: Path, columns: list[str]) -> dict:
 
 def configuration(source: Source, raws: list[Raw]) -> dict:
     """What a prepared source depends on: its own statement and a digest of its raw files' names, sizes and times."""
-    notes = ("url", "pairs", "estimate")  # of which nothing in the prepared folder depends
-    stated = {field.name: getattr(source, field.name) for field in fields(Source) if field.name not in notes}
+    notes = ("url", "pairs", "estimate", "forms")  # of which nothing in the prepared folder depends
+    stated = {key.name: getattr(source, key.name) for key in fields(Source) if key.name not in notes}
     digest = hashlib.sha256("\n".join(raw.stamp for raw in raws).encode()).hexdigest()
     return {**stated, "stages": list(source.stages), "raw files": digest}

@@ -1,0 +1,74 @@
+"""FEVER: claims, and the Wikipedia pages of June 2017 that support or refute them."""
+
+import re
+import unicodedata
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from gte.data.readers import MAX_LINE, read_keyed
+from gte.data.records import FILTERED, Fields, Keyed, KeyedRow, Record, Rejected, Unfit, clean, records
+
+PAGE, CLAIM = 0, 1  # order of the rows of a page
+BRACKETS = {"-LRB-": "(", "-RRB-": ")", "-LSB-": "[", "-RSB-": "]", "-LCB-": "{", "-RCB-": "}", "-COLON-": ":"}
+
+
+def read_fever(path: Path | zipfile.Path, fields: Fields, *, max_line: int = MAX_LINE) -> Iterator[Keyed | Rejected]:
+    """Claims (train.jsonl) by each page of their evidence, and pages (wiki-pages/wiki-*.jsonl) by their id."""
+    return read_keyed(path, take_claim_or_page, max_line)
+
+
+def take_claim_or_page(row: int, value: dict) -> Iterator[Keyed]:
+    """A claim by each of its pages, or a page by its id."""
+    if "claim" in value:
+        claim = clean(value["claim"], "query")
+        for page in supporting_pages(value):
+            yield Keyed(page, CLAIM, [claim], row)
+        return
+    if value.get("id") == value.get("text") == "":  # each file of pages begins with such a row
+        raise Unfit(FILTERED + "empty page")
+    if not isinstance(value.get("text"), str):
+        raise Unfit("wrong type of document")
+    yield Keyed(page_key(value.get("id")), PAGE, [value["text"]], row)
+
+
+def supporting_pages(value: dict) -> list[str]:
+    """The different pages of a claim's evidence. Raises Unfit for a claim that is not supported."""
+    if value.get("label") in ("REFUTES", "NOT ENOUGH INFO"):
+        raise Unfit(f"{FILTERED}label is {value['label']}")
+    if value.get("label") != "SUPPORTS":
+        raise Unfit("unknown label")
+    try:
+        pages = dict.fromkeys(page for evidence in value["evidence"] for _, _, page, _ in evidence)
+    except (TypeError, ValueError, LookupError):
+        raise Unfit("unknown shape of evidence") from None
+    if not pages:
+        raise Unfit("missing document")
+    return [page_key(page) for page in pages]
+
+
+def page_key(identity) -> str:
+    """A page's id in one spelling of its accents: claims and pages differ in that."""
+    return unicodedata.normalize("NFC", clean(identity, "id"))
+
+
+def spelt(text: str) -> str:
+    """A text of FEVER with its brackets and colons as they are written."""
+    return re.sub("-(?:[LR][RSC]B|COLON)-", lambda code: BRACKETS[code.group()], text)
+
+
+def join_fever(rows: Iterator[KeyedRow], fields: Fields) -> Iterator[tuple[str, Record]]:
+    """Each claim with its page as a row of claim, title, text and page ("title: text"), where the claim stood."""
+    page = None
+    for row in rows:
+        if row.order == PAGE:
+            if page is not None:
+                yield row.file, Rejected("duplicate id", row.row)
+            page = page or row
+        elif page is None:
+            yield row.file, Rejected("page not in the files", row.row)
+        else:
+            title, text = spelt(page.key).replace("_", " "), spelt(page.values[0]).strip()
+            value = {"claim": row.values[0], "title": title, "text": text, "page": text and f"{title}: {text}"}
+            for record in records(value, fields, row.row):
+                yield row.file, record

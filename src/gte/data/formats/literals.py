@@ -1,0 +1,31 @@
+"""Lines that are Python literals, as UCSD's Amazon questions are in spite of their name, *.json.gz."""
+
+import ast
+import warnings
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from gte.data.readers import MAX_LINE, Row, lines, paired
+from gte.data.records import Fields, Record, Rejected
+
+
+def read_literals(path: Path | zipfile.Path, fields: Fields, *, max_line: int = MAX_LINE) -> Iterator[Record]:
+    """One literal a line, in any of the shapes of `Fields`. Nothing of it is executed."""
+    return paired(literals(path, max_line), fields)
+
+
+def literals(path: Path | zipfile.Path, max_line: int) -> Iterator[Row | Rejected]:
+    """(row, value) of the lines; blank ones are no rows."""
+    for item in lines(path, max_line):
+        if isinstance(item, Rejected):
+            yield item
+        elif not item[1].isspace():
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # invalid escapes in other people's strings
+                    yield item[0], ast.literal_eval(item[1].decode().strip())
+            except UnicodeDecodeError:
+                yield Rejected("invalid UTF-8", item[0])
+            except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+                yield Rejected("invalid literal", item[0])

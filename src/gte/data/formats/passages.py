@@ -1,0 +1,34 @@
+"""Questions with passages: DPR's and HLP's JSON array or lines, and Tevatron's lines."""
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from gte.data.formats.arrays import json_rows
+from gte.data.readers import MAX_LINE, changed
+from gte.data.records import FILTERED, Fields, Record, Unfit, pick
+
+
+def read_passages(
+    path: Path | zipfile.Path, fields: Fields, *, positives: int | None = None, max_row: int = MAX_LINE
+) -> Iterator[Record]:
+    """Rows whose document and negatives are lists of passages (title, text), each spelt out as "title: text".
+
+    positives: how many positive passages of a question give a pair, the first ones; all of them by default. A question
+    without any is left out.
+    """
+
+    def spell_out(value: dict) -> dict:
+        passages = {name: texts(value.get(name), name) for name in (fields.document, fields.negatives) if name}
+        if value.get(fields.document) == []:
+            raise Unfit(FILTERED + "no positive passage")
+        return {**value, **passages, fields.document: passages[fields.document][:positives]}
+
+    return changed(json_rows(path, max_row), fields, spell_out)
+
+
+def texts(passages, name: str) -> list:
+    """The texts of a list of passages; a passage without a text has none. Raises Unfit where it is no such list."""
+    if not isinstance(passages, list | None) or not all(isinstance(passage, dict) for passage in passages or []):
+        raise Unfit(f"wrong type of {name}")
+    return [pick(passage, ["title", "text"]) if passage.get("text") else "" for passage in passages or []]

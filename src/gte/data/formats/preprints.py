@@ -1,0 +1,73 @@
+"""Metadata of preprints: pages of the bioRxiv and medRxiv API, and arXiv's snapshot as JSON lines."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from gte.data.readers import MAX_LINE, lines, read_objects
+from gte.data.records import FILTERED, Fields, Keyed, KeyedRow, Record, Rejected, Unfit, clean, records, whole_number
+
+WITHDRAWN = re.compile(r"(the|this) (\w+ )?(\w+) (has been|have been|is|was) (temporarily )?withdrawn", re.IGNORECASE)
+
+
+def read_arxiv(path: Path, fields: Fields) -> Iterator[Record]:
+    """Papers, the line breaks in their titles and abstracts folded; without withdrawn ones."""
+    return read_objects(path, fields, folded)
+
+
+def folded(paper: dict) -> dict:
+    """The paper with white space folded in its title and abstract. Raises Unfit for a withdrawn one."""
+    texts = {name: " ".join(paper[name].split()) for name in ("title", "abstract") if isinstance(paper.get(name), str)}
+    if WITHDRAWN.match(texts.get("abstract", "")):
+        raise Unfit(FILTERED + "withdrawn")
+    return {**paper, **texts}
+
+
+def read_api_page(path: Path, fields: Fields) -> Iterator[Keyed | Rejected]:
+    """The versions of preprints by DOI; row is the position in the page's collection, from 1."""
+    page = bytearray()
+    for item in lines(path, MAX_LINE):
+        if isinstance(item, Rejected):
+            yield item
+            return
+        page += item[1]
+        if len(page) > MAX_LINE:
+            yield Rejected(f"page over {MAX_LINE:,} bytes", 0)
+            return
+    try:
+        collection = json.loads(page.decode())["collection"]
+    except UnicodeDecodeError:
+        yield Rejected("invalid UTF-8", 0)
+        return
+    except (ValueError, RecursionError):
+        yield Rejected("invalid JSON", 0)
+        return
+    except (TypeError, LookupError):
+        collection = None
+    if not isinstance(collection, list):
+        yield Rejected("page without a collection", 0)
+        return
+    for row, preprint in enumerate(collection, 1):
+        try:
+            if not isinstance(preprint, dict):
+                raise Unfit("unknown shape of row")
+            doi = clean(preprint.get("doi"), "doi").lower()
+            version = whole_number(preprint.get("version"), "version")
+            yield Keyed(doi, version, [json.dumps(preprint)], row)
+        except Unfit as unfit:
+            yield Rejected(str(unfit), row)
+
+
+def join_versions(rows: Iterator[KeyedRow], fields: Fields) -> Iterator[tuple[str, Record]]:
+    """The last version of a preprint, unless that withdraws it; the others are left out."""
+    *older, last = rows
+    for row in older:
+        yield row.file, Rejected(FILTERED + "superseded version", row.row)
+    try:
+        value = folded(json.loads(last.values[0]))
+    except Unfit as unfit:
+        yield last.file, Rejected(str(unfit), last.row)
+    else:
+        for record in records(value, fields, last.row):
+            yield last.file, record

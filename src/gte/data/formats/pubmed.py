@@ -1,0 +1,98 @@
+"""PubMed XML (.xml, .xml.gz): MEDLINE's baseline and update files, and what its efetch returns.
+
+The articles are cut out of the file and each is parsed by itself: a faulty one costs no other, memory is that of one,
+and what a document type declares (entities that swell a million times, files to fetch) reaches none.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from lxml import etree
+
+from gte.data.formats.elements import parse_element
+from gte.data.readers import MAX_LINE, lines
+from gte.data.records import FILTERED, Fields, Record, Rejected, Unfit, records
+
+TAG = re.compile(rb"<PubmedArticle[\s>]|</PubmedArticle\s*>|</PubmedArticleSet\s*>")
+TRANSLATED = re.compile(r"\[(.*)\]\.?")
+NO_TITLE = ("Not Available", "In Process Citation")
+
+
+def read_pubmed(path: Path, fields: Fields) -> Iterator[Record]:
+    """Articles as rows of title and abstract; row is the position in the file, from 1.
+
+    Title: without the brackets of a translated one. Abstract: its parts a line each, 'LABEL: text' where labelled.
+    """
+    for item in articles(path):
+        if isinstance(item, Rejected):
+            yield item
+            continue
+        row, xml = item
+        try:
+            value = texts(parse_element(xml))
+        except Unfit as unfit:
+            yield Rejected(str(unfit), row)
+        else:
+            yield from records(value, fields, row)
+
+
+def articles(path: Path) -> Iterator[tuple[int, bytes] | Rejected]:
+    """(row, XML) of every article; a rejection for one that is cut, over-long or holds a line that is."""
+    row, closed = 0, False
+    held, size, fault = None, 0, ""
+    for item in lines(path, MAX_LINE):
+        if isinstance(item, Rejected):
+            closed = item.reason == "damaged archive"
+            if held is None or closed:
+                yield Rejected(item.reason, row)
+                held = None
+            fault = item.reason
+            continue
+        line, start = item[1], 0
+        for tag in TAG.finditer(line):
+            if tag[0].startswith(b"</PubmedArticleSet"):
+                closed = True
+            elif tag[0].startswith(b"</"):
+                if held is None:
+                    yield Rejected("malformed XML", row)
+                    continue
+                xml = b"".join([*held, line[start : tag.end()]])
+                yield Rejected(fault, row) if fault else (row, xml)
+                held = None
+            else:
+                if held is not None:
+                    yield Rejected(fault or "truncated record", row)
+                row, start = row + 1, tag.start()
+                held, size, fault = [], 0, ""
+        if held is not None and not fault:
+            held.append(line[start:])
+            size += len(held[-1])
+            if size > MAX_LINE:
+                held, fault = [], f"record over {MAX_LINE:,} bytes"
+    if held is not None:
+        yield Rejected(fault or "truncated record", row)
+    elif not closed or not row:
+        yield Rejected("truncated file" if row else "no PubmedArticle", row)
+
+
+def texts(article: etree._Element) -> dict:
+    """Title and abstract of an article. Raises Unfit where it has none."""
+    title = text_of(article.find(".//ArticleTitle"))
+    if translated := TRANSLATED.fullmatch(title):
+        title = translated[1]
+    if not title or title in NO_TITLE:
+        raise Unfit(FILTERED + "article without a title")
+    parts = []
+    for part in article.iterfind(".//Article/Abstract/AbstractText"):
+        label, text = part.get("Label"), text_of(part)
+        if text:
+            parts.append(f"{label}: {text}" if label else text)
+    if not parts:
+        raise Unfit(FILTERED + "article without an abstract")
+    return {"title": title, "abstract": "\n".join(parts)}
+
+
+def text_of(element: etree._Element | None) -> str:
+    """The text of an element and of those in it, white space folded."""
+    return "" if element is None else " ".join("".join(element.itertext()).split())

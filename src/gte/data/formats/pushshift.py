@@ -1,0 +1,85 @@
+"""Pushshift's Reddit dumps: RS_*.zst (posts) and RC_*.zst (comments), a JSON object a line.
+
+A comment's `parent_id` is t3_ and the id of a post, or t1_ and the id of a comment, in any of the files.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from gte.data.readers import MAX_LINE, read_keyed, read_objects
+from gte.data.records import FILTERED, Fields, Keyed, KeyedRow, Record, Rejected, Unfit, clean, records
+
+GONE = ("[deleted]", "[removed]", "[deleted by user]")  # what stands in place of a text
+PARENT, COMMENT = 0, 1  # order of the rows of a key
+
+
+def read_posts(path: Path, fields: Fields, *, longer_by: int = 0, min_reactions: int = 0) -> Iterator[Record]:
+    """Posts with a text of their own as rows of title, selftext, subreddit, ...
+
+    longer_by: leaves out a text that is not by so many characters longer than its title. min_reactions: leaves out a
+    post with both fewer comments and fewer votes.
+    """
+
+    def wanted(post: dict) -> dict:
+        check_author(post, "post", post.get("title"), post.get("selftext"))
+        title, text = post.get("title"), post.get("selftext")
+        if not text:
+            raise Unfit(FILTERED + "post without a text")
+        if isinstance(title, str) and isinstance(text, str) and len(text) < len(title) + longer_by:
+            raise Unfit(f"{FILTERED}text not {longer_by} characters longer than its title")
+        reactions = [post.get(name) for name in ("num_comments", "score")]
+        if not any(isinstance(count, int) and count >= min_reactions for count in reactions):
+            raise Unfit(f"{FILTERED}under {min_reactions} comments and votes")
+        return post
+
+    return read_objects(path, fields, wanted)
+
+
+def read_comments(path: Path, fields: Fields) -> Iterator[Keyed | Rejected]:
+    """A post by its name; a comment by its own, as what others may answer, and by that of what it answers."""
+    return read_keyed(path, take_post_or_comment, MAX_LINE)
+
+
+def take_post_or_comment(row: int, value: dict) -> Iterator[Keyed]:
+    """The keyed rows of one post or comment."""
+    identity = clean(value.get("id"), "id")
+    if "title" in value:
+        text, parts = clean(value["title"], "title"), [value["title"], value.get("selftext")]
+        if isinstance(parts[1], str):
+            text = clean(f"{text}\n{parts[1]}", "selftext")
+        yield Keyed(f"t3_{identity}", PARENT, [text, why_not(value, "parent", *parts)], row)
+        return
+    body, answered = clean(value.get("body"), "body"), clean(value.get("parent_id"), "parent_id")
+    yield Keyed(f"t1_{identity}", PARENT, [body, why_not(value, "parent", body)], row)
+    check_author(value, "comment", body)
+    yield Keyed(answered, COMMENT, [body], row)
+
+
+def join_comments(rows: Iterator[KeyedRow], fields: Fields) -> Iterator[tuple[str, Record]]:
+    """Each comment with what it answers as a row of parent and body, where the comment stood."""
+    parent = None
+    for row in rows:
+        if row.order == PARENT:
+            if parent is not None and row.key.startswith("t3_"):  # a comment's second row repeats its pair as well
+                yield row.file, Rejected("duplicate id", row.row)
+            parent = parent or row
+        elif parent is None:
+            yield row.file, Rejected("parent not in the files", row.row)
+        elif parent.values[1]:
+            yield row.file, Rejected(parent.values[1], row.row)
+        else:
+            for record in records({"parent": parent.values[0], "body": row.values[0]}, fields, row.row):
+                yield row.file, record
+
+
+def check_author(value: dict, role: str, *texts) -> None:
+    """Raises Unfit for what is deleted, and for what a machine wrote."""
+    if reason := why_not(value, role, *texts):
+        raise Unfit(reason)
+
+
+def why_not(value: dict, role: str, *texts) -> str:
+    """Why a post or comment is left out, '' where it is not."""
+    if any(isinstance(text, str) and text.strip() in GONE for text in texts):
+        return f"{FILTERED}deleted {role}"
+    return f"{FILTERED}{role} by AutoModerator" if value.get("author") == "AutoModerator" else ""

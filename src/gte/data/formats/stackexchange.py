@@ -1,0 +1,130 @@
+"""Stack Exchange dumps: Posts.xml, a <row> a line with its texts as attributes, bodies in HTML.
+
+Every line is parsed by itself: a faulty one costs no other, and no entity declared elsewhere reaches it.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from gte.data.formats.elements import parse_element
+from gte.data.formats.html import plain_text
+from gte.data.readers import MAX_LINE, lines
+from gte.data.records import FILTERED, Fields, Keyed, KeyedRow, Record, Rejected, Unfit, clean, records, whole_number
+from gte.errors import UserError
+
+QUESTION, ANSWER = "1", "2"  # PostTypeId; further ones are wiki pages of tags and the like
+FIRST = -(2**62)  # order of a question among its answers, which stand by falling score
+FRAME = re.compile(rb"<\?xml[^>]*\?>|<posts>|")  # lines around the rows
+
+
+def read_questions(path: Path, fields: Fields, *, min_score: int | None = None) -> Iterator[Record]:
+    """Questions as rows of title, body and title_body. min_score: leaves out those below."""
+    for item in posts(path):
+        if isinstance(item, Rejected):
+            yield item
+            continue
+        row, post = item
+        try:
+            if post.get("PostTypeId") != QUESTION:
+                raise Unfit(FILTERED + "no question")
+            check_score(whole_number(post.get("Score"), "score"), min_score)
+        except Unfit as unfit:
+            yield Rejected(str(unfit), row)
+        else:
+            yield from records(question(post.get("Title"), post.get("Body")), fields, row)
+
+
+def read_answers(
+    path: Path, fields: Fields, *, min_score: int | None = None, prefer: str = "score"
+) -> Iterator[Keyed | Rejected]:
+    """Questions and answers by the question's id; `join_answers` says what min_score and prefer do."""
+    if prefer not in ("score", "accepted"):
+        raise UserError(f"the option prefer of stackexchange_answers is '{prefer}'; known: score, accepted")
+    for item in posts(path):
+        if isinstance(item, Rejected):
+            yield item
+            continue
+        row, post = item
+        kind, body = post.get("PostTypeId"), post.get("Body") or ""
+        try:
+            identity = clean(post.get("Id"), "id")
+            if kind == QUESTION:
+                values = [post.get("Title") or "", body, post.get("AcceptedAnswerId") or ""]
+                yield Keyed(f"{path} {identity}", FIRST, values, row)
+            elif kind == ANSWER:
+                points = whole_number(post.get("Score"), "score")
+                yield Keyed(f"{path} {clean(post.get('ParentId'), 'ParentId')}", -points, [body, identity], row)
+            else:
+                raise Unfit(FILTERED + "neither question nor answer")
+        except Unfit as unfit:
+            yield Rejected(str(unfit), row)
+
+
+def join_answers(
+    rows: Iterator[KeyedRow], fields: Fields, *, min_score: int | None = None, prefer: str = "score"
+) -> Iterator[tuple[str, Record]]:
+    """A question with one answer as a row of title, body, title_body and answer, where the question stood.
+
+    The answer is that of the highest score, the first of equals, or with prefer=accepted the accepted one where there
+    is one. min_score: leaves out questions of which the chosen answer scores below.
+    """
+    rows = list(rows)
+    questions, answers = ([row for row in rows if (row.order == FIRST) is first] for first in (True, False))
+    for row in questions[1:]:
+        yield row.file, Rejected("duplicate id", row.row)
+    if not questions:
+        for row in answers:
+            yield row.file, Rejected("answer without its question", row.row)
+        return
+    asked, (title, body, accepted) = questions[0], questions[0].values
+    chosen = next((row for row in answers if prefer == "accepted" and row.values[1] == accepted), None)
+    chosen = chosen or (answers[0] if answers else None)
+    try:
+        if chosen is None:
+            raise Unfit(FILTERED + "question without an answer")
+        check_score(-chosen.order, min_score)
+    except Unfit as unfit:
+        chosen = None
+        yield asked.file, Rejected(str(unfit), asked.row)
+    else:
+        value = {**question(title, body), "answer": plain_text(chosen.values[0])}
+        for record in records(value, fields, asked.row):
+            yield asked.file, record
+    for row in answers:
+        if row is not chosen:
+            yield row.file, Rejected(FILTERED + "answer not chosen", row.row)
+
+
+def question(title: str | None, body: str | None) -> dict:
+    """A question's texts by name."""
+    text = plain_text(body or "")
+    return {"title": title, "body": text, "title_body": f"{title or ''}\n{text}"}
+
+
+def check_score(points: int, least: int | None) -> None:
+    """Raises Unfit for a score that its source leaves out."""
+    if least is not None and points < least:
+        raise Unfit(f"{FILTERED}score under {least}")
+
+
+def posts(path: Path) -> Iterator[tuple[int, dict] | Rejected]:
+    """(row, attributes) of every <row>; a rejection for any other line but those around the rows."""
+    number, closed = 0, False
+    for item in lines(path, MAX_LINE):
+        if isinstance(item, Rejected):
+            yield item
+            number, closed = item.row, item.reason == "damaged archive"
+            continue
+        number, line = item[0], item[1].strip()
+        if line == b"</posts>":
+            closed = True
+        elif line.startswith(b"<row"):
+            try:
+                yield number, dict(parse_element(line).attrib)
+            except Unfit as unfit:
+                yield Rejected(str(unfit), number)
+        elif not FRAME.fullmatch(line):
+            yield Rejected("malformed XML", number)
+    if not closed:
+        yield Rejected("truncated file", number)
