@@ -23,7 +23,7 @@ MAX_RECORD = 16 * 2**20  # bytes; Common Crawl cuts pages at 1 MiB, from 2025 on
 VERSION = re.compile(rb"WARC/\d\.\d+\r?\n")
 CUT_VERSION = re.compile(rb"W|WA|WAR|WARC|WARC/\d?\.?\d*\r?")  # where the file ends in one
 NEXT_RECORD = re.compile(rb"\n(?=WARC/\d\.\d+\r?\n)")
-LENGTH = re.compile(rb"^Content-Length:[ \t]*(\d{0,18})[^\n]*\n", re.IGNORECASE | re.MULTILINE)
+LENGTH = re.compile(rb"^Content-Length:[ \t]*(?:(\d{1,18})(?!\d))?[^\n]*\n", re.IGNORECASE | re.MULTILINE)
 HTML = ("text/html", "application/xhtml+xml")
 
 
@@ -129,7 +129,7 @@ def cut_record(tape: "Tape") -> tuple[bytes, bytes] | str:
         if not line or len(head) > MAX_RECORD:
             return "truncated record"
     stated = LENGTH.search(head)
-    length = int(stated[1] or 0) if stated else 0
+    length = int(stated[1] or 0) if stated else 0  # without one, up to the next record
     if length > MAX_RECORD:
         return f"record over {MAX_RECORD:,} bytes"
     block = tape.read(length)
@@ -143,12 +143,13 @@ def cut_record(tape: "Tape") -> tuple[bytes, bytes] | str:
         return head, block[: following.end()]
     if not line:
         return "truncated record"
+    longer = bytearray(block)
     while (line := tape.line()) and not VERSION.fullmatch(line):
-        block += line
-        if len(block) > MAX_RECORD:
+        longer += line
+        if len(longer) > MAX_RECORD:
             return f"record over {MAX_RECORD:,} bytes"
     tape.give_back(line)
-    return head, block
+    return head, bytes(longer)
 
 
 class Tape:
@@ -178,11 +179,11 @@ class Tape:
         return line if whole else line + self.from_stream(self.stream.readline, MAX_RECORD - len(line))
 
     def line_after_blanks(self) -> tuple[bytes, bytes]:
-        """The blank lines before the next other one, and that; it is b'' at the end."""
-        blanks = b""
+        """The blank lines before the next other one, MAX_RECORD bytes at most, and that; it is b'' at the end."""
+        blanks = bytearray()
         while (line := self.line()).isspace():
-            blanks += line
-        return blanks, line
+            blanks += line[: MAX_RECORD - len(blanks)]
+        return bytes(blanks), line
 
     def skip_to_record(self) -> None:
         """Passes over the lines before the next version of a WARC record."""
