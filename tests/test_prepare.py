@@ -311,7 +311,7 @@ def three(tmp_path_factory) -> tuple[Path, Path, Recipe]:
     return raw, folder / "out", recipe
 
 
-@pytest.mark.parametrize("lines", [0, 2, 5])
+@pytest.mark.parametrize("lines", [0, 7, 18])  # six a source: amid the pairs of one, and after those of all
 def test_a_run_killed_at_a_random_moment_leaves_no_folder_and_a_rerun_completes_it(three, tmp_path, lines):
     raw, undisturbed, recipe = three
     out, said = tmp_path / "out", []
