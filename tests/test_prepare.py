@@ -4,6 +4,7 @@ import gzip
 import importlib.util
 import json
 import os
+import pickle
 import random
 import resource
 import shutil
@@ -296,6 +297,34 @@ def another_process(raw: Path, out: Path, force: bool = False, setup: str = "") 
     command = [sys.executable, "-c", ANOTHER_PROCESS, str(raw), str(out), str(force), setup]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def test_a_ray_cluster_writes_the_bytes_that_native_writes(prepared, tmp_path):
+    pytest.importorskip("ray", reason="pip install -r requirements-ray.txt")
+    _, _, recipe = prepared
+    again = replace(recipe.sources[0], name="again", folder="words", files="[ab].jsonl.gz")
+    recipe = replace(recipe, dedup_across=True, sources=[*recipe.sources, again], max_rejected=0.2)
+    prepare(recipe, tmp_path / "native", report=silent)
+    (tmp_path / "recipe.pickle").write_bytes(pickle.dumps(recipe))
+    program = """
+import pickle, sys
+from pathlib import Path
+import ray
+from gte.data import pairs
+from gte.data.prepare import prepare
+
+folder = Path(sys.argv[1])
+pairs.BUCKET_BYTES = 60_000
+prepare(pickle.loads((folder / "recipe.pickle").read_bytes()), folder / "ray", engine="ray")
+print("on", len(ray.nodes()), "node, runner", pairs.daft.get_or_infer_runner_type())
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "RAY_AUTH_MODE": "disabled"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "on 1 node, runner ray" in done.stdout and "rejected" in done.stdout
+    assert contents(tmp_path / "ray") == contents(tmp_path / "native")
 
 
 @pytest.fixture(scope="module")
