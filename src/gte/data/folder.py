@@ -88,7 +88,7 @@ def plain(value):
 
 def code() -> str:
     """A digest of the code that makes prepared folders: a step of other code is not taken over."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
+    files = sorted(Path(__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
