@@ -27,7 +27,8 @@ def main(cfg: DictConfig) -> None:
     stage = build(cfg.stage)
     torch.manual_seed(cfg.seed)
     encoder = build_encoder(cfg.model, lambda: prepared_tokenizer(cfg.data.dir))
-    data = PairData(cfg.data.dir, stage, alpha=cfg.data.alpha, seed=cfg.seed, sources=cfg.sources, workers=cfg.workers)
+    settings = {"seed": cfg.seed, "sources": cfg.sources, "workers": cfg.workers, "verify": cfg.verify}
+    data = PairData(cfg.data.dir, stage, alpha=cfg.data.alpha, **settings)
     data.check_encoder(encoder)
     resume = find_resume(out, cfg.resume)
     if stage.init_from and not resume:

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from gte.benchmarks import prepare
+
 SMALL = ["benchmark.hidden_size=64", "benchmark.num_hidden_layers=1", "benchmark.rounds=1", "benchmark.max_length=32"]
 
 
@@ -53,3 +55,22 @@ def test_variants_that_embed_differently_are_refused(script, prepared, monkeypat
     monkeypatch.setattr("gte.benchmarks.encode.padded", lambda encoder, texts: encoder.encode(texts)[::-1])
     with pytest.raises(Exception, match="padded fp32 embeds in another way than ours"):
         script("bench", "benchmark=encode", f"benchmark.data={prepared}", "benchmark.texts=64", *SMALL, "out=bench")
+
+
+def test_the_preparation_benchmark_measures_variants_that_keep_the_same_pairs(bench):
+    pytest.importorskip("duckdb", reason="pip install -r requirements-bench.txt")
+    settings = ["rows=3000", "rounds=1", "pairs=[ours,duckdb]", "tokens=[ours tokens,encode_batch tokens]"]
+    rows = bench("benchmark=prepare", *(f"benchmark.{each}" for each in settings))
+    assert [row["variant"] for row in rows] == ["ours", "duckdb", "ours tokens", "encode_batch tokens"]
+    ours, theirs, tokens, _ = rows
+    assert ours["rows"] == 3_000 and 2_000 < ours["kept"] == theirs["kept"] == tokens["rows"] < 2_700
+    assert all(row["seconds"] > 0 < row["cpu_s"] and row["peak_mb"] > 20 for row in rows)
+
+
+def test_a_variant_that_keeps_other_pairs_is_no_peer(monkeypatch):
+    def other(module, variant, raw, out, tokenizer):
+        return {"seconds": 1.0, "rows": 10, "digest": variant}
+
+    monkeypatch.setattr("gte.benchmarks.measure.in_child", other)
+    with pytest.raises(RuntimeError, match="the variants do not give the same unique pairs"):
+        prepare.run(rows=10, rounds=1, pairs=("ours", "duckdb"), tokens=())

@@ -1,15 +1,17 @@
 """Prepare: from messy raw files to a prepared folder that is exact, complete or absent, and the same every time."""
 
-import fcntl
 import gzip
 import importlib.util
 import json
 import os
+import pickle
 import random
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gte.data import pairs as engine
+from gte.data import prepare as module
 from gte.data.pairs import use_engine
 from gte.data.prepare import Recipe, Triples, fetch, prepare
 from gte.data.records import pair_hash, text_hash
@@ -95,10 +98,10 @@ def read_pairs(out: Path, source: str) -> list[dict]:
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    """Every file of a prepared folder; the manifest without its time and command."""
+    """Every file of a prepared folder; the manifest without its time and command, and its checksum over them."""
     files = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     manifest = json.loads(files["manifest.json"])
-    del manifest["created"], manifest["command"]
+    del manifest["created"], manifest["command"], manifest["checksum"]
     files["manifest.json"] = json.dumps(manifest).encode()
     return files
 
@@ -273,55 +276,267 @@ def test_two_preparations_write_equal_bytes(prepared, tmp_path):
     assert len(first) > 6 and first == second
 
 
-KILLED = """
-import os, signal, sys
+ANOTHER_PROCESS = """
+import sys
 from pathlib import Path
-from gte.data import prepare as module
+from gte.data.prepare import Recipe, prepare
 from gte.data.sources import infer_sources
+from gte.errors import UserError
 
-raw, out, name, call, force = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5] == "True"
-owner = Path if name == "replace" else module
-original, calls = getattr(owner, name), []
-
-def killed(*arguments, **settings):
-    calls.append(name)
-    if len(calls) == call:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(*arguments, **settings)
-
-setattr(owner, name, killed)
-module.prepare(module.Recipe("test", infer_sources(raw), raw, vocab_size=300), out, force=force)
+raw, out, force, setup = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "True", sys.argv[4]
+exec(setup)
+try:
+    prepare(Recipe("test", infer_sources(raw), raw, vocab_size=300), out, force=force)
+except UserError as error:
+    sys.exit(str(error))
 """
 
 
-def run_killed(raw: Path, out: Path, name: str, call: int, force: bool = False) -> None:
-    """Prepares in another process, which kills itself at the given call of a function."""
-    command = [sys.executable, "-c", KILLED, str(raw), str(out), name, str(call), str(force)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
-    assert done.returncode == -signal.SIGKILL, done.stderr
+def another_process(raw: Path, out: Path, force: bool = False, setup: str = "") -> subprocess.Popen:
+    """Prepares in a process of its own, after the Python statements of `setup`."""
+    command = [sys.executable, "-c", ANOTHER_PROCESS, str(raw), str(out), str(force), setup]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def test_a_run_killed_anywhere_leaves_nothing_that_looks_complete_and_a_rerun_completes(tmp_path):
-    raw, out = tmp_path / "raw", tmp_path / "out"
+def test_a_ray_cluster_writes_the_bytes_that_native_writes(prepared, tmp_path):
+    pytest.importorskip("ray", reason="pip install -r requirements-ray.txt")
+    _, _, recipe = prepared
+    again = replace(recipe.sources[0], name="again", folder="words", files="[ab].jsonl.gz")
+    recipe = replace(recipe, dedup_across=True, sources=[*recipe.sources, again], max_rejected=0.2)
+    prepare(recipe, tmp_path / "native", report=silent)
+    (tmp_path / "recipe.pickle").write_bytes(pickle.dumps(recipe))
+    program = """
+import pickle, sys
+from pathlib import Path
+import ray
+from gte.data import pairs
+from gte.data.prepare import prepare
+
+folder = Path(sys.argv[1])
+pairs.BUCKET_BYTES = 60_000
+prepare(pickle.loads((folder / "recipe.pickle").read_bytes()), folder / "ray", engine="ray")
+print("on", len(ray.nodes()), "node, runner", pairs.daft.get_or_infer_runner_type())
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "RAY_AUTH_MODE": "disabled"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "on 1 node, runner ray" in done.stdout and "rejected" in done.stdout
+    assert contents(tmp_path / "ray") == contents(tmp_path / "native")
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory) -> tuple[Path, Path, Recipe]:
+    """(raw, out, recipe) of three sources prepared undisturbed, as `another_process` prepares them."""
+    folder = tmp_path_factory.mktemp("three")
+    raw, rng = folder / "raw", random.Random(5)
     raw.mkdir()
-    rng = random.Random(5)
-    for name in "ab":
-        (raw / f"{name}.jsonl").write_text("\n".join(make_rows(rng, 500)))
+    for name in "abc":
+        (raw / f"{name}.jsonl").write_text("\n".join(make_rows(rng, 3_000)))
+    recipe = Recipe("test", infer_sources(raw), raw, vocab_size=300)
+    prepare(recipe, folder / "out", report=silent)
+    return raw, folder / "out", recipe
+
+
+@pytest.mark.parametrize("lines", [0, 7, 18])  # six a source: amid the pairs of one, and after those of all
+def test_a_run_killed_at_a_random_moment_leaves_nothing_half_made_and_a_rerun_completes_it(three, tmp_path, lines):
+    raw, undisturbed, recipe = three
+    out, said = tmp_path / "out", []
+    process = another_process(raw, out)
+    for _ in range(lines):
+        process.stdout.readline()
+    if not lines:
+        while not (tmp_path / ".out.building").exists():
+            time.sleep(0.001)
+    time.sleep(random.SystemRandom().random() * 0.2)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    if out.exists():  # the kill came after its last step
+        assert contents(out) == contents(undisturbed)
+    prepare(recipe, out, report=said.append)
+    assert contents(out) == contents(undisturbed)
+    assert not lines or "made before" in "\n".join(said) or "nothing to do" in said[0]
+    assert not any(path.name.startswith(".out") and path.is_dir() for path in tmp_path.iterdir())
+
+
+def test_what_a_killed_run_had_finished_is_not_made_again_and_what_it_had_not_is(three, tmp_path, monkeypatch):
+    _, undisturbed, recipe = three
+    out, site, made = tmp_path / "out", tmp_path / ".out.building", []
+    make_pairs, write_shards = module.make_pairs, module.write_shards
+
+    def counted(source, *arguments, **settings):
+        made.append(source.name)
+        return make_pairs(source, *arguments, **settings)
+
+    def stop_at_b(batches, folder, name):
+        made.append(f"shards of {name}")
+        if name == "b" and stop:
+            (folder / "shards" / "b").mkdir()
+            (folder / "shards" / "b" / "00000.arrow").write_bytes(b"half")
+            raise KeyboardInterrupt
+        return write_shards(batches, folder, name)
+
+    monkeypatch.setattr(module, "make_pairs", counted)
+    monkeypatch.setattr(module, "write_shards", stop_at_b)
+    stop, said = True, []
+    with pytest.raises(KeyboardInterrupt):
+        prepare(recipe, out, report=said.append)
+    assert made == ["a", "b", "c", "shards of a", "shards of b"] and "the next run goes on from there" in said[-1]
+    assert not out.exists()
+    (site / "work" / "c").mkdir()  # as left by a kill amid c: its parts, and a file without its end
+    shutil.copytree(site / "pairs", site / "work" / "c" / "parts" / "bucket=0")
+    (site / "pairs" / "c.parquet").write_bytes((site / "pairs" / "c.parquet").read_bytes()[:-50])
+    (site / "pairs" / "gone.parquet").write_bytes(b"of a source that is not asked for any more")
+    (site / "eval").mkdir()
+    made.clear()
+    stop = False
+    prepare(recipe, out, report=silent)
+    assert made == ["c", "shards of b", "shards of c"]
+    assert contents(out) == contents(undisturbed)
+
+
+def test_only_what_depends_on_a_change_is_made_again(three, tmp_path, monkeypatch):
+    raw, _, recipe = three
+    shutil.copytree(raw, tmp_path / "raw")
+    made, make_pairs = [], module.make_pairs
+    recipe = replace(recipe, raw=tmp_path / "raw", dedup_across=True)
+
+    def counted(source, *arguments, **settings):
+        made.append(source.name)
+        if source.name == stop:
+            raise KeyboardInterrupt
+        return make_pairs(source, *arguments, **settings)
+
+    monkeypatch.setattr(module, "make_pairs", counted)
+    monkeypatch.setattr(module, "write_shards", lambda *_: 1 / 0)
+
+    def again(stopped_at: str, error=KeyboardInterrupt, **change) -> list[str]:
+        nonlocal stop
+        stop = stopped_at
+        made.clear()
+        with pytest.raises(error):
+            prepare(replace(recipe, **change), tmp_path / "out", report=silent)
+        return list(made)
+
+    stop = ""
+    assert again("c") == ["a", "b", "c"]
+    assert again("c") == ["c"]
+    assert again("c", max_tokens=9) == ["c"]
+    assert again("", max_rejected=0.2, error=ZeroDivisionError) == ["a", "b", "c"]
+    assert again("", max_rejected=0.2, error=ZeroDivisionError) == []
+    with open(tmp_path / "raw" / "b.jsonl", "a") as file:
+        file.write('\n{"query": "one", "pos": "more"}')
+    assert again("", max_rejected=0.2, error=ZeroDivisionError) == ["b", "c"]  # c without what the new b has
+    assert again("", max_rejected=0.2, dedup_across=False, error=ZeroDivisionError) == ["a", "b", "c"]
+    monkeypatch.setattr(module, "code", lambda: "other code")
+    assert again("", max_rejected=0.2, dedup_across=False, error=ZeroDivisionError) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_kill_while_a_complete_folder_is_replaced_leaves_the_old_one_or_none(three, tmp_path, call):
+    raw, undisturbed, recipe = three
+    out = tmp_path / "out"
+    shutil.copytree(undisturbed, out)
+    setup = f"""
+import os, signal
+calls, replace = [], Path.replace
+def killed(path, target):
+    if path.name in ("out", ".out.building"):
+        calls.append(path)
+        if len(calls) == {call}:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return replace(path, target)
+Path.replace = killed
+"""
+    process = another_process(raw, out, force=True, setup=setup)
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors
+    assert contents(out) == contents(undisturbed) if call == 1 else not out.exists()
+    prepare(recipe, out, report=silent)
+    assert contents(out) == contents(undisturbed)
+
+
+def test_of_two_processes_at_once_one_makes_the_folder_and_the_other_says_so(three, tmp_path):
+    raw, undisturbed, _ = three
+    out = tmp_path / "out"
+    setup = f"""
+import time
+from gte.data import pairs
+count_parts = pairs.count_parts
+def waiting(*arguments):
+    while not Path("{tmp_path}/go").exists():
+        time.sleep(0.01)
+    return count_parts(*arguments)
+pairs.count_parts = waiting
+"""
+    first = another_process(raw, out, setup=setup)
+    while not (tmp_path / ".out.building").exists():
+        time.sleep(0.01)
+    second = another_process(raw, out)
+    _, errors = second.communicate()
+    assert second.returncode == 1 and f"another process is making {out}; wait for it" in errors
+    (tmp_path / "go").touch()
+    said, errors = first.communicate()
+    assert first.returncode == 0 and "written to" in said, errors
+    assert contents(out) == contents(undisturbed)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.lock", "go", "out"]
+
+
+def test_a_full_disk_is_one_line_and_a_rerun_completes(tmp_path):
+    raw, rng = tmp_path / "raw", random.Random(6)
+    raw.mkdir()
+    lines = [json.dumps([rng.randbytes(60).hex(), rng.randbytes(400).hex()]) for _ in range(1_000)]
+    (raw / "a.jsonl").write_text("\n".join(lines))
     recipe = Recipe("test", infer_sources(raw), raw, vocab_size=300)
     prepare(recipe, tmp_path / "undisturbed", report=silent)
-    for name, call in (("make_pairs", 2), ("write_shards", 2)):
-        run_killed(raw, out, name, call)
-        assert not out.exists() and (tmp_path / ".out.building").is_dir()  # it had begun
-    prepare(recipe, out, report=silent)
-    assert contents(out) == contents(tmp_path / "undisturbed")
-    # replacing a complete folder: killed before the old one is moved, the old one stands; after, none does
-    run_killed(raw, out, "replace", 1, force=True)
-    assert contents(out) == contents(tmp_path / "undisturbed")
-    run_killed(raw, out, "replace", 2, force=True)
-    assert not out.exists()
-    prepare(recipe, out, report=silent)
-    assert contents(out) == contents(tmp_path / "undisturbed")
-    assert not any(path.name.startswith(".out") and path.is_dir() for path in tmp_path.iterdir())
+    sizes = [path.stat().st_size for path in (tmp_path / "undisturbed").rglob("*.parquet")]
+    sizes += [path.stat().st_size for path in (tmp_path / "undisturbed").rglob("*.arrow")]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (20_000, min(sizes) - 1, max(sizes) - 1):  # hit by the intermediate files, and by what comes out
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+        try:
+            with pytest.raises(UserError, match=r"cannot write .*make room, or give another data\.dir"):
+                prepare(recipe, tmp_path / "out", report=silent)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert not (tmp_path / "out").exists()
+    prepare(recipe, tmp_path / "out", report=silent)
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere; run the tests as another user")
+@pytest.mark.parametrize("lock", [False, True])
+def test_a_folder_that_cannot_be_written_to_is_one_line(three, tmp_path, lock):
+    _, _, recipe = three
+    if lock:
+        (tmp_path / ".out.lock").touch()
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match=r"cannot write .*give another data\.dir"):
+        prepare(recipe, tmp_path / "out", report=silent)
+    tmp_path.chmod(0o700)
+
+
+def test_a_raw_file_that_changes_while_it_is_read_is_named_and_not_kept(three, tmp_path, monkeypatch):
+    raw, _, recipe = three
+    shutil.copytree(raw, tmp_path / "raw")
+    recipe, make_pairs = replace(recipe, raw=tmp_path / "raw"), module.make_pairs
+
+    def grown(source, *arguments, **settings):
+        tally = make_pairs(source, *arguments, **settings)
+        if source.name == "b":
+            with open(tmp_path / "raw" / "b.jsonl", "a") as file:
+                file.write('\n{"query": "one", "pos": "more"}')
+        return tally
+
+    monkeypatch.setattr(module, "make_pairs", grown)
+    with pytest.raises(UserError, match="source b: its raw files changed while they were read; prepare again"):
+        prepare(recipe, tmp_path / "out", report=silent)
+    monkeypatch.setattr(module, "make_pairs", make_pairs)
+    prepare(recipe, tmp_path / "out", report=silent)
+    assert ("one", "more") in {(row["query"], row["document"]) for row in read_pairs(tmp_path / "out", "b")}
 
 
 def test_a_complete_folder_is_kept_and_another_configuration_is_refused_unless_forced(prepared, tmp_path):
@@ -359,14 +574,6 @@ def test_changed_raw_files_and_lost_shards_are_noticed(tmp_path):
         prepare(recipe, tmp_path / "out", report=silent)
 
 
-def test_two_runs_into_one_folder_do_not_mix(prepared, tmp_path):
-    _, _, recipe = prepared
-    with open(tmp_path / ".out.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another process is making"):
-            prepare(recipe, tmp_path / "out", report=silent)
-
-
 def test_a_folder_that_is_no_prepared_one_is_never_replaced(prepared, tmp_path):
     _, _, recipe = prepared
     (tmp_path / "out").mkdir()
@@ -377,7 +584,7 @@ def test_a_folder_that_is_no_prepared_one_is_never_replaced(prepared, tmp_path):
     assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
 
 
-def test_too_many_rejected_rows_stop_with_one_line_and_leave_nothing(tmp_path):
+def test_too_many_rejected_rows_stop_with_one_line_and_leave_no_folder(tmp_path):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "good.jsonl").write_text('["q", "d"]\n' * 10)
     lines = ['{"query": "q", "pos": "d"}'] * 8 + ["no json", '{"query": "", "pos": "d"}', '{"query": "", "pos": "d"}']
@@ -389,7 +596,7 @@ def test_too_many_rejected_rows_stop_with_one_line_and_leave_nothing(tmp_path):
         "source poor: 3 of 11 rows are rejected, more than max_rejected=0.1; "
         "most often 'empty query', first at poor.jsonl:10"
     )
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.lock", "raw"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.building", ".out.lock", "raw"]
     assert prepare(replace(recipe, max_rejected=0.3), tmp_path / "out", report=silent).sources["poor"]["kept"] == 1
 
 

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import torch
-
 
 def peak_memory(device: str = "cpu") -> int:
     """Bytes: the most that this process has held so far, of the processor's memory or of the GPU's.
@@ -11,6 +9,8 @@ def peak_memory(device: str = "cpu") -> int:
     Not ru_maxrss on Linux: a child process inherits its parent's, and small peaks vanish behind it.
     """
     if device != "cpu":
+        import torch  # late: it takes some 200 MB itself
+
         return torch.cuda.max_memory_allocated()
     try:
         status = Path("/proc/self/status").read_text()

@@ -49,8 +49,9 @@ class PairData(pl.LightningDataModule):
     """The sources of a prepared folder that state this stage.
 
     `sources`: names to use, None for all of the stage. Step s of the training is the same global batch whatever the
-    number of ranks or workers, and wherever the run was resumed. Raises UserError where the folder holds no data of
-    the stage, a name is unknown, or a source is smaller than the global batch.
+    number of ranks or workers, and wherever the run was resumed. Every shard is there in its full size; `verify` also
+    reads them all and compares checksums before the first step. Raises UserError where the folder holds no data of the
+    stage, a name is unknown, or a source is smaller than the global batch.
     """
 
     def __init__(
@@ -62,10 +63,11 @@ class PairData(pl.LightningDataModule):
         seed: int,
         sources: list[str] | None = None,
         workers: int = 0,
+        verify: bool = False,
     ):
         super().__init__()
         self.folder, self.manifest = Path(folder), Manifest.load(folder)
-        self.stage, self.seed, self.workers = stage, seed, workers
+        self.stage, self.seed, self.workers, self.verify = stage, seed, workers, verify
         ready = [name for name, facts in self.manifest.sources.items() if stage.name in facts["stages"]]
         self.source_names = ready if sources is None else list(sources)
         for name in self.source_names:
@@ -115,6 +117,11 @@ class PairData(pl.LightningDataModule):
             f"{pairs:,} rows of {len(self.tables)} sources, {self.total_steps} steps of {self.stage.global_batch} "
             f"in groups of {self.stage.group_size}"
         )
+
+    def prepare_data(self) -> None:
+        """Reads every shard against its checksum, on one rank a machine, where `verify` asks for it."""
+        if self.verify:
+            self.manifest.verify(self.folder)
 
     def train_dataloader(self) -> DataLoader:
         """Steps from where the training stands to the last; a resumed run just starts further on."""

@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
@@ -23,9 +24,11 @@ import pyarrow.parquet as pq
 os.environ.setdefault("DO_NOT_TRACK", "1")  # Daft reports its use to its makers otherwise
 os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
 import daft
+from daft.exceptions import DaftCoreException
 from daft.io.source import DataSource, DataSourceTask
 from daft.recordbatch import RecordBatch
 
+from gte.data.contamination import Contamination, EvaluationTexts
 from gte.data.records import FILTERED, Keyed, KeyedRow, Record, Rejected, Triple, pair_hash, text_hash
 from gte.data.sources import Raw, Source
 from gte.errors import UserError
@@ -61,6 +64,7 @@ class Tally:
     rejected: dict[str, int] = field(default_factory=dict)
     examples: list[dict] = field(default_factory=list)
     negatives: bool = False
+    contamination: dict = field(default_factory=dict)
 
 
 def use_engine(engine: str) -> None:
@@ -76,34 +80,47 @@ def use_engine(engine: str) -> None:
         try:
             import ray
         except ImportError:
-            raise UserError("engine=ray needs Ray, which is not installed: pip install ray, or engine=native") from None
+            raise UserError(
+                "engine=ray needs Ray, which is not installed: pip install -r requirements-ray.txt, or engine=native"
+            ) from None
         if not ray.is_initialized():
             code = str(Path(__file__).resolve().parents[2])
-            ray.init(runtime_env={"env_vars": {"PYTHONPATH": code}}, log_to_driver=False)
+            ray.init(runtime_env={"env_vars": {"PYTHONPATH": code}}, log_to_driver=False, logging_level="WARNING")
         daft.set_runner_ray(noop_if_initialized=True)
     else:
         raise UserError(f"unknown engine '{engine}'; known: native, ray")
 
 
 def make_pairs(
-    source: Source, raws: list[Raw], target: Path, work: Path, *, max_rejected: float, seen: list[Path] | None = None
+    source: Source,
+    raws: list[Raw],
+    target: Path,
+    work: Path,
+    *,
+    max_rejected: float,
+    seen: list[Path] | None = None,
+    evaluation: EvaluationTexts | None = None,
 ) -> Tally:
     """Writes the distinct pairs of a source to the parquet file `target` in order of their 128-bit hash.
 
     Columns: query, document, [negatives,] file, row. Of equal pairs the one of the lowest (file, row) survives. The
     texts and their order depend neither on the order of files and rows nor on the engine. `work`: folder for
     intermediate files, removed at the end. `seen`: hash files of other sources; pairs in them count as duplicates, and
-    this source's own is appended. Raises UserError where more than max_rejected of the rows are rejected, those that
-    the source filters out not counted, and where no pair is left.
+    this source's own is written to `hash_file(work)`. `evaluation`: texts that no pair may hold. Raises UserError where
+    more than max_rejected of the rows are rejected, those that the source filters out and contaminated ones not
+    counted, where no pair is left, and where the disk is full.
     """
+    shutil.rmtree(work, ignore_errors=True)  # a killed run's parts
     buckets = min(MAX_BUCKETS, 1 + sum(texts_size(raw, source) for raw in raws) // BUCKET_BYTES)
-    with daft.execution_config_ctx(parquet_target_row_group_size=min(16 * 2**20, WRITE_BYTES // buckets)):
+    group_bytes = min(16 * 2**20, WRITE_BYTES // buckets)
+    with daft.execution_config_ctx(parquet_target_row_group_size=group_bytes), naming_a_full_disk(source, work):
         write_parts(source, raws, buckets, work)
     tally = count_parts(source, work / "parts", max_rejected)
     columns = ["query", "document", *(["negatives"] if tally.negatives else []), "file", "row"]
-    hashes = work.parent / f"{source.name}.hashes.parquet"
-    own = pq.ParquetWriter(hashes, pa.schema([PART.field("high"), PART.field("low")])) if seen is not None else None
-    streamed = 0
+    keys = pa.schema([PART.field("high"), PART.field("low")])
+    own = pq.ParquetWriter(hash_file(work), keys) if seen is not None else None
+    contamination = Contamination(evaluation) if evaluation else None
+    streamed = distinct = 0
 
     def unique() -> Iterator[pa.RecordBatch]:
         nonlocal streamed
@@ -116,18 +133,24 @@ def make_pairs(
 
     with pq.ParquetWriter(target, pa.schema([PART.field(name) for name in columns]), compression="zstd") as writer:
         for group in row_groups(unique()):
-            tally.kept += group.num_rows
-            writer.write_table(group.select(columns).cast(writer.schema))
+            distinct += group.num_rows
             if own:
                 own.write_table(group.select(["high", "low"]))
-    tally.duplicates = streamed - tally.kept
+            if contamination:
+                group = contamination.clean(group)
+            tally.kept += group.num_rows
+            writer.write_table(group.select(columns).cast(writer.schema))
+    tally.duplicates = streamed - distinct
     pairs = tally.read - sum(tally.rejected.values())
     if own:
         own.close()
         tally.duplicates += pairs - streamed  # those that another source has already given
-        seen.append(hashes)
-    if tally.kept + tally.duplicates != pairs:
-        raise RuntimeError(f"source {source.name}: {pairs} pairs were read, {tally.kept} + {tally.duplicates} came out")
+    if contamination:
+        tally.rejected |= contamination.rejected
+        tally.examples += contamination.examples
+        tally.contamination = contamination.facts()
+    if tally.kept + tally.duplicates + sum(tally.rejected.values()) != tally.read:
+        raise RuntimeError(f"source {source.name}: not every row is accounted for: {tally}")
     shutil.rmtree(work)
     return tally
 
@@ -141,6 +164,26 @@ def write_parts(source: Source, raws: list[Raw], buckets: int, work: Path) -> No
         tasks = [partial(joined_records, source, folder) for folder in sorted(keyed.glob("bucket=*"))]
     Rows(source.name, PART, tasks, buckets).read().write_parquet(str(work / "parts"), partition_cols=["bucket"])
     shutil.rmtree(work / "keyed", ignore_errors=True)
+
+
+def hash_file(work: Path) -> Path:
+    """Where `make_pairs` writes the hashes of a source's pairs."""
+    return work.with_name(f"{work.name}.hashes.parquet")
+
+
+@contextmanager
+def naming_a_full_disk(source: Source, work: Path) -> Iterator[None]:
+    """Daft says of a write that failed no more than that: as a UserError that names the folder and what is free."""
+    try:
+        yield
+    except DaftCoreException as error:
+        if "os error" not in str(error) and "channel closed" not in str(error):
+            raise
+        free = shutil.disk_usage(work.parent).free / 1e9
+        raise UserError(
+            f"source {source.name}: cannot write to {work} ({error}), where {free:.3f} GB are free; make room, or give "
+            "another data.dir"
+        ) from error
 
 
 def row_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:

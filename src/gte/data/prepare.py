@@ -1,15 +1,13 @@
 """From raw sources to a prepared folder: unique pairs, a tokenizer, token shards, a manifest. All or nothing."""
 
-import fcntl
 import json
-import os
 import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
+from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -18,10 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gte.data.contamination import REASONS, Decontamination, EvaluationTexts
+from gte.data.folder import WORK, building_site, code, find_complete, locked, once, put_in_place, refuse_foreign
 from gte.data.mining import mine_bm25
-from gte.data.pairs import Tally, make_pairs, use_engine
+from gte.data.pairs import Tally, hash_file, make_pairs, use_engine
 from gte.data.records import text_hash
-from gte.data.shards import Manifest, checked, write_shards
+from gte.data.shards import Manifest, described, write_shards
 from gte.data.sources import Raw, Source, configuration, infer_sources, load_source, locate
 from gte.data.tokenizer import fingerprint, load_tokenizer, special_ids, train_tokenizer
 from gte.data.tokens import Tokens
@@ -29,6 +29,7 @@ from gte.errors import UserError
 
 TRAINING_PAIRS = 60_000  # a tokenizer is trained on so many pairs at most, of each source in proportion
 TOKENS_BATCH = 8_192  # pairs tokenised at a time
+REPORT = "decontamination.json"
 LIBRARIES = ("daft", "datasets", "numpy", "pyarrow", "tokenizers", "transformers")
 
 Report = Callable[[str], None]
@@ -63,7 +64,7 @@ class Recipe:
     entries on the pairs. max_tokens: at most this many ids of a text, special tokens not counted. triples: fine-tuning
     sources to mine, by name. evaluation: a folder to copy to eval/. max_rejected: share of a source's rows that may be
     rejected, those that it filters out not counted. dedup_across: whether a pair that an earlier source has is a
-    duplicate as well.
+    duplicate as well. decontaminate: what pairs with texts of evaluation sets are, which are left out; None keeps them.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Recipe:
     evaluation: Path | None = None
     max_rejected: float = 0.1
     dedup_across: bool = False
+    decontaminate: Decontamination | None = None
 
     def check(self) -> None:
         """Raises UserError for names that clash or are unknown and for numbers of no sense, before any work."""
@@ -99,6 +101,8 @@ class Recipe:
                 )
         if self.evaluation and not self.evaluation.is_dir():
             raise UserError(f"there is no folder {self.evaluation} with the held-out tasks of {self.name}")
+        if self.decontaminate:
+            self.decontaminate.check()
 
     def locate(self) -> dict[str, list[Raw]]:
         """The raw files of every source. Raises UserError for the first source without, and counts the others."""
@@ -122,6 +126,7 @@ class Recipe:
             "vocab_size": self.vocab_size if self.tokenizer is None else None,
             "max_tokens": self.max_tokens,
             "dedup_across": self.dedup_across,
+            "decontaminate": self.decontaminate and self.decontaminate.stamp(),
         }
 
 
@@ -151,9 +156,20 @@ def read_recipe(data: dict, *, fetch_again: bool = False) -> Recipe:
         data["triples"] = {name: Triples(**facts) for name, facts in (data.get("triples") or {}).items()}
     except TypeError as error:
         raise UserError(f"data.triples: {error}") from error
+    data["decontaminate"] = read_decontamination(data.get("decontaminate"))
     if unknown := [key for key in data if key not in known]:
         raise UserError(f"unknown key 'data.{unknown[0]}'; known: {', '.join(known)}")
     return Recipe(**data)
+
+
+def read_decontamination(facts: dict | None) -> Decontamination | None:
+    """What `data.decontaminate` states; None where it names no folder. Raises UserError for an unknown key."""
+    if not facts or facts.get("folder") is None:
+        return None
+    try:
+        return Decontamination(**{**facts, "folder": Path(facts["folder"]), "texts": tuple(facts["texts"])})
+    except TypeError as error:
+        raise UserError(f"data.decontaminate: {error}") from error
 
 
 def fetch(function: str, folder: Path, *, again: bool) -> None:
@@ -177,9 +193,9 @@ def prepare(
     """Makes the prepared folder `out`, or finds it made: `manifest.json`, `pairs/`, `shards/`, `tokenizer/`, `eval/`.
 
     Everything is written to a hidden folder beside `out`, which takes its name at the very end: `out` is complete or
-    not there, whenever the process dies. A complete folder of the same configuration is left as it is; of another one
-    it is refused, unless `force` says to replace it. Two runs with equal raw files write equal bytes, but for the time
-    in the manifest.
+    not there, whenever the process dies. What was finished then, source by source, is taken over by the next run. A
+    complete folder of the same configuration is left as it is; of another one it is refused, unless `force` says to
+    replace it. Two runs with equal raw files write equal bytes, but for the time in the manifest.
     """
     recipe.check()
     raws = recipe.locate()
@@ -192,38 +208,30 @@ def prepare(
             report(f"{out} is complete and up to date: nothing to do (force=true makes it anew)")
             return made
         refuse_foreign(out)
-        build = out.parent / f".{out.name}.building"
-        shutil.rmtree(build, ignore_errors=True)
-        build.mkdir()
-        try:
+        with building_site(out, report) as build:
             manifest = fill(recipe, raws, given, build, report)
             manifest.configuration, manifest.command = stated, command
             manifest.save(build)
-            shutil.rmtree(build / "work")
-            put_in_place(build, out)
-        finally:
-            shutil.rmtree(build, ignore_errors=True)
     report(table(manifest, out))
     return manifest
 
 
 def fill(recipe: Recipe, raws: dict[str, list[Raw]], tokenizer, build: Path, report: Report) -> Manifest:
     """Writes everything but the manifest into `build`, and returns it."""
-    (build / "pairs").mkdir()
-    (build / "work").mkdir()
-    facts = write_pairs(recipe, raws, build, report)
+    sweep(build, [source.name for source in recipe.sources] + list(recipe.triples))
+    evaluation = index_evaluation(recipe.decontaminate, report) if recipe.decontaminate else None
+    facts = write_pairs(recipe, raws, evaluation, build, report)
     for name, triples in recipe.triples.items():
         facts[name] = write_triples(name, triples, facts, build, report)
+    contamination = {name: entry.pop("contamination") for name, entry in facts.items()}
+    if evaluation:
+        write_decontamination(recipe.decontaminate, evaluation, contamination, build, report)
     if tokenizer is None:
         pair_sources = {source.name: facts[source.name]["kept"] for source in recipe.sources}
         tokenizer = train(pair_sources, recipe.vocab_size, build, report)
     tokenizer.save_pretrained(build / "tokenizer")
     tokens = Tokens(tokenizer, recipe.max_tokens)
-    start = time.perf_counter()
-    for name in facts:
-        facts[name]["shards"] = write_shards(tokenised(build / "pairs" / f"{name}.parquet", tokens), build, name)
-    seconds, pairs = time.perf_counter() - start, sum(entry["kept"] for entry in facts.values())
-    report(f"token shards: {pairs:,} rows, {seconds:.1f} s, {pairs / seconds:,.0f} rows/s")
+    write_all_shards(facts, tokens, fingerprint(tokenizer), build, report)
     if recipe.evaluation:
         shutil.copytree(recipe.evaluation, build / "eval")
     return Manifest(
@@ -231,24 +239,65 @@ def fill(recipe: Recipe, raws: dict[str, list[Raw]], tokenizer, build: Path, rep
         tokenizer=describe_tokenizer(tokenizer, recipe.tokenizer, tokens),
         sources=facts,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions={"python": platform.python_version(), **{library: version(library) for library in LIBRARIES}},
+        versions=versions(),
     )
 
 
-def write_pairs(recipe: Recipe, raws: dict[str, list[Raw]], build: Path, report: Report) -> dict[str, dict]:
+def versions() -> dict[str, str]:
+    """Of what the bytes of a prepared folder may depend on."""
+    return {"python": platform.python_version(), **{library: version(library) for library in LIBRARIES}}
+
+
+def maker() -> dict:
+    """What else a finished step depends on: its code and its libraries."""
+    return {"code": code(), "versions": versions()}
+
+
+def sweep(build: Path, names: list[str]) -> None:
+    """Removes what a killed run of another recipe left, and what is made anew in every case."""
+    for path in build.iterdir():
+        if path.name not in (WORK, "pairs", "shards"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (build / "pairs").mkdir(exist_ok=True)
+    (build / "shards").mkdir(exist_ok=True)
+    for path in [*(build / "pairs").iterdir(), *(build / "shards").iterdir()]:
+        if path.name.removesuffix(".parquet") not in names:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def index_evaluation(settings: Decontamination, report: Report) -> EvaluationTexts:
+    """The texts that no pair may hold."""
+    start = time.perf_counter()
+    evaluation = EvaluationTexts(settings)
+    texts = ", ".join(f"{name} {count:,}" for name, count in evaluation.sets.items())
+    report(f"decontamination: texts of {settings.folder}: {texts}, {time.perf_counter() - start:.1f} s")
+    return evaluation
+
+
+def write_pairs(
+    recipe: Recipe, raws: dict[str, list[Raw]], evaluation: EvaluationTexts | None, build: Path, report: Report
+) -> dict[str, dict]:
     """Writes pairs/<source>.parquet of every source; returns what the manifest states of each, shards excepted."""
-    facts = {}
-    seen: list[Path] | None = [] if recipe.dedup_across else None
+    facts: dict[str, dict] = {}
     width = max(len(source.name) for source in recipe.sources)
     for source in recipe.sources:
         start = time.perf_counter()
-        target, work = build / "pairs" / f"{source.name}.parquet", build / "work" / source.name
-        tally = make_pairs(source, raws[source.name], target, work, max_rejected=recipe.max_rejected, seen=seen)
-        facts[source.name] = describe_source(source.category, source.stages, source.licence, tally)
-        seconds = time.perf_counter() - start
+        earlier = list(facts) if recipe.dedup_across else None
+        key = {
+            "source": configuration(source, raws[source.name]),
+            "max_rejected": recipe.max_rejected,
+            "decontaminate": recipe.decontaminate and recipe.decontaminate.stamp(),
+            "earlier": earlier and [facts[name]["pairs"]["sha256"] for name in earlier],
+            **maker(),
+        }
+        make = partial(source_pairs, recipe, source, raws[source.name], earlier, evaluation, build)
+        made, is_new = once(build, f"{source.name}.pairs", key, make)
+        tally = Tally(**made["tally"])
+        facts[source.name] = describe_source(source.category, source.stages, source.licence, tally, made["files"][0])
+        how_long = f"{time.perf_counter() - start:6.1f} s" if is_new else "made before"
         report(
             f"{source.name:<{width}}  read {tally.read:>11,}  kept {tally.kept:>11,}  duplicates {tally.duplicates:>9,}"
-            f"  rejected {sum(tally.rejected.values()):>7,}  {seconds:6.1f} s"
+            f"  rejected {sum(tally.rejected.values()):>7,}  {how_long}"
         )
         for example in {example["reason"]: example for example in reversed(tally.examples)}.values():
             count = tally.rejected[example["reason"]]
@@ -256,16 +305,49 @@ def write_pairs(recipe: Recipe, raws: dict[str, list[Raw]], build: Path, report:
     return facts
 
 
-def describe_source(category: str, stages, licence: str, tally: Tally) -> dict:
+def source_pairs(
+    recipe: Recipe,
+    source: Source,
+    raws: list[Raw],
+    earlier: list[str] | None,
+    evaluation: EvaluationTexts | None,
+    build: Path,
+) -> dict:
+    """Writes pairs/<source>.parquet; returns the tally and the files. Raises UserError where a raw file changed."""
+    target, work = f"pairs/{source.name}.parquet", build / WORK / source.name
+    seen = None if earlier is None else [hash_file(build / WORK / name) for name in earlier]
+    tally = make_pairs(
+        source, raws, build / target, work, max_rejected=recipe.max_rejected, seen=seen, evaluation=evaluation
+    )
+    if locate(source, recipe.raw) != raws:
+        raise UserError(f"source {source.name}: its raw files changed while they were read; prepare again")
+    files = [target] if seen is None else [target, hash_file(work).relative_to(build).as_posix()]
+    return {"tally": asdict(tally), "files": [described(build, file) for file in files]}
+
+
+def describe_source(category: str, stages, licence: str, tally: Tally, pairs: dict) -> dict:
     """A source as the manifest states it, shards excepted."""
     counts = asdict(tally)
     negatives = counts.pop("negatives")
-    return {"category": category, "stages": list(stages), "licence": licence, "negatives": negatives, **counts}
+    facts = {"category": category, "stages": list(stages), "licence": licence, "negatives": negatives, **counts}
+    return {**facts, "pairs": pairs}
 
 
 def write_triples(name: str, triples: Triples, facts: dict[str, dict], build: Path, report: Report) -> dict:
     """Writes pairs/<name>.parquet, the first rows of another source with mined negatives; returns its facts."""
     start = time.perf_counter()
+    parent = facts[triples.source]
+    key = {"pairs": parent["pairs"]["sha256"], "triples": asdict(triples), **maker()}
+    made, is_new = once(build, f"{name}.pairs", key, partial(mined_triples, name, triples, build))
+    rows, negatives = made["rows"], made["negatives"]
+    how_long = f"{time.perf_counter() - start:.1f} s" if is_new else "made before"
+    report(f"{name}: {rows:,} triples, {negatives / max(1, rows):.1f} negatives each, {how_long}")
+    tally = Tally(read=rows, kept=rows, negatives=True)
+    return describe_source(parent["category"], ["finetune"], parent["licence"], tally, made["files"][0])
+
+
+def mined_triples(name: str, triples: Triples, build: Path) -> dict:
+    """Writes pairs/<name>.parquet; returns its file and the counts of rows and negatives."""
     pairs = pq.read_table(build / "pairs" / f"{triples.source}.parquet")
     chosen = pairs.slice(0, triples.rows)
     settings = {key: getattr(triples, key) for key in ("negatives", "skip", "depth", "seed")}
@@ -275,11 +357,35 @@ def write_triples(name: str, triples: Triples, facts: dict[str, dict], build: Pa
     columns["negatives"] = pa.array(mined, pa.list_(pa.string()))
     columns |= {column: chosen.column(column) for column in ("file", "row")}
     pq.write_table(pa.table(columns), build / "pairs" / f"{name}.parquet", compression="zstd")
-    count, seconds = sum(map(len, mined)), time.perf_counter() - start
-    report(f"{name}: {len(mined):,} triples, {count / max(1, len(mined)):.1f} negatives each, {seconds:.1f} s")
-    parent = facts[triples.source]
-    tally = Tally(read=len(mined), kept=len(mined), negatives=True)
-    return describe_source(parent["category"], ["finetune"], parent["licence"], tally)
+    return {
+        "rows": len(mined),
+        "negatives": sum(map(len, mined)),
+        "files": [described(build, f"pairs/{name}.parquet")],
+    }
+
+
+def write_decontamination(
+    settings: Decontamination, evaluation: EvaluationTexts, found: dict[str, dict], build: Path, report: Report
+) -> None:
+    """Writes decontamination.json: which evaluation sets had texts in which sources, and examples to look at."""
+    by_set = {
+        name: {source: facts["sets"][name] for source, facts in found.items() if name in facts.get("sets", {})}
+        for name in evaluation.sets
+    }
+    left_out = {source: facts["pairs"] for source, facts in found.items() if facts}
+    examples = [{"source": source, **shown} for source, facts in found.items() for shown in facts.get("examples", ())]
+    stated = {
+        "settings": {**asdict(settings), "folder": str(settings.folder)},
+        "evaluation texts": evaluation.sets,
+        "pairs left out": left_out,
+        "by evaluation set": by_set,
+        "examples": examples,
+    }
+    (build / REPORT).write_text(json.dumps(stated, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    for name, sources in by_set.items():
+        exact, ngram = (sum(counts[match] for counts in sources.values()) for match in REASONS)
+        report(f"decontamination: {name}: {exact:,} pairs with a text of it, {ngram:,} more with an n-gram of one")
+    report(f"decontamination: {sum(left_out.values()):,} pairs left out, see {REPORT}")
 
 
 def train(sizes: dict[str, int], vocab_size: int, build: Path, report: Report):
@@ -305,6 +411,25 @@ def training_texts(build: Path, sizes: dict[str, int]) -> list[str]:
             if not wanted:
                 break
     return texts
+
+
+def write_all_shards(facts: dict[str, dict], tokens: Tokens, tokenizer: str, build: Path, report: Report) -> None:
+    """Writes shards/<source>/ of every source and adds them to its facts. `tokenizer`: its fingerprint."""
+    start, rows, before = time.perf_counter(), 0, 0
+    for name, entry in facts.items():
+        key = {"pairs": entry["pairs"]["sha256"], "tokenizer": tokenizer, "max_tokens": tokens.max_tokens, **maker()}
+        made, is_new = once(build, f"{name}.shards", key, partial(source_shards, name, tokens, build))
+        entry["shards"] = made["files"]
+        rows, before = rows + is_new * entry["kept"], before + (not is_new) * entry["kept"]
+    seconds = time.perf_counter() - start
+    made_before = f", {before:,} made before" if before else ""
+    report(f"token shards: {rows:,} rows, {seconds:.1f} s, {rows / seconds:,.0f} rows/s{made_before}")
+
+
+def source_shards(name: str, tokens: Tokens, build: Path) -> dict:
+    """Writes shards/<source>/; returns the files."""
+    shutil.rmtree(build / "shards" / name, ignore_errors=True)  # a killed run's
+    return {"files": write_shards(tokenised(build / "pairs" / f"{name}.parquet", tokens), build, name)}
 
 
 def describe_tokenizer(tokenizer, name: str | None, tokens: Tokens) -> dict:
@@ -337,74 +462,6 @@ def tokenised(path: Path, tokens: Tokens) -> Iterator[pa.RecordBatch]:
         for name in texts:
             columns[f"{name}_hash"] = pa.array(map(text_hash, texts[name]), pa.uint64())
         yield pa.RecordBatch.from_pydict(columns)
-
-
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Keeps other processes from making the same folder. Raises UserError where one does, or none can be made."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(out.parent / f".{out.name}.lock", os.O_CREAT | os.O_WRONLY)
-    except OSError as error:
-        raise UserError(f"cannot write to {out.parent} ({error.strerror}); give another data.dir") from error
-    with os.fdopen(lock, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is making {out}; wait for it, or give another data.dir") from None
-        yield
-
-
-def find_complete(out: Path, stated: dict) -> Manifest | None:
-    """The manifest of a complete folder of this very configuration, None where there is nothing yet.
-
-    Raises UserError where the folder was prepared from another configuration, or a shard of it is missing.
-    """
-    if not (out / "manifest.json").exists():
-        return None
-    made = Manifest.load(out)
-    stated = json.loads(json.dumps(stated))  # as the manifest spells it
-    if made.configuration != stated:
-        raise UserError(
-            f"{out} was prepared from another configuration ({first_difference(made.configuration, stated)}); "
-            "force=true replaces it, data.dir=FOLDER leaves it and writes elsewhere"
-        )
-    for facts in made.sources.values():
-        for shard in facts["shards"]:
-            checked(out, shard)
-    return made
-
-
-def first_difference(old, new, key: str = "") -> str:
-    """'key: old -> new' of the first value in which two configurations differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in [*old, *new]:
-            if old.get(name) != new.get(name):
-                return first_difference(old.get(name), new.get(name), f"{key}.{name}" if key else name)
-    if key.endswith(".raw files"):
-        return f"{key.removesuffix('.raw files')}: its raw files have changed"
-    known = {True: "there", False: "not there"}
-    shown = [known[value is not None] if isinstance(value, dict) or isinstance(other, dict) else value
-             for value, other in ((old, new), (new, old))]  # fmt: skip
-    return f"{key}: {shown[0]} -> {shown[1]}"
-
-
-def refuse_foreign(out: Path) -> None:
-    """Raises UserError where `out` holds something that prepare has not written, and must not replace."""
-    if out.is_dir() and any(out.iterdir()) and not (out / "manifest.json").exists():
-        raise UserError(f"{out} exists and is no prepared folder; give another one: data.dir=FOLDER")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; give a folder: data.dir=FOLDER")
-
-
-def put_in_place(build: Path, out: Path) -> None:
-    """Gives the finished folder its name. What was there is moved aside first and deleted after."""
-    old = out.parent / f".{out.name}.old"
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.replace(old)
-    build.replace(out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def table(manifest: Manifest, out: Path) -> str:

@@ -43,17 +43,23 @@ class Manifest:
             raise UserError(f"{folder} is no prepared folder: it has no {MANIFEST}; make it with python src/prepare.py")
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
-            schema = facts.get("schema")
+            schema, stated = facts.get("schema"), facts.pop("checksum", None)
             if schema != SCHEMA:
                 raise UserError(f"{path} has schema {schema}, this version reads {SCHEMA}; prepare the folder again")
-            return cls(**facts)
+            manifest = cls(**facts)
+            if stated != checksum(facts):
+                raise UserError(
+                    f"{path} is not as prepare wrote it: it was edited or cut; prepare again with force=true"
+                )
+            return manifest
         except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is no manifest of prepare: {error}; prepare the folder again") from error
 
     def save(self, folder: Path) -> None:
         """Writes manifest.json."""
-        facts = json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1, ensure_ascii=False)
-        (folder / MANIFEST).write_text(facts + "\n", encoding="utf-8")
+        facts = json.loads(json.dumps({"schema": SCHEMA, **asdict(self)}))
+        text = json.dumps({**facts, "checksum": checksum(facts)}, indent=1, ensure_ascii=False)
+        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
     def stage(self, name: str) -> dict[str, int]:
         """Rows of each source that states this stage, n_i of Eq. 4."""
@@ -65,7 +71,9 @@ class Manifest:
             for shard in facts["shards"]:
                 path = checked(Path(folder), shard)
                 if sha256(path) != shard["sha256"]:
-                    raise UserError(f"{path} is not the file that was written: its SHA-256 differs; prepare again")
+                    raise UserError(
+                        f"{path} is not the file that was written: its SHA-256 differs; prepare again with force=true"
+                    )
 
 
 def checked(folder: Path, shard: dict) -> Path:
@@ -77,6 +85,17 @@ def checked(folder: Path, shard: dict) -> Path:
     if size != shard["bytes"]:
         raise UserError(f"{path} has {size:,} bytes, {shard['bytes']:,} were written; prepare again with force=true")
     return path
+
+
+def checksum(facts: dict) -> str:
+    """SHA-256 of a manifest's content, however its JSON is laid out."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def described(folder: Path, file: str) -> dict:
+    """A file as the manifest states it: its name below the folder, bytes and SHA-256."""
+    path = folder / file
+    return {"file": file, "bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
 def sha256(path: Path) -> str:
@@ -99,7 +118,7 @@ def write_shard(batch: pa.RecordBatch, folder: Path, file: str) -> dict:
     path = folder / file
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    return {"file": file, "rows": batch.num_rows, "bytes": path.stat().st_size, "sha256": sha256(path)}
+    return {"rows": batch.num_rows, **described(folder, file)}
 
 
 def shard_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:

@@ -31,7 +31,7 @@ class Tokens:
     def __init__(self, tokenizer, max_tokens: int):
         self.max_tokens = max_tokens
         self.head = CHARACTERS_PER_TOKEN * max_tokens
-        self.id_type = pa.uint16() if len(tokenizer) < 2**16 else pa.uint32()
+        self.id_type = pa.uint16() if max(tokenizer.get_vocab().values()) < 2**16 else pa.uint32()
         self.rust = Tokenizer.from_str(backend(tokenizer).to_str())  # a copy: the caller's keeps its settings
         self.rust.no_padding()
         self.rust.no_truncation()

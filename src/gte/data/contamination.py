@@ -1,0 +1,264 @@
+"""Texts of evaluation sets among the training pairs: the same text, or a run of n words of it.
+
+Words are runs of letters and digits in lower case, so punctuation, spacing and case do not matter. The rule that one
+shared run of 13 words is enough is that of Brown et al. (2020), Appendix C; Chowdhery et al. (2022), Section 8, ask
+for 70 % of an evaluation text's runs of 8 words. The GTE paper removes equal pairs only and names that a limitation.
+
+The index is that of the evaluation sets, some 14 bytes a word; the training pairs stream by it.
+"""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gte.data.records import text_hash
+from gte.data.shards import spans
+from gte.errors import UserError
+from gte.evaluation.folder import Folder, find_tasks
+
+WORD = re.compile(r"[^\W_]+")
+FIELDS = {  # of the files of evaluation tasks: which of their texts are queries, which documents
+    "queries": ("text", "query", "sentence1", "sentence2", "sent1", "sent2", "sentences", "docstring"),
+    "documents": ("positive", "negative", "code", "human_summaries", "machine_summaries"),
+}
+CORPUS = {"queries": (), "documents": ("title", "text")}
+REASONS = {"exact": "text of an evaluation set", "ngram": "n-gram of an evaluation set"}
+COMMON = 100  # evaluation texts: an n-gram that more of them share is a phrase of theirs, and tells none of them
+MAX_WORDS = 2_000_000  # distinct words whose hashes are remembered, some 300 MB
+ROWS = 2_048  # pairs looked at together
+EXAMPLES = 3  # pairs shown of a source, an evaluation set and a reason
+SHOWN = 200  # characters of an example's words
+BASE = np.uint64(0x9E3779B97F4A7C15)  # odd: of the polynomial over the words' hashes
+
+
+@dataclass(frozen=True)
+class Decontamination:
+    """Which pairs count as contaminated: a text of theirs equals a text of an evaluation set, or holds n-grams of one.
+
+    folder: of evaluation tasks, a folder a task; their training splits are left out. texts: "queries", "documents" or
+    both. ngram: words of an n-gram, None to compare whole texts only. overlap: share of an evaluation text's n-grams
+    that must be there, 0 for a single one. min_words: an evaluation text of fewer words is in any corpus, and left out.
+    """
+
+    folder: Path
+    texts: tuple[str, ...] = ("queries", "documents")
+    ngram: int | None = 13
+    overlap: float = 0.0
+    min_words: int = 4
+
+    def check(self) -> None:
+        """Raises UserError for a folder that is not there and values of no sense."""
+        find_tasks(self.folder)
+        if not self.texts or set(self.texts) - set(FIELDS):
+            raise UserError(f"data.decontaminate.texts={list(self.texts)} must name queries, documents or both")
+        if (self.ngram is not None and self.ngram < 2) or not 0 <= self.overlap <= 1 or self.min_words < 1:
+            raise UserError(
+                f"data.decontaminate: ngram={self.ngram} must be at least 2 or null, overlap={self.overlap} a share, "
+                f"min_words={self.min_words} at least 1"
+            )
+
+    def files(self) -> dict[str, list[Path]]:
+        """The files of every task but its training split."""
+        found = {name: sorted(path.rglob("*.jsonl*")) for name, path in find_tasks(self.folder).items()}
+        return {name: [path for path in paths if not path.name.startswith("train")] for name, paths in found.items()}
+
+    def stamp(self) -> dict:
+        """What the result depends on."""
+        stats = [(path, path.stat()) for paths in self.files().values() for path in paths]
+        files = [[path.relative_to(self.folder).as_posix(), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
+        facts = {"texts": list(self.texts), "ngram": self.ngram, "overlap": self.overlap, "min_words": self.min_words}
+        return {**facts, "files": files}
+
+
+class EvaluationTexts:
+    """The distinct texts of the evaluation sets, found again in any other text by hash.
+
+    A text that is none of them is taken for one with a probability of 2^-64 for every pair of n-grams compared.
+    """
+
+    def __init__(self, settings: Decontamination):
+        self.settings, self.hashes = settings, WordHashes()
+        self.origins: list[tuple[str, str]] = []  # (set, file:row) of each distinct text of a set
+        known: set[tuple[str, int]] = set()
+        texts = []
+        self.sets = dict.fromkeys(settings.files(), 0)
+        for name, place, text in evaluation_texts(settings):
+            words = split_words(text)
+            key = (name, whole_hash(words))
+            if len(words) >= settings.min_words and key not in known:
+                known.add(key)
+                self.sets[name] += 1
+                self.origins.append((name, place))
+                texts.append(words)
+        if not texts:
+            raise UserError(
+                f"{settings.folder} holds no text to look for; data.decontaminate.texts={list(settings.texts)}, "
+                f"min_words={settings.min_words}"
+            )
+        wholes = np.array([whole_hash(words) for words in texts], np.uint64)
+        self.whole = Postings(wholes, np.arange(len(texts), dtype=np.int32))
+        if settings.ngram:
+            grams, owners, _ = self.hashes.ngrams(texts, settings.ngram)
+            grams, owners = distinct(grams, owners)
+            self.grams = Postings(grams, owners.astype(np.int32), most=COMMON)
+            self.sizes = np.bincount(self.grams.owners, minlength=len(texts))
+
+    def find(self, texts: Sequence[str]) -> dict[int, dict[int, tuple[str, str]]]:
+        """{number of a contaminated text: {number of an evaluation text: ("exact" or "ngram", the words)}}."""
+        found: dict[int, dict[int, tuple[str, str]]] = defaultdict(dict)
+        split = [split_words(text) for text in texts]
+        if self.settings.ngram:
+            grams, of_text, starts = self.hashes.ngrams(split, self.settings.ngram)
+            places, owners = self.grams.find(grams)
+            shared: dict[tuple[int, int], dict[int, int]] = defaultdict(dict)
+            for place, owner in zip(places.tolist(), owners.tolist(), strict=True):
+                shared[int(of_text[place]), owner].setdefault(int(grams[place]), int(starts[place]))
+            for (text, owner), hits in shared.items():
+                if len(hits) >= self.settings.overlap * self.sizes[owner]:
+                    start = next(iter(hits.values()))
+                    found[text][owner] = "ngram", " ".join(split[text][start : start + self.settings.ngram])
+        places, owners = self.whole.find(np.array([whole_hash(words) for words in split], np.uint64))
+        for text, owner in zip(places.tolist(), owners.tolist(), strict=True):
+            found[text][owner] = "exact", " ".join(split[text])
+        return found
+
+
+class Contamination:
+    """The contaminated pairs of a source: which to leave out, and what the report says of them."""
+
+    def __init__(self, evaluation: EvaluationTexts):
+        self.evaluation = evaluation
+        self.rejected: dict[str, int] = {}
+        self.examples: list[dict] = []  # as of every rejected row
+        self.sets: dict[str, dict[str, int]] = {}
+        self.shown: list[dict] = []
+
+    def clean(self, table):
+        """The rows of an Arrow table of pairs (query, document, file, row) without the contaminated ones."""
+        kept = np.ones(table.num_rows, bool)
+        for begin in range(0, table.num_rows, ROWS):
+            part = table.slice(begin, ROWS)
+            texts = part.column("query").to_pylist() + part.column("document").to_pylist()
+            rows: dict[int, dict[int, tuple[str, str]]] = defaultdict(dict)
+            for text, owners in self.evaluation.find(texts).items():
+                for owner, (reason, words) in owners.items():
+                    if rows[text % part.num_rows].get(owner, ("ngram",))[0] == "ngram":
+                        rows[text % part.num_rows][owner] = reason, words
+            for row in sorted(rows):
+                kept[begin + row] = False
+                self.count(rows[row], *(part.column(name)[row].as_py() for name in ("file", "row")))
+        return table if kept.all() else table.filter(kept)
+
+    def facts(self) -> dict:
+        """What the report says: pairs left out, those of each evaluation set by kind of match, and examples."""
+        return {"pairs": sum(self.rejected.values()), "sets": self.sets, "examples": self.shown}
+
+    def count(self, owners: dict[int, tuple[str, str]], file: str, row: int) -> None:
+        """Counts a contaminated pair once, and once for every evaluation set that has a text of it."""
+        by_set: dict[str, tuple[str, str, str]] = {}
+        for owner, (reason, words) in sorted(owners.items()):
+            name, place = self.evaluation.origins[owner]
+            if name not in by_set or (reason == "exact" and by_set[name][0] == "ngram"):
+                by_set[name] = reason, words, place
+        for name, (reason, words, place) in by_set.items():
+            counts = self.sets.setdefault(name, dict.fromkeys(REASONS, 0))
+            if counts[reason] < EXAMPLES:
+                shown = {"set": name, "match": reason, "evaluation text": place, "words": words[:SHOWN]}
+                self.shown.append({"file": file, "row": row, **shown})
+            counts[reason] += 1
+        worst = REASONS["exact" if any(reason == "exact" for reason, _, _ in by_set.values()) else "ngram"]
+        if self.rejected.get(worst, 0) < EXAMPLES:
+            self.examples.append({"reason": worst, "file": file, "row": row})
+        self.rejected[worst] = self.rejected.get(worst, 0) + 1
+
+
+class Postings:
+    """Sorted hashes with an owner each; those of more than `most` owners are left out."""
+
+    BITS = 24  # of a table that tells most hashes that are not there without a search
+
+    def __init__(self, hashes: np.ndarray, owners: np.ndarray, most: int | None = None):
+        order = np.argsort(hashes, kind="stable")
+        self.hashes, self.owners = hashes[order], owners[order]
+        if most is not None:
+            _, inverse, counts = np.unique(self.hashes, return_inverse=True, return_counts=True)
+            rare = counts[inverse] <= most
+            self.hashes, self.owners = self.hashes[rare], self.owners[rare]
+        self.seen = np.zeros(1 << self.BITS, bool)
+        self.seen[self.hashes >> np.uint64(64 - self.BITS)] = True
+
+    def find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(place in `hashes`, owner) for each owner of each hash that is known."""
+        places = self.seen[hashes >> np.uint64(64 - self.BITS)].nonzero()[0]
+        left = np.searchsorted(self.hashes, hashes[places], side="left")
+        counts = np.searchsorted(self.hashes, hashes[places], side="right") - left
+        return np.repeat(places, counts), self.owners[spans(left, counts)]
+
+
+class WordHashes:
+    """64-bit hashes of runs of words; those of the words themselves are remembered."""
+
+    def __init__(self):
+        self.known: dict[str, int] = {}
+
+    def ngrams(self, texts: list[list[str]], n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(hash, number of the text, first word in it) of every run of n words of every text."""
+        words = [word for text in texts for word in text]
+        lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+        if len(words) < n:
+            return np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.int64)
+        if len(self.known) > MAX_WORDS:
+            self.known.clear()
+        for word in dict.fromkeys(words):
+            if word not in self.known:
+                self.known[word] = text_hash(word)
+        flat = np.fromiter(map(self.known.__getitem__, words), np.uint64, len(words))
+        hashes = np.zeros(len(flat) - n + 1, np.uint64)
+        for k in range(n):
+            hashes = hashes * BASE + flat[k : len(hashes) + k]  # modulo 2^64
+        counts = np.maximum(lengths - n + 1, 0)
+        starts = spans(np.zeros_like(counts), counts)
+        return hashes[spans(lengths.cumsum() - lengths, counts)], np.repeat(np.arange(len(texts)), counts), starts
+
+
+def distinct(hashes: np.ndarray, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The (hash, owner) pairs without repetitions."""
+    order = np.lexsort((hashes, owners))
+    hashes, owners = hashes[order], owners[order]
+    first = np.ones(len(hashes), bool)
+    first[1:] = (hashes[1:] != hashes[:-1]) | (owners[1:] != owners[:-1])
+    return hashes[first], owners[first]
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a text, for comparison."""
+    return WORD.findall(text.lower())
+
+
+def whole_hash(words: list[str]) -> int:
+    """The hash of a whole text, by its words."""
+    return text_hash(" ".join(words))
+
+
+def evaluation_texts(settings: Decontamination) -> Iterator[tuple[str, str, str]]:
+    """(task, file:row, text) of every text of the chosen kind. Raises UserError for a file that cannot be read."""
+    for name, paths in settings.files().items():
+        folder = Folder(settings.folder / name)
+        for path in paths:
+            roles = CORPUS if path.name.startswith("corpus.") else FIELDS
+            fields = [field for role in settings.texts for field in roles[role]]
+            for number, line in folder.lines(path):
+                try:
+                    row = json.loads(line)
+                    values = [row[field] for field in fields if row.get(field)]
+                except (ValueError, AttributeError) as error:
+                    raise UserError(f"{path}:{number}: expected a JSON object a line") from error
+                for value in values:
+                    for text in value if isinstance(value, list) else [value]:
+                        if isinstance(text, str):
+                            yield name, f"{path.relative_to(settings.folder).as_posix()}:{number}", text

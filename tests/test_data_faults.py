@@ -1,0 +1,140 @@
+"""Prepared folders with one fault each: refused by name before the first step, what sizes hide by verify=true."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from test_train import TINY
+
+from gte.data.module import PairData, prepared_tokenizer
+from gte.data.prepare import prepare, read_recipe
+from gte.data.shards import MANIFEST
+from gte.errors import UserError
+from gte.stage import Stage
+
+SHARD = Path("shards/colours/00000.arrow")
+
+
+@pytest.fixture(scope="session")
+def other_tokenizer(prepared, tmp_path_factory) -> Path:
+    """The same raw files prepared with another vocabulary."""
+    out = tmp_path_factory.mktemp("other") / "data"
+    stated = {"name": "local", "dir": str(out), "alpha": 0.5, "sources": None, "path": str(prepared.parent / "raw")}
+    prepare(read_recipe({**stated, "vocab_size": 200}), out, report=lambda line: None)
+    return out
+
+
+def truncate(folder: Path, _) -> None:
+    (folder / SHARD).write_bytes((folder / SHARD).read_bytes()[:-8])
+
+
+def remove(folder: Path, _) -> None:
+    (folder / SHARD).unlink()
+
+
+def flip_a_bit(folder: Path, _) -> None:
+    data = bytearray((folder / SHARD).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / SHARD).write_bytes(data)
+
+
+def swap_shard(folder: Path, other: Path) -> None:
+    shutil.copy(other / SHARD, folder / SHARD)
+
+
+def swap_shard_of_the_same_size(folder: Path, other: Path) -> None:
+    size, data = (folder / SHARD).stat().st_size, (other / SHARD).read_bytes()
+    (folder / SHARD).write_bytes(data[:size].ljust(size, b"\0"))
+
+
+def swap_shards_and_manifest(folder: Path, other: Path) -> None:
+    for part in ("shards", MANIFEST):
+        target = folder / part
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
+        (shutil.copytree if (other / part).is_dir() else shutil.copy)(other / part, target)
+
+
+def swap_tokenizer(folder: Path, other: Path) -> None:
+    shutil.rmtree(folder / "tokenizer")
+    shutil.copytree(other / "tokenizer", folder / "tokenizer")
+
+
+def edit(change: Callable[[dict], None]) -> Callable[[Path, Path], None]:
+    def fault(folder: Path, _) -> None:
+        facts = json.loads((folder / MANIFEST).read_text())
+        change(facts)
+        (folder / MANIFEST).write_text(json.dumps(facts))
+
+    return fault
+
+
+def fewer_rows(facts: dict) -> None:
+    facts["sources"]["colours"]["kept"] -= 1
+
+
+def another_fingerprint(facts: dict) -> None:
+    facts["tokenizer"]["fingerprint"] = "0" * 64
+
+
+def cut_manifest(folder: Path, _) -> None:
+    (folder / MANIFEST).write_bytes((folder / MANIFEST).read_bytes()[:-200])
+
+
+EDITED = r"manifest\.json is not as prepare wrote it"
+FAULTS = [
+    (truncate, False, r"shards/colours/00000\.arrow has [\d,]+ bytes, [\d,]+ were written"),
+    (remove, False, r"shards/colours/00000\.arrow is missing"),
+    (swap_shard, False, r"shards/colours/00000\.arrow has [\d,]+ bytes, [\d,]+ were written"),
+    (
+        swap_tokenizer,
+        False,
+        r"were made with the tokenizer 'WordPiece trained on these pairs', the model reads another",
+    ),
+    (swap_shards_and_manifest, False, r"were made with the tokenizer .*, the model reads another"),
+    (edit(fewer_rows), False, EDITED),
+    (edit(another_fingerprint), False, EDITED),
+    (cut_manifest, False, r"manifest\.json is no manifest of prepare"),
+    (flip_a_bit, True, r"shards/colours/00000\.arrow is not the file that was written: its SHA-256 differs"),
+    (swap_shard_of_the_same_size, True, r"shards/colours/00000\.arrow is not the file that was written"),
+]
+
+
+def start(folder: Path, verify: bool) -> None:
+    """What training does before its first step, with a model that reads the folder's tokenizer."""
+    stage = Stage("pretrain", 32, 16, 1, None, 1, 1.0, None, 1024, 0.0)
+    data = PairData(folder, stage, alpha=0.5, seed=0, verify=verify)
+    data.check_encoder(SimpleNamespace(tokenizer=prepared_tokenizer(folder), max_length=128))
+    data.prepare_data()
+
+
+@pytest.mark.parametrize(("fault", "hidden", "line"), FAULTS)
+def test_each_fault_is_refused_by_name(prepared, other_tokenizer, tmp_path, fault, hidden, line):
+    """Faults that leave every size alone are `hidden`: reading all shards finds them, opening them does not."""
+    folder = tmp_path / "data"
+    shutil.copytree(prepared, folder)
+    start(folder, verify=True)
+    fault(folder, other_tokenizer)
+    if hidden:
+        start(folder, verify=False)
+    with pytest.raises(UserError, match=line) as error:
+        start(folder, verify=hidden)
+    assert "\n" not in str(error.value)
+
+
+def test_training_with_verify_stops_before_the_first_step(script, prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "data")
+    settings = [*TINY, f"data.dir={tmp_path}/data", "stage.steps=1"]
+    assert script("train", *settings, "verify=true", "out=whole")[0] == 0
+    flip_a_bit(tmp_path / "data", None)
+    line = script.refused("train", *settings, "verify=true", "out=run")
+    assert "colours/00000.arrow is not the file that was written" in line
+    assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+
+
+def test_a_manifest_laid_out_anew_is_the_same_manifest(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "data")
+    edit(lambda facts: None)(tmp_path / "data", tmp_path)
+    start(tmp_path / "data", verify=True)
