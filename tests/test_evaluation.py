@@ -509,7 +509,7 @@ def test_the_table_shows_each_score_once_in_every_format():
     task = {"type": "Retrieval", "metric": "ndcg_at_10", "scores": {"ndcg_at_10": 12.345, "recall_at_100": 50}}
     sts = {"type": "STS", "metric": "cosine_spearman", "scores": {"cosine_spearman": 80.0}}
     models = {"bm25": {"tasks": {"SciFact": task}}, "ours": {"tasks": {"SciFact": task, "STSBenchmark": sts}}}
-    results = {"models": models}
+    results = {"suite": "demo", "models": models}
     assert as_csv(results).splitlines() == [
         "model,SciFact nDCG@10,SciFact R@100,STSBenchmark Spearman",
         "bm25,12.35,50.00,",
@@ -519,6 +519,9 @@ def test_the_table_shows_each_score_once_in_every_format():
     text = as_text(results).splitlines()
     assert text[-1].split() == ["ours", "12.35", "50.00", "80.00"]
     assert max(map(len, text)) < 60
+    many = {f"Task{i}": sts for i in range(20)}
+    text = as_text({"suite": "demo", "models": {"ours": {"tasks": many}}}).splitlines()
+    assert len(text) == 22 and text[-1].split() == ["Task19", "Spearman", "80.00"]  # a line a task
 
 
 def test_precision_is_checked_before_anything_is_loaded():

@@ -61,9 +61,7 @@ class CodeSearchNet(AbsTask):
         asked = self.pairs(self.chosen_split)
         others = self.pairs("dev" if self.chosen_split == "test" else "test")
         if not others:
-            self.notes.append(
-                f"only the {len(asked)} codes of {self.chosen_split} are candidates: there is no other split"
-            )
+            self.notes.append(f"the {len(asked)} codes of {self.chosen_split} are the only candidates")
         queries, codes = [row["docstring"] for row in asked], [row["code"] for row in asked + others]
         self.dataset = {"default": {self.chosen_split: (queries, codes)}}
         self.data_loaded = True

@@ -26,6 +26,7 @@ from gte.provenance import git_commit, versions
 SCHEMA = 2
 LANGUAGES = ("Ruby", "JavaScript", "Go", "Python", "Java", "PHP")
 FOLDER_OF = {  # tasks that share a folder, and what their files begin with; every other task's folder has its name
+    "SST2": ("SST2", ""),
     "SST2Prompted": ("SST2", ""),
     **{f"CodeSearchNet{name}": ("CodeSearchNet", f"{name.lower()}_") for name in LANGUAGES},
 }
@@ -60,10 +61,12 @@ def plan(
 
     Raises UserError where `only` asks for what is not there, where a folder is incomplete, where nothing is left.
     """
+    if suite.folder is None and data_dir is None and not (suite.tasks or only):
+        raise UserError(f"suite={suite.name} is what a folder holds: pass data_dir=, a folder of task folders")
     folders = find_tasks(data_dir) if data_dir is not None else {}
     own = find_tasks(suite.folder) if suite.folder else {}
     folders = {**folders, **own}
-    names = list(only or dict.fromkeys([*own, *suite.tasks]))
+    names = list(only or dict.fromkeys([*tasks_of(own), *suite.tasks]))
     run: dict[str, Path | None] = {}
     skipped: dict[str, str] = {}
     for name in names:
@@ -75,15 +78,31 @@ def plan(
         elif data_dir is None and suite.hub:
             run[name] = None
         elif only and name in only:
-            close = difflib.get_close_matches(name, [*folders, *suite.tasks], n=1)
+            close = difflib.get_close_matches(name, {*folders, *suite.tasks} - {name}, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
             raise UserError(f"no folder {name}{hint} under {data_dir or suite.folder}; pass data_dir= or another name")
         else:
             skipped[name] = f"{place}/{prefix}* is not under {data_dir}" if data_dir else "no data_dir given"
+    for name in tasks_of(folders):
+        if name not in names:
+            skipped[name] = f"not in {'tasks=' if only else f'suite={suite.name}'}"
     if not run:
         where = f"under {data_dir}" if data_dir else "(pass data_dir=)"
         raise UserError(f"suite {suite.name}: no task of it has a folder {where}: {', '.join(names[:5])} ...")
     return Plan(run, skipped, split)
+
+
+def tasks_of(folders: dict[str, Path]) -> list[str]:
+    """The tasks that these folders hold: mostly one of the folder's name."""
+    shared = {place for place, _ in FOLDER_OF.values()}
+    tasks = []
+    for name, folder in folders.items():
+        if name in shared:
+            of = FOLDER_OF.items()
+            tasks += [task for task, (place, prefix) in of if place == name and any(folder.glob(f"{prefix}*"))]
+        else:
+            tasks.append(name)
+    return tasks
 
 
 def name_checkpoints(checkpoint: str | list[str] | dict[str, str]) -> dict[str, str]:

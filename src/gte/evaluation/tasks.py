@@ -4,6 +4,7 @@ A folder only replaces where the data come from (`load_data`); protocol and metr
 that mteb does not know becomes a task of the kind that its files show.
 """
 
+import copy
 import difflib
 import itertools
 import tempfile
@@ -109,7 +110,9 @@ class Task:
     def run_part(part: AbsTask, model) -> dict[str, float]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # sklearn's and scipy's remarks on constant input; NaN is dealt with above
+            drawn_from = copy.deepcopy((part.rng_state, part.np_rng))
             by_subset = part.evaluate(model, eval_split(part), encode_kwargs={"show_progress_bar": False})
+            part.rng_state, part.np_rng = drawn_from  # another model, or the same some steps later, gets the same draws
         scores = next(iter(by_subset.values()))
         return {
             key: 100 * float(value)
