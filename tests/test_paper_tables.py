@@ -124,7 +124,7 @@ def test_eval_writes_results_averages_and_the_papers_table(script, small_model, 
     for name in ("STS12", "STS13"):
         write_sts(tmp_path / "data" / name)
     write_rows(tmp_path / "data" / "MyPairs" / "test.jsonl", [{"sentence1": "a", "sentence2": "b", "score": 1}])
-    code, out, err = script("eval", f"checkpoint={{ours: {small_model}}}", "suite=sts", "data_dir=data", "out=out")
+    code, _, err = script("eval", f"checkpoint={{ours: {small_model}}}", "suite=sts", "data_dir=data", "out=out")
     assert code == 0, err
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     ours = results["models"]["ours"]
