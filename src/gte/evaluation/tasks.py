@@ -173,14 +173,13 @@ def read_retrieval(folder: Folder, split: str) -> tuple[dict, list[str]]:
 
     A query without a relevant document is not asked; a relevant document that the corpus lacks counts as not found.
     """
-    where = f"{folder.path}: no %s of qrels/{split} %s"
     relevant = folder.qrels(split)
     texts = {row["_id"]: row["text"] for row in folder.each(folder.require("queries"), FIELDS["Queries"])}
     if not relevant.keys() & texts.keys():
-        raise UserError(where % ("query", "is in queries.jsonl; they do not belong together"))
+        raise UserError(f"{folder.path}: no query of qrels/{split} is in queries.jsonl; they do not belong together")
     asked = [query for query in texts if max(relevant.get(query, {}).values(), default=0) > 0]
     if not asked:
-        raise UserError(where % ("query", "has a relevant document, one with a score above 0"))
+        raise UserError(f"{folder.path}: no query of qrels/{split} has a relevant document, one with a score above 0")
     notes = []
     if len(asked) < len(relevant):
         left_out = len(relevant) - len(asked)
@@ -188,7 +187,7 @@ def read_retrieval(folder: Folder, split: str) -> tuple[dict, list[str]]:
     relevant = {query: relevant[query] for query in asked}
     corpus, missing = read_corpus(folder, {document for found in relevant.values() for document in found})
     if all(document in missing for found in relevant.values() for document, score in found.items() if score > 0):
-        raise UserError(where % ("document", "is in corpus.jsonl; they do not belong together"))
+        raise UserError(f"{folder.path}: no document of qrels/{split} is in corpus.jsonl; they do not belong together")
     if missing:
         notes.append(f"{len(missing)} judged documents are not in the corpus, {min(missing)} the first")
     data = {
