@@ -12,8 +12,9 @@ from gte.build import build, plain, script
 
 @script("eval")
 def main(cfg: DictConfig) -> int:
+    from gte.evaluation.paper import paper_tables
     from gte.evaluation.suite import exit_code, name_checkpoints, plan, run_suite
-    from gte.evaluation.table import as_csv, as_markdown, as_text
+    from gte.evaluation.table import as_csv, as_markdown, as_text, csv_text
     from gte.figures import loss_curves
 
     if cfg.data_dir is not None:
@@ -21,23 +22,27 @@ def main(cfg: DictConfig) -> int:
     settings = plain(cfg)
     suite = build(cfg.suite)
     checkpoints = name_checkpoints(settings["checkpoint"])
-    todo = plan(suite, cfg.data_dir, settings["tasks"])
+    todo = plan(suite, cfg.data_dir, settings["tasks"], cfg.split)
 
-    from gte.evaluation.model import check_checkpoint, choose_device, choose_precision, load_model
+    from gte.evaluation.model import check_checkpoint, choose_devices, choose_precision, load_model
 
-    device = choose_device(cfg.device)
-    precision = choose_precision(cfg.precision, device)
+    devices = choose_devices(settings["device"])
+    precision = choose_precision(cfg.precision, devices[0])
     for checkpoint in checkpoints.values():
         check_checkpoint(checkpoint)
     load = functools.partial(
         load_model,
         precision=precision,
         batch_tokens=cfg.batch_tokens,
-        device=device,
+        device=devices,
         progress=sys.stderr.isatty(),
+        cache=cfg.cache,
+        cache_gb=cfg.cache_gb,
     )
     results = run_suite(checkpoints, suite, todo, cfg.out, load)
-    for name, text in (("table.md", as_markdown(results)), ("table.csv", as_csv(results))):
+    files = {"table.md": as_markdown(results), "table.csv": as_csv(results)}
+    files |= {f"{name}.csv": csv_text(table) for name, (_, table) in paper_tables(results).items()}
+    for name, text in files.items():
         (Path(cfg.out) / name).write_text(text)
     curves = {label: Path(checkpoint) / "metrics.csv" for label, checkpoint in checkpoints.items()}
     curves = {label: file for label, file in curves.items() if file.exists()}

@@ -33,11 +33,17 @@ def main(cfg: DictConfig) -> None:
     resume = find_resume(out, cfg.resume)
     if stage.init_from and not resume:
         initialize(encoder, stage.init_from)
+    callbacks = run_callbacks(out, every=cfg.checkpoint_every, keep_initial=cfg.keep_initial)
+    if cfg.evaluate_every:
+        from gte.evaluation.during import Evaluate, plan_evaluation  # mteb takes seconds to import
+
+        planned = plan_evaluation(**plain(cfg.evaluate))
+        callbacks.append(Evaluate(planned, cfg.evaluate_every, pause=callbacks[0].pause))
     trainer = build_trainer(
         cfg.trainer,
         max_steps=data.total_steps,
         logger=build_loggers(cfg.logger),
-        callbacks=run_callbacks(out, every=cfg.checkpoint_every, keep_initial=cfg.keep_initial),
+        callbacks=callbacks,
         default_root_dir=str(out),
     )
     facts = {key: plain(cfg[key]) for key in ("stage", "optim", "model")} | {

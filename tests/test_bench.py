@@ -74,3 +74,22 @@ def test_a_variant_that_keeps_other_pairs_is_no_peer(monkeypatch):
     monkeypatch.setattr("gte.benchmarks.measure.in_child", other)
     with pytest.raises(RuntimeError, match="the variants do not give the same unique pairs"):
         prepare.run(rows=10, rounds=1, pairs=("ours", "duckdb"), tokens=())
+
+
+def test_the_evaluation_benchmark_scores_alike_and_says_what_each_took(bench, small_model, tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from test_evaluation import write_retrieval, write_sts
+
+    from gte.hub import export
+
+    export(small_model, tmp_path / "model", "model")
+    assert SentenceTransformer(str(tmp_path / "model")).max_seq_length == 64
+    write_sts(tmp_path / "data" / "STSBenchmark")
+    write_retrieval(tmp_path / "data" / "SciFact")
+    paths = [f"benchmark.checkpoint={tmp_path / 'model'}", "benchmark.data_dir=data", "benchmark.rounds=1"]
+    rows = bench("benchmark=evaluation", *paths)
+    names = [(name, variant) for name in ("STSBenchmark", "SciFact") for variant in ("ours", "mteb+st")]
+    assert [(row["task"], row["variant"]) for row in rows] == names
+    for ours, theirs in (rows[:2], rows[2:]):
+        assert abs(ours["score"] - theirs["score"]) < 0.05 and ours["ratio"] == 1
+        assert theirs["ratio"] == theirs["seconds"] / ours["seconds"]

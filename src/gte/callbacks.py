@@ -34,6 +34,10 @@ class Metrics(Callback):
                 logger.save()
         self.last = time.perf_counter()
 
+    def pause(self, seconds: float) -> None:
+        """Takes seconds that were spent on something else than training out of the speed of the next step."""
+        self.last += seconds
+
     def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, outputs, batch: Batch, index) -> None:
         now = time.perf_counter()
         rate = trainer.world_size / (now - self.last)

@@ -33,6 +33,13 @@ def hub_reachable() -> bool:
     return True
 
 
+def ask_no_hub() -> None:
+    """From here on only what was downloaded before is used, instead of retrying for a minute each time."""
+    import datasets
+
+    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+
+
 @contextmanager
 def loading(what: str, name: str, way_out: str) -> Iterator[bool]:
     """Around a call of transformers that loads a directory or a hub name; yields whether it may read local files only.

@@ -10,10 +10,12 @@ from mteb.abstasks import AbsTask
 from mteb.abstasks.task_metadata import TaskMetadata
 
 from gte.errors import UserError
-from gte.evaluation.folder import Folder
+from gte.evaluation.folder import SAME_SPLIT, Folder
+from gte.evaluation.hub_rows import hub_rows
 
 LANGUAGES = {"Ruby": "ruby", "JavaScript": "javascript", "Go": "go", "Python": "python", "Java": "java", "PHP": "php"}
 FIELDS = {"docstring": "text", "code": "text"}
+NAMES = {f"CodeSearchNet{name}": language for name, language in LANGUAGES.items()}
 
 
 def mean_reciprocal_rank(q_ND: np.ndarray, d_MD: np.ndarray, rows: int = 1024) -> float:
@@ -38,23 +40,39 @@ def blocked_reciprocal_rank(q_ND: np.ndarray, d_ND: np.ndarray, size: int = 1000
 
 
 class CodeSearchNet(AbsTask):
-    """One language: `<language>_test.jsonl` {docstring, code}, and for more candidates `<language>_dev.jsonl`."""
+    """One language: `<language>_test.jsonl` {docstring, code}, and for more candidates `<language>_dev.jsonl`.
 
+    From the hub: CodeXGLUE's cleaned copy. Rows of `test` are asked, all rows of test and dev are candidates.
+    """
+
+    folder_name = "CodeSearchNet"
     language: str
 
-    def __init__(self, folder: Folder):
+    def __init__(self, folder: Folder | None = None, split: str | None = None):
         super().__init__()
-        self.folder = folder
+        self.folder, self.chosen_split = folder, split or "test"
+        self.notes: list[str] = []
+        if folder is not None:
+            folder.require(f"{self.language}_{self.chosen_split}")
 
     def load_data(self, num_proc: int | None = None, **_) -> None:
         if self.data_loaded:
             return
-        test = self.folder.rows(self.folder.require(f"{self.language}_test"), FIELDS)
-        dev = next((path for name in ("dev", "valid") if (path := self.folder.find(f"{self.language}_{name}"))), None)
-        candidates = test + (self.folder.rows(dev, FIELDS) if dev else [])
-        queries, codes = [row["docstring"] for row in test], [row["code"] for row in candidates]
-        self.dataset = {"default": {"test": (queries, codes)}}
+        asked = self.pairs(self.chosen_split)
+        others = self.pairs("dev" if self.chosen_split == "test" else "test")
+        if not others:
+            self.notes.append(f"the {len(asked)} codes of {self.chosen_split} are the only candidates")
+        queries, codes = [row["docstring"] for row in asked], [row["code"] for row in asked + others]
+        self.dataset = {"default": {self.chosen_split: (queries, codes)}}
         self.data_loaded = True
+
+    def pairs(self, split: str) -> list[dict]:
+        """Rows {docstring, code} of a split; none where the folder does not have it."""
+        if self.folder is None:
+            return hub_rows(self, "validation" if split == "dev" else split, self.language)
+        names = SAME_SPLIT if split in SAME_SPLIT else (split,)
+        found = [path for name in names if (path := self.folder.find(f"{self.language}_{name}"))]
+        return self.folder.rows(found[0], FIELDS) if found else []
 
     def _evaluate_subset(self, model, data_split, **_) -> dict[str, float]:
         queries, codes = data_split
@@ -74,7 +92,7 @@ def named(name: str, language: str) -> type[CodeSearchNet]:
     metadata = TaskMetadata(
         name=name,
         description="CodeSearchNet, docstring to code",
-        dataset={"path": "CodeSearchNet", "revision": "local"},
+        dataset={"path": "google/code_x_glue_ct_code_to_text", "revision": "main"},
         type="Retrieval",
         category="t2t",
         modalities=["text"],
@@ -85,5 +103,4 @@ def named(name: str, language: str) -> type[CodeSearchNet]:
     return type(name, (CodeSearchNet,), {"metadata": metadata, "language": language})
 
 
-NAMES = {f"CodeSearchNet{name}": language for name, language in LANGUAGES.items()}
-TASKS = {name: ("CodeSearchNet", named(name, language)) for name, language in NAMES.items()}
+TASKS = {name: named(name, language) for name, language in NAMES.items()}

@@ -1,15 +1,19 @@
 """Evaluation data in a local folder, read strictly: what is wrong is named with its file and line.
 
-One task is one folder. Files may be plain (`test.jsonl`) or gz-compressed (`test.jsonl.gz`):
+One task is one folder. Files may be plain (`test.jsonl`) or gz-compressed (`test.jsonl.gz`); `test` stands for the
+split that is scored, and dev, valid and validation are one split:
 
     Retrieval           corpus.jsonl {_id, title?, text}, queries.jsonl {_id, text},
-                        qrels/test.tsv: query-id, corpus-id, score between tabs, with this header
+                        qrels/test.tsv: query-id, corpus-id, score between tabs, with this header; or qrels/test.jsonl
     STS                 test.jsonl {sentence1, sentence2, score}
-    PairClassification  test.jsonl {sentence1, sentence2, label}, label 0 or 1
+    PairClassification  test.jsonl {sentence1, sentence2, label}, label 0 or 1; or one row of three lists
     Classification      train.jsonl, test.jsonl {text, label}
     Clustering          test.jsonl {text, label}, or one clustering a row {sentences: [...], labels: [...]}
-    Reranking           test.jsonl {query, positive: [...], negative: [...]}
+    Reranking           test.jsonl {query, positive: [...], negative: [...]}, a query may be a list of texts; or as
+                        Retrieval with top_ranked.jsonl {query-id, corpus-ids: [...]}
     Summarization       test.jsonl {text, human_summaries: [...], machine_summaries: [...], relevance: [...]}
+
+A task of several languages may have a folder for each (`en/test.jsonl`), CQADupstackRetrieval one for each forum.
 """
 
 import csv
@@ -26,14 +30,19 @@ SHAPES = "src/gte/evaluation/folder.py shows what a task's folder holds"
 FIELDS = {  # of a row of test.jsonl: name -> kind of value
     "STS": {"sentence1": "text", "sentence2": "text", "score": "number"},
     "PairClassification": {"sentence1": "text", "sentence2": "text", "label": "label"},
+    "PairLists": {"sentence1": "texts", "sentence2": "texts", "label": "labels"},
     "Classification": {"text": "text", "label": "label"},
     "Clustering": {"text": "text", "label": "label"},
     "ClusteringSets": {"sentences": "texts", "labels": "labels"},
-    "Reranking": {"query": "text", "positive": "texts", "negative": "texts"},
+    "Reranking": {"query": "text or texts", "positive": "texts", "negative": "texts"},
     "Summarization": {"text": "text", "human_summaries": "texts", "machine_summaries": "texts", "relevance": "numbers"},
     "Queries": {"_id": "id", "text": "text"},
     "Corpus": {"_id": "id", "title": "optional text", "text": "text"},
+    "Qrels": {"query-id": "id", "corpus-id": "id", "score": "number"},
+    "Candidates": {"query-id": "id", "corpus-ids": "ids"},
 }
+JSONL = (".jsonl", ".jsonl.gz")
+SAME_SPLIT = ("dev", "valid", "validation")
 OTHER_NAMES = {"label": "labels", "sentence1": "sent1", "sentence2": "sent2", "_id": "id"}
 
 
@@ -60,6 +69,8 @@ CHECKS = {  # kind of value -> (test, how an error names it)
     "label": (is_label, "an integer or a text"),
     "id": (is_label, "an integer or a text"),
     "texts": (list_of(is_text), "a list of texts, not empty"),
+    "text or texts": (lambda value: is_text(value) or list_of(is_text)(value), "a text or a list of texts"),
+    "ids": (list_of(is_label), "a list of ids, not empty"),
     "labels": (list_of(is_label), "a list of labels, not empty"),
     "numbers": (list_of(is_number), "a list of numbers, not empty"),
 }
@@ -85,7 +96,7 @@ class Folder:
         if self.is_retrieval():
             self.require("corpus")
             self.require("queries")
-            if not any((self.path / "qrels").glob("*.tsv*")):
+            if not any((self.path / "qrels").glob("*.*")):
                 raise UserError(f"{self.path} lacks qrels/test.tsv, without which nothing can be scored; {SHAPES}")
         elif not any(self.path.glob("*.jsonl*")):
             parts = [path for path in self.path.iterdir() if path.is_dir()]
@@ -100,22 +111,49 @@ class Folder:
 
     def find(self, stem: str, *suffixes: str) -> Path | None:
         """The file of that name without suffix, plain before compressed, or None."""
-        for suffix in suffixes or (".jsonl", ".jsonl.gz"):
-            if (self.path / f"{stem}{suffix}").is_file():
-                return self.path / f"{stem}{suffix}"
+        *parents, name = stem.split("/")
+        for other in SAME_SPLIT if name in SAME_SPLIT else (name,):
+            for suffix in suffixes or JSONL:
+                path = self.path.joinpath(*parents, f"{other}{suffix}")
+                if path.is_file():
+                    return path
         return None
 
     def require(self, stem: str, *suffixes: str) -> Path:
-        """`find`, or a UserError that names what is missing."""
+        """`find`, or a UserError that names what is missing and what is there."""
         found = self.find(stem, *suffixes)
         if found is None:
-            wanted = " or ".join(f"{stem}{suffix}" for suffix in suffixes or (".jsonl", ".jsonl.gz"))
-            raise UserError(f"{self.path} lacks {wanted}; {SHAPES}")
+            wanted = " or ".join(f"{stem}{suffix}" for suffix in suffixes or JSONL)
+            there = sorted(path.name for path in (self.path / stem).parent.glob("*.*"))
+            others = f" (there are {', '.join(there[:5])}; another split is scored with split=)" if there else ""
+            raise UserError(f"{self.path} lacks {wanted}{others}; {SHAPES}")
         return found
+
+    def qrels_file(self, split: str) -> Path:
+        return self.require(f"qrels/{split}", ".tsv", ".tsv.gz", *JSONL)
+
+    def split_file(self, split: str) -> Path:
+        """The file without which the split cannot be scored."""
+        return self.qrels_file(split) if self.is_retrieval() else self.require(split)
+
+    def first_split(self) -> str:
+        """Of what may be scored the split that is there: test, else dev."""
+        for split in ("test", "dev"):
+            if self.find(split) or self.find(f"qrels/{split}", ".tsv", ".tsv.gz", *JSONL):
+                return split
+        return "test"
+
+    def part(self, name: str) -> "Folder":
+        """The folder of that name in this one, or this one where it has none."""
+        return Folder(self.path / name) if (self.path / name).is_dir() else self
 
     def rows(self, path: Path, fields: dict[str, str]) -> list[dict]:
         """The file's objects reduced to `fields` (name -> kind). UserError with file and line for anything else."""
-        rows = []
+        return list(self.each(path, fields))
+
+    def each(self, path: Path, fields: dict[str, str]) -> Iterator[dict]:
+        """`rows` one after the other."""
+        empty = True
         for number, line in self.lines(path):
             if not line.strip():
                 continue
@@ -125,14 +163,19 @@ class Folder:
                 raise UserError(f"{path}:{number}: invalid JSON ({error.msg}); mend or remove the line") from error
             if not isinstance(row, dict):
                 raise UserError(f"{path}:{number}: expected an object with {', '.join(fields)}, got {line[:40]!r}")
-            rows.append({name: field(row, name, kind, path, number) for name, kind in fields.items()})
-        if not rows:
+            empty = False
+            yield {name: field(row, name, kind, path, number) for name, kind in fields.items()}
+        if empty:
             raise UserError(f"{path} has no rows; write it again or leave the task out")
-        return rows
 
-    def qrels(self, path: Path) -> dict[str, dict[str, int]]:
+    def qrels(self, split: str) -> dict[str, dict[str, int]]:
         """Relevance by query id and document id."""
+        path = self.qrels_file(split)
         relevance: dict[str, dict[str, int]] = {}
+        if path.name.endswith(JSONL):
+            for row in self.each(path, FIELDS["Qrels"]):
+                relevance.setdefault(row["query-id"], {})[row["corpus-id"]] = int(row["score"])
+            return relevance
         for number, line in self.lines(path):
             cells = next(csv.reader([line.rstrip("\r\n")], delimiter="\t", quoting=csv.QUOTE_NONE), [])
             if not cells or (number == 1 and cells[0] in {"query-id", "query_id", "qid"}):
@@ -160,20 +203,20 @@ class Folder:
         except (OSError, EOFError, zlib.error) as error:
             raise UserError(f"{path}: cannot be read after line {number} ({error}); copy the file again") from error
 
-    def keys(self, path: Path) -> set[str]:
-        """Field names of the file's first row; none where it is no JSON object. Leaves the checksum alone."""
+    def first_row(self, path: Path) -> dict:
+        """The file's first row; empty where it is no JSON object. Leaves the checksum alone."""
         first = next((line for _, line in Folder(self.path).lines(path)), "")
         try:
             row = json.loads(first)
         except json.JSONDecodeError:
             row = {}
-        return set(row) if isinstance(row, dict) else set()
+        return row if isinstance(row, dict) else {}
 
-    def kind(self) -> str:
+    def kind(self, split: str) -> str:
         """Which of the shapes above the folder has, by its files and its first row; UserError where it has none."""
         if self.is_retrieval():
-            return "Retrieval"
-        keys = self.keys(self.require("test"))
+            return "Reranking" if self.find("top_ranked") else "Retrieval"
+        keys = set(self.first_row(self.require(split)))
         if {"sentences", "labels"} <= keys:
             return "Clustering"
         keys |= {name for name, other in OTHER_NAMES.items() if other in keys}
@@ -197,6 +240,8 @@ def field(row: dict, name: str, kind: str, path: Path, number: int) -> object:
         raise UserError(f"{path}:{number}: field '{key}' must be {wanted}, got {json.dumps(value)[:40]}")
     if kind == "id":
         return str(value)
+    if kind == "ids":
+        return list(map(str, value))
     return value or "" if kind == "optional text" else value
 
 

@@ -4,16 +4,23 @@ Shapes: N texts, D width.
 """
 
 import hashlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from gte.encoder import AUTOCAST, Encoder, native_bf16
 from gte.errors import UserError
+from gte.evaluation.cache import VectorCache, text_keys
+from gte.evaluation.search import best_documents
 from gte.hub import find_checkpoint, load_encoder
+from gte.pool import EncoderPool
 
 BM25_NAME = "bm25"
+KEPT_AFTER = 8_192  # texts a device: what an interruption loses, at most
 
 
 def choose_device(device: str) -> str:
@@ -36,10 +43,20 @@ def choose_precision(precision: str, device: str) -> str:
     return "bf16" if native_bf16("cpu") else "fp32"
 
 
-class EncoderModel:
-    """mteb's encoder protocol over `Encoder.encode`: unit vectors, cosine similarity, equal texts embedded once."""
+def choose_devices(device: str | list[str]) -> list[str]:
+    """One or several: `auto` is every GPU, or the CPU where there is none."""
+    if device == "auto" and torch.cuda.device_count() > 1:
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return [choose_device(device)] if isinstance(device, str) else list(device)
 
-    mteb_model_meta = None  # asked for by mteb's protocol, used only where it writes its own result files
+
+class EncoderModel:
+    """mteb's encoder and search protocols over `Encoder.encode`, on several devices where there is a `pool`.
+
+    Unit vectors, cosine similarity, exact search; equal texts are embedded once.
+    """
+
+    mteb_model_meta = None  # asked for by mteb's protocols, used only where it writes its own result files
 
     def __init__(
         self,
@@ -47,42 +64,52 @@ class EncoderModel:
         precision: str = "fp32",
         batch_tokens: int | None = None,
         progress: bool = False,
-        cache_bytes: int = 2**30,
+        cache: VectorCache | None = None,
+        pool: EncoderPool | None = None,
     ):
         self.encoder = encoder
         self.precision = precision
         self.batch_tokens = batch_tokens
         self.progress = progress
-        self.cache_bytes = cache_bytes  # 1 GiB: 700,000 vectors of 384 dimensions; what comes later is not kept
-        self.cache: dict[bytes, np.ndarray] = {}
+        self.cache = VectorCache(encoder.width) if cache is None else cache
+        self.pool = pool
+        self.devices = [str(encoder.device)] if pool is None else pool.devices
         self.texts = 0  # asked for so far
         self.encoded = 0  # of these, run through the encoder
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors float32 [N, D] in the caller's order. UserError where one is not finite."""
-        keys = [hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest() for text in texts]
-        new = {key: text for key, text in zip(keys, texts, strict=True) if key not in self.cache}
-        self.texts += len(keys)
+        keys_U, first_U, unique_N = np.unique(text_keys(texts), return_index=True, return_inverse=True)
+        rows_U = self.cache.find(keys_U)
+        result_UD = np.empty((len(keys_U), self.encoder.width), np.float32)
+        result_UD[rows_U >= 0] = self.cache.read(rows_U[rows_U >= 0])
+        new = np.flatnonzero(rows_U < 0)
+        new = new[np.argsort(first_U[new])]  # as the caller has them
+        self.texts += len(texts)
         self.encoded += len(new)
-        fresh_ND = self.encoder.encode(
-            list(new.values()),
+        block = KEPT_AFTER * len(self.devices)
+        for start in range(0, len(new), block):
+            rows = new[start : start + block]
+            result_UD[rows] = self.finite([texts[i] for i in first_U[rows]])
+            self.cache.add(keys_U[rows], result_UD[rows])
+        return result_UD[unique_N]
+
+    def finite(self, texts: list[str]) -> np.ndarray:
+        """The encoder's vectors [N, D] of texts that no cache holds; UserError where one is not finite."""
+        x_ND = (self.pool or self.encoder).encode(
+            texts,
             batch_tokens=self.batch_tokens,
             normalize=True,
             precision=self.precision,
             progress=self.progress,
         )
-        finite_N = np.isfinite(fresh_ND).all(axis=1) if len(new) else np.ones(0, bool)
+        finite_N = np.isfinite(x_ND).all(axis=1)
         if not finite_N.all():
-            text = list(new.values())[int(np.argmin(finite_N))]
             raise UserError(
-                f"{len(new) - finite_N.sum()} of {len(new)} embeddings are not finite in {self.precision}, "
-                f"first of the text {text[:40]!r}; the weights are damaged or need precision=fp32"
+                f"{len(x_ND) - finite_N.sum()} of {len(x_ND)} embeddings are not finite in {self.precision}, first of "
+                f"the text {texts[int(np.argmin(finite_N))][:40]!r}; the weights are damaged or need precision=fp32"
             )
-        rows = dict(zip(new, fresh_ND, strict=True))
-        result_ND = np.stack([rows[key] if key in rows else self.cache[key] for key in keys])
-        if (len(self.cache) + len(rows)) * fresh_ND.itemsize * fresh_ND.shape[1] <= self.cache_bytes:
-            self.cache.update(rows)
-        return result_ND
+        return x_ND
 
     def encode(self, inputs, **_) -> np.ndarray:
         """mteb hands over a loader of small batches; all its texts are taken at once, to be sorted by length."""
@@ -98,6 +125,50 @@ class EncoderModel:
 
         return pairwise_cos_sim(a_ND, b_ND)
 
+    def index(self, corpus, **_) -> None:
+        self.corpus = corpus
+
+    def search(self, queries, *, top_k: int, task_metadata, top_ranked=None, **_) -> dict[str, dict[str, float]]:
+        """Cosines of the best `top_k` documents by query, of all or of the query's own candidates; exact."""
+        from mteb._create_dataloaders import create_dataloader  # adds a query's instruction, where it has one
+        from mteb.types import PromptType
+
+        loader = create_dataloader(queries, task_metadata=task_metadata, prompt_type=PromptType.query)
+        ids, q_ND = queries["id"], self.encode(loader)
+        if top_ranked is not None:
+            return self.rank_candidates(ids, q_ND, top_ranked, top_k)
+        values_NK, numbers_NK = best_documents(q_ND, self.corpus_blocks(), top_k, self.devices[0])
+        found = np.unique(numbers_NK).tolist()
+        names = dict(zip(found, self.corpus.select_columns(["id"])[found]["id"], strict=True))
+        return {
+            query: dict(zip([names[number] for number in numbers], values, strict=True))
+            for query, numbers, values in zip(ids, numbers_NK.tolist(), values_NK.tolist(), strict=True)
+        }
+
+    def corpus_blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Number of the first document and vectors [M, D] of one block after the other."""
+        size = KEPT_AFTER * len(self.devices)
+        with tqdm(total=len(self.corpus), unit=" documents", disable=not self.progress, leave=False) as bar:
+            for first in range(0, len(self.corpus), size):
+                d_MD = self.embed(document_texts(self.corpus[first : first + size]))
+                yield first, d_MD
+                bar.update(len(d_MD))
+
+    def rank_candidates(self, ids: Sequence[str], q_ND: np.ndarray, candidates: dict[str, list[str]], top_k: int):
+        """Cosines by query among its own candidates, for as many queries at a time as fit into a block."""
+        row_of = {document: row for row, document in enumerate(self.corpus["id"])}
+        results = {}
+        sizes = np.cumsum([len(candidates.get(query, ())) for query in ids]) // (KEPT_AFTER * len(self.devices))
+        for group in np.split(np.arange(len(sizes)), np.flatnonzero(np.diff(sizes)) + 1):
+            rows_of = {query: [row_of[name] for name in candidates.get(ids[query], ())] for query in group}
+            rows = np.unique(list(itertools.chain.from_iterable(rows_of.values()))).astype(int)
+            d_MD = self.embed(document_texts(self.corpus[rows.tolist()]))
+            for query, own in rows_of.items():
+                scores = d_MD[np.searchsorted(rows, own)] @ q_ND[query]
+                best = np.argsort(-scores, kind="stable")[:top_k]
+                results[ids[query]] = {candidates[ids[query]][i]: float(scores[i]) for i in best}
+        return results
+
     def describe(self) -> dict:
         """What identifies the model in a result: equal values give equal scores."""
         return {
@@ -106,8 +177,19 @@ class EncoderModel:
             "width": self.encoder.width,
             "max_length": self.encoder.max_length,
             "precision": self.precision,
-            "device": str(self.encoder.device),
+            "device": " ".join(self.devices),
         }
+
+    def close(self) -> None:
+        """Ends the pool's processes."""
+        if self.pool is not None:
+            self.pool.close()
+
+
+def document_texts(rows: dict[str, list[str]]) -> list[str]:
+    """Title and text of each document in one, as mteb joins them."""
+    titles = rows.get("title", itertools.repeat(""))
+    return [(f"{title} {text}" if title else text).strip() for title, text in zip(titles, rows["text"], strict=False)]
 
 
 class BM25:
@@ -123,8 +205,7 @@ class BM25:
         import bm25s
 
         self.ids = list(corpus["id"])
-        titles = list(corpus["title"]) if "title" in corpus.column_names else [""] * len(self.ids)
-        texts = [f"{title} {text}".strip() for title, text in zip(titles, corpus["text"], strict=True)]
+        texts = document_texts(corpus[:])
         self.retriever = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
         self.retriever.index(bm25s.tokenize(texts, stopwords="en", show_progress=False), show_progress=False)
         self.texts += len(texts)
@@ -133,21 +214,35 @@ class BM25:
         """Scores of the best `top_k` documents by query, without those that share no word with the query."""
         import bm25s
 
-        tokens = bm25s.tokenize(list(queries["text"]), stopwords="en", show_progress=False)
-        k = len(self.ids) if top_ranked else min(top_k, len(self.ids))
-        rows_NK, scores_NK = self.retriever.retrieve(tokens, k=k, show_progress=False)
-        self.texts += len(rows_NK)
+        texts = list(queries["text"])
+        self.texts += len(texts)
+        if top_ranked is not None:
+            words = bm25s.tokenize(texts, stopwords="en", return_ids=False, show_progress=False)
+            return self.rank_candidates(queries["id"], words, top_ranked)
+        tokens = bm25s.tokenize(texts, stopwords="en", show_progress=False)
+        rows_NK, scores_NK = self.retriever.retrieve(tokens, k=min(top_k, len(self.ids)), show_progress=False)
+        return {
+            query: {self.ids[row]: float(score) for row, score in zip(rows, scores, strict=True) if score > 0}
+            for query, rows, scores in zip(queries["id"], rows_NK, scores_NK, strict=True)
+        }
+
+    def rank_candidates(self, ids: Sequence[str], words: list[list[str]], candidates: dict[str, list[str]]):
+        """Scores by query of its own candidates, where they share a word with it."""
+        row_of = {document: row for row, document in enumerate(self.ids)}
         results = {}
-        for query, rows, scores in zip(queries["id"], rows_NK, scores_NK, strict=True):
-            allowed = set(top_ranked[query]) if top_ranked else None
-            found = {self.ids[row]: float(score) for row, score in zip(rows, scores, strict=True) if score > 0}
-            results[query] = {key: score for key, score in found.items() if allowed is None or key in allowed}
+        for query, own_words in zip(ids, words, strict=True):
+            scores = self.retriever.get_scores(own_words or [""])
+            scores = {name: float(scores[row_of[name]]) for name in candidates.get(query, ())}
+            results[query] = {name: score for name, score in scores.items() if score > 0}
         return results
 
     def describe(self) -> dict:
         import bm25s
 
         return {"weights": f"bm25s {bm25s.__version__} lucene k1=1.5 b=0.75 stopwords=en", "precision": self.precision}
+
+    def close(self) -> None:
+        """There is nothing to end."""
 
 
 def check_checkpoint(checkpoint: str) -> None:
@@ -156,17 +251,41 @@ def check_checkpoint(checkpoint: str) -> None:
         find_checkpoint(checkpoint)
 
 
-def load_model(checkpoint: str, precision: str, batch_tokens: int | None, device: str, progress: bool):
-    """The model that `checkpoint` names. It is tried on one text, so that damaged weights show at once."""
+def load_model(
+    checkpoint: str,
+    precision: str,
+    batch_tokens: int | None,
+    device: str | list[str],
+    progress: bool,
+    cache: str | None = None,
+    cache_gb: float = 1,
+):
+    """The model that `checkpoint` names, on one device or spread over several.
+
+    It is tried on one text, so that damaged weights show at once. `cache`: a folder where its embeddings are kept, up
+    to `cache_gb` GB a model.
+    """
     if checkpoint == BM25_NAME:
         return BM25()
-    encoder = load_encoder(checkpoint).to(device)
-    model = EncoderModel(encoder, precision, batch_tokens)
+    devices = [device] if isinstance(device, str) else device
+    encoder = load_encoder(checkpoint)
+    pool = EncoderPool(checkpoint, devices) if len(devices) > 1 else None
+    if pool is None:
+        encoder.to(devices[0])
+    folder = None
+    if cache is not None:
+        folder = Path(cache) / f"{weights_checksum(encoder).removeprefix('sha256:')[:16]}-{precision}"
+    model = EncoderModel(
+        encoder,
+        precision,
+        batch_tokens,
+        cache=VectorCache(encoder.width, folder, int(cache_gb * 1e9)),
+        pool=pool,
+    )
     try:
-        model.embed(["The quick brown fox jumps over the lazy dog."])
+        model.finite(["The quick brown fox jumps over the lazy dog."])
     except UserError as error:
         raise UserError(f"{checkpoint}: {error}") from error
-    model.texts = model.encoded = 0
     model.progress = progress
     return model
 

@@ -6,6 +6,7 @@ from mteb.abstasks.task_metadata import TaskMetadata
 
 from gte.errors import UserError
 from gte.evaluation.folder import FIELDS, Folder
+from gte.evaluation.hub_rows import hub_rows
 
 VERBALIZERS = {  # negative, positive: label 0, label 1
     "SST2": ("negative", "positive"),
@@ -14,22 +15,28 @@ VERBALIZERS = {  # negative, positive: label 0, label 1
 
 
 class SST2(AbsTaskZeroShotClassification):
-    """Accuracy over test.jsonl {text, label}. `folder` and the verbalizers are the instance's, the rest is mteb's."""
+    """Accuracy over <split>.jsonl {text, label} or the hub's SetFit/sst2; how it is scored is mteb's."""
 
+    folder_name = "SST2"
     input_column_name = "text"
 
-    def __init__(self, folder: Folder):
+    def __init__(self, folder: Folder | None = None, split: str | None = None):
         super().__init__()
-        self.folder = folder
+        self.folder, self.chosen_split = folder, split or "test"
+        if folder is not None:
+            folder.split_file(self.chosen_split)
 
     def load_data(self, num_proc: int | None = None, **_) -> None:
         if self.data_loaded:
             return
-        path = self.folder.require("test")
-        rows = self.folder.rows(path, FIELDS["Classification"])
-        if not {row["label"] for row in rows} <= {0, 1}:
-            raise UserError(f"{path}: labels must be 0 (negative) or 1 (positive)")
-        self.dataset = DatasetDict({"test": Dataset.from_list(rows)})
+        if self.folder is None:
+            rows = [{key: row[key] for key in ("text", "label")} for row in hub_rows(self, self.chosen_split)]
+        else:
+            path = self.folder.split_file(self.chosen_split)
+            rows = self.folder.rows(path, FIELDS["Classification"])
+            if not {row["label"] for row in rows} <= {0, 1}:
+                raise UserError(f"{path}: labels must be 0 (negative) or 1 (positive)")
+        self.dataset = DatasetDict({self.chosen_split: Dataset.from_list(rows)})
         self.data_loaded = True
 
     def get_candidate_labels(self) -> list[str]:
@@ -40,7 +47,7 @@ def named(name: str) -> type[SST2]:
     metadata = TaskMetadata(
         name=name,
         description="SST-2, zero-shot",
-        dataset={"path": "SST2", "revision": "local"},
+        dataset={"path": "SetFit/sst2", "revision": "main"},
         type="ZeroShotClassification",
         category="t2t",
         modalities=["text"],
@@ -51,4 +58,4 @@ def named(name: str) -> type[SST2]:
     return type(name, (SST2,), {"metadata": metadata})
 
 
-TASKS = {name: ("SST2", named(name)) for name in VERBALIZERS}
+TASKS = {name: named(name) for name in VERBALIZERS}

@@ -19,12 +19,16 @@ from pathlib import Path
 
 from gte.errors import UserError
 from gte.evaluation.folder import Folder, find_tasks
+from gte.evaluation.paper import averages
+from gte.offline import ask_no_hub, hub_reachable
 from gte.provenance import git_commit, versions
 
-SCHEMA = 1
-FOLDER_OF = {  # tasks that share a folder; every other task's folder has its name
-    "SST2Prompted": "SST2",
-    **{f"CodeSearchNet{name}": "CodeSearchNet" for name in ("Ruby", "JavaScript", "Go", "Python", "Java", "PHP")},
+SCHEMA = 2
+LANGUAGES = ("Ruby", "JavaScript", "Go", "Python", "Java", "PHP")
+FOLDER_OF = {  # tasks that share a folder, and what their files begin with; every other task's folder has its name
+    "SST2": ("SST2", ""),
+    "SST2Prompted": ("SST2", ""),
+    **{f"CodeSearchNet{name}": ("CodeSearchNet", f"{name.lower()}_") for name in LANGUAGES},
 }
 
 
@@ -40,40 +44,65 @@ class Suite:
 
 @dataclass(frozen=True)
 class Plan:
-    """Task name -> its folder, or None for the hub; and why the suite's other tasks are not run."""
+    """Task name -> its folder, or None for the hub; why the suite's other tasks are not run; which split is scored.
+
+    `split` None stands for the one that MTEB scores.
+    """
 
     run: dict[str, Path | None]
     skipped: dict[str, str]
+    split: str | None = None
 
 
-def plan(suite: Suite, data_dir: str | Path | None = None, only: list[str] | None = None) -> Plan:
+def plan(
+    suite: Suite, data_dir: str | Path | None = None, only: list[str] | None = None, split: str | None = None
+) -> Plan:
     """What to run, decided by names and folders alone.
 
     Raises UserError where `only` asks for what is not there, where a folder is incomplete, where nothing is left.
     """
+    if suite.folder is None and data_dir is None and not (suite.tasks or only):
+        raise UserError(f"suite={suite.name} is what a folder holds: pass data_dir=, a folder of task folders")
     folders = find_tasks(data_dir) if data_dir is not None else {}
     own = find_tasks(suite.folder) if suite.folder else {}
     folders = {**folders, **own}
-    names = list(only or dict.fromkeys([*own, *suite.tasks]))
+    names = list(only or dict.fromkeys([*tasks_of(own), *suite.tasks]))
     run: dict[str, Path | None] = {}
     skipped: dict[str, str] = {}
     for name in names:
-        folder = folders.get(FOLDER_OF.get(name, name))
-        if folder is not None:
+        place, prefix = FOLDER_OF.get(name, (name, ""))
+        folder = folders.get(place)
+        if folder is not None and any(folder.glob(f"{prefix}*")):
             Folder(folder).check()
             run[name] = folder
         elif data_dir is None and suite.hub:
             run[name] = None
         elif only and name in only:
-            close = difflib.get_close_matches(name, [*folders, *suite.tasks], n=1)
+            close = difflib.get_close_matches(name, {*folders, *suite.tasks} - {name}, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
             raise UserError(f"no folder {name}{hint} under {data_dir or suite.folder}; pass data_dir= or another name")
         else:
-            skipped[name] = f"no such folder under {data_dir}" if data_dir else "no data_dir given"
+            skipped[name] = f"{place}/{prefix}* is not under {data_dir}" if data_dir else "no data_dir given"
+    for name in tasks_of(folders):
+        if name not in names:
+            skipped[name] = f"not in {'tasks=' if only else f'suite={suite.name}'}"
     if not run:
         where = f"under {data_dir}" if data_dir else "(pass data_dir=)"
         raise UserError(f"suite {suite.name}: no task of it has a folder {where}: {', '.join(names[:5])} ...")
-    return Plan(run, skipped)
+    return Plan(run, skipped, split)
+
+
+def tasks_of(folders: dict[str, Path]) -> list[str]:
+    """The tasks that these folders hold: mostly one of the folder's name."""
+    shared = {place for place, _ in FOLDER_OF.values()}
+    tasks = []
+    for name, folder in folders.items():
+        if name in shared:
+            of = FOLDER_OF.items()
+            tasks += [task for task, (place, prefix) in of if place == name and any(folder.glob(f"{prefix}*"))]
+        else:
+            tasks.append(name)
+    return tasks
 
 
 def name_checkpoints(checkpoint: str | list[str] | dict[str, str]) -> dict[str, str]:
@@ -108,13 +137,16 @@ def run_suite(
 
     A task that fails is noted with its reason, the others are run all the same.
     """
-    from gte.evaluation.tasks import make_task  # mteb takes seconds to import: after everything that can fail at once
+    # mteb takes seconds to import: after everything that can fail at once
+    from gte.evaluation.tasks import kind_of, make_task
 
     out = Path(out)
     (out / "results.json").unlink(missing_ok=True)
-    for name, folder in plan.run.items():
-        make_task(name, folder)
+    kinds = {name: kind_of(name) for name in suite.tasks}
+    kinds |= {name: make_task(name, folder, plan.split).kind for name, folder in plan.run.items()}
     quiet()
+    if None in plan.run.values() and not hub_reachable():
+        ask_no_hub()
     results = {
         "schema": SCHEMA,
         "suite": suite.name,
@@ -128,7 +160,10 @@ def run_suite(
     }
     for label, checkpoint in checkpoints.items():
         say(f"{label} ({checkpoint})")
-        results["models"][label] = run_model(load_model(checkpoint), label, checkpoint, plan, out, say)
+        model = load_model(checkpoint)
+        entry = run_model(model, label, checkpoint, plan, out, say)
+        results["models"][label] = entry | {"averages": averages(entry, kinds)}
+        model.close()
     write(out / "results.json", results)
     return results
 
@@ -141,7 +176,7 @@ def run_model(model, label: str, checkpoint: str, plan: Plan, out: Path, say: Ca
     entry = {"checkpoint": checkpoint, **description, "tasks": {}, "skipped": {}, "failed": {}}
     files = out / "tasks" / re.sub(r"[^\w.-]", "_", label)
     for name, folder in plan.run.items():
-        task = make_task(name, folder)
+        task = make_task(name, folder, plan.split)
         if not hasattr(model, "embed") and (task.kind not in {"Retrieval", "Reranking"} or name in FOLDER_OF):
             entry["skipped"][name] = f"{label} only ranks documents by words"
             continue
@@ -155,6 +190,8 @@ def run_model(model, label: str, checkpoint: str, plan: Plan, out: Path, say: Ca
         entry["tasks"][name] = done
         took = f"{done['seconds']:.1f} s" if fresh else "done before"
         say(f"  {name:<40} {done['main_score']:6.2f} {done['metric']}  {took}")
+        for note in done["notes"]:
+            say(f"    note: {note}")
     return entry
 
 
@@ -162,15 +199,13 @@ def run_task(task, model, description: dict, file: Path) -> tuple[dict, bool]:
     """Scores in points of 100, and whether they are fresh: `file` serves again while its identity is the same."""
     started = time.monotonic()
     task.load()
-    identity = {"task": task.name, "data": task.data, "model": description, "versions": versions()}
+    identity = {"task": task.name, "split": task.split, "data": task.data, "model": description, "versions": versions()}
     if file.exists():
         earlier = json.loads(file.read_text())
         if earlier.get("identity") == identity:
             return earlier["result"], False
     texts = model.texts
     scores = task.run(model)
-    if task.main_score not in scores:
-        raise UserError(f"{task.main_score} is not a number: the model gives all texts the same score; train it first")
     result = {
         "type": task.kind,
         "metric": task.main_score,
@@ -179,6 +214,8 @@ def run_task(task, model, description: dict, file: Path) -> tuple[dict, bool]:
         "seconds": round(time.monotonic() - started, 2),
         "texts": model.texts - texts,
         "precision": model.precision,
+        "split": task.split,
+        "notes": task.notes,
         "data": task.data,
         "source": "folder" if task.data.startswith("sha256") else "hub",
     }

@@ -5,6 +5,8 @@ import io
 import itertools
 import re
 
+from gte.evaluation.paper import paper_tables
+
 SHORT = {
     "ndcg_at_10": "nDCG@10",
     "recall_at_100": "R@100",
@@ -51,32 +53,53 @@ def gains(rows: list[list[str]]) -> list[list[str]]:
     ]
 
 
-def as_csv(results: dict) -> str:
+def csv_text(rows: list[list[str]]) -> str:
     stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows(cells(results))
+    csv.writer(stream, lineterminator="\n").writerows(rows)
     return stream.getvalue()
 
 
+def markdown(rows: list[list[str]]) -> str:
+    """The first column to the left, all others to the right."""
+    ruler = ["---", *("---:" for _ in rows[0][1:])]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (rows[0], ruler, *rows[1:]))
+
+
+def as_csv(results: dict) -> str:
+    return csv_text(cells(results))
+
+
 def as_markdown(results: dict) -> str:
+    """All scores, then the paper's tables with ours added."""
     header, *rows = cells(results)
-    rows += gains(rows)
-    ruler = ["---", *("---:" for _ in header[1:])]
-    return "".join(f"| {' | '.join(row)} |\n" for row in (header, ruler, *rows))
+    parts = [markdown([header, *rows, *gains(rows)])]
+    parts += [f"\n{title}\n\n{markdown(table)}" for title, table in paper_tables(results).values()]
+    return "".join(parts)
 
 
 def as_text(results: dict) -> str:
-    """For a terminal: the header's words one below the other, so that ten scores fit into 120 columns."""
+    """For a terminal: the header's words one below the other, so that ten scores fit into 120 columns.
+
+    More of them stand below each other, a column a model.
+    """
     header, *rows = cells(results)
     rows += gains(rows)
+    if len(header) > 11:
+        turned = [list(column) for column in zip(header, *rows, strict=True)]
+        return aligned(turned[:1], turned[1:])
     words = [re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", " ", title).split() for title in header]
     height = max(map(len, words))
     stacked = [[*([""] * (height - len(column))), *column] for column in words]
-    lines = [list(line) for line in zip(*stacked, strict=True)] + rows
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return aligned([list(line) for line in zip(*stacked, strict=True)], rows)
+
+
+def aligned(head: list[list[str]], rows: list[list[str]]) -> str:
+    """Head, ruler and rows in columns as wide as their widest cell."""
+    widths = [max(map(len, column)) for column in zip(*head, *rows, strict=True)]
 
     def show(line: list[str]) -> str:
         values = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
         return "  ".join([line[0].ljust(widths[0]), *values[1:]]).rstrip()
 
     ruler = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    return "\n".join([*map(show, lines[:height]), ruler, *map(show, lines[height:])])
+    return "\n".join([*map(show, head), ruler, *map(show, rows)])

@@ -4,12 +4,19 @@ A folder only replaces where the data come from (`load_data`); protocol and metr
 that mteb does not know becomes a task of the kind that its files show.
 """
 
+import copy
 import difflib
+import itertools
+import tempfile
 import warnings
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import mteb
+import numpy as np
+import pyarrow as pa
 from datasets import Dataset, DatasetDict
 from mteb.abstasks import (
     AbsTask,
@@ -37,7 +44,6 @@ MAIN_SCORE = {
     "Clustering": "v_measure",
     "Summarization": "cosine_spearman",
 }
-SPLITS = {"MSMARCO": "dev"}  # of MTEB's 56 the one that is not scored on "test"
 ENGLISH = ("en", "en-en", "eng", "eng-eng", "english")  # of several English subsets MTEB takes the plain one
 
 
@@ -57,12 +63,23 @@ class Task:
         return self.parts[0].metadata.main_score
 
     @property
+    def split(self) -> str:
+        return eval_split(self.parts[0])
+
+    @property
     def data(self) -> str:
         """Checksum of the local files or the hub's revision; call it after `load`."""
         return " ".join(
-            part.folder.checksum if hasattr(part, "folder") else f"hub:{part.metadata.dataset['revision']}"
+            f"hub:{part.metadata.dataset['revision']}"
+            if getattr(part, "folder", None) is None
+            else part.folder.checksum
             for part in self.parts
         )
+
+    @property
+    def notes(self) -> list[str]:
+        """What of the data was not scored as it stands; call it after `load`."""
+        return [note for part in self.parts for note in getattr(part, "notes", [])]
 
     def load(self) -> None:
         """Reads the data. UserError where files are wrong or the hub does not answer."""
@@ -71,25 +88,31 @@ class Task:
                 part.load_data()
             except UserError:
                 raise
-            except (OSError, ValueError, RuntimeError) as error:
-                if hasattr(part, "folder"):
+            except (OSError, ValueError, RuntimeError, httpx.HTTPError) as error:
+                if getattr(part, "folder", None) is not None:
                     raise
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 name = part.metadata.name
+                folder = OWN[name].folder_name if name in OWN else name
                 raise UserError(
-                    f"the hub did not give {name} ({reason}); pass data_dir=DIR, the data in DIR/{name}"
+                    f"the hub did not give {name} ({reason}); pass data_dir=DIR, the data in DIR/{folder}"
                 ) from error
 
     def run(self, model) -> dict[str, float]:
-        """All scalar scores, in points of 100, averaged over the parts."""
+        """All scalar scores, in points of 100, averaged over the parts. UserError where the main one is no number."""
         runs = [self.run_part(part, model) for part in self.parts]
-        return {key: sum(run[key] for run in runs) / len(runs) for key in runs[0] if all(key in run for run in runs)}
+        scores = {key: sum(run[key] for run in runs) / len(runs) for key in runs[0] if all(key in run for run in runs)}
+        if self.main_score not in scores:
+            raise UserError(f"{self.main_score} is not a number: the model gives all texts the same score; train it")
+        return scores
 
     @staticmethod
     def run_part(part: AbsTask, model) -> dict[str, float]:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # sklearn's and scipy's remarks on constant input; NaN is dealt with below
+            warnings.simplefilter("ignore")  # sklearn's and scipy's remarks on constant input; NaN is dealt with above
+            drawn_from = copy.deepcopy((part.rng_state, part.np_rng))
             by_subset = part.evaluate(model, eval_split(part), encode_kwargs={"show_progress_bar": False})
+            part.rng_state, part.np_rng = drawn_from  # another model, or the same some steps later, gets the same draws
         scores = next(iter(by_subset.values()))
         return {
             key: 100 * float(value)
@@ -108,8 +131,9 @@ class LocalData:
             return
         split = eval_split(self)
         if isinstance(self, AbsTaskRetrieval):
-            read = read_reranking if self.metadata.type == "Reranking" else read_retrieval
-            self.dataset = {self.hf_subsets[0]: {split: read(self.folder, split)}}
+            rows = self.metadata.type == "Reranking" and not self.folder.is_retrieval()
+            data, self.notes = read_reranking(self.folder, split) if rows else read_retrieval(self.folder, split)
+            self.dataset = {self.hf_subsets[0]: {split: data}}
         else:
             read = next(read for base, read in READERS.items() if isinstance(self, base))
             data = DatasetDict(read(self.folder, split, self))
@@ -130,9 +154,9 @@ class LocalData:
 
 
 def eval_split(task: AbsTask) -> str:
-    """The split that MTEB scores."""
+    """The split that was chosen, else the one that MTEB scores."""
     splits = task.metadata.eval_splits
-    return SPLITS.get(task.metadata.name, "test" if "test" in splits else splits[0])
+    return getattr(task, "chosen_split", None) or ("test" if "test" in splits else splits[0])
 
 
 def english_subset(task: AbsTask) -> str:
@@ -144,43 +168,92 @@ def english_subset(task: AbsTask) -> str:
     return next((name for name in ENGLISH if name in english), (english or list(languages))[0])
 
 
-def read_retrieval(folder: Folder, split: str) -> dict:
-    """Corpus, queries and relevance as mteb's RetrievalSplitData."""
-    relevant = folder.qrels(folder.require(f"qrels/{split}", ".tsv", ".tsv.gz"))
-    queries = folder.rows(folder.require("queries"), FIELDS["Queries"])
-    corpus = folder.rows(folder.require("corpus"), FIELDS["Corpus"])
-    queries = [row for row in queries if row["_id"] in relevant]
-    documents = {row["_id"] for row in corpus}
-    if not queries:
+def read_retrieval(folder: Folder, split: str) -> tuple[dict, list[str]]:
+    """Corpus, queries and relevance as mteb's RetrievalSplitData, and what of them cannot be scored.
+
+    A query without a relevant document is not asked; a relevant document that the corpus lacks counts as not found.
+    """
+    relevant = folder.qrels(split)
+    texts = {row["_id"]: row["text"] for row in folder.each(folder.require("queries"), FIELDS["Queries"])}
+    if not relevant.keys() & texts.keys():
         raise UserError(f"{folder.path}: no query of qrels/{split} is in queries.jsonl; they do not belong together")
-    if not any(document in documents for row in queries for document in relevant[row["_id"]]):
+    asked = [query for query in texts if max(relevant.get(query, {}).values(), default=0) > 0]
+    if not asked:
+        raise UserError(f"{folder.path}: no query of qrels/{split} has a relevant document, one with a score above 0")
+    notes = []
+    if len(asked) < len(relevant):
+        left_out = len(relevant) - len(asked)
+        notes.append(f"{left_out} of {len(relevant)} queries have no text or no relevant document and are left out")
+    relevant = {query: relevant[query] for query in asked}
+    corpus, missing = read_corpus(folder, {document for found in relevant.values() for document in found})
+    if all(document in missing for found in relevant.values() for document, score in found.items() if score > 0):
         raise UserError(f"{folder.path}: no document of qrels/{split} is in corpus.jsonl; they do not belong together")
-    asked = {row["_id"] for row in queries}
-    return {
-        "corpus": Dataset.from_list([{"id": row["_id"], "title": row["title"], "text": row["text"]} for row in corpus]),
-        "queries": Dataset.from_list([{"id": row["_id"], "text": row["text"]} for row in queries]),
-        "relevant_docs": {query: documents for query, documents in relevant.items() if query in asked},
-        "top_ranked": None,
+    if missing:
+        notes.append(f"{len(missing)} judged documents are not in the corpus, {min(missing)} the first")
+    data = {
+        "corpus": corpus,
+        "queries": Dataset.from_dict({"id": asked, "text": [texts[query] for query in asked]}),
+        "relevant_docs": relevant,
+        "top_ranked": read_candidates(folder, asked, corpus) if folder.find("top_ranked") else None,
     }
+    return data, notes
 
 
-def read_reranking(folder: Folder, split: str) -> dict:
-    """Each query's own candidates, positives first, under the ids that mteb gives them: they decide between ties."""
+def read_candidates(folder: Folder, asked: list[str], corpus: Dataset) -> dict[str, list[str]]:
+    """The documents to rank by query; UserError where a query has none or one is unknown."""
+    path = folder.require("top_ranked")
+    listed = {row["query-id"]: row["corpus-ids"] for row in folder.each(path, FIELDS["Candidates"])}
+    unlisted = [query for query in asked if query not in listed]
+    if unlisted:
+        raise UserError(f"{path}: {len(unlisted)} queries have no candidates, {unlisted[0]} the first")
+    absent = {document for query in asked for document in listed[query]} - set(corpus["id"])
+    if absent:
+        raise UserError(f"{path}: {len(absent)} candidates are not in the corpus, {min(absent)} the first")
+    return {query: listed[query] for query in asked}
+
+
+def read_corpus(folder: Folder, wanted: set[str]) -> tuple[Dataset, set[str]]:
+    """The corpus memory-mapped, as large as it may be, and the ids of `wanted` that it lacks."""
+    path = folder.require("corpus")
+    schema = pa.schema([(name, pa.string()) for name in ("id", "title", "text")])
+    folder.scratch = tempfile.TemporaryDirectory(prefix="gte-corpus-")  # goes with the folder
+    hashes = array("q")
+    missing = set(wanted)
+    rows = folder.each(path, FIELDS["Corpus"])
+    with pa.OSFile(f"{folder.scratch.name}/corpus.arrow", "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
+        while batch := list(itertools.islice(rows, 10_000)):
+            ids, titles, texts = ([row[key] for row in batch] for key in FIELDS["Corpus"])
+            stream.write_batch(pa.record_batch([ids, titles, texts], schema))
+            missing.difference_update(ids)
+            hashes.extend(map(hash, ids))
+    twice = len(hashes) - len(np.unique(np.asarray(hashes)))
+    if twice:
+        raise UserError(f"{path}: {twice} of {len(hashes)} rows have an _id that an earlier row has; make them unique")
+    return Dataset.from_file(f"{folder.scratch.name}/corpus.arrow"), missing
+
+
+def read_reranking(folder: Folder, split: str) -> tuple[dict, list[str]]:
+    """Each query's own candidates, positives first, under the ids that mteb gives them: they decide between ties.
+
+    A query's id ends in the number of its text among those of its row, which mteb's MindSmallReranking merges by.
+    """
     corpus, queries, relevant, candidates = [], [], {}, {}
     for number, row in enumerate(folder.rows(folder.require(split), FIELDS["Reranking"])):
         query = f"{split}_query{number}"
         texts = {f"apositive_{query}_{i:05}": (text, 1) for i, text in enumerate(row["positive"])}
         texts |= {f"negative_{query}_{i:05}": (text, 0) for i, text in enumerate(row["negative"])}
-        queries.append({"id": query, "text": row["query"]})
         corpus += [{"id": key, "title": "", "text": text} for key, (text, _) in texts.items()]
-        relevant[query] = {key: relevance for key, (_, relevance) in texts.items()}
-        candidates[query] = list(texts)
-    return {
+        for i, text in enumerate([row["query"]] if isinstance(row["query"], str) else row["query"]):
+            queries.append({"id": f"{query}_{i}", "text": text})
+            relevant[f"{query}_{i}"] = {key: relevance for key, (_, relevance) in texts.items()}
+            candidates[f"{query}_{i}"] = list(texts)
+    data = {
         "corpus": Dataset.from_list(corpus),
         "queries": Dataset.from_list(queries),
         "relevant_docs": relevant,
         "top_ranked": candidates,
     }
+    return data, []
 
 
 def renamed(rows: list[dict], names: dict[str, str]) -> Dataset:
@@ -197,7 +270,14 @@ def read_sts(folder: Folder, split: str, task: AbsTaskSTS) -> dict[str, Dataset]
 def read_pairs(folder: Folder, split: str, task: AbsTaskPairClassification) -> dict[str, Dataset]:
     columns = (task.input1_column_name, task.input2_column_name, task.label_column_name)
     names = dict(zip(FIELDS["PairClassification"], columns, strict=True))
-    return {split: renamed(folder.rows(folder.require(split), FIELDS["PairClassification"]), names)}
+    path = folder.require(split)
+    if not any(isinstance(value, list) for value in folder.first_row(path).values()):
+        return {split: renamed(folder.rows(path, FIELDS["PairClassification"]), names)}
+    lists = folder.rows(path, FIELDS["PairLists"])
+    if any(len(set(map(len, row.values()))) > 1 for row in lists):
+        raise UserError(f"{path}: a row's lists are not of one length")
+    pairs = [dict(zip(row, values, strict=True)) for row in lists for values in zip(*row.values(), strict=True)]
+    return {split: renamed(pairs, names)}
 
 
 def read_classes(folder: Folder, split: str, task: AbsTaskClassification) -> dict[str, Dataset]:
@@ -209,7 +289,7 @@ def read_classes(folder: Folder, split: str, task: AbsTaskClassification) -> dic
 def read_clusters(folder: Folder, split: str, task: AbsTask) -> dict[str, Dataset]:
     """One clustering a row for mteb's first protocol, one text a row for its second; either file serves both."""
     path = folder.require(split)
-    if "sentences" in folder.keys(path):
+    if "sentences" in folder.first_row(path):
         sets = folder.rows(path, FIELDS["ClusteringSets"])
     else:
         rows = folder.rows(path, FIELDS["Clustering"])
@@ -253,7 +333,7 @@ BASES = {  # of tasks that mteb does not know
     "Clustering": AbsTaskClusteringLegacy,
     "Summarization": AbsTaskSummarization,
 }
-OWN = {**sst2.TASKS, **codesearchnet.TASKS}  # the paper's own protocols: name -> (folder, class)
+OWN = {**sst2.TASKS, **codesearchnet.TASKS}  # the paper's own protocols: name -> class
 
 
 def known(name: str) -> AbsTask | None:
@@ -266,7 +346,13 @@ def known(name: str) -> AbsTask | None:
             return None
 
 
-def metadata(name: str, kind: str, main_score: str, source: str) -> TaskMetadata:
+def kind_of(name: str) -> str | None:
+    """The category of a task that mteb or the paper has."""
+    task = OWN.get(name) or known(name)
+    return task and task.metadata.type
+
+
+def metadata(name: str, kind: str, source: str, split: str) -> TaskMetadata:
     """What mteb wants to know of a task that it has no entry for."""
     return TaskMetadata(
         name=name,
@@ -275,44 +361,53 @@ def metadata(name: str, kind: str, main_score: str, source: str) -> TaskMetadata
         type=kind,
         category="t2t",
         modalities=["text"],
-        eval_splits=["test"],
+        eval_splits=[split],
         eval_langs=["eng-Latn"],
-        main_score=main_score,
+        main_score=MAIN_SCORE[kind],
     )
 
 
-def local_part(name: str, folder: Folder) -> AbsTask:
-    """The task `name` over `folder`: of mteb's class where it knows the name, else of the kind that the files show."""
+def local_part(name: str, folder: Folder, split: str | None = None) -> AbsTask:
+    """The task `name` over `folder`: of mteb's class where it knows the name, else of the kind that the files show.
+
+    UserError where the folder lacks the file of the split that is to be scored.
+    """
     task = known(name)
     if task is not None and not isinstance(task, (*BASES.values(), AbsTaskClustering)):
         raise UserError(f"{name} is a {task.metadata.type} task, which is not read from a folder; leave data_dir= away")
-    attributes = {"folder": folder}
+    attributes = {"chosen_split": split}
     if task is None:
-        kind = folder.kind()
-        attributes["metadata"] = metadata(name, kind, MAIN_SCORE[kind], str(folder.path))
+        split = split or folder.first_split()
+        kind = folder.kind(split)
+        attributes["metadata"] = metadata(name, kind, str(folder.path), split)
         if kind == "Summarization":
             attributes |= {"min_score": 0, "max_score": 5}
     base = type(task) if task is not None else BASES[kind]
     part = type(base.__name__, (LocalData, base), attributes)()
     part.hf_subsets = [english_subset(part)]
+    part.folder = folder.part(part.hf_subsets[0])
+    part.folder.split_file(eval_split(part))
     return part
 
 
-def make_task(name: str, folder: Path | None) -> Task:
-    """The task of that name, over a folder or (None) over the hub. UserError where there is no such task."""
+def make_task(name: str, folder: Path | None, split: str | None = None) -> Task:
+    """The task of that name, over a folder or (None) over the hub, on `split` or (None) on the one that MTEB scores.
+
+    UserError where there is no such task, or no such split in its folder.
+    """
     if name in OWN:
-        if folder is None:
-            raise UserError(f"{name} is read from a folder only; pass data_dir= with a folder {OWN[name][0]}")
-        return Task(name, [OWN[name][1](Folder(folder))])
+        return Task(name, [OWN[name](folder and Folder(folder), split)])
     task = known(name)
     if isinstance(task, AbsTaskAggregate):
         names = [part.metadata.name for part in task.metadata.tasks]
         folders = [None] * len(names) if folder is None else [part_folder(folder, part) for part in names]
-        return Task(name, [part for pair in zip(names, folders, strict=True) for part in make_task(*pair).parts])
+        parts = [make_task(part, path, split).parts for part, path in zip(names, folders, strict=True)]
+        return Task(name, list(itertools.chain.from_iterable(parts)))
     if folder is not None:
-        return Task(name, [local_part(name, Folder(folder))])
+        return Task(name, [local_part(name, Folder(folder), split)])
     if task is None:
         raise UserError(f"unknown task {name}{did_you_mean(name)}; name one of mteb's, or a folder under data_dir")
+    task.chosen_split = split
     task.hf_subsets = [english_subset(task)]
     return Task(name, [task.filter_eval_splits([eval_split(task)])])
 

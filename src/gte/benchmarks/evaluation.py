@@ -1,0 +1,47 @@
+"""Evaluation against mteb with sentence-transformers on the same task folders: time, and that the scores agree."""
+
+import time
+from functools import partial
+
+import torch
+
+from gte.benchmarks.measure import compare, take_turns
+from gte.evaluation.folder import find_tasks
+from gte.evaluation.model import EncoderModel
+from gte.evaluation.suite import quiet
+from gte.evaluation.tasks import Task, make_task
+from gte.hub import load_encoder
+
+
+def run(
+    checkpoint: str, data_dir: str, tasks: list[str], rounds: int = 3, device: str = "cpu", precision: str = "fp32"
+) -> list[dict]:
+    """A row a task and variant: median seconds with the data and the model in memory, nothing cached between runs.
+
+    `precision` is ours; the peer, mteb's wrapper with its default settings, computes in fp32. Raises RuntimeError where
+    in fp32 the scores differ by more than 0.05 points.
+    """
+    from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
+    from sentence_transformers import SentenceTransformer
+
+    quiet()
+    encoder = load_encoder(checkpoint).to(device)
+    peer = SentenceTransformerEncoderWrapper(SentenceTransformer(checkpoint, device=device))
+    models = {"ours": lambda: EncoderModel(encoder, precision), "mteb+st": lambda: peer}
+    rows = []
+    for name in tasks:
+        task = make_task(name, find_tasks(data_dir)[name])
+        task.load()
+        measured = take_turns({variant: partial(turn, task, make) for variant, make in models.items()}, rounds)
+        ours, theirs = (measured[variant][0]["score"] for variant in models)
+        if precision == "fp32" and abs(ours - theirs) > 0.05:
+            raise RuntimeError(f"{name}: ours scores {ours:.2f}, mteb with sentence-transformers {theirs:.2f}")
+        rows += compare(measured, "ours", task=name, device=device, threads=torch.get_num_threads())
+    return rows
+
+
+def turn(task: Task, make) -> dict:
+    model = make()
+    start = time.perf_counter()
+    score = task.run(model)[task.main_score]
+    return {"seconds": time.perf_counter() - start, "score": score}

@@ -1,0 +1,83 @@
+"""Embeddings by text, in a folder: an interrupted run goes on, and tasks that share texts embed them once.
+
+Shapes: N texts, D width.
+"""
+
+import fcntl
+import hashlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+
+def text_keys(texts: Sequence[str]) -> np.ndarray:
+    """64-bit hashes [N] of the texts: among 10M of them two different ones share a hash with probability 3e-6."""
+    digests = (hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in texts)
+    return np.frombuffer(b"".join(digests), "<u8")
+
+
+class VectorCache:
+    """float32 vectors by key in two files that only grow: `keys.u64` and `vectors.f32`, the n-th with the n-th.
+
+    Without a folder they lie in a temporary one that goes with the object. What would make the files larger than
+    `limit_bytes` is not kept; `full` says so. Several processes may write to one folder; each sees what was there when
+    it opened it and what it wrote itself. In memory: 16 bytes a vector.
+    """
+
+    def __init__(self, width: int, folder: str | Path | None = None, limit_bytes: int = 2**30):
+        self.width, self.limit = width, limit_bytes // (4 * width + 8)
+        self.temporary = tempfile.TemporaryDirectory(prefix="gte-embeddings-") if folder is None else None
+        self.folder = Path(self.temporary.name if folder is None else folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.full = False
+        with self.open_files() as (keys, _):
+            keys.seek(0)
+            found = np.frombuffer(keys.read(), "<u8")
+        self.keys, self.rows = np.empty(0, np.uint64), np.empty(0, np.int64)
+        self.index(found, first_row=0)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def find(self, keys_N: np.ndarray) -> np.ndarray:
+        """Row [N] of each key, -1 where there is none."""
+        if not len(self):
+            return np.full(len(keys_N), -1)
+        at = np.searchsorted(self.keys, keys_N).clip(max=len(self) - 1)
+        return np.where(self.keys[at] == keys_N, self.rows[at], -1)
+
+    def read(self, rows_N: np.ndarray) -> np.ndarray:
+        """The vectors [N, D] of these rows."""
+        if not len(rows_N):
+            return np.empty((0, self.width), np.float32)
+        return np.memmap(self.folder / "vectors.f32", "<f4", "r").reshape(-1, self.width)[rows_N]
+
+    def add(self, keys_N: np.ndarray, vectors_ND: np.ndarray) -> None:
+        """Keeps new vectors as far as there is room."""
+        with self.open_files() as (keys, vectors):
+            stored = keys.tell() // 8
+            room = max(self.limit - stored, 0)
+            self.full |= len(keys_N) > room
+            vectors.write(np.ascontiguousarray(vectors_ND[:room], "<f4").tobytes())
+            keys.write(np.ascontiguousarray(keys_N[:room], "<u8").tobytes())
+        self.index(keys_N[:room], stored)
+
+    def index(self, keys_N: np.ndarray, first_row: int) -> None:
+        keys, rows = np.append(self.keys, keys_N), np.append(self.rows, first_row + np.arange(len(keys_N)))
+        order = np.argsort(keys, kind="stable")
+        self.keys, self.rows = keys[order], rows[order]
+
+    @contextmanager
+    def open_files(self) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+        """Both files at their end, for this process alone; what a killed process wrote of only one of them is cut."""
+        with (self.folder / "keys.u64").open("ab+") as keys, (self.folder / "vectors.f32").open("ab+") as vectors:
+            fcntl.flock(keys, fcntl.LOCK_EX)  # until `keys` is closed, after `vectors`
+            count = min(keys.seek(0, 2) // 8, vectors.seek(0, 2) // (4 * self.width))
+            keys.truncate(count * 8)
+            vectors.truncate(count * 4 * self.width)
+            keys.seek(0, 2)
+            yield keys, vectors

@@ -1,0 +1,162 @@
+"""A result beside the paper's: its Tables 4, 5, 6, 7 and 13 with our rows or columns added, in the paper's layout.
+
+The paper's numbers are typed once, in experiments/paper/*.csv.
+"""
+
+import csv
+from pathlib import Path
+from statistics import mean
+
+PAPER = Path(__file__).resolve().parents[3] / "experiments" / "paper"
+CATEGORIES = {  # of Table 6: column -> mteb's name of it
+    "Class. 12": "Classification",
+    "Clust. 11": "Clustering",
+    "Pair. 3": "PairClassification",
+    "Rerank 4": "Reranking",
+    "Retr. 15": "Retrieval",
+    "STS 10": "STS",
+    "Summ. 1": "Summarization",
+}
+BEIR = {  # row of Table 5 -> mteb's name of it
+    "MS MARCO": "MSMARCO",
+    "Trec-Covid": "TRECCOVID",
+    "NFCorpus": "NFCorpus",
+    "NQ": "NQ",
+    "HotpotQA": "HotpotQA",
+    "FiQA": "FiQA2018",
+    "ArguAna": "ArguAna",
+    "Touche-2020": "Touche2020",
+    "CQADupStack": "CQADupstackRetrieval",
+    "Quora": "QuoraRetrieval",
+    "DBpedia": "DBPedia",
+    "Scidocs": "SCIDOCS",
+    "Fever": "FEVER",
+    "Climate-Fever": "ClimateFEVER",
+    "Scifact": "SciFact",
+}
+CODE = {"JS": "JavaScript"}  # language of Tables 7 and 13 -> the task's, where it differs
+Table = list[list[str]]  # header, then rows
+
+
+def read_paper(name: str) -> Table:
+    """Header and rows of experiments/paper/<name>.csv."""
+    with open(PAPER / f"{name}.csv", newline="") as lines:
+        return list(csv.reader(lines))
+
+
+def averages(model: dict, kinds: dict[str, str]) -> dict[str, dict]:
+    """By category and over all tasks the plain mean of the main scores, as MTEB's leaderboard has it.
+
+    `kinds` gives the category of every task of the suite, whether it was run or not: a mean over fewer tasks than `of`
+    is not the benchmark's.
+    """
+    scores = {name: task["main_score"] for name, task in model["tasks"].items() if name in kinds}
+    result = {}
+    for kind in dict.fromkeys([*kinds.values(), "all"]):
+        names = [name for name in kinds if kind in (kinds[name], "all")]
+        own = [scores[name] for name in names if name in scores]
+        if own:
+            result[kind] = {"mean": round(mean(own), 3), "tasks": len(own), "of": len(names)}
+    return result
+
+
+def show(value: float, tasks: int, of: int) -> str:
+    """A mean; of fewer tasks than the paper's it says of how many, since it is another mean then."""
+    return f"{value:.2f}" + (f" ({tasks} of {of})" if tasks < of else "")
+
+
+def show_all(values: list[float | None]) -> list[str]:
+    """Each value, empty where there is none, and the mean of those there are."""
+    found = [value for value in values if value is not None]
+    cells = ["" if value is None else f"{value:.2f}" for value in values]
+    return [*cells, show(mean(found), len(found), len(values)) if found else ""]
+
+
+def parameters(model: dict) -> str:
+    return f"{model['parameters'] / 1e6:.1f}M" if "parameters" in model else ""
+
+
+def score(model: dict, task: str, metric: str) -> float | None:
+    return model["tasks"][task]["scores"].get(metric) if task in model["tasks"] else None
+
+
+def table4(models: dict) -> Table:
+    rows = [
+        [label, parameters(model), prompting, f"{accuracy:.2f}"]
+        for label, model in models.items()
+        for task, prompting in (("SST2", "no"), ("SST2Prompted", "yes"))
+        if (accuracy := score(model, task, "accuracy")) is not None
+    ]
+    return read_paper("table4") + rows
+
+
+def beside_beir(rows: Table, models: dict, metric: str) -> Table:
+    """A column a model beside the rows of Table 5, and the mean over all data sets in the last row."""
+    for label, model in models.items():
+        cells = show_all([score(model, task, metric) for task in BEIR.values()])
+        if any(cells):
+            rows = [[*row, cell] for row, cell in zip(rows, [label, *cells], strict=True)]
+    return rows
+
+
+def table5(models: dict) -> Table:
+    return beside_beir(read_paper("table5"), models, "ndcg_at_10")
+
+
+def figure2(models: dict) -> Table:
+    """Recall@100; the paper shows its own as bars without numbers."""
+    return beside_beir([row[:1] for row in read_paper("table5")], models, "recall_at_100")
+
+
+def table6(models: dict) -> Table:
+    table = read_paper("table6")
+    kinds = {column: CATEGORIES.get(column, "all") for column in table[0][3:]}
+    for label, model in models.items():
+        means = model["averages"]
+        cells = [
+            show(means[kind]["mean"], means[kind]["tasks"], int(column.split()[-1])) if kind in means else ""
+            for column, kind in kinds.items()
+        ]
+        if any(cells):
+            table.append(["ours", label, parameters(model), *cells])
+    return table
+
+
+def code_table(models: dict, name: str, metric: str) -> Table:
+    table = read_paper(name)
+    tasks = [f"CodeSearchNet{CODE.get(language, language)}" for language in table[0][2:-1]]
+    for label, model in models.items():
+        cells = show_all([score(model, task, metric) for task in tasks])
+        if any(cells):
+            table.append([label, parameters(model), *cells])
+    return table
+
+
+def table7(models: dict) -> Table:
+    return code_table(models, "table7", "mrr")
+
+
+def table13(models: dict) -> Table:
+    return code_table(models, "table13", "mrr_1k")
+
+
+TABLES = {  # suite -> file -> (title, table)
+    "sst2": {"table4": ("Table 4: zero-shot SST-2, accuracy", table4)},
+    "beir": {
+        "table5": ("Table 5: BEIR, nDCG@10", table5),
+        "figure2": ("Figure 2: BEIR, Recall@100 (the paper prints no numbers)", figure2),
+    },
+    "mteb": {"table6": ("Table 6: MTEB, 56 English data sets", table6)},
+    "sts": {"table6": ("Table 6: MTEB, 56 English data sets", table6)},
+    "codesearchnet": {
+        "table7": ("Table 7: CodeSearchNet, MRR among all of dev and test", table7),
+        "table13": ("Table 13: CodeSearchNet, MRR among 1,000", table13),
+    },
+}
+
+
+def paper_tables(results: dict) -> dict[str, tuple[str, Table]]:
+    """File name -> (title, the paper's table with ours added) for a suite that the paper reports."""
+    return {
+        name: (title, table(results["models"])) for name, (title, table) in TABLES.get(results["suite"], {}).items()
+    }

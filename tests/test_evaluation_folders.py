@@ -1,0 +1,275 @@
+"""Every shape that a task's folder may have, by the split that is scored, and the line that a wrong one gives."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_evaluation import WIDTH, KnownEncoder, evaluate, write_retrieval, write_rows, write_sts
+
+from gte.errors import UserError
+from gte.evaluation.model import EncoderModel
+from gte.evaluation.suite import Suite, plan, run_suite
+from gte.evaluation.tasks import make_task
+
+E = np.eye(WIDTH)
+
+
+def scored(folder: Path, encoder=None, split: str | None = None) -> dict[str, float]:
+    task = make_task(folder.name, folder, split)
+    task.load()
+    return task.run(EncoderModel(encoder or KnownEncoder()))
+
+
+def write_everything(folder: Path, suffix: str) -> None:
+    """One task of each kind that MTEB's English benchmark has, under names that mteb knows."""
+    write_retrieval(folder / "SciFact", documents=40, suffix=suffix)
+    write_rows(
+        folder / "STS22" / "en" / f"test{suffix}", [{"sent1": f"a{i}", "sent2": f"b{i}", "score": i} for i in range(9)]
+    )
+    pairs = {
+        "sent1": [f"a{i}" for i in range(9)],
+        "sent2": [f"b{i}" for i in range(9)],
+        "labels": [i % 2 for i in range(9)],
+    }
+    write_rows(folder / "TwitterURLCorpus" / f"test{suffix}", [pairs])
+    for split in ("train", "validation", "test"):
+        rows = [{"id": i, "text": f"{split} {i}", "label": f"kind {i % 3}", "label_text": "x"} for i in range(30)]
+        write_rows(folder / "MTOPDomainClassification" / "en" / f"{split}{suffix}", rows)
+        write_rows(
+            folder / "EmotionClassification" / f"{split}{suffix}", [row | {"label": row["id"] % 3} for row in rows]
+        )
+    sets = [{"sentences": [f"{k} {i}" for i in range(12)], "labels": [i % 3 for i in range(12)]} for k in range(2)]
+    write_rows(folder / "TwentyNewsgroupsClustering" / f"test{suffix}", sets)
+    write_rows(folder / "ArxivClusteringS2S" / f"test{suffix}", sets)
+    ranked = [{"query": f"ask {i}", "positive": [f"yes {i}"], "negative": [f"no {i}", f"not {i}"]} for i in range(4)]
+    write_rows(folder / "AskUbuntuDupQuestions" / f"test{suffix}", ranked)
+    write_rows(folder / "SciDocsRR" / f"validation{suffix}", ranked)
+    write_rows(folder / "SciDocsRR" / f"test{suffix}", ranked[:2])
+    write_rows(folder / "MindSmallReranking" / f"test{suffix}", ranked)
+    texts = {"text": "t", "human_summaries": ["h1", "h2"], "machine_summaries": ["m1", "m2", "m3"]}
+    write_rows(folder / "SummEval" / f"test{suffix}", [texts | {"relevance": [1.0, 2.5, 4], "coherence": [1, 1, 1]}])
+
+
+def test_every_kind_of_mteb_task_is_scored_from_its_folder(tmp_path):
+    write_everything(tmp_path / "data", ".jsonl.gz")
+    results = evaluate(tmp_path, tmp_path / "data")
+    entry = results["models"]["model"]
+    assert not entry["failed"] and len(entry["tasks"]) == 11
+    assert {task["type"] for task in entry["tasks"].values()} == {
+        *("Retrieval", "STS", "PairClassification", "Classification", "Clustering", "Reranking", "Summarization")
+    }
+    assert all(task["split"] == "test" and task["data"].startswith("sha256:") for task in entry["tasks"].values())
+
+
+def test_pairs_in_lists_score_as_pairs_in_rows(tmp_path):
+    rows = [{"sentence1": f"a{i}", "sentence2": f"b{i}", "label": i % 2} for i in range(30)]
+    write_rows(tmp_path / "Rows" / "test.jsonl", rows)
+    lists = {key: [row[key] for row in rows] for key in rows[0]}
+    write_rows(tmp_path / "Lists" / "test.jsonl", [lists])
+    assert scored(tmp_path / "Rows") == scored(tmp_path / "Lists")
+    write_rows(tmp_path / "Lists" / "test.jsonl", [lists | {"label": [1]}])
+    with pytest.raises(UserError, match="a row's lists are not of one length"):
+        scored(tmp_path / "Lists")
+
+
+def test_reranking_in_the_shape_of_retrieval_scores_as_in_rows(tmp_path):
+    ranked = [{"query": f"ask {i}", "positive": [f"yes {i}"], "negative": [f"no {i}", f"not {i}"]} for i in range(6)]
+    write_rows(tmp_path / "AskUbuntuDupQuestions" / "test.jsonl", ranked)
+    by_rows = scored(tmp_path / "AskUbuntuDupQuestions")
+    other = tmp_path / "other" / "AskUbuntuDupQuestions"
+    texts = {f"{text}": text for row in ranked for text in (*row["positive"], *row["negative"])}
+    write_rows(other / "corpus.jsonl", [{"_id": key, "text": text} for key, text in texts.items()])
+    write_rows(other / "queries.jsonl", [{"_id": row["query"], "text": row["query"]} for row in ranked])
+    qrels = [{"query-id": row["query"], "corpus-id": row["positive"][0], "score": 1} for row in ranked]
+    write_rows(other / "qrels" / "test.jsonl.gz", qrels)
+    listed = [{"query-id": row["query"], "corpus-ids": row["positive"] + row["negative"]} for row in ranked]
+    write_rows(other / "top_ranked.jsonl", listed)
+    by_files = scored(other)
+    assert 0 < by_rows["map_at_1000"] < 100
+    assert by_files["map_at_1000"] == pytest.approx(by_rows["map_at_1000"])
+    write_rows(other / "top_ranked.jsonl", listed[1:])
+    with pytest.raises(UserError, match="1 queries have no candidates, ask 0 the first"):
+        scored(other)
+    write_rows(other / "top_ranked.jsonl", [*listed[1:], {"query-id": "ask 0", "corpus-ids": ["gone"]}])
+    with pytest.raises(UserError, match="1 candidates are not in the corpus, gone the first"):
+        scored(other)
+
+
+def test_a_query_of_several_texts_counts_by_its_best_one_where_mteb_merges_them(tmp_path):
+    vectors = {"far": E[1], "near": E[0], "yes": E[0], "no": E[1] + E[2] / 2}
+    rows = [{"query": ["far", "near"], "positive": ["yes"], "negative": ["no"]}] * 2
+    write_rows(tmp_path / "MindSmallReranking" / "test.jsonl", rows)
+    scores = scored(tmp_path / "MindSmallReranking", KnownEncoder(vectors))
+    assert scores["map_at_1000"] == 75  # each text a query: ranks 2 and 1
+    assert scores["max_over_subqueries_map_at_1000"] == 100  # by hand: yes 1.0 over no 0.89
+    one = [
+        {"query": "far", "positive": ["yes"], "negative": ["no"]},
+        {"query": "near", "positive": ["yes"], "negative": ["no"]},
+    ]
+    write_rows(tmp_path / "MindSmallReranking" / "test.jsonl", one)
+    scores = scored(tmp_path / "MindSmallReranking", KnownEncoder(vectors))
+    assert scores["max_over_subqueries_map_at_1000"] == 75  # rows stay apart
+
+
+def test_the_split_that_is_scored_is_mtebs_or_the_chosen_one(tmp_path):
+    gold = write_sts(tmp_path / "STSBenchmark")
+    assert len(set(gold)) == 40
+    rows = [{"sentence1": f"x {i}", "sentence2": f"y {i}", "score": i} for i in range(10)]
+    write_rows(tmp_path / "STSBenchmark" / "dev.jsonl.gz", rows)
+    write_rows(tmp_path / "OnlyDev" / "validation.jsonl", rows)
+    test, dev = scored(tmp_path / "STSBenchmark"), scored(tmp_path / "STSBenchmark", split="dev")
+    assert test["cosine_spearman"] != dev["cosine_spearman"]
+    assert scored(tmp_path / "STSBenchmark", split="validation") == dev  # another name for dev
+    assert scored(tmp_path / "OnlyDev") == dev  # a task of one's own with one split
+    results = run_suite(
+        {"model": "checkpoint"},
+        suite := Suite("test"),
+        plan(suite, tmp_path, ["STSBenchmark"], split="dev"),
+        tmp_path / "out",
+        load_model=lambda checkpoint: EncoderModel(KnownEncoder()),
+        say=lambda line: None,
+    )
+    task = results["models"]["model"]["tasks"]["STSBenchmark"]
+    assert task["split"] == "dev" and task["main_score"] == pytest.approx(dev["cosine_spearman"], abs=2e-3)
+    (tmp_path / "STSBenchmark" / "test.jsonl").unlink()
+    with pytest.raises(
+        UserError, match=r"lacks test.jsonl.*there are dev.jsonl.gz; another split is scored with split="
+    ):
+        make_task("STSBenchmark", tmp_path / "STSBenchmark")
+
+
+def test_queries_without_a_relevant_document_are_left_out_and_counted(tmp_path):
+    folder = tmp_path / "Task"
+    relevant = write_retrieval(folder)
+    before = scored(folder)
+    lines = (folder / "qrels" / "test.tsv").read_text()
+    more = "unasked\td1\t0\nabsent\td1\t1\n" + f"{next(iter(relevant))}\tgone\t1\n"
+    (folder / "qrels" / "test.tsv").write_text(lines + more)
+    task = make_task("Task", folder)
+    task.load()
+    assert task.notes == [
+        "2 of 5 queries have no text or no relevant document and are left out",
+        "1 judged documents are not in the corpus, gone the first",
+    ]
+    after = task.run(EncoderModel(KnownEncoder()))
+    assert after["recall_at_100"] < before["recall_at_100"]  # by the document that nobody can find
+    (folder / "qrels" / "test.tsv").write_text("q0\td3\t0\nq1\td7\t-1\n")
+    with pytest.raises(UserError, match=r"no query of qrels/test has a relevant document, one with a score above 0"):
+        scored(folder)
+
+
+def test_a_document_id_that_comes_twice_is_an_error(tmp_path):
+    write_retrieval(tmp_path / "Task")
+    with (tmp_path / "Task" / "corpus.jsonl").open("a") as stream:
+        stream.write(json.dumps({"_id": "d3", "text": "again"}) + "\n")
+    with pytest.raises(UserError, match=r"corpus.jsonl: 1 of 151 rows have an _id that an earlier row has"):
+        scored(tmp_path / "Task")
+
+
+def test_a_corpus_is_read_once_and_lies_on_disk(tmp_path):
+    write_retrieval(tmp_path / "Task", documents=60)
+    task = make_task("Task", tmp_path / "Task")
+    task.load()
+    corpus = task.parts[0].dataset["default"]["test"]["corpus"]
+    assert corpus[:2] == {"id": ["d0", "d1"], "title": ["", ""], "text": ["document 0", "document 1"]}
+    files = [Path(file["filename"]) for file in corpus.cache_files]
+    assert len(files) == 1 and files[0].exists()
+    del task, corpus
+    assert not files[0].exists()
+
+
+def test_suite_local_runs_every_folder_and_other_suites_say_what_they_leave(tmp_path):
+    write_sts(tmp_path / "Mine")
+    write_sts(tmp_path / "STS12")
+    write_rows(tmp_path / "SST2" / "test.jsonl", [{"text": "good", "label": 1}])
+    write_rows(tmp_path / "CodeSearchNet" / "php_test.jsonl", [{"docstring": "d", "code": "c"}])
+    local = plan(Suite("local", folder=str(tmp_path), hub=False))
+    assert set(local.run) == {"Mine", "STS12", "SST2", "SST2Prompted", "CodeSearchNetPHP"} and not local.skipped
+    sts = plan(Suite("sts", ["STS12", "STS13"]), tmp_path)
+    assert set(sts.run) == {"STS12"} and set(sts.skipped) == {"STS13", *local.run} - {"STS12"}
+    with pytest.raises(UserError, match="suite=local is what a folder holds: pass data_dir="):
+        plan(Suite("local", hub=False))
+
+
+def test_the_papers_own_protocols_read_the_hub_as_well_as_a_folder(tmp_path, monkeypatch):
+    import datasets
+    import huggingface_hub
+
+    asked = []
+
+    class Api:
+        def dataset_info(self, path):
+            return type("Info", (), {"sha": f"revision of {path}"})
+
+    def load_dataset(path, config, *, split, revision):
+        asked.append((path, config, split, revision))
+        rows = {"SetFit/sst2": [{"text": f"{split} {i}", "label": i % 2, "label_text": "x"} for i in range(8)]}
+        code = [{"docstring": f"d {split} {i}", "code": f"c {split} {i}", "url": "u"} for i in range(8)]
+        return datasets.Dataset.from_list(rows.get(path, code))
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    for name in ("SST2", "CodeSearchNetRuby"):
+        task = make_task(name, None)
+        task.load()
+        assert task.data.startswith("hub:revision of ") and task.run(EncoderModel(KnownEncoder()))
+    assert [(config, split) for _, config, split, _ in asked] == [
+        (None, "test"),
+        ("ruby", "test"),
+        ("ruby", "validation"),
+    ]
+    rows = [{"docstring": f"d test {i}", "code": f"c test {i}"} for i in range(8)]
+    write_rows(tmp_path / "ruby_test.jsonl", rows)
+    write_rows(tmp_path / "ruby_valid.jsonl", [{"docstring": "", "code": f"c validation {i}"} for i in range(8)])
+    local = make_task("CodeSearchNetRuby", tmp_path)
+    local.load()
+    assert local.run(EncoderModel(KnownEncoder())) == task.run(EncoderModel(KnownEncoder()))
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "rows", "expected"),
+    [
+        ("Task", "test.jsonl", [{"colour": "red"}], "the fields of its first row (colour) fit no kind of task"),
+        ("STS12", "test.jsonl", [{"sentence1": "a", "sentence2": "b", "score": "3"}], 'must be a number, got "3"'),
+        (
+            "SummEval",
+            "test.jsonl",
+            [{"text": "t", "human_summaries": [], "machine_summaries": ["m"], "relevance": [1]}],
+            "not empty",
+        ),
+        (
+            "AskUbuntuDupQuestions",
+            "test.jsonl",
+            [{"query": 3, "positive": ["a"], "negative": ["b"]}],
+            "a text or a list of texts",
+        ),
+        ("Banking77Classification", "test.jsonl", [{"text": "a", "label": 1}], "lacks train.jsonl"),
+        ("SST2", "test.jsonl", [{"text": "a", "label": 2}], "labels must be 0 (negative) or 1 (positive)"),
+        ("MSMARCO", "queries.jsonl", [{"_id": "q", "text": "a"}], "lacks corpus.jsonl"),
+        (
+            "FloresBitextMining",
+            "test.jsonl",
+            [{"text": "a"}],
+            "is a BitextMining task, which is not read from a folder",
+        ),
+    ],
+)
+def test_a_wrong_row_or_file_is_one_line(tmp_path, name, file, rows, expected):
+    write_rows(tmp_path / name / file, rows)
+    with pytest.raises(UserError) as error:
+        plan(Suite("test", folder=str(tmp_path)))
+        scored(tmp_path / name)
+    assert expected in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_file_that_is_no_gzip_is_one_line(tmp_path):
+    (tmp_path / "STS12").mkdir()
+    (tmp_path / "STS12" / "test.jsonl.gz").write_bytes(b"plain text")
+    with pytest.raises(UserError, match=r"test.jsonl.gz: cannot be read after line 0"):
+        scored(tmp_path / "STS12")
+    with gzip.open(tmp_path / "STS12" / "test.jsonl.gz", "wt") as stream:
+        stream.write("\n\n")
+    with pytest.raises(UserError, match="has no rows"):
+        scored(tmp_path / "STS12")
