@@ -9,7 +9,8 @@ import torch
 
 from gte.encoder import Encoder
 from gte.errors import UserError
-from gte.hub import describe, export, find_checkpoint, history, initialize, load_encoder
+from gte.export import export
+from gte.hub import describe, find_checkpoint, history, initialize, load_encoder
 
 TEXTS = ["", "one", "many words in a row " * 30, "query about a document"]
 RECORD = {
