@@ -26,7 +26,7 @@ SAMPLE = [  # texts of many lengths and kinds, compared where no others are give
     "How do I sort a list of pairs by the second element?",
     "Der Zug hält nicht in jedem Ort; 3 von 10 Fahrten enden früher.",
     "def mean(values: list[float]) -> float:\n    return sum(values) / len(values)",
-    "The committee met on Tuesday to discuss the budget, and agreed to put the vote off until the figures are known. " * 4,
+    "The committee met on Tuesday to discuss the budget, and put the vote off until the figures are known. " * 4,
     "A paragraph that no model of 512 tokens reads to its end. " * 100,
 ]  # fmt: skip
 
@@ -117,7 +117,7 @@ def sts_rows(folder: str) -> list[dict]:
 def trace(encoder: Encoder, file: Path) -> None:
     """One self-contained graph for any number of texts of any length.
 
-    By TorchScript: 4 s and no further package, where torch.export's path took 32 s for the same model of 22M parameters.
+    By TorchScript: 4 s and no further package, where torch.export's path took 32 s for the same 22M parameters.
     """
     ids_NL = torch.ones(2, 7, dtype=torch.int64)
     mask_NL = torch.tensor([[1] * 7, [1] * 5 + [0] * 2])  # with padding: the masked path must be the one that is traced

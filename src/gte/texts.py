@@ -25,8 +25,10 @@ class Text(NamedTuple):
     reason: str = ""
 
 
-def read_texts(source: str, format: str | None = None, field: str = "text", id_field: str | None = None):
-    """Iterator[Text] over a txt (a text a line), jsonl, csv, tsv (each also .gz or .zst) or parquet file, or stdin ("-").
+def read_texts(
+    source: str, format: str | None = None, field: str = "text", id_field: str | None = None
+) -> Iterator[Text]:
+    """The texts of a txt (one a line), jsonl, csv, tsv (each also .gz or .zst) or parquet file, or of stdin ("-").
 
     `field` and `id_field` name the JSON key or column; without `id_field` a row's number is its id. White space around
     a text is dropped, as sentence-transformers does. Raises UserError for a missing file, format or column.
