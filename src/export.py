@@ -16,9 +16,8 @@ def main(cfg: DictConfig) -> None:
         check_push(cfg.push)
     settings = plain(cfg)
     options = {key: settings[key] for key in ("results", "onnx", "int8", "sts", "license", "trust_remote_code")}
-    for form in export(cfg.checkpoint, out, cfg.name or cfg.push or out.name, **options):
-        print(f"{form.form:<22} {form.megabytes:8.1f} MB   cosine to PyTorch: mean {form.mean_cosine:.5f}, lowest "
-              f"{form.lowest_cosine:.5f}" + (f"   {form.task} {form.spearman:.2f}" if form.task else ""))  # fmt: skip
+    for comparison in export(cfg.checkpoint, out, cfg.name or cfg.push or out.name, **options):
+        print(comparison)
     print(f"exported to {out}: load it with sentence_transformers.SentenceTransformer('{out}')")
     if cfg.push:
         print(f"pushed to {push(out, cfg.push, cfg.private)}")

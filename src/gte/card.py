@@ -1,11 +1,11 @@
 """The model card of an exported directory, in the hub's format: use, scores, training stages, data and licences."""
 
 import json
+from math import nan
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from gte.data.mixture import Mixture
 from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.evaluation.model import weights_checksum
@@ -156,15 +156,14 @@ def onnx_lines(name: str, max_length: int, comparisons: list[Comparison]) -> lis
 
 def stage_lines(number: int, record: dict) -> list[str]:
     """One training stage: its facts, and its sources with their share of the batches (Eq. 4) and licences."""
-    stage, sources = record["stage"], record["sources"]
-    sizes = [facts["rows"] for facts in sources.values()]
-    shares = Mixture(sizes, alpha=record["alpha"], seed=record["seed"], global_batch=1).probabilities
+    stage = record["stage"]
+    mixing = f"weights {record['weights']}" if record.get("weights") else f"alpha = {record['alpha']}"
     facts = {
         "steps": f"{record['steps']} of {stage['global_batch']} pairs, groups of {stage['group_size']}",
         "text length": f"{stage['max_length']} tokens",
         "learning rate": f"{record['optim']['lr'] * stage['lr_scale']:g}, AdamW, linear decay",
         "loss": record["loss"],
-        "mixture": f"alpha = {record['alpha']}, one source a batch, seed {record['seed']}",
+        "mixture": f"{mixing}, one source a batch, seed {record['seed']}",
         "precision": record["precision"],
         "started from": stage["init_from"] or record["model"].get("name_or_path", "random weights"),
         "commit": record["commit"],
@@ -178,7 +177,7 @@ def stage_lines(number: int, record: dict) -> list[str]:
         "| source | rows | share of batches | licence |",
         "|---|---:|---:|---|",
         *(
-            f"| {source} | {facts['rows']:,} | {share:.1%} | {facts['licence']} |"
-            for (source, facts), share in zip(sources.items(), shares, strict=True)
+            f"| {name} | {source['rows']:,} | {source.get('probability', nan):.1%} | {source['licence']} |"
+            for name, source in record["sources"].items()
         ),
     ]

@@ -43,6 +43,11 @@ class Comparison:
     spearman: float | None = None  # in points of 100
     task: str | None = None
 
+    def __str__(self) -> str:
+        line = f"{self.form:<22} {self.megabytes:8.1f} MB   cosine to PyTorch: mean {self.mean_cosine:.5f}, "
+        score = "" if self.task is None else f"   {self.task} {self.spearman:.2f}"
+        return f"{line}lowest {self.lowest_cosine:.5f}{score}"
+
 
 class Graph(nn.Module):
     """What is traced: the last layer [N, L, D], which sentence-transformers pools, and finished unit vectors [N, D]."""
