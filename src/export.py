@@ -4,16 +4,23 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from gte.build import script
+from gte.build import plain, script
 
 
 @script("export")
 def main(cfg: DictConfig) -> None:
-    from gte.hub import export
+    from gte.export import check_push, export, push
 
     out = Path(cfg.out)
-    export(cfg.checkpoint, out, cfg.name or out.name)
+    if cfg.push:
+        check_push(cfg.push)
+    settings = plain(cfg)
+    options = {key: settings[key] for key in ("results", "onnx", "int8", "sts", "license", "trust_remote_code")}
+    for comparison in export(cfg.checkpoint, out, cfg.name or cfg.push or out.name, **options):
+        print(comparison)
     print(f"exported to {out}: load it with sentence_transformers.SentenceTransformer('{out}')")
+    if cfg.push:
+        print(f"pushed to {push(out, cfg.push, cfg.private)}")
 
 
 if __name__ == "__main__":

@@ -201,3 +201,45 @@ def pairs_of(found: list[tuple]) -> list:
     from gte.data.records import Pair
 
     return [record for _, record in found if isinstance(record, Pair)]
+
+
+RECORD = {
+    "stage": {
+        "name": "pretrain",
+        "global_batch": 8,
+        "group_size": 1,
+        "max_length": 16,
+        "lr_scale": 1.0,
+        "init_from": None,
+    },
+    "optim": {"lr": 3e-4},
+    "model": {},
+    "loss": "improved_contrastive_loss",
+    "alpha": 0.5,
+    "seed": 1,
+    "precision": "32-true",
+    "commit": "abc",
+    "steps": 7,
+    "sources": {"titles": {"rows": 1234, "licence": "CC0 1.0", "probability": 1.0}},
+}
+
+
+@pytest.fixture
+def run(small_model, tmp_path):
+    """A run directory whose last.ckpt holds an encoder of other weights than the directory small_model; and that."""
+    from gte.encoder import Encoder
+    from gte.hub import describe
+
+    encoder = Encoder.from_pretrained(small_model, max_length=32)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    content = {
+        "state_dict": {f"encoder.{key}": value for key, value in encoder.state_dict().items()},
+        "encoder": describe(encoder),
+        "history": [RECORD],
+        "global_step": 7,
+    }
+    torch.save(content, tmp_path / "run" / "checkpoints" / "last.ckpt")
+    return tmp_path / "run", encoder

@@ -9,46 +9,10 @@ import torch
 
 from gte.encoder import Encoder
 from gte.errors import UserError
-from gte.hub import describe, export, find_checkpoint, history, initialize, load_encoder
+from gte.export import export
+from gte.hub import find_checkpoint, initialize, load_encoder, prompt
 
 TEXTS = ["", "one", "many words in a row " * 30, "query about a document"]
-RECORD = {
-    "stage": {
-        "name": "pretrain",
-        "global_batch": 8,
-        "group_size": 1,
-        "max_length": 16,
-        "lr_scale": 1.0,
-        "init_from": None,
-    },
-    "optim": {"lr": 3e-4},
-    "model": {},
-    "loss": "improved_contrastive_loss",
-    "alpha": 0.5,
-    "seed": 1,
-    "precision": "32-true",
-    "commit": "abc",
-    "steps": 7,
-    "sources": {"titles": {"rows": 1234, "licence": "CC0 1.0"}},
-}
-
-
-@pytest.fixture
-def run(small_model, tmp_path):
-    """A run directory whose last.ckpt holds an encoder of other weights than the directory small_model."""
-    encoder = Encoder.from_pretrained(small_model, max_length=32)
-    with torch.no_grad():
-        for parameter in encoder.parameters():
-            parameter.add_(0.01 * torch.randn_like(parameter))
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    content = {
-        "state_dict": {f"encoder.{key}": value for key, value in encoder.state_dict().items()},
-        "encoder": describe(encoder),
-        "history": [RECORD],
-        "global_step": 7,
-    }
-    torch.save(content, tmp_path / "run" / "checkpoints" / "last.ckpt")
-    return tmp_path / "run", encoder
 
 
 def test_run_directory_ckpt_and_export_give_the_same_embeddings(run, tmp_path):
@@ -59,40 +23,6 @@ def test_run_directory_ckpt_and_export_give_the_same_embeddings(run, tmp_path):
         loaded = load_encoder(checkpoint)
         assert loaded.max_length == 32
         np.testing.assert_array_equal(loaded.encode(TEXTS), expected)
-
-
-def test_sentence_transformers_and_transformers_load_the_export(run, tmp_path):
-    sentence_transformers = pytest.importorskip("sentence_transformers")
-    from transformers import AutoModel, AutoTokenizer
-
-    folder, encoder = run
-    export(folder, tmp_path / "model", "my-model")
-    peer = sentence_transformers.SentenceTransformer(str(tmp_path / "model"), device="cpu")
-    np.testing.assert_allclose(peer.encode(TEXTS), encoder.encode(TEXTS), atol=1e-5)
-    assert peer.max_seq_length == 32
-    inputs = AutoTokenizer.from_pretrained(tmp_path / "model")("one", return_tensors="pt")
-    lm, loading = AutoModel.from_pretrained(tmp_path / "model", output_loading_info=True)
-    assert not any(loading.values())  # no weight is missing, left over or of another shape
-    hidden = lm.eval()(**inputs).last_hidden_state
-    np.testing.assert_allclose(hidden[0].mean(0).detach(), encoder.encode(["one"], normalize=False)[0], atol=1e-5)
-
-
-def test_export_holds_safetensors_only_and_a_card_that_says_how_it_was_trained(run, tmp_path):
-    export(run[0], tmp_path / "model", "my-model")
-    names = {path.name for path in (tmp_path / "model").rglob("*") if path.is_file()}
-    assert "model.safetensors" in names and not {n for n in names if n.endswith((".bin", ".pt", ".ckpt", ".pkl"))}
-    card = (tmp_path / "model" / "README.md").read_text()
-    for fact in ("# my-model", "stage 1: pretrain", "7 of 8 pairs", "0.0003", "| titles | 1,234 | CC0 1.0 |", "abc"):
-        assert fact in card
-    assert history(tmp_path / "model") == history(run[0]) == [RECORD]
-
-
-def test_export_does_not_overwrite_what_is_no_model(run, tmp_path):
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "chapter1.txt").write_text("years of work")
-    with pytest.raises(UserError, match="is no model directory"):
-        export(run[0], tmp_path / "thesis", "x")
-    assert (tmp_path / "thesis" / "chapter1.txt").exists()
 
 
 def test_initialize_copies_the_weights_of_any_checkpoint(run, small_model):
@@ -155,7 +85,40 @@ def test_paths_that_are_nothing_are_refused_before_the_hub_is_asked(tmp_path):
     assert find_checkpoint("bert-base-uncased") == "bert-base-uncased"
 
 
-def test_exported_configuration_is_plain_json(run, tmp_path):
+def test_a_prompt_is_the_one_that_the_directory_names(run, tmp_path):
     export(run[0], tmp_path / "model", "my-model")
-    modules = json.loads((tmp_path / "model" / "modules.json").read_text())
-    assert [module["type"].rsplit(".", 1)[-1] for module in modules] == ["Transformer", "Pooling", "Normalize"]
+    record = tmp_path / "model" / "config_sentence_transformers.json"
+    record.write_text(json.dumps({"prompts": {"query": "search: "}}))
+    assert prompt(tmp_path / "model", "query") == "search: "
+    for checkpoint, known in ((tmp_path / "model", "query"), (run[0], "none")):
+        with pytest.raises(UserError, match=rf"no prompt 'passage' \(it has: {known}\)"):
+            prompt(checkpoint, "passage")
+
+
+def test_python_files_of_a_model_run_only_when_asked_by_name(run, tmp_path):
+    export(run[0], tmp_path / "model", "my-model")
+    (tmp_path / "model" / "own.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w')\n"
+        "from transformers import BertConfig, BertModel\n"
+        "class OwnConfig(BertConfig): model_type = 'own'\n"
+        "class Own(BertModel): config_class = OwnConfig\n"
+    )
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModel": "own.Own"}}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"brings Python files, which .* run with trust_remote_code=true"):
+        load_encoder(tmp_path / "model")
+    assert not (tmp_path / "ran").exists()
+    load_encoder(tmp_path / "model", trust_remote_code=True)
+    assert (tmp_path / "ran").exists()
+
+
+def test_pickled_weights_of_a_model_directory_are_never_read(run, small_model, tmp_path):
+    folder = tmp_path / "pickled"
+    folder.mkdir()
+    for file in small_model.iterdir():
+        if file.suffix == ".json":
+            (folder / file.name).write_bytes(file.read_bytes())
+    torch.save(run[1].lm.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="safetensors"):
+        load_encoder(folder)

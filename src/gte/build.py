@@ -1,5 +1,6 @@
 """From a Hydra configuration to objects: the only caller of instantiate, and the frame around every script."""
 
+import errno
 import os
 import re
 import sys
@@ -23,6 +24,7 @@ from gte.errors import UserError
 SHOW_TRACEBACK = "HYDRA_FULL_ERROR" in os.environ and "GTE_ONE_LINE_ERRORS" not in os.environ
 os.environ |= {"HYDRA_FULL_ERROR": "1"} | ({} if SHOW_TRACEBACK else {"GTE_ONE_LINE_ERRORS": "1"})
 CONF = Path(__file__).resolve().parents[2] / "conf"
+NO_SUCH_PATH = {errno.EACCES, errno.EEXIST, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
 
 
 def script(name: str) -> Callable:
@@ -77,6 +79,8 @@ def one_line(error: BaseException) -> str | None:
             key = re.search(r"full_key: (\S+)", str(error))
             return f"configuration {key[1] if key else ''}: {cause}"
         return None
+    if isinstance(error, OSError) and error.errno in NO_SUCH_PATH and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; name another path"
     if isinstance(error, HydraException | OmegaConfBaseException):
         text = f"{error}\n{error.__cause__ or ''}" if isinstance(error, HydraException) else str(error)
         text = text.split("Config search path")[0]

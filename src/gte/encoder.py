@@ -109,17 +109,21 @@ class Encoder(nn.Module):
         self.pad_id = tokenizer.pad_token_id or 0
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, max_length: int = 512, **options) -> "Encoder":
+    def from_pretrained(
+        cls, name_or_path: str | Path, max_length: int = 512, trust_remote_code: bool = False, **options
+    ) -> "Encoder":
         """A transformers or sentence-transformers directory, or a name on the hub; `options` as of the class.
 
         A directory that states a shorter length of its own keeps it: `max_length` is an upper bound.
         Raises UserError where nothing loads, and where the directory pools in another way than by the mean.
+        Python files that a model brings along are run only with `trust_remote_code`.
         """
         name_or_path = str(name_or_path)
         folder, own_length = read_modules(Path(name_or_path)) if Path(name_or_path).is_dir() else (name_or_path, None)
         with loading("model", name_or_path, "pass a local model directory: model.name_or_path=/path/to/model") as local:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=local)
-            lm = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, local_files_only=local)
+            access = {"local_files_only": local, "trust_remote_code": trust_remote_code}
+            tokenizer = AutoTokenizer.from_pretrained(folder, **access)
+            lm = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **access)
         if not tokenizer.is_fast:
             raise UserError(
                 f"{name_or_path} has no fast tokenizer (tokenizer.json); convert it with transformers first"

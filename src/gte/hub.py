@@ -1,7 +1,6 @@
-"""Models in and out: whatever `checkpoint=` may name becomes an Encoder, an Encoder becomes a directory to publish."""
+"""Models in: whatever `checkpoint=` may name becomes an Encoder; what is known of it besides its weights."""
 
 import json
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -99,12 +98,25 @@ def find_checkpoint(path: str | Path) -> Path | str:
     return str(path)
 
 
-def load_encoder(checkpoint: str | Path) -> Encoder:
-    """The encoder of a run directory, a .ckpt, an exported, sentence-transformers or transformers directory."""
+def load_encoder(checkpoint: str | Path, trust_remote_code: bool = False) -> Encoder:
+    """The encoder of a run directory, a .ckpt, an exported, sentence-transformers or transformers directory.
+
+    `trust_remote_code`: run the Python files that a model directory brings along; without it such a model is refused.
+    """
     found = find_checkpoint(checkpoint)
     if isinstance(found, Path) and found.is_file():
         return encoder_from_checkpoint(found)
-    return Encoder.from_pretrained(found)
+    return Encoder.from_pretrained(found, trust_remote_code=trust_remote_code)
+
+
+def prompt(checkpoint: str | Path, name: str) -> str:
+    """The words that a sentence-transformers directory wants before a text of this kind ('query', 'passage', ...)."""
+    record = Path(find_checkpoint(checkpoint)) / "config_sentence_transformers.json"
+    prompts = json.loads(record.read_text()).get("prompts", {}) if record.exists() else {}
+    if name not in prompts:
+        known = ", ".join(prompts) or "none"
+        raise UserError(f"{checkpoint} names no prompt '{name}' (it has: {known}); give the words by prefix='query: '")
+    return prompts[name]
 
 
 def initialize(encoder: Encoder, init_from: str | Path) -> None:
@@ -119,92 +131,3 @@ def initialize(encoder: Encoder, init_from: str | Path) -> None:
             f"here {len(encoder.tokenizer)}); choose the data and model that it was trained with"
         )
     load_weights(encoder, {f"encoder.{key}": value for key, value in other.state_dict().items()}, Path(init_from))
-
-
-def export(checkpoint: str | Path, out: Path, name: str) -> None:
-    """Writes a directory that sentence-transformers and transformers load, with a model card that says how it was made.
-
-    Weights are safetensors only. Raises UserError where `out` already holds something else than a model directory.
-    """
-    encoder, stages = load_encoder(checkpoint), history(checkpoint)
-    if out.exists() and any(out.iterdir()) and not (out / "modules.json").exists():
-        raise UserError(f"{out} exists and is no model directory; name another out=")
-    temporary = out.with_name(out.name + ".partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    encoder.save(temporary)
-    (temporary / "1_Pooling").mkdir()
-    (temporary / "2_Normalize").mkdir()
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
-    files = {
-        # names as every version of sentence-transformers reads them
-        "modules.json": [
-            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-            for i, (path, kind) in enumerate(modules)
-        ],
-        "sentence_bert_config.json": {"max_seq_length": encoder.max_length, "do_lower_case": False},
-        "config_sentence_transformers.json": {"similarity_fn_name": "cosine"},
-        "1_Pooling/config.json": {
-            "word_embedding_dimension": encoder.width,
-            "pooling_mode_cls_token": False,
-            "pooling_mode_mean_tokens": True,
-            "pooling_mode_max_tokens": False,
-            "pooling_mode_mean_sqrt_len_tokens": False,
-        },
-        HISTORY_FILE: stages,
-    }
-    for file, content in files.items():
-        (temporary / file).write_text(json.dumps(content, indent=2) + "\n")
-    (temporary / "README.md").write_text(model_card(encoder, stages, name))
-    shutil.rmtree(out, ignore_errors=True)
-    temporary.replace(out)
-
-
-def model_card(encoder: Encoder, stages: list[dict], name: str) -> str:
-    """The README.md of an exported model, in the hub's format: use, training stages, data and licences."""
-    parameters = sum(p.numel() for p in encoder.parameters())
-    lines = [
-        "---",
-        "library_name: sentence-transformers",
-        "pipeline_tag: sentence-similarity",
-        "tags: [sentence-transformers, feature-extraction, sentence-similarity, text-embedding]",
-        "---",
-        f"# {name}",
-        "",
-        f"A text-embedding model: {parameters / 1e6:.1f}M parameters, {encoder.width} dimensions, texts of up to "
-        f"{encoder.max_length} tokens, mean pooling, cosine similarity. Trained by multi-stage contrastive learning "
-        "(Li et al. 2023, arXiv:2308.03281).",
-        "",
-        "```python",
-        "from sentence_transformers import SentenceTransformer",
-        "",
-        f'model = SentenceTransformer("{name}")',
-        'embeddings = model.encode(["a query", "a document"])',
-        "print(model.similarity(embeddings, embeddings))",
-        "```",
-    ]
-    for number, stage in enumerate(stages, 1):
-        lines += ["", f"## Training stage {number}: {stage['stage']['name']}", ""]
-        lines += [f"- {label}: {value}" for label, value in describe_stage(stage)]
-        lines += ["", "| source | rows | licence |", "|---|---:|---|"]
-        lines += [
-            f"| {source} | {facts['rows']:,} | {facts['licence']} |" for source, facts in stage["sources"].items()
-        ]
-    if not stages:
-        lines += ["", "How it was trained is not recorded in the checkpoint."]
-    return "\n".join(lines) + "\n"
-
-
-def describe_stage(record: dict) -> list[tuple[str, object]]:
-    """The facts of one training stage, as label and value."""
-    stage = record["stage"]
-    return [
-        ("steps", f"{record['steps']} of {stage['global_batch']} pairs, groups of {stage['group_size']}"),
-        ("text length", f"{stage['max_length']} tokens"),
-        ("learning rate", f"{record['optim']['lr'] * stage['lr_scale']:g}, AdamW, linear decay"),
-        ("loss", record["loss"]),
-        ("mixture", f"alpha = {record['alpha']}, one source a batch, seed {record['seed']}"),
-        ("precision", record["precision"]),
-        ("started from", stage["init_from"] or record["model"].get("name_or_path", "random weights")),
-        ("commit", record["commit"]),
-    ]

@@ -52,6 +52,8 @@ def loading(what: str, name: str, way_out: str) -> Iterator[bool]:
         yield not is_folder and not hub_reachable()
     except (OSError, ValueError, ImportError, KeyError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if "trust_remote_code" in str(error):
+            reason = "it brings Python files, which export.py, embed.py and search.py run with trust_remote_code=true"
         if is_folder:
             raise UserError(f"cannot load a {what} from the directory {name}: {reason}") from error
         raise UserError(

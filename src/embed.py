@@ -1,0 +1,44 @@
+"""Texts to embeddings: python src/embed.py checkpoint=MODEL in=texts.jsonl out=embeddings.npy"""
+
+import contextlib
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from gte.build import script
+
+
+@script("embed")
+def main(cfg: DictConfig) -> None:
+    work = Path(cfg.out)  # <out>.partial, which Hydra made
+    try:
+        embed(cfg, work.with_suffix(""), work)
+    finally:
+        with contextlib.suppress(OSError):  # goes only where nothing is in it
+            work.rmdir()
+
+
+def embed(cfg: DictConfig, out: Path, work: Path) -> None:
+    from gte.embedding import Embedder, check_policies, embed_texts
+    from gte.evaluation.model import choose_device, choose_precision
+    from gte.hub import load_encoder, prompt
+    from gte.texts import read_texts
+
+    source = cfg["in"]
+    policies = {"empty": cfg.empty, "unreadable": cfg.unreadable}
+    check_policies(out, **policies)
+    texts = read_texts(source, cfg.format, cfg.field, cfg.id)
+    device = choose_device(cfg.device)
+    precision = choose_precision(cfg.precision, device)
+    encoder = load_encoder(cfg.checkpoint, cfg.trust_remote_code).to(device)
+    prefix = cfg.prefix if cfg.prompt is None else prompt(cfg.checkpoint, cfg.prompt)
+    embedder = Embedder(encoder, precision, cfg.batch_tokens, cfg.normalize, prefix)
+    texts = tqdm(texts, unit=" rows", disable=not sys.stderr.isatty())
+    account = embed_texts(texts, embedder, out, work, source=source, **policies)
+    print(f"{out}: {account}; {encoder.width} dimensions, {precision}")
+
+
+if __name__ == "__main__":
+    main()

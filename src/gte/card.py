@@ -1,0 +1,183 @@
+"""The model card of an exported directory, in the hub's format: use, scores, training stages, data and licences."""
+
+import json
+from math import nan
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from gte.encoder import Encoder
+from gte.errors import UserError
+from gte.evaluation.model import weights_checksum
+from gte.onnx import Comparison
+
+PAPER = "Li et al. 2023, arXiv:2308.03281"
+
+
+def find_scores(results: Path, encoder: Encoder) -> dict:
+    """Of a results.json the entry of the model that has these weights, with the evaluation's commit and date.
+
+    Raises UserError where it is no result of this project's, and where no model in it has the weights.
+    """
+    file = results / "results.json" if results.is_dir() else results
+    if not file.is_file():
+        raise UserError(f"results={results}: there is no file {file}; name the results.json of an evaluation")
+    try:
+        content = json.loads(file.read_text())
+        models = content["models"]
+        run = {key: content[key] for key in ("commit", "created")}
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{file} is no results.json of an evaluation") from error
+    encoder.encode([""])  # sets the tokenizer's truncation, which is part of the checksum of an evaluated model
+    checksum = weights_checksum(encoder)
+    for label, entry in models.items():
+        if entry.get("weights") == checksum:
+            return {**entry, **run, "label": label}
+    raise UserError(f"{file} scores no model of these weights (it has: {', '.join(models)}); evaluate this checkpoint")
+
+
+def model_card(
+    encoder: Encoder,
+    stages: list[dict],
+    name: str,
+    commit: str,
+    *,
+    scores: dict | None = None,
+    comparisons: list[Comparison] = (),
+    license: str | None = None,
+) -> str:
+    """The README.md of an exported model. `scores`: see `find_scores`; they go into the hub's metadata too."""
+    parameters = sum(p.numel() for p in encoder.parameters())
+    lines = [
+        "---",
+        metadata(name, scores, license).strip(),
+        "---",
+        f"# {name}",
+        "",
+        f"A text-embedding model: {parameters / 1e6:.1f}M parameters, {encoder.width} dimensions, texts of up to "
+        f"{encoder.max_length} tokens, mean pooling, cosine similarity. Trained by multi-stage contrastive learning "
+        f"({PAPER}).",
+        "",
+        "```python",
+        "from sentence_transformers import SentenceTransformer",
+        "",
+        f'model = SentenceTransformer("{name}")',
+        'embeddings = model.encode(["a query", "a document"])',
+        "print(model.similarity(embeddings, embeddings))",
+        "```",
+    ]
+    if scores:
+        lines += score_lines(scores)
+    if comparisons:
+        lines += onnx_lines(name, encoder.max_length, comparisons)
+    for number, stage in enumerate(stages, 1):
+        lines += stage_lines(number, stage)
+    if not stages:
+        lines += ["", "How it was trained is not recorded in the checkpoint."]
+    lines += ["", "## Configuration", "", "```json", encoder.lm.config.to_json_string().strip(), "```"]
+    lines += ["", f"Exported at commit {commit}."]
+    return "\n".join(lines) + "\n"
+
+
+def metadata(name: str, scores: dict | None, license: str | None) -> str:
+    """The card's YAML head; scores as the hub's model-index."""
+    results = [
+        EvalResult(
+            task_type=task["type"],
+            dataset_type=task_name,
+            dataset_name=task_name,
+            dataset_revision=task["data"] if task["source"] == "hub" else None,
+            metric_type=task["metric"],
+            metric_value=task["main_score"],
+        )
+        for task_name, task in (scores["tasks"] if scores else {}).items()
+    ]
+    return ModelCardData(
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=["sentence-transformers", "feature-extraction", "sentence-similarity", "text-embedding"],
+        license=license,
+        model_name=name if results else None,
+        eval_results=results or None,
+    ).to_yaml()
+
+
+def score_lines(scores: dict) -> list[str]:
+    """The evaluation as a table of tasks."""
+    tasks = scores["tasks"].items()
+    return [
+        "",
+        "## Scores",
+        "",
+        f"In points of 100, in {scores['precision']}, evaluated {scores['created'][:10]} at commit {scores['commit']}.",
+        "",
+        "| task | kind | metric | score | data |",
+        "|---|---|---|---:|---|",
+        *(f"| {n} | {t['type']} | {t['metric']} | {t['main_score']:.2f} | {t['data'][:19]} |" for n, t in tasks),
+    ]
+
+
+def onnx_lines(name: str, max_length: int, comparisons: list[Comparison]) -> list[str]:
+    """How the ONNX graphs are used, and how near they are to the PyTorch model."""
+    task = comparisons[0].task
+    texts = f"{comparisons[0].texts:,} {f'sentences of {task}' if task else 'sample texts'}"
+    rows = [
+        f"| {c.form} | {c.megabytes:.1f} | {c.mean_cosine:.5f} | {c.lowest_cosine:.5f} |"
+        + ("" if c.spearman is None else f" {c.spearman:.2f} |")
+        for c in comparisons
+    ]
+    return [
+        "",
+        "## ONNX",
+        "",
+        f"Cosine to the PyTorch model's embeddings over {texts}, on a CPU:",
+        "",
+        "| form | MB | mean cosine | lowest cosine |" + (f" {task}, Spearman |" if task else ""),
+        "|---|---:|---:|---:|" + ("---:|" if task else ""),
+        *rows,
+        "",
+        "With onnxruntime and tokenizers alone; the output is pooled and of unit length:",
+        "",
+        "```python",
+        "import numpy, onnxruntime, tokenizers",
+        "",
+        'tokenizer = tokenizers.Tokenizer.from_file("tokenizer.json")',
+        f"tokenizer.enable_truncation({max_length})",
+        "tokenizer.enable_padding()",
+        'session = onnxruntime.InferenceSession("onnx/model.onnx")',
+        'batch = tokenizer.encode_batch(["a query", "a document"])',
+        'ids, mask = (numpy.array([getattr(text, part) for text in batch]) for part in ("ids", "attention_mask"))',
+        '(embeddings,) = session.run(["sentence_embedding"], {"input_ids": ids, "attention_mask": mask})',
+        "```",
+        "",
+        f'sentence-transformers with optimum: `SentenceTransformer("{name}", backend="onnx")`.',
+    ]
+
+
+def stage_lines(number: int, record: dict) -> list[str]:
+    """One training stage: its facts, and its sources with their share of the batches (Eq. 4) and licences."""
+    stage = record["stage"]
+    mixing = f"weights {record['weights']}" if record.get("weights") else f"alpha = {record['alpha']}"
+    facts = {
+        "steps": f"{record['steps']} of {stage['global_batch']} pairs, groups of {stage['group_size']}",
+        "text length": f"{stage['max_length']} tokens",
+        "learning rate": f"{record['optim']['lr'] * stage['lr_scale']:g}, AdamW, linear decay",
+        "loss": record["loss"],
+        "mixture": f"{mixing}, one source a batch, seed {record['seed']}",
+        "precision": record["precision"],
+        "started from": stage["init_from"] or record["model"].get("name_or_path", "random weights"),
+        "commit": record["commit"],
+    }
+    return [
+        "",
+        f"## Training stage {number}: {stage['name']}",
+        "",
+        *(f"- {label}: {value}" for label, value in facts.items()),
+        "",
+        "| source | rows | share of batches | licence |",
+        "|---|---:|---:|---|",
+        *(
+            f"| {name} | {source['rows']:,} | {source.get('probability', nan):.1%} | {source['licence']} |"
+            for name, source in record["sources"].items()
+        ),
+    ]

@@ -1,0 +1,56 @@
+"""Search a folder of texts: python src/search.py folder=DIR query="how are texts cut?" """
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from gte.build import script
+
+
+@script("search")
+def main(cfg: DictConfig) -> None:
+    from gte.embedding import Embedder
+    from gte.evaluation.model import choose_device, choose_precision
+    from gte.hub import find_checkpoint, load_encoder
+    from gte.index import as_table, index_file, update
+    from gte.passages import read_folder
+
+    find_checkpoint(cfg.checkpoint)
+    folder = Path(cfg.folder).expanduser()
+    passages, left_out = read_folder(folder, cfg.passage_chars, cfg.include)
+    device = choose_device(cfg.device)
+    encoder = load_encoder(cfg.checkpoint, cfg.trust_remote_code).to(device)
+    embedder = Embedder(encoder, choose_precision(cfg.precision, device), progress=sys.stderr.isatty())
+    index = update(index_file(Path(cfg.out), folder), passages, embedder)
+    files = len({passage.file for passage in passages})
+    others = "".join(f", {count} files left out: {reason}" for reason, count in left_out.most_common())
+    print(f"{folder}: {len(passages):,} passages of {files:,} files, {index.new:,} of them new{others}", flush=True)
+    width = shutil.get_terminal_size((120, 24)).columns
+    for query in [cfg.query] if cfg.query is not None else queries():
+        print(as_table(index.search(query, embedder, cfg.top), width), flush=True)
+
+
+def queries():
+    """What the user types, until an empty line or the end of the input."""
+    terminal = sys.stdin.isatty()
+    if terminal:
+        print("Type what you look for; an empty line ends.")
+    try:
+        while query := input("search> " if terminal else "").strip():
+            yield query
+    except (EOFError, KeyboardInterrupt):
+        print()
+
+
+def quoted(argument: str) -> str:
+    """A query as Hydra takes any text: its grammar would stumble over commas, question marks and brackets."""
+    key, _, value = argument.partition("=")
+    return f"query={json.dumps(value, ensure_ascii=False)}" if key == "query" and value[:1] not in "\"'" else argument
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = map(quoted, sys.argv[1:])
+    main()
