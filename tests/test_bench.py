@@ -80,7 +80,7 @@ def test_the_evaluation_benchmark_scores_alike_and_says_what_each_took(bench, sm
     from sentence_transformers import SentenceTransformer
     from test_evaluation import write_retrieval, write_sts
 
-    from gte.hub import export
+    from gte.export import export
 
     export(small_model, tmp_path / "model", "model")
     assert SentenceTransformer(str(tmp_path / "model")).max_seq_length == 64
