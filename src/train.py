@@ -27,7 +27,8 @@ def main(cfg: DictConfig) -> None:
     stage = build(cfg.stage)
     torch.manual_seed(cfg.seed)
     encoder = build_encoder(cfg.model, lambda: prepared_tokenizer(cfg.data.dir))
-    data = PairData(cfg.data.dir, stage, alpha=cfg.data.alpha, seed=cfg.seed, sources=cfg.sources, workers=cfg.workers)
+    mixing = {"alpha": cfg.data.alpha, "weights": cfg.data.weights and plain(cfg.data.weights)}
+    data = PairData(cfg.data.dir, stage, **mixing, seed=cfg.seed, sources=cfg.sources, workers=cfg.workers)
     data.check_encoder(encoder)
     resume = find_resume(out, cfg.resume)
     if stage.init_from and not resume:
@@ -41,7 +42,7 @@ def main(cfg: DictConfig) -> None:
     )
     facts = {key: plain(cfg[key]) for key in ("stage", "optim", "model")} | {
         "loss": cfg.loss._target_.rsplit(".")[-1],
-        "alpha": cfg.data.alpha,
+        **mixing,
         "seed": cfg.seed,
         "precision": trainer.precision,
         "commit": git_commit(),
@@ -64,6 +65,7 @@ def main(cfg: DictConfig) -> None:
     trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
     if trainer.is_global_zero:
         loss_curves({stage.name: out / "metrics.csv"}, out / "loss.png")
+        print(f"epochs: {', '.join(f'{name} {times:.3g}' for name, times in data.epochs(data.total_steps).items())}")
         print(f"{stage.name} done: {out / 'checkpoints' / 'last.ckpt'}, loss curve {out / 'loss.png'}")
 
 

@@ -198,12 +198,13 @@ def model_card(encoder: Encoder, stages: list[dict], name: str) -> str:
 def describe_stage(record: dict) -> list[tuple[str, object]]:
     """The facts of one training stage, as label and value."""
     stage = record["stage"]
+    mixing = f"weights {record['weights']}" if record.get("weights") else f"alpha = {record['alpha']}"
     return [
         ("steps", f"{record['steps']} of {stage['global_batch']} pairs, groups of {stage['group_size']}"),
         ("text length", f"{stage['max_length']} tokens"),
         ("learning rate", f"{record['optim']['lr'] * stage['lr_scale']:g}, AdamW, linear decay"),
         ("loss", record["loss"]),
-        ("mixture", f"alpha = {record['alpha']}, one source a batch, seed {record['seed']}"),
+        ("mixture", f"{mixing}, one source a batch, seed {record['seed']}"),
         ("precision", record["precision"]),
         ("started from", stage["init_from"] or record["model"].get("name_or_path", "random weights")),
         ("commit", record["commit"]),

@@ -107,7 +107,8 @@ class ContrastiveTask(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         *earlier, this = self.history
         checkpoint["encoder"] = describe(self.encoder)
-        checkpoint["history"] = [*earlier, this | {"steps": self.global_step}]
+        done = {"steps": self.global_step, "epochs": self.trainer.datamodule.epochs(self.global_step)}
+        checkpoint["history"] = [*earlier, this | done]
         checkpoint["skipped"] = self.skipped
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:

@@ -130,7 +130,8 @@ def read_recipe(data: dict, *, fetch_again: bool = False) -> Recipe:
     Raises UserError for unknown sources and keys.
     """
     data = dict(data)
-    data.pop("dir"), data.pop("alpha")  # where to, and how to mix: neither is part of what is made
+    for key in ("dir", "alpha", "weights"):  # where to, and how to mix: neither is part of what is made
+        data.pop(key, None)
     path, header, names = data.pop("path", None), data.pop("header", None), data.pop("sources")
     if path is not None or "raw" not in data:
         if path is None:
@@ -331,8 +332,10 @@ def tokenised(path: Path, tokens: Tokens) -> Iterator[pa.RecordBatch]:
         if "negatives" in batch.schema.names:
             negatives = batch.column("negatives").fill_null([])
             distinct = negatives.flatten().dictionary_encode()  # a document is the negative of many queries
-            ids = tokens.encode(distinct.dictionary.to_pylist()).take(distinct.indices)
-            columns["negatives"] = pa.ListArray.from_arrays(negatives.offsets, ids)
+            negative_texts = distinct.dictionary.to_pylist()
+            hashes = pa.array(map(text_hash, negative_texts), pa.uint64())
+            for name, values in (("negatives", tokens.encode(negative_texts)), ("negatives_hash", hashes)):
+                columns[name] = pa.ListArray.from_arrays(negatives.offsets, values.take(distinct.indices))
         for name in texts:
             columns[f"{name}_hash"] = pa.array(map(text_hash, texts[name]), pa.uint64())
         yield pa.RecordBatch.from_pydict(columns)
