@@ -17,12 +17,15 @@ from gte.memory import peak_memory
 class Metrics(Callback):
     """One row of metrics a step in every logger, at the step's own number: loss, rate, gradient norm, padding, speed.
 
-    Speed is over all ranks, loading included. train/batch is equal in two runs where they took the same rows. After a resume, metrics.csv keeps the rows of the steps before it.
+    Speed is over all ranks, loading included. After a resume, metrics.csv keeps the rows of the steps before it.
+    train/batch is equal in two runs where they took the same rows.
     """
 
     def __init__(self, folder: Path):
         file = folder / "metrics.csv"  # read now: the CSVLogger deletes it before any hook is called
-        self.earlier = list(csv.DictReader(file.read_text().splitlines())) if file.exists() else []
+        text = file.read_text() if file.exists() else ""
+        whole = text[: text.rfind("\n") + 1]  # a kill may have cut the last row
+        self.earlier = list(csv.DictReader(whole.splitlines()))
 
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         for logger in trainer.loggers:
@@ -50,6 +53,10 @@ class Metrics(Callback):
             values = {key: float(value) for key, value in task.step_metrics.items()}
             for logger in trainer.loggers:
                 logger.log_metrics(values, step=batch.step)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, task: pl.LightningModule, checkpoint: dict) -> None:
+        for logger in trainer.loggers:  # a run that goes on from here finds the rows of all steps before
+            logger.save()
 
 
 class Progress(TQDMProgressBar):

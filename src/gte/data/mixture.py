@@ -40,7 +40,9 @@ class Mixture:
             weights = (self.sizes / self.sizes.max()) ** float(alpha)
         weights = np.asarray(weights, dtype=np.float64)
         if weights.shape != self.sizes.shape or not (np.isfinite(weights) & (weights > 0)).all():
-            raise ValueError(f"weights {weights.tolist()} must be a positive number for each of {len(self.sizes)} sources")
+            raise ValueError(
+                f"weights {weights.tolist()} must be a positive number for each of {len(self.sizes)} sources"
+            )
         self.probabilities = weights / weights.sum()
         self._cumulative = self.probabilities.cumsum()
         self._cumulative[-1] = 1.0
@@ -67,7 +69,7 @@ class Mixture:
         return source, permute(np.arange(start, start + share), size, key)
 
     def checksum(self, step: int) -> int:
-        """CRC-32 of a step's source and rows, those of all ranks: by it one can see that two runs took the same batch."""
+        """CRC-32 of a step's source and rows, those of all ranks: equal where two runs took the same batch."""
         source, rows = self.batch(step)
         return crc32(rows.tobytes(), source)
 

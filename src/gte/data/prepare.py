@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gte.data.mining import mine_bm25
+from gte.data.mining import mine
 from gte.data.pairs import Tally, make_pairs, use_engine
 from gte.data.records import text_hash
 from gte.data.shards import Manifest, checked, write_shards
@@ -44,7 +44,7 @@ class Triples:
     """A fine-tuning source made of the pairs of another: `rows` of them at most, with negatives mined by BM25.
 
     source: the name of the source whose pairs they are; all of its documents are candidates. negatives, skip, depth,
-    seed: as in `mine_bm25`.
+    seed: as in `mine`.
     """
 
     source: str
@@ -270,7 +270,7 @@ def write_triples(name: str, triples: Triples, facts: dict[str, dict], build: Pa
     chosen = pairs.slice(0, triples.rows)
     settings = {key: getattr(triples, key) for key in ("negatives", "skip", "depth", "seed")}
     queries, documents = (pairs.column(column).to_pylist() for column in ("query", "document"))
-    mined = mine_bm25(queries, documents, rows=chosen.num_rows, **settings)
+    mined = mine(queries, documents, asked=range(chosen.num_rows), **settings).texts
     columns = {column: chosen.column(column) for column in ("query", "document")}
     columns["negatives"] = pa.array(mined, pa.list_(pa.string()))
     columns |= {column: chosen.column(column) for column in ("file", "row")}

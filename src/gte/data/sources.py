@@ -5,7 +5,7 @@ import glob
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -37,8 +37,8 @@ class Source:
 
     name, category: as in Table 1. stages: which training stages may read it. reader: raw format (`gte.data.readers`).
     hub, hub_config, hub_split, hub_files: where `datasets` finds it. folder: below the raw folder, `name` by default.
-    files: glob of its raw files there. url: where a person gets them. query, document, negatives: see `Fields`.
-    header, delimiter, quoting: of csv and tsv. pairs: n_i of Eq. 4, an estimate where `estimate` says so.
+    files: glob of its raw files there. url: where a person gets them. query, document, negatives, answers: see
+    `Fields`. header, delimiter, quoting: of csv and tsv. pairs: n_i of Eq. 4, an estimate where `estimate` says so.
     """
 
     name: str
@@ -55,6 +55,7 @@ class Source:
     query: Field = None
     document: Field = None
     negatives: Field = None
+    answers: str | None = None
     header: bool | None = None
     delimiter: str | None = None
     quoting: Literal["minimal", "none"] | None = None
@@ -64,7 +65,7 @@ class Source:
 
     @property
     def fields(self) -> Fields:
-        return Fields(self.query, self.document, self.negatives)
+        return Fields(self.query, self.document, self.negatives, self.answers)
 
     def read(self, raw: "Raw") -> Iterator[Record]:
         """The records of one of its raw files, or of the hub's rows."""
@@ -201,15 +202,18 @@ def split_name(path: Path) -> tuple[str, str]:
 
 def infer_source(path: Path, header: bool | None = None) -> Source:
     """One file of pairs as a source of its own folder, as in `infer_sources`. Raises UserError for what it is not."""
+    source = local_source(path)
+    return replace(source, **infer_columns(path, source.reader, header))
+
+
+def local_source(path: Path) -> Source:
+    """One file as a source of its own folder, its fields not stated. Raises UserError for a file of no such format."""
     stem, suffix = split_name(path)
     if not path.is_file():
         raise UserError(f"there is no file {path}")
     if suffix not in LOCAL_FORMATS:
         raise UserError(f"{path}: its name must end in .{', .'.join(LOCAL_FORMATS)} (.gz and .zst may follow)")
-    return Source(
-        name=stem, category="local", stages=STAGES, reader=suffix, files=glob.escape(path.name), folder=".",
-        **infer_columns(path, suffix, header),
-    )  # fmt: skip
+    return Source(stem, "local", STAGES, suffix, files=glob.escape(path.name), folder=".")
 
 
 def infer_columns(path: Path, suffix: str, header: bool | None) -> dict:
@@ -262,7 +266,7 @@ def choose_columns(path: Path, columns: list[str]) -> dict:
 
 def configuration(source: Source, raws: list[Raw]) -> dict:
     """What a prepared source depends on: its own statement and a digest of its raw files' names, sizes and times."""
-    notes = ("url", "pairs", "estimate")  # of which nothing in the prepared folder depends
+    notes = ("url", "pairs", "estimate", "answers")  # of which nothing in the prepared folder depends
     stated = {field.name: getattr(source, field.name) for field in fields(Source) if field.name not in notes}
     digest = hashlib.sha256("\n".join(raw.stamp for raw in raws).encode()).hexdigest()
     return {**stated, "stages": list(source.stages), "raw files": digest}
