@@ -75,7 +75,7 @@ def mine(
     draws = np.random.default_rng(seed)
     result, found, random = Mined(), {}, {}
     for query, ranking in zip(wanted, rank([pool.queries[query] for query in wanted], pool.texts, search), strict=True):
-        ranks = [number for number in ranking[skip:] if not pool.holds_answer(query, number)]
+        ranks = list(pool.without_answer(query, ranking[skip:]))
         result.answered += len(ranking[skip:]) - len(ranks)
         if draw == "random":
             ranks = [ranks[place] for place in sorted(draws.permutation(len(ranks))[:negatives])]
@@ -122,18 +122,18 @@ class Pool:
         own = self.numbers.get(normalize(self.queries[query]))
         return self.positives[query] if own is None else self.positives[query] | {own}
 
-    def holds_answer(self, query: int, number: int) -> bool:
-        """Whether a text holds an answer to the query as a run of its tokens, in any case, as DPR has it."""
-        return any(answer in self.tokens(number) for answer in self.answers[query])
+    def without_answer(self, query: int, numbers: Iterable[int]) -> Iterable[int]:
+        """The texts that hold no answer to the query as a run of their tokens, in any case, as DPR has it."""
+        answers = self.answers[query]
+        return (n for n in numbers if not any(answer in self.tokens(n) for answer in answers)) if answers else numbers
 
     def others(self, query: int, taken: set[int], seed: int) -> Iterator[int]:
         """All texts that may be negatives of the query, but for those taken, in an order drawn by (seed, query)."""
         barred = self.excluded(query) | taken
         for start in range(0, len(self.texts), DRAWN):
             places = np.arange(start, min(start + DRAWN, len(self.texts)))
-            for number in permute(places, len(self.texts), mix(mix(seed, 1), query)).tolist():
-                if number not in barred and not self.holds_answer(query, number):
-                    yield number
+            drawn = permute(places, len(self.texts), mix(mix(seed, 1), query)).tolist()
+            yield from self.without_answer(query, [number for number in drawn if number not in barred])
 
 
 def normalize(text: str) -> str:

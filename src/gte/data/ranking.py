@@ -147,7 +147,7 @@ def nearest(
         s_Nm[torch.from_numpy(row[here]), torch.from_numpy(number[here] - start)] = -torch.inf
         s, i = s_Nm.topk(min(search.depth, len(block)))
         top_s, top_i = torch.cat([top_s, s], 1), torch.cat([top_i, i + start], 1)
-        top_s, order = top_s.sort(1, descending=True, stable=True)  # of equal scores the lower block's first
+        top_s, order = torch.sort(top_s, dim=1, descending=True, stable=True)  # of equal scores the lower block's first
         top_s, top_i = top_s[:, : search.depth], top_i.gather(1, order[:, : search.depth])
     return [i[s > -torch.inf].tolist() for s, i in zip(top_s.cpu(), top_i.cpu(), strict=True)]
 
