@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from gte.data.module import PairData, Steps
+from gte.data.module import PairData
 from gte.data.records import text_hash
 from gte.errors import UserError
 from gte.stage import Stage
@@ -57,8 +57,8 @@ def test_epochs_are_the_rows_drawn_over_the_rows_there(prepared):
 def test_a_prepared_groups_hashes_are_those_of_its_texts(prepared):
     data = PairData(prepared, stage("finetune", group_size=4), alpha=0.5, seed=0, sources=["triples"])
     rows = pq.read_table(prepared / "pairs" / "triples.parquet").to_pylist()
-    steps = Steps(data.tables, data.mixture, 0, 1, seed=0, max_length=32, group_size=4, prefix=[], suffix=[])
-    plain, hashed = steps[3], Steps(data.tables, data.mixture, 0, 1, **steps.collation, text_hashes=True)[3]
+    plain = data.steps()[3]
+    hashed = PairData(prepared, data.stage, alpha=0.5, seed=0, sources=["triples"], text_hashes=True).steps()[3]
     assert plain.hashes_R is None and plain.checksum == data.mixture.checksum(3)
     hashes = hashed.hashes_R.numpy().view(np.uint64).tolist()
     chosen = [rows[row] for row in data.mixture.batch(3)[1]]

@@ -1,6 +1,6 @@
 """The LightningDataModule: prepared token shards, mixed by Eq. 4, as a stream of steps."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -141,11 +141,9 @@ class PairData(pl.LightningDataModule):
             f"in groups of {self.stage.group_size}"
         )
 
-    def train_dataloader(self) -> DataLoader:
-        """Steps from where the training stands to the last; a resumed run just starts further on."""
-        rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        tokenizer = self.manifest.tokenizer
-        steps = Steps(
+    def steps(self, rank: int = 0, world_size: int = 1) -> Steps:
+        """One rank's batches by step."""
+        return Steps(
             self.tables,
             self.mixture,
             rank,
@@ -153,17 +151,22 @@ class PairData(pl.LightningDataModule):
             seed=self.seed,
             max_length=self.stage.max_length,
             group_size=self.stage.group_size,
-            prefix=tokenizer["prefix"],
-            suffix=tokenizer["suffix"],
+            prefix=self.manifest.tokenizer["prefix"],
+            suffix=self.manifest.tokenizer["suffix"],
             text_hashes=self.text_hashes,
         )
-        return DataLoader(
-            steps,
-            sampler=StepsFrom(lambda: steps_done(self.trainer), self.total_steps),
-            batch_size=None,
-            num_workers=self.workers,
-            prefetch_factor=4 if self.workers else None,
-        )
+
+    def train_dataloader(self) -> DataLoader:
+        """Steps from where the training stands to the last; a resumed run just starts further on."""
+        steps = self.steps(self.trainer.global_rank, self.trainer.world_size)
+        return load_ahead(steps, StepsFrom(lambda: steps_done(self.trainer), self.total_steps), self.workers)
+
+
+def load_ahead(steps: Steps, order: Iterable[int], workers: int) -> DataLoader:
+    """The batches of these steps in their order, made by so many processes ahead of time; by none: when asked for."""
+    return DataLoader(
+        steps, sampler=order, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None
+    )
 
 
 def steps_done(trainer: pl.Trainer) -> int:
