@@ -27,8 +27,10 @@ def main(cfg: DictConfig) -> None:
     stage = build(cfg.stage)
     torch.manual_seed(cfg.seed)
     encoder = build_encoder(cfg.model, lambda: prepared_tokenizer(cfg.data.dir))
+    mixing = {"alpha": cfg.data.alpha, "weights": cfg.data.weights and plain(cfg.data.weights)}
     settings = {"seed": cfg.seed, "sources": cfg.sources, "workers": cfg.workers, "verify": cfg.verify}
-    data = PairData(cfg.data.dir, stage, alpha=cfg.data.alpha, **settings)
+    settings["text_hashes"] = cfg.mask_repeated_texts
+    data = PairData(cfg.data.dir, stage, **mixing, **settings)
     data.check_encoder(encoder)
     resume = find_resume(out, cfg.resume)
     if stage.init_from and not resume:
@@ -48,7 +50,7 @@ def main(cfg: DictConfig) -> None:
     )
     facts = {key: plain(cfg[key]) for key in ("stage", "optim", "model")} | {
         "loss": cfg.loss._target_.rsplit(".")[-1],
-        "alpha": cfg.data.alpha,
+        **mixing,
         "seed": cfg.seed,
         "precision": trainer.precision,
         "commit": git_commit(),
@@ -71,6 +73,7 @@ def main(cfg: DictConfig) -> None:
     trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
     if trainer.is_global_zero:
         loss_curves({stage.name: out / "metrics.csv"}, out / "loss.png")
+        print(f"epochs: {', '.join(f'{name} {times:.3g}' for name, times in data.epochs(data.total_steps).items())}")
         print(f"{stage.name} done: {out / 'checkpoints' / 'last.ckpt'}, loss curve {out / 'loss.png'}")
 
 

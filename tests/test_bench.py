@@ -93,3 +93,24 @@ def test_the_evaluation_benchmark_scores_alike_and_says_what_each_took(bench, sm
     for ours, theirs in (rows[:2], rows[2:]):
         assert abs(ours["score"] - theirs["score"]) < 0.05 and ours["ratio"] == 1
         assert theirs["ratio"] == theirs["seconds"] / ours["seconds"]
+
+
+def test_the_sampler_benchmark_compares_loaders_of_equal_batches(bench, script, prepared):
+    small = [f"benchmark.data={prepared}", "benchmark.steps=3", "benchmark.peer_steps=2", "benchmark.rounds=1"]
+    rows = bench(
+        "benchmark=sampler", "benchmark.pairs=100", "benchmark.max_length=12", "benchmark.workers=[0,1]", *small
+    )
+    variants = [row["variant"] for row in rows]
+    assert variants == ["mixture", "mixture and collate"] + [
+        f"{name}, {count} workers" for name in ("ours", "datasets, ids", "datasets, texts") for count in (0, 1)
+    ]
+    assert all(row["pairs_per_s"] > 0 and row["sources"] == 2 and 0 < row["tokens_per_pair"] <= 24 for row in rows)
+    assert rows[2]["ratio"] == 1
+    line = script.refused("bench", "benchmark=sampler", *small, "out=none")
+    assert "has 16384 rows; set benchmark.pairs=400" in line
+
+
+def test_a_loader_that_reads_other_rows_is_refused(script, prepared, monkeypatch):
+    monkeypatch.setattr("gte.benchmarks.sampler.offset_rows", lambda ours, step: list(range(100)))
+    with pytest.raises(Exception, match="datasets, ids reads other ids than ours"):
+        script("bench", "benchmark=sampler", f"benchmark.data={prepared}", "benchmark.pairs=100", "out=bench")

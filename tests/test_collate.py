@@ -2,15 +2,19 @@
 
 import numpy as np
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from gte.data.collate import collate, frame
+from gte.errors import UserError
 
 PREFIX, SUFFIX = [101], [102]
 
 
 class ListTable:
-    """A TokenTable over Python lists."""
+    """A TokenTable over Python lists. A text's hash is that of its ids."""
+
+    name = "lists"
 
     def __init__(self, queries, documents, negatives):
         self.columns = {"query": queries, "document": documents}
@@ -26,6 +30,16 @@ class ListTable:
         chosen = [self.negatives[row] for row in rows]
         flat, lengths = flatten([text for texts in chosen for text in texts])
         return flat, lengths, np.array([len(texts) for texts in chosen], dtype=np.int64)
+
+    def hashes(self, column, rows):
+        return hash_texts(self.columns[column][row] for row in rows)
+
+    def negative_hashes(self, rows):
+        return hash_texts(text for row in rows for text in self.negatives[row])
+
+
+def hash_texts(texts):
+    return np.array([hash(tuple(text)) % 2**64 for text in texts], dtype=np.uint64)
 
 
 def flatten(texts):
@@ -91,3 +105,40 @@ def test_framed_ids_equal_the_tokenizers_own_truncation(max_length, small_model)
     expected = [tokenizer(text, truncation=True, max_length=max_length)["input_ids"] for text in texts]
     assert framed.tolist() == sum(expected, [])
     assert framed_lengths.tolist() == [len(ids) for ids in expected]
+
+
+def test_every_text_carries_its_own_hash_where_asked_for():
+    table, rows = make_table(), np.arange(40)
+    options = dict(source=0, step=9, seed=1, max_length=64, group_size=5, prefix=PREFIX, suffix=SUFFIX)
+    plain, hashed = collate(table, rows, **options), collate(table, rows, text_hashes=True, **options)
+    assert plain.hashes_R is None and hashed.hashes_R.dtype == torch.int64
+    assert texts_of(hashed) == texts_of(plain) and len(hashed.hashes_R) == len(texts_of(plain)) == 40 * 6
+    expected = hash_texts(text[1:-1] for text in texts_of(hashed))
+    assert hashed.hashes_R.numpy().view(np.uint64).tolist() == expected.tolist()
+    assert (hashed.hashes_R < 0).any()  # all 64 bits are there
+    pairs = collate(table, rows, text_hashes=True, **options | {"group_size": 1})
+    assert pairs.hashes_R.tolist() == hashed.hashes_R[:80].tolist()
+
+
+def test_no_random_negative_equals_its_rows_document_or_query():
+    """Row r's document is one of two, and its query spells one of three: most draws must be made again."""
+    rows = np.arange(30)
+    table = ListTable([[r % 3] for r in rows], [[r % 2] for r in rows[:-2]] + [[7], [8]], [[] for _ in rows])
+    counted = 0
+    for step in range(20):
+        batch = collate(table, rows, source=0, step=step, seed=1, max_length=9, group_size=4, prefix=[], suffix=[])
+        texts = texts_of(batch)
+        for row in rows:
+            group = texts[60 + 3 * row : 63 + 3 * row]
+            counted += sum(text[0] < 2 for text in group)
+            assert table.columns["document"][row] not in group and table.columns["query"][row] not in group
+    assert counted > 100
+
+
+@pytest.mark.parametrize("documents", [[[7]], [[7], [7], [7]], [[7], [5], [7]]])
+def test_a_source_without_another_document_is_refused_with_the_ways_out(documents):
+    table = ListTable([[5]] * len(documents), documents, [[]] * len(documents))
+    options = dict(source=0, step=0, seed=1, max_length=9, prefix=[], suffix=[])
+    collate(table, np.array([0]), group_size=1, **options)
+    with pytest.raises(UserError, match=r"lists: 1,000 documents.*sources=.*stage.group_size=1"):
+        collate(table, np.array([0]), group_size=2, **options)

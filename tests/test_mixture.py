@@ -1,14 +1,16 @@
 """Mixture: Eq. 4, one source a batch, a pure function of (seed, step), elastic over ranks."""
 
-import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from conftest import ROOT
+from scipy.stats import chisquare
 
 from gte.data.mixture import BLOCK, Mixture, permute
+from gte.data.sources import load_source
 
 SIZES = [5_000, 1_003, 64, 640]
 
@@ -20,11 +22,22 @@ def test_probabilities_are_equation_4():
         np.testing.assert_allclose(mixture.probabilities, by_hand / by_hand.sum(), rtol=1e-12)
 
 
-def test_sources_are_drawn_with_these_probabilities():
-    mixture = Mixture(SIZES, alpha=0.5, seed=3, global_batch=64)
+def test_weights_take_the_place_of_equation_4():
+    weights = [1, 0.25, 3, 0.75]
+    mixture = Mixture(SIZES, alpha=0.5, seed=0, global_batch=64, weights=weights)
+    np.testing.assert_allclose(mixture.probabilities, [0.2, 0.05, 0.6, 0.15], rtol=1e-12)
+    for bad in ([1, 1, 1], [1, 1, 1, 0], [1, 1, 1, -1], [1, 1, 1, float("nan")], [1, 1, 1, float("inf")]):
+        with pytest.raises(ValueError, match=r"weights .* must be a positive number for each of 4 sources"):
+            Mixture(SIZES, alpha=0.5, seed=0, global_batch=64, weights=bad)
+
+
+@pytest.mark.parametrize("options", [{"alpha": 0.5}, {"alpha": 1.0}, {"alpha": 0.5, "weights": [0.6, 0.1, 0.25, 0.05]}])
+def test_sources_are_drawn_with_these_probabilities(options):
+    mixture = Mixture(SIZES, seed=3, global_batch=64, **options)
     steps = 20_000
-    drawn = np.bincount([mixture.draw(step)[0] for step in range(steps)], minlength=len(SIZES)) / steps
-    assert np.abs(drawn - mixture.probabilities).max() < 4 * np.sqrt(0.25 / steps)
+    drawn = np.bincount([mixture.draw(step)[0] for step in range(steps)], minlength=len(SIZES))
+    assert chisquare(drawn, mixture.probabilities * steps).pvalue > 0.01
+    assert chisquare(drawn, np.roll(mixture.probabilities, 1) * steps).pvalue < 1e-6  # the test can tell
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8])
@@ -37,6 +50,14 @@ def test_the_global_batch_is_the_same_at_any_number_of_ranks(world_size):
         assert {part[0] for part in parts} == {source}
         np.testing.assert_array_equal(np.concatenate([part[1] for part in parts]), rows)
         assert rows.dtype == np.int64 and len(rows) == 64
+
+
+def test_the_checksum_tells_batches_apart_and_equal_ones_not():
+    numbers = [Mixture(SIZES, alpha=0.5, seed=1, global_batch=64).checksum(step) for step in range(200)]
+    assert len(set(numbers)) == 200 and 0 <= min(numbers) < max(numbers) < 2**32
+    again = Mixture(SIZES, alpha=0.5, seed=1, global_batch=64)
+    assert [again.checksum(step) for step in range(200)] == numbers
+    assert Mixture(SIZES, alpha=0.5, seed=2, global_batch=64).checksum(0) != numbers[0]
 
 
 def test_a_batch_does_not_depend_on_what_was_asked_before():
@@ -90,24 +111,28 @@ def test_permuted_rows_look_independent_of_their_position():
     assert abs(np.corrcoef(rows[1:], rows[:-1])[0, 1]) < 0.02
 
 
-def test_788_million_rows_cost_nothing_to_mix():
-    """The paper's scale: built in under 50 MB."""
-    program = (
-        "import resource, json\n"
+def megabytes(program: str) -> float:
+    """By how much the resident peak of a process of its own grows while it runs a program over gte.data.mixture."""
+    frame = (
+        "import re\n"
         "from gte.data.mixture import Mixture\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "sizes = [23_909_090] * 33\n"
-        "mixture = Mixture(sizes, alpha=0.5, seed=0, global_batch=16_384)\n"
-        "mixture.batch(49_999)\n"
-        "after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "print(json.dumps({'megabytes': (after - before) / 1024}))\n"
+        "def peak(): return int(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1]) / 1024\n"
+        f"before = peak()\n{program}\nprint(peak() - before)\n"
     )
-    source = Path(__file__).parents[1] / "src"
-    result = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env={"PYTHONPATH": str(source)}
-    )
-    facts = json.loads(result.stdout)
-    assert facts["megabytes"] < 50
+    command, environment = [sys.executable, "-c", frame], {"PYTHONPATH": str(ROOT / "src")}
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return float(result.stdout)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status, which only Linux has")
+def test_788_million_rows_cost_nothing_to_mix():
+    """The paper's scale, by the sizes of its 33 sources: a Mixture and a step's batch in under 50 MB."""
+    names = yaml.safe_load((ROOT / "conf" / "data" / "pretrain.yaml").read_text())["sources"]
+    sizes = [load_source(name).pairs for name in names]
+    assert 780e6 < sum(sizes) < 800e6 and len(sizes) == 33
+    mixed = f"Mixture({sizes}, alpha=0.5, seed=0, global_batch=16_384).batch(49_999)"
+    assert megabytes(mixed) < 50
+    assert megabytes(f"list(range({sum(sizes) // 100}))") > 200  # what a hundredth of the rows in a list takes
 
 
 def test_a_source_smaller_than_the_batch_is_refused_with_the_ways_out():

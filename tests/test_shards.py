@@ -27,10 +27,11 @@ def make_table(
     columns = {"query": [ids(9) for _ in range(rows)], "document": [ids(40) for _ in range(rows)]}
     if negatives:
         columns["negatives"] = [[ids(30) for _ in range(rng.integers(0, 4))] for _ in range(rows)]
+        columns["negatives_hash"] = [rng.integers(0, 2**63, len(texts)).tolist() for texts in columns["negatives"]]
     for name in ("query", "document"):
         columns[f"{name}_hash"] = rng.integers(0, 2**63, rows).tolist()
     token = pa.list_(getattr(pa, dtype)())
-    types = {"query": token, "document": token, "negatives": pa.list_(token)}
+    types = {"query": token, "document": token, "negatives": pa.list_(token), "negatives_hash": pa.list_(pa.uint64())}
     schema = pa.schema([(name, types.get(name, pa.uint64())) for name in columns])
     batches = pa.table(columns, schema=schema).to_batches(max_chunksize=batch)
     facts = write_shards(iter([pa.concat_batches([piece]) for piece in batches]), folder, "s")
@@ -70,12 +71,26 @@ def test_gathered_rows_are_the_rows_written_in_the_order_asked_for(tmp_path, sma
         assert counts.tolist() == [len(lists) for lists in expected]
         assert lengths.tolist() == [len(ids) for lists in expected for ids in lists]
         assert flat.tolist() == [token for lists in expected for ids in lists for token in ids]
+        expected = [number for row in rows for number in columns["negatives_hash"][row]]
+        assert table.negative_hashes(rows).tolist() == expected
 
 
 def test_a_source_without_negatives_has_none_of_any_row(tmp_path):
     manifest, _ = make_table(tmp_path, 10, negatives=False)
     flat, lengths, counts = TokenTable(tmp_path, manifest, "s").gather_negatives(np.array([3, 4]))
     assert len(flat) == len(lengths) == 0 and counts.tolist() == [0, 0]
+    assert len(TokenTable(tmp_path, manifest, "s").negative_hashes(np.array([3, 4]))) == 0
+
+
+def test_shards_of_before_negatives_had_hashes_say_how_to_get_them(tmp_path):
+    manifest, columns = make_table(tmp_path, 10, negatives=True)
+    path = tmp_path / manifest.sources["s"]["shards"][0]["file"]
+    batch = pa.ipc.open_stream(path.read_bytes()).read_next_batch().drop_columns(["negatives_hash"])
+    manifest.sources["s"]["shards"] = [shards.write_shard(batch, tmp_path, "old.arrow")]
+    table = TokenTable(tmp_path, manifest, "s")
+    assert table.gather_negatives(np.array([3]))[2].tolist() == [len(columns["negatives"][3])]
+    with pytest.raises(UserError, match=r"old.arrow holds no hashes of its negatives; prepare again with force=true"):
+        table.negative_hashes(np.array([3]))
 
 
 def test_rows_out_of_range_are_a_bug_and_an_unknown_source_is_named(tmp_path):

@@ -126,6 +126,14 @@ def test_vanilla_loss_and_bf16_train_as_well(train, tmp_path):
     assert column(tmp_path / "vanilla", "train/loss")[0] < column(tmp_path / "half", "train/loss")[0]
 
 
+def test_repeated_texts_are_no_negatives_where_asked(train, tmp_path):
+    common = ["stage=finetune", "sources=[triples]", "stage.group_size=4", "stage.steps=2"]  # many equal negatives
+    for value in ("false", "true"):
+        train(*common, f"mask_repeated_texts={value}", f"out={value}")
+    masked, plain = (column(tmp_path / value, "train/loss")[0] for value in ("true", "false"))
+    assert masked < plain - 1e-4
+
+
 def test_wandb_runs_offline_without_a_key(train, tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)

@@ -18,11 +18,14 @@ class Metrics(Callback):
     """One row of metrics a step in every logger, at the step's own number: loss, rate, gradient norm, padding, speed.
 
     Speed is over all ranks, loading included. After a resume, metrics.csv keeps the rows of the steps before it.
+    train/batch is equal in two runs where they took the same rows.
     """
 
     def __init__(self, folder: Path):
         file = folder / "metrics.csv"  # read now: the CSVLogger deletes it before any hook is called
-        self.earlier = list(csv.DictReader(file.read_text().splitlines())) if file.exists() else []
+        text = file.read_text() if file.exists() else ""
+        whole = text[: text.rfind("\n") + 1]  # a kill may have cut the last row
+        self.earlier = list(csv.DictReader(whole.splitlines()))
 
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         for logger in trainer.loggers:
@@ -42,15 +45,22 @@ class Metrics(Callback):
         now = time.perf_counter()
         rate = trainer.world_size / (now - self.last)
         self.last = now
+        source = task.sources[batch.source]
         task.step_metrics |= {
             "train/pairs_per_s": batch.pairs * rate,
             "train/tokens_per_s": int(batch.lengths_R.sum()) * rate,
             "train/peak_memory_mb": peak_memory(task.device.type) / 2**20,
+            f"train/epochs/{source}": trainer.datamodule.epochs(batch.step + 1)[source],
+            "train/batch": batch.checksum,
         }
         if batch.step % trainer.log_every_n_steps == 0:
             values = {key: float(value) for key, value in task.step_metrics.items()}
             for logger in trainer.loggers:
                 logger.log_metrics(values, step=batch.step)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, task: pl.LightningModule, checkpoint: dict) -> None:
+        for logger in trainer.loggers:  # a run that goes on from here finds the rows of all steps before
+            logger.save()
 
 
 class Progress(TQDMProgressBar):
@@ -79,6 +89,17 @@ class KeepInitial(Callback):
             trainer.save_checkpoint(self.folder / "step-0000000.ckpt", weights_only=True)
 
 
+class KeepLast(Callback):
+    """Keeps the state after the last step as checkpoints/last.ckpt: ModelCheckpoint keeps only every so many steps."""
+
+    def __init__(self, folder: Path, every: int):
+        self.folder, self.every = folder, every
+
+    def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, outputs, batch: Batch, index) -> None:
+        if batch.step + 1 == task.total_steps and task.total_steps % self.every:
+            trainer.save_checkpoint(self.folder / "last.ckpt")
+
+
 def run_callbacks(folder: Path, *, every: int, keep_initial: bool) -> list[Callback]:
     """Callbacks of a run: checkpoints/step-<n>.ckpt every `every` steps, checkpoints/last.ckpt then and at the end."""
     checkpoints = ModelCheckpoint(
@@ -88,9 +109,10 @@ def run_callbacks(folder: Path, *, every: int, keep_initial: bool) -> list[Callb
         every_n_train_steps=every,
         save_top_k=-1,
         save_last=True,
+        enable_version_counter=False,  # what a killed run had begun is written over, not beside
     )
     kept = [KeepInitial(folder / "checkpoints")] if keep_initial else []
-    return [Metrics(folder), Progress(refresh_rate=10), checkpoints, *kept]
+    return [Metrics(folder), Progress(refresh_rate=10), checkpoints, KeepLast(folder / "checkpoints", every), *kept]
 
 
 def find_resume(out: Path, resume: str | None) -> Path | None:

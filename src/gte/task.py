@@ -56,7 +56,7 @@ class ContrastiveTask(pl.LightningModule):
         x_RD = self.encoder(batch.ids_T, batch.lengths_R, plan, self.stage.recompute_fraction)
         n, k = batch.pairs, batch.negatives
         q_ND, d_ND, n_NKD = x_RD[:n], x_RD[n : 2 * n], x_RD[2 * n :].view(n, k, -1) if k else None
-        loss = self.loss(q_ND, d_ND, n_NKD, ranks=current_ranks())
+        loss = self.loss(q_ND, d_ND, n_NKD, ranks=current_ranks(), text_hashes=batch.hashes_R)
         self.step_metrics = {
             "train/loss": loss.detach(),
             f"train/loss/{self.sources[batch.source]}": loss.detach(),
@@ -107,7 +107,8 @@ class ContrastiveTask(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         *earlier, this = self.history
         checkpoint["encoder"] = describe(self.encoder)
-        checkpoint["history"] = [*earlier, this | {"steps": self.global_step}]
+        done = {"steps": self.global_step, "epochs": self.trainer.datamodule.epochs(self.global_step)}
+        checkpoint["history"] = [*earlier, this | done]
         checkpoint["skipped"] = self.skipped
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from gte.data.shards import spans
+from gte.errors import UserError
 
 Texts = tuple[np.ndarray, np.ndarray]
+TRIES = 1_000  # random documents that are drawn for a query until one is neither its own document nor its text
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Batch:
     negatives: int  # K, negatives of each query
     source: int
     step: int
+    checksum: int = 0  # `Mixture.checksum`
+    hashes_R: Tensor | None = None  # int64, the bits of `records.text_hash` of each text, where asked for
 
 
 def collate(
@@ -38,21 +42,35 @@ def collate(
     group_size: int,
     prefix: list[int],
     suffix: list[int],
+    text_hashes: bool = False,
+    checksum: int = 0,
 ) -> Batch:
     """The batch of the given rows of one source's TokenTable.
 
     Every text is cut to max_length, special tokens included, as its tokenizer would cut it. With group_size > 1 each
     query gets group_size - 1 negatives: its own hard ones, chosen by (seed, step, row), filled with random documents
-    of the same source where it has too few (Section 3.4).
+    of the same source where it has too few (Section 3.4). Raises UserError where hardly any document differs from a
+    row's own, and where text_hashes asks for what the shards do not hold.
     """
     texts = [table.gather("query", rows_N), table.gather("document", rows_N)]
+    hashes = [table.hashes("query", rows_N), table.hashes("document", rows_N)] if text_hashes else []
     if group_size > 1:
-        texts.append(gather_group(table, rows_N, group_size - 1, key=hash64(np.uint64(seed), np.uint64(step))))
+        key = hash64(np.uint64(seed), np.uint64(step))
+        *negatives, negative_hashes = gather_group(table, rows_N, group_size - 1, key, text_hashes)
+        texts.append(negatives)
+        hashes.append(negative_hashes)
     flat = np.concatenate([ids for ids, _ in texts])
     lengths = np.concatenate([lengths for _, lengths in texts])
     ids_T, lengths_R = frame(flat, lengths, max_length, prefix, suffix)
     return Batch(
-        torch.from_numpy(ids_T.astype(np.int32)), torch.from_numpy(lengths_R), len(rows_N), group_size - 1, source, step
+        torch.from_numpy(ids_T.astype(np.int32)),
+        torch.from_numpy(lengths_R),
+        pairs=len(rows_N),
+        negatives=group_size - 1,
+        source=source,
+        step=step,
+        checksum=checksum,
+        hashes_R=torch.from_numpy(np.concatenate(hashes).view(np.int64)) if text_hashes else None,
     )
 
 
@@ -71,8 +89,13 @@ def frame(flat: np.ndarray, lengths: np.ndarray, max_length: int, prefix: list[i
     return result, framed
 
 
-def gather_group(table, rows_N: np.ndarray, per_query: int, key: np.uint64) -> Texts:
-    """`per_query` negatives of each row: a random choice of its hard ones, then random documents of other rows."""
+def gather_group(
+    table, rows_N: np.ndarray, per_query: int, key: np.uint64, text_hashes: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """`per_query` negatives of each row: a random choice of its hard ones, then random documents of other rows.
+
+    Their flat ids, lengths and, where asked for, text hashes.
+    """
     flat, lengths, counts_N = table.gather_negatives(rows_N)
     owner = np.repeat(np.arange(len(rows_N)), counts_N)
     slot = np.arange(len(owner)) - np.repeat(counts_N.cumsum() - counts_N, counts_N)
@@ -83,13 +106,36 @@ def gather_group(table, rows_N: np.ndarray, per_query: int, key: np.uint64) -> T
     missing_N = np.maximum(per_query - counts_N, 0)
     filled = np.repeat(np.arange(len(rows_N)), missing_N)
     number = (np.arange(len(filled)) - np.repeat(missing_N.cumsum() - missing_N, missing_N)).astype(np.uint64)
-    others = 1 + hash64(hash64(key, rows_N[filled].astype(np.uint64)), ~number) % np.uint64(max(len(table) - 1, 1))
-    random_flat, random_lengths = table.gather("document", (rows_N[filled] + others.astype(np.int64)) % len(table))
-    flat, lengths = np.concatenate([flat, random_flat]), np.concatenate([lengths, random_lengths])
+    random_rows = draw_others(table, rows_N[filled], number, key)
+    random_flat, random_lengths = table.gather("document", random_rows)
     which = np.concatenate([chosen, len(owner) + np.arange(len(filled))])
     which = which[np.argsort(np.concatenate([owner[chosen], filled]), kind="stable")]
+    hashes = None
+    if text_hashes:
+        hashes = np.concatenate([table.negative_hashes(rows_N), table.hashes("document", random_rows)])[which]
+    flat, lengths = np.concatenate([flat, random_flat]), np.concatenate([lengths, random_lengths])
     starts = lengths.cumsum() - lengths
-    return flat[spans(starts[which], lengths[which])], lengths[which]
+    return flat[spans(starts[which], lengths[which])], lengths[which], hashes
+
+
+def draw_others(table, rows: np.ndarray, number: np.ndarray, key: np.uint64) -> np.ndarray:
+    """For each row another one, drawn by (key, row, number), whose document is neither its own document nor its query.
+
+    Raises UserError where TRIES of them are one of the two.
+    """
+    own = np.stack([table.hashes(column, rows) for column in ("query", "document")])
+    drawn, open_ = rows.copy(), np.arange(len(rows))
+    for attempt in range(TRIES):
+        draw = ~number[open_] - np.uint64(attempt << 32)
+        others = 1 + hash64(hash64(key, rows[open_].astype(np.uint64)), draw) % np.uint64(max(len(table) - 1, 1))
+        drawn[open_] = (rows[open_] + others.astype(np.int64)) % len(table)
+        open_ = open_[(own[:, open_] == table.hashes("document", drawn[open_])).any(axis=0)]
+        if not len(open_):
+            return drawn
+    raise UserError(
+        f"{table.name}: {TRIES:,} documents drawn as negatives of row {rows[open_[0]]} all equal its own document or "
+        "query; leave the source out (sources=[...]) or train it without negatives (stage.group_size=1)"
+    )
 
 
 def hash64(key: np.ndarray | np.uint64, value: np.ndarray | np.uint64) -> np.ndarray:

@@ -1,96 +1,139 @@
-"""Hard negatives by BM25: what a lexical search puts near a query that is not one of its documents.
-
-The index is bm25s's. Queries are not retrieved one by one but as one sparse product, queries x terms times terms x
-documents, which gives the same scores about 20 times as fast on 20,000 documents.
-"""
+"""Hard negatives: what a search puts near a query that is not one of its documents."""
 
 import gzip
 import json
-import logging
 import os
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import chain, islice
 from pathlib import Path
 
-import bm25s
 import numpy as np
-from scipy import sparse
 
-from gte.data.records import Rejected
-from gte.data.sources import infer_source, locate
+from gte.data.mixture import mix, permute
+from gte.data.ranking import Ranker, Search, rank_bm25
+from gte.data.records import Field, Pair, Rejected, Triple
+from gte.data.sources import Source, infer_source, load_source, local_source, locate, source_files
 from gte.errors import UserError
 
-logging.getLogger("bm25s").setLevel(logging.WARNING)
+TOKENS = re.compile(r"[^\W_]+|[^\w\s]|_")  # runs of letters and digits, and other marks one by one
+REMEMBERED = 100_000  # documents whose tokens are kept while answers are looked for
+DRAWN = 64  # random documents drawn at a time
 
-CHUNK = 512  # queries whose scores are held at a time
+
+@dataclass
+class Mined:
+    """`texts`: the negatives of each pair asked for; `random` of them were drawn at random to fill groups. `answered`:
+    documents near a query, left out because they hold an answer."""
+
+    texts: list[list[str]] = field(default_factory=list)
+    random: int = 0
+    answered: int = 0
 
 
-def mine_bm25(
+def mine(
     queries: Sequence[str],
     documents: Sequence[str],
     *,
-    rows: int | None = None,
+    corpus: Sequence[str] = (),
+    answers: Sequence[Sequence[str]] = (),
+    asked: Iterable[int] | None = None,
+    rank: Ranker = rank_bm25,
     negatives: int = 15,
     skip: int = 0,
     depth: int = 100,
+    draw: str = "random",
+    margin: float | None = None,
+    relative_margin: float | None = None,
+    fill: bool = False,
     seed: int = 0,
-) -> list[list[str]]:
-    """For each of the first `rows` pairs (None: all), up to `negatives` documents of other pairs.
+) -> Mined:
+    """For each of the pairs whose numbers are `asked` for (None: all), up to `negatives` documents of others or corpus.
 
-    They are drawn at random from the query's ranks [skip, depth) among all documents by BM25, where a rank counts only
-    what may be a negative: no document of the same query text, none that equals such a document or the query itself up
-    to case and white space, none without a term in common. Best first; equal queries get equal negatives, fewer where
-    there are not enough. A function of the arguments.
+    They are drawn at random, or are the best (draw="top"), from the query's ranks [skip, depth), where a rank counts
+    only what may be a negative: no document of the same query text, none that equals such a document or the query
+    itself up to case and white space, none above the margins (see `Search`). Of these, documents that hold one of the
+    query's `answers` (a list a pair) are left out. Best first; equal queries get equal negatives, fewer where there are
+    not enough, unless `fill` adds random documents, of which the same is true but for the margins. A function of the
+    arguments. Raises UserError for settings that cannot be meant.
     """
-    corpus, document_of_pair = number_texts(documents)
-    distinct, query_of_pair = number_texts(queries)
-    excluded: list[set[int]] = [set() for _ in distinct]
-    for query, document in zip(query_of_pair, document_of_pair, strict=True):
-        excluded[query].add(document)
-    known = {normalize(text): number for number, text in enumerate(corpus)}
-    for number, query in enumerate(distinct):
-        excluded[number].add(known.get(normalize(query), -1))
-    asked = query_of_pair[:rows]
-    distinct = distinct[: max(asked, default=-1) + 1]
-    depths = [depth + len(numbers) for numbers in excluded[: len(distinct)]]
+    check_settings(negatives, skip, depth, draw, margin, relative_margin)
+    pool = Pool(queries, documents, corpus, answers)
+    asked = range(len(queries)) if asked is None else list(asked)
+    wanted = sorted({pool.query_of[pair] for pair in asked})
+    search = Search(
+        positives=[sorted(pool.positives[query]) for query in wanted],
+        excluded=[sorted(pool.excluded(query)) for query in wanted],
+        depth=depth,
+        margin=margin,
+        relative_margin=relative_margin,
+    )
     draws = np.random.default_rng(seed)
-    chosen: list[list[str]] = []
-    for number, ranking in enumerate(rank_bm25(distinct, corpus, depths)):
-        ranks = [document for document in ranking if document not in excluded[number]][skip:depth]
-        picked = sorted(draws.permutation(len(ranks))[:negatives])
-        chosen.append([corpus[ranks[rank]] for rank in picked])
-    return [chosen[query] for query in asked]
+    result, found, random = Mined(), {}, {}
+    for query, ranking in zip(wanted, rank([pool.queries[query] for query in wanted], pool.texts, search), strict=True):
+        ranks = list(pool.without_answer(query, ranking[skip:]))
+        result.answered += len(ranking[skip:]) - len(ranks)
+        if draw == "random":
+            ranks = [ranks[place] for place in sorted(draws.permutation(len(ranks))[:negatives])]
+        found[query] = ranks[:negatives]
+        missing = negatives - len(found[query]) if fill else 0
+        random[query] = list(islice(pool.others(query, set(found[query]), seed), missing))
+    for query in (pool.query_of[pair] for pair in asked):
+        result.texts.append([pool.texts[number] for number in found[query] + random[query]])
+        result.random += len(random[query])
+    return result
 
 
-def mine_file(path: Path, folder: Path, **settings) -> str:
-    """Mines a file of pairs and writes folder/<stem>.jsonl.gz; returns a line that says what was done.
+def check_settings(negatives, skip, depth, draw, margin, relative_margin) -> None:
+    """Raises UserError for numbers that cannot be meant."""
+    if negatives < 1 or skip < 0 or depth <= skip:
+        raise UserError(
+            f"negatives={negatives} must be at least 1, and skip={skip} to depth={depth} a range of ranks from 0 on"
+        )
+    if draw not in ("random", "top"):
+        raise UserError(f"draw={draw} is unknown; choose random or top")
+    if min(margin or 0, relative_margin or 0) < 0:
+        raise UserError(f"margin={margin} and relative_margin={relative_margin} must not be negative")
 
-    `settings`: those of `mine_bm25`. Raises UserError for a file that is none of pairs.
+
+class Pool:
+    """The distinct texts of some pairs and a corpus by number, and which of them cannot be negatives of which query.
+
+    Texts that differ only in case and white space are one text, spelt as it is first met.
     """
-    source = infer_source(path)
-    rejected: Counter[str] = Counter()
-    pairs = []
-    for raw in locate(source, path.parent):
-        for record in source.read(raw):
-            if isinstance(record, Rejected):
-                rejected[record.reason] += 1
-            else:
-                pairs.append(record[:2])
-    if not pairs:
-        raise UserError(f"{path} holds no pair; its rows are rejected: {dict(rejected)}")
-    queries, documents = zip(*pairs, strict=True)
-    mined = mine_bm25(queries, documents, **settings)
-    target = folder / f"{source.name}.jsonl.gz"
-    unfinished = folder / f".{target.name}.part"
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(unfinished, "wb") as raw, gzip.GzipFile("", "wb", 3, raw, mtime=0) as file:
-        for query, document, texts in zip(queries, documents, mined, strict=False):
-            row = {"query": query, "pos": document, "neg": texts}
-            file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-    os.replace(unfinished, target)
-    count = sum(map(len, mined))
-    return f"{target}: {len(mined):,} triples, {count:,} negatives; {sum(rejected.values())} rows of {path} rejected"
+
+    def __init__(self, queries, documents, corpus, answers):
+        self.texts, self.numbers, text_of = number_texts(chain(documents, corpus))
+        self.queries, _, self.query_of = number_texts(queries)
+        self.positives: list[set[int]] = [set() for _ in self.queries]
+        for query, text in zip(self.query_of, text_of, strict=False):
+            self.positives[query].add(text)
+        self.answers: list[set[str]] = [set() for _ in self.queries]
+        for query, given in zip(self.query_of, answers, strict=False):
+            self.answers[query].update(answer for answer in map(tokens, given) if answer.strip())
+        self.tokens = lru_cache(REMEMBERED)(lambda number: tokens(self.texts[number]))
+
+    def excluded(self, query: int) -> set[int]:
+        """The texts that are documents of the query, or the query itself."""
+        own = self.numbers.get(normalize(self.queries[query]))
+        return self.positives[query] if own is None else self.positives[query] | {own}
+
+    def without_answer(self, query: int, numbers: Iterable[int]) -> Iterable[int]:
+        """The texts that hold no answer to the query as a run of their tokens, in any case, as DPR has it."""
+        answers = self.answers[query]
+        return (n for n in numbers if not any(answer in self.tokens(n) for answer in answers)) if answers else numbers
+
+    def others(self, query: int, taken: set[int], seed: int) -> Iterator[int]:
+        """All texts that may be negatives of the query, but for those taken, in an order drawn by (seed, query)."""
+        barred = self.excluded(query) | taken
+        for start in range(0, len(self.texts), DRAWN):
+            places = np.arange(start, min(start + DRAWN, len(self.texts)))
+            drawn = permute(places, len(self.texts), mix(mix(seed, 1), query)).tolist()
+            yield from self.without_answer(query, [number for number in drawn if number not in barred])
 
 
 def normalize(text: str) -> str:
@@ -98,51 +141,125 @@ def normalize(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def number_texts(texts: Sequence[str]) -> tuple[list[str], list[int]]:
-    """The distinct texts up to case and white space in order of appearance, and each text's number among them."""
-    numbers: defaultdict[str, int] = defaultdict(lambda: len(numbers))
-    distinct, number_of = [], []
+def number_texts(texts: Iterable[str]) -> tuple[list[str], dict[str, int], list[int]]:
+    """The distinct texts in order of appearance, the number of each by its `normalize`, the number of every text."""
+    distinct, numbers, number_of = [], {}, []
     for text in texts:
-        number = numbers[normalize(text)]
+        number = numbers.setdefault(normalize(text), len(distinct))
         if number == len(distinct):
             distinct.append(text)
         number_of.append(number)
-    return distinct, number_of
+    return distinct, numbers, number_of
 
 
-def rank_bm25(queries: Sequence[str], documents: Sequence[str], depths: Sequence[int]) -> Iterator[list[int]]:
-    """For query i the at most depths[i] documents of the highest positive BM25 scores, best first, ties by number."""
-    index = bm25s.BM25()
-    tokens = bm25s.tokenize(list(documents), show_progress=False)
-    if not any(len(ids) for ids in tokens.ids):
-        yield from ([] for _ in queries)
-        return
-    index.index(tokens, show_progress=False)
-    scores = index.scores
-    shape = (len(scores["indptr"]) - 1, len(documents))
-    terms_documents = sparse.csr_array((scores["data"], scores["indices"], scores["indptr"]), shape=shape)
-    for start in range(0, len(queries), CHUNK):
-        texts = list(queries[start : start + CHUNK])
-        words = bm25s.tokenize(texts, return_ids=False, show_progress=False)
-        found = count_terms(words, index.vocab_dict, shape[0]) @ terms_documents
-        for row, (begin, end) in enumerate(pairwise(found.indptr), start):
-            yield best(found.indices[begin:end], found.data[begin:end], depths[row])
+def tokens(text: str) -> str:
+    """The text's tokens in lower case, each between single spaces: runs of them are substrings."""
+    return f" {' '.join(TOKENS.findall(unicodedata.normalize('NFC', text).lower()))} "
 
 
-def count_terms(words: list[list[str]], vocabulary: dict[str, int], terms: int) -> sparse.csr_array:
-    """How often each known term stands in each text: [texts, terms]."""
-    numbers = [[vocabulary[word] for word in text if word in vocabulary] for text in words]
-    ends = np.cumsum([0, *map(len, numbers)])
-    columns = np.fromiter((number for text in numbers for number in text), np.int64, count=ends[-1])
-    counts = sparse.csr_array((np.ones(len(columns), np.float32), columns, ends), shape=(len(words), terms))
-    counts.sum_duplicates()
-    return counts
+@dataclass
+class Input:
+    """The records of a file or source, and the rows that gave none by their reason."""
+
+    name: str
+    records: list[Pair | Triple] = field(default_factory=list)
+    rejected: Counter = field(default_factory=Counter)
+
+    def describe(self) -> str:
+        """One line that accounts for every row."""
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.rejected.most_common())
+        count = self.rejected.total()
+        line = f"{self.name}: read {len(self.records) + count:,}, kept {len(self.records):,}, rejected {count:,}"
+        return f"{line} ({reasons})" if reasons else line
 
 
-def best(documents: np.ndarray, scores: np.ndarray, depth: int) -> list[int]:
-    """The documents of the `depth` highest scores, best first, ties by number."""
-    if len(documents) > depth:
-        least = np.partition(scores, -depth)[-depth]
-        above = scores >= least
-        documents, scores = documents[above], scores[above]
-    return documents[np.lexsort((documents, -scores))][:depth].tolist()
+def mine_files(
+    names: Sequence[str],
+    folder: Path,
+    *,
+    corpus: Sequence[str] = (),
+    corpus_field: Field = "text",
+    answers: str | None = None,
+    rows: int | None = None,
+    raw: Path = Path("data/raw"),
+    **settings,
+) -> Iterator[str]:
+    """Mines files of pairs, or sources of conf/source, and writes folder/<name>.jsonl.gz of each; yields what was done.
+
+    Candidates are the documents of all of them together, and `corpus_field` of every row of the `corpus` files. `rows`:
+    the first so many pairs of each. `answers`: the column that holds an answer or a list of answers. `raw`: where
+    sources have their folders. `settings`: those of `mine`. Each file appears when it is complete. Raises UserError for
+    what cannot be read or would be written over, for inputs of one name, and for an answers column that no row has.
+    """
+    sources = [find_source(name, raw) for name in names]
+    targets = [folder / f"{source.name}.jsonl.gz" for source, _ in sources]
+    for name, target in zip(names, targets, strict=True):
+        if targets.count(target) > 1 or target.resolve() in [Path(each).resolve() for each in [*names, *corpus]]:
+            raise UserError(f"{name}: {target} would be written over; mine it apart, or to another out=")
+    inputs = [read(replace(source, answers=answers or source.answers), where) for source, where in sources]
+    candidates = [read_corpus(Path(path), corpus_field) for path in corpus]
+    for each in [*inputs, *candidates]:
+        yield each.describe()
+        if not each.records:
+            raise UserError(f"{each.name} has no row that can be used; nothing was written")
+    pairs = [pair for each in inputs for pair in each.records]
+    if answers and not any(pair.answers for pair in pairs):
+        raise UserError(f"answers={answers}: no row has an answer there; name the column that holds them")
+    starts = np.cumsum([0, *(len(each.records) for each in inputs)]).tolist()
+    shares = [len(each.records[:rows]) for each in inputs]
+    mined = mine(
+        [pair.query for pair in pairs],
+        [pair.document for pair in pairs],
+        corpus=[text.document for each in candidates for text in each.records],
+        answers=[pair.answers for pair in pairs],
+        asked=[pair for start, share in zip(starts, shares, strict=False) for pair in range(start, start + share)],
+        **settings,
+    )
+    left = iter(mined.texts)
+    for each, share, target in zip(inputs, shares, targets, strict=True):
+        negatives = list(islice(left, share))
+        write_triples(target, each.records[:share], negatives)
+        own = sum(isinstance(record, Triple) for record in each.records[:share])
+        bare = sum(not group for group in negatives)
+        yield (
+            f"{target}: {share:,} triples, {sum(map(len, negatives)):,} negatives, {bare:,} triples without any"
+            + (f"; {own:,} rows had negatives of their own, which are not in it" if own else "")
+        )
+    yield f"{mined.random:,} of the negatives are random; {mined.answered:,} documents left out for an answer in them"
+
+
+def find_source(name: str, raw: Path) -> tuple[Source, Path]:
+    """A file, or the source of that name where there is no such file, and the folder to look in."""
+    if not Path(name).exists() and name in source_files():
+        return load_source(name), raw
+    return infer_source(Path(name)), Path(name).parent
+
+
+def read_corpus(path: Path, text: Field) -> Input:
+    """The texts of a file's column, or of several joined, as documents."""
+    source = local_source(path)
+    header = True if source.reader in ("csv", "tsv") else None
+    return read(replace(source, query=text, document=text, header=header), path.parent)
+
+
+def read(source: Source, folder: Path) -> Input:
+    """All records of a source."""
+    result = Input(source.name)
+    for raw in locate(source, folder):
+        for record in source.read(raw):
+            if isinstance(record, Rejected):
+                result.rejected[record.reason] += 1
+            else:
+                result.records.append(record)
+    return result
+
+
+def write_triples(target: Path, pairs: Sequence[Pair | Triple], negatives: Sequence[Sequence[str]]) -> None:
+    """Writes {"query", "pos", "neg"} lines; the file is whole or not there."""
+    unfinished = target.with_name(f".{target.name}.part")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(unfinished, "wb") as raw, gzip.GzipFile("", "wb", 3, raw, mtime=0) as file:
+        for pair, texts in zip(pairs, negatives, strict=True):
+            row = {"query": pair.query, "pos": pair.document, "neg": texts}
+            file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+    os.replace(unfinished, target)

@@ -4,6 +4,8 @@ Source by Eq. 4, one source a batch; rows are a window of a keyed permutation of
 nothing replayed: a run killed at any step continues with the same batches, at any number of ranks.
 """
 
+from zlib import crc32
+
 import numpy as np
 
 BLOCK = 65_536  # steps whose sources are drawn together
@@ -12,16 +14,16 @@ MASK = 2**64 - 1
 
 
 class Mixture:
-    """Multinomial mixture of sources with p_i = n_i^alpha / sum_j n_j^alpha (Eq. 4).
+    """Multinomial mixture of sources with p_i = n_i^alpha / sum_j n_j^alpha (Eq. 4), or p_i in proportion to `weights`.
 
     `sizes`: rows of each source, n_i. The k-th batch drawn from a source is window k of a permutation of its rows,
     keyed by (seed, source, epoch): no row comes twice within an epoch of the source, and none twice in a batch. The
     n_i mod global_batch rows that do not fill a batch are left out of that epoch, other ones in each epoch.
 
-    Raises ValueError for a source smaller than `global_batch`.
+    Raises ValueError for a source smaller than `global_batch`, and for weights that are not one positive number each.
     """
 
-    def __init__(self, sizes, *, alpha: float, seed: int, global_batch: int):
+    def __init__(self, sizes, *, alpha: float, seed: int, global_batch: int, weights=None):
         self.sizes = np.asarray(sizes, dtype=np.int64)
         if self.sizes.ndim != 1 or len(self.sizes) == 0:
             raise ValueError("sizes must be a list of at least one source size")
@@ -34,8 +36,13 @@ class Mixture:
                 "lower global_batch, leave the source out, or merge it with another"
             )
         self.seed, self.global_batch = int(seed), int(global_batch)
-        # n^alpha scaled by the largest, so that no alpha overflows
-        weights = (self.sizes / self.sizes.max()) ** float(alpha)
+        if weights is None:  # n^alpha scaled by the largest, so that no alpha overflows
+            weights = (self.sizes / self.sizes.max()) ** float(alpha)
+        weights = np.asarray(weights, dtype=np.float64)
+        if weights.shape != self.sizes.shape or not (np.isfinite(weights) & (weights > 0)).all():
+            raise ValueError(
+                f"weights {weights.tolist()} must be a positive number for each of {len(self.sizes)} sources"
+            )
         self.probabilities = weights / weights.sum()
         self._cumulative = self.probabilities.cumsum()
         self._cumulative[-1] = 1.0
@@ -60,6 +67,11 @@ class Mixture:
         start = window * self.global_batch + rank * share
         key = mix(mix(self.seed & MASK, source + 1), epoch + 1)
         return source, permute(np.arange(start, start + share), size, key)
+
+    def checksum(self, step: int) -> int:
+        """CRC-32 of a step's source and rows, those of all ranks: equal where two runs took the same batch."""
+        source, rows = self.batch(step)
+        return crc32(rows.tobytes(), source)
 
     def draw(self, step: int) -> tuple[int, int]:
         """The source of a step and how many earlier steps drew the same source."""

@@ -1,6 +1,6 @@
 """The LightningDataModule: prepared token shards, mixed by Eq. 4, as a stream of steps."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -29,7 +29,8 @@ class Steps(Dataset):
 
     def __getitem__(self, step: int) -> Batch:
         source, rows = self.mixture.batch(step, self.rank, self.world_size)
-        return collate(self.tables[source], rows, source=source, step=step, **self.collation)
+        facts = {"source": source, "step": step, "checksum": self.mixture.checksum(step)}
+        return collate(self.tables[source], rows, **facts, **self.collation)
 
 
 class StepsFrom(Sampler):
@@ -48,10 +49,12 @@ class StepsFrom(Sampler):
 class PairData(pl.LightningDataModule):
     """The sources of a prepared folder that state this stage.
 
-    `sources`: names to use, None for all of the stage. Step s of the training is the same global batch whatever the
-    number of ranks or workers, and wherever the run was resumed. Every shard is there in its full size; `verify` also
-    reads them all and compares checksums before the first step. Raises UserError where the folder holds no data of the
-    stage, a name is unknown, or a source is smaller than the global batch.
+    `sources`: names to use, None for all of the stage. `weights`: how often each is drawn in proportion to the others,
+    by name, in place of alpha. `text_hashes`: whether batches carry the hashes of their texts. Step s of the training
+    is the same global batch whatever the number of ranks or workers, and wherever the run was resumed. Every shard is
+    there in its full size; `verify` also reads them all and compares checksums before the first step. Raises UserError
+    where the folder holds no data of the stage, a name is unknown, a weight is missing or not positive, or a source is
+    smaller than the global batch.
     """
 
     def __init__(
@@ -64,10 +67,13 @@ class PairData(pl.LightningDataModule):
         sources: list[str] | None = None,
         workers: int = 0,
         verify: bool = False,
+        weights: dict[str, float] | None = None,
+        text_hashes: bool = False,
     ):
         super().__init__()
         self.folder, self.manifest = Path(folder), Manifest.load(folder)
-        self.stage, self.seed, self.workers, self.verify = stage, seed, workers, verify
+        self.stage, self.seed, self.workers = stage, seed, workers
+        self.verify, self.text_hashes = verify, text_hashes
         ready = [name for name, facts in self.manifest.sources.items() if stage.name in facts["stages"]]
         self.source_names = ready if sources is None else list(sources)
         for name in self.source_names:
@@ -85,8 +91,28 @@ class PairData(pl.LightningDataModule):
                     f"source {name} has {size} rows, fewer than one global batch of {stage.global_batch}: lower "
                     "stage.global_batch, leave it out of data.sources, or merge it with another source"
                 )
-        self.mixture = Mixture(sizes, alpha=alpha, seed=seed, global_batch=stage.global_batch)
+        listed = None if weights is None else self.list_weights(weights)
+        self.mixture = Mixture(sizes, alpha=alpha, seed=seed, global_batch=stage.global_batch, weights=listed)
         self.total_steps = stage.total_steps(sum(sizes))
+
+    def list_weights(self, weights: dict[str, float]) -> list[float]:
+        """The weights in order of the sources. Raises UserError for one that is missing, unknown or not positive."""
+        for name in weights:
+            if name not in self.manifest.sources:
+                raise UserError(
+                    f"data.weights names '{name}'; the sources in {self.folder} are {', '.join(self.manifest.sources)}"
+                )
+        for name in self.source_names:
+            weight = weights.get(name)
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
+                raise UserError(
+                    f"data.weights.{name}={weight} must be a number above 0; sources=[...] leaves a source out"
+                )
+        return [weights[name] for name in self.source_names]
+
+    def epochs(self, step: int) -> dict[str, float]:
+        """How often the rows of each source have been gone through after `step` steps; 1.0 is all of them once."""
+        return dict(zip(self.source_names, self.mixture.epochs(step).tolist(), strict=True))
 
     def check_encoder(self, encoder) -> None:
         """Raises UserError where the shards were made with another tokenizer, or hold longer texts than it takes."""
@@ -103,11 +129,11 @@ class PairData(pl.LightningDataModule):
             )
 
     def source_facts(self) -> dict[str, dict]:
-        """Rows and licence of each source that is trained on."""
+        """Rows, licence and probability p_i of each source that is trained on."""
         licences = {name: self.manifest.sources[name]["licence"] for name in self.source_names}
         return {
-            name: {"rows": len(table), "licence": licences[name]}
-            for name, table in zip(self.source_names, self.tables, strict=True)
+            name: {"rows": len(table), "licence": licences[name], "probability": round(p, 6)}
+            for name, table, p in zip(self.source_names, self.tables, self.mixture.probabilities.tolist(), strict=True)
         }
 
     def describe(self) -> str:
@@ -123,11 +149,9 @@ class PairData(pl.LightningDataModule):
         if self.verify:
             self.manifest.verify(self.folder)
 
-    def train_dataloader(self) -> DataLoader:
-        """Steps from where the training stands to the last; a resumed run just starts further on."""
-        rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        tokenizer = self.manifest.tokenizer
-        steps = Steps(
+    def steps(self, rank: int = 0, world_size: int = 1) -> Steps:
+        """One rank's batches by step."""
+        return Steps(
             self.tables,
             self.mixture,
             rank,
@@ -135,16 +159,22 @@ class PairData(pl.LightningDataModule):
             seed=self.seed,
             max_length=self.stage.max_length,
             group_size=self.stage.group_size,
-            prefix=tokenizer["prefix"],
-            suffix=tokenizer["suffix"],
+            prefix=self.manifest.tokenizer["prefix"],
+            suffix=self.manifest.tokenizer["suffix"],
+            text_hashes=self.text_hashes,
         )
-        return DataLoader(
-            steps,
-            sampler=StepsFrom(lambda: steps_done(self.trainer), self.total_steps),
-            batch_size=None,
-            num_workers=self.workers,
-            prefetch_factor=4 if self.workers else None,
-        )
+
+    def train_dataloader(self) -> DataLoader:
+        """Steps from where the training stands to the last; a resumed run just starts further on."""
+        steps = self.steps(self.trainer.global_rank, self.trainer.world_size)
+        return load_ahead(steps, StepsFrom(lambda: steps_done(self.trainer), self.total_steps), self.workers)
+
+
+def load_ahead(steps: Steps, order: Iterable[int], workers: int) -> DataLoader:
+    """The batches of these steps in their order, made by so many processes ahead of time; by none: when asked for."""
+    return DataLoader(
+        steps, sampler=order, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None
+    )
 
 
 def steps_done(trainer: pl.Trainer) -> int:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from gte.data.contamination import REASONS, Decontamination, EvaluationTexts
 from gte.data.folder import WORK, building_site, code, find_complete, locked, once, put_in_place, refuse_foreign
-from gte.data.mining import mine_bm25
+from gte.data.mining import mine
 from gte.data.pairs import Tally, hash_file, make_pairs, use_engine
 from gte.data.records import text_hash
 from gte.data.shards import Manifest, described, write_shards
@@ -45,7 +45,7 @@ class Triples:
     """A fine-tuning source made of the pairs of another: `rows` of them at most, with negatives mined by BM25.
 
     source: the name of the source whose pairs they are; all of its documents are candidates. negatives, skip, depth,
-    seed: as in `mine_bm25`.
+    seed: as in `mine`.
     """
 
     source: str
@@ -136,7 +136,8 @@ def read_recipe(data: dict, *, fetch_again: bool = False) -> Recipe:
     Raises UserError for unknown sources and keys.
     """
     data = dict(data)
-    data.pop("dir"), data.pop("alpha")  # where to, and how to mix: neither is part of what is made
+    for key in ("dir", "alpha", "weights"):  # where to, and how to mix: neither is part of what is made
+        data.pop(key, None)
     path, header, names = data.pop("path", None), data.pop("header", None), data.pop("sources")
     if path is not None or "raw" not in data:
         if path is None:
@@ -352,7 +353,7 @@ def mined_triples(name: str, triples: Triples, build: Path) -> dict:
     chosen = pairs.slice(0, triples.rows)
     settings = {key: getattr(triples, key) for key in ("negatives", "skip", "depth", "seed")}
     queries, documents = (pairs.column(column).to_pylist() for column in ("query", "document"))
-    mined = mine_bm25(queries, documents, rows=chosen.num_rows, **settings)
+    mined = mine(queries, documents, asked=range(chosen.num_rows), **settings).texts
     columns = {column: chosen.column(column) for column in ("query", "document")}
     columns["negatives"] = pa.array(mined, pa.list_(pa.string()))
     columns |= {column: chosen.column(column) for column in ("file", "row")}
@@ -457,8 +458,10 @@ def tokenised(path: Path, tokens: Tokens) -> Iterator[pa.RecordBatch]:
         if "negatives" in batch.schema.names:
             negatives = batch.column("negatives").fill_null([])
             distinct = negatives.flatten().dictionary_encode()  # a document is the negative of many queries
-            ids = tokens.encode(distinct.dictionary.to_pylist()).take(distinct.indices)
-            columns["negatives"] = pa.ListArray.from_arrays(negatives.offsets, ids)
+            negative_texts = distinct.dictionary.to_pylist()
+            hashes = pa.array(map(text_hash, negative_texts), pa.uint64())
+            for name, values in (("negatives", tokens.encode(negative_texts)), ("negatives_hash", hashes)):
+                columns[name] = pa.ListArray.from_arrays(negatives.offsets, values.take(distinct.indices))
         for name in texts:
             columns[f"{name}_hash"] = pa.array(map(text_hash, texts[name]), pa.uint64())
         yield pa.RecordBatch.from_pydict(columns)

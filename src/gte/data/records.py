@@ -17,6 +17,7 @@ class Pair(NamedTuple):
     query: str
     document: str
     row: int = 0
+    answers: tuple[str, ...] = ()
 
 
 class Triple(NamedTuple):
@@ -26,6 +27,7 @@ class Triple(NamedTuple):
     document: str
     negatives: list[str]
     row: int = 0
+    answers: tuple[str, ...] = ()
 
 
 class Rejected(NamedTuple):
@@ -70,7 +72,7 @@ class Fields:
 
     A list of names is joined by ": ", empty parts left out. All None: the shape of the row decides, one of
     {"query", "pos", "neg"} ("document" or "answer" for "pos"), {"set": [...]}, {"text": [title, body]},
-    [query, document] and [query, document, negative].
+    [query, document] and [query, document, negative]. answers: the column that holds the strings which answer a query.
     """
 
     query: Field = None
@@ -83,11 +85,12 @@ class Fields:
     min_query: int = 0
     min_document: int = 0
     max_document: int | None = None
+    answers: str | None = None
 
     @property
     def names(self) -> list[str]:
         """The columns that every row must have."""
-        wanted = [self.query, self.document, self.negatives, self.id, *self.keep, *self.drop]
+        wanted = [self.query, self.document, self.negatives, self.answers, self.id, *self.keep, *self.drop]
         flat = [name for one in wanted for name in (one if isinstance(one, list) else [one])]
         return list(dict.fromkeys(name for name in flat if isinstance(name, str)))
 
@@ -122,6 +125,7 @@ def records(
         if not documents:
             raise Unfit("missing document")
         query, negatives = clean(query, "query", fields.replace), clean_negatives(negatives)
+        answers = clean_answers(value, fields.answers)
     except Unfit as unfit:
         yield Rejected(str(unfit), row)
         return
@@ -133,7 +137,7 @@ def records(
             yield Rejected(str(unfit), row)
             continue
         others = [negative for negative in negatives if negative != document]
-        yield Triple(query, document, others, row) if others else Pair(query, document, row)
+        yield Triple(query, document, others, row, answers) if others else Pair(query, document, row, answers)
 
 
 def check_lengths(query: str, document: str, fields: Fields) -> None:
@@ -254,6 +258,15 @@ def clean_negatives(value) -> list[str]:
     if not all(isinstance(text, str) for text in values):
         raise Unfit("wrong type of negatives")
     return [clean(text, "negative") for text in values if text.strip()]
+
+
+def clean_answers(value, name: str | None) -> tuple[str, ...]:
+    """The answers in a row's column: a text, a list of them, or none. Raises Unfit for anything else."""
+    found = value.get(name) if isinstance(value, dict) else None
+    texts = [found] if isinstance(found, str) else [] if found is None else found
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise Unfit("wrong type of answers")
+    return tuple(texts)
 
 
 def encodable(text: str) -> bool:

@@ -2,7 +2,8 @@
 
 A shard is one record batch of at most SHARD_ROWS rows in the Arrow stream format, so `datasets.Dataset.from_file` reads
 it as well. Columns: query, document: list<uint16 or uint32>, ids without special tokens; negatives: list of such lists,
-where the source has hard negatives; query_hash, document_hash: uint64, `records.text_hash` of the texts.
+where the source has hard negatives; query_hash, document_hash: uint64, `records.text_hash` of the texts;
+negatives_hash: a list of them.
 """
 
 import hashlib
@@ -151,6 +152,7 @@ class TokenTable:
         if source not in manifest.sources:
             raise UserError(f"{folder} holds no source '{source}'; it holds: {', '.join(manifest.sources)}")
         facts = manifest.sources[source]
+        self.name = source
         self.paths = [checked(Path(folder), shard) for shard in facts["shards"]]
         self.rows = [shard["rows"] for shard in facts["shards"]]
         self.starts = np.concatenate([[0], np.cumsum(self.rows, dtype=np.int64)])
@@ -174,10 +176,7 @@ class TokenTable:
         """(flat ids, lengths of each negative, counts int64 [N]): hard negatives of the first row, then of the next."""
         if not self.has_negatives:
             return np.empty(0, self.dtype), np.empty(0, np.int64), np.zeros(len(rows_N), np.int64)
-        outer, shard_of = self._lists("negatives", rows_N)
-        counts_N = outer[:, 1] - outer[:, 0]
-        places = spans(outer[:, 0], counts_N)
-        shard_of = np.repeat(shard_of, counts_N)
+        places, shard_of, counts_N = self._negatives(rows_N)
         offsets = np.empty((len(places), 2), np.int64)
         for shard, mine in by_shard(shard_of):
             inner = self._buffers(shard)["negatives"][1]
@@ -192,6 +191,28 @@ class TokenTable:
         for shard, mine in by_shard(shards):
             result[mine] = self._buffers(shard)[f"{column}_hash"][0][rows_N[mine] - self.starts[shard]]
         return result
+
+    def negative_hashes(self, rows_N: np.ndarray) -> np.ndarray:
+        """uint64: `records.text_hash` of the hard negatives, in the order of `gather_negatives`.
+
+        Raises UserError for shards of before there were any.
+        """
+        if not self.has_negatives:
+            return np.empty(0, np.uint64)
+        places, shard_of, _ = self._negatives(rows_N)
+        result = np.empty(len(places), np.uint64)
+        for shard, mine in by_shard(shard_of):
+            columns = self._buffers(shard)
+            if "negatives_hash" not in columns:
+                raise UserError(f"{self.paths[shard]} holds no hashes of its negatives; prepare again with force=true")
+            result[mine] = columns["negatives_hash"][-1][places[mine]]
+        return result
+
+    def _negatives(self, rows_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The place of each of the rows' hard negatives within its shard, its shard, and how many each row has."""
+        outer, shards = self._lists("negatives", rows_N)
+        counts_N = outer[:, 1] - outer[:, 0]
+        return spans(outer[:, 0], counts_N), np.repeat(shards, counts_N), counts_N
 
     def _lists(self, column: str, rows_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Begin and end of each row's list within its shard, int64 [N, 2], and the shard of each row."""

@@ -43,9 +43,9 @@ class Source:
     name, category: as in Table 1. stages: which training stages may read it. reader: raw format (`gte.data.readers`).
     hub, hub_config, hub_split, hub_files: where `datasets` finds it. folder: below the raw folder, `name` by default.
     files: glob of its raw files there; a zip counts as the folder that it holds. forms: other raw forms that the folder
-    may hold instead, each as the keys that differ. url: where a person gets them. query, document, negatives, id, keep,
-    drop, replace, min_query, min_document, max_document: see `Fields`. options: further arguments of the reader. pairs:
-    n_i of Eq. 4, an estimate where `estimate` says so.
+    may hold instead, each as the keys that differ. url: where a person gets them. query, document, negatives, answers,
+    id, keep, drop, replace, min_query, min_document, max_document: see `Fields`. options: further arguments of the
+    reader. pairs: n_i of Eq. 4, an estimate where `estimate` says so.
     """
 
     name: str
@@ -71,6 +71,7 @@ class Source:
     max_document: int | None = None
     options: dict = field(default_factory=dict)
     forms: list[dict] = field(default_factory=list)
+    answers: str | None = None
     pairs: int | None = None
     estimate: bool = False
     licence: str = "unknown"
@@ -299,15 +300,18 @@ def split_name(path: Path) -> tuple[str, str]:
 
 def infer_source(path: Path, header: bool | None = None) -> Source:
     """One file of pairs as a source of its own folder, as in `infer_sources`. Raises UserError for what it is not."""
+    source = local_source(path)
+    return replace(source, **infer_columns(path, source.reader, header))
+
+
+def local_source(path: Path) -> Source:
+    """One file as a source of its own folder, its fields not stated. Raises UserError for a file of no such format."""
     stem, suffix = split_name(path)
     if not path.is_file():
         raise UserError(f"there is no file {path}")
     if suffix not in LOCAL_FORMATS:
         raise UserError(f"{path}: its name must end in .{', .'.join(LOCAL_FORMATS)} (.gz and .zst may follow)")
-    return Source(
-        name=stem, category=LOCAL, stages=STAGES, reader=suffix, files=glob.escape(path.name), folder=".",
-        **infer_columns(path, suffix, header),
-    )  # fmt: skip
+    return Source(stem, LOCAL, STAGES, suffix, files=glob.escape(path.name), folder=".")
 
 
 def infer_columns(path: Path, suffix: str, header: bool | None) -> dict:
@@ -360,7 +364,7 @@ def choose_columns(path: Path, columns: list[str]) -> dict:
 
 def configuration(source: Source, raws: list[Raw]) -> dict:
     """What a prepared source depends on: its own statement and a digest of its raw files' names, sizes and times."""
-    notes = ("url", "pairs", "estimate", "forms")  # of which nothing in the prepared folder depends
+    notes = ("url", "pairs", "estimate", "forms", "answers")  # of which nothing in the prepared folder depends
     stated = {key.name: getattr(source, key.name) for key in fields(Source) if key.name not in notes}
     digest = hashlib.sha256("\n".join(raw.stamp for raw in raws).encode()).hexdigest()
     return {**stated, "stages": list(source.stages), "raw files": digest}

@@ -1,0 +1,160 @@
+"""The documents nearest to each query, by BM25 or by the cosine of an encoder's embeddings: exact, in bounded memory.
+
+Shapes: N queries, M documents, D width.
+"""
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import bm25s
+import numpy as np
+import torch
+from scipy import sparse
+
+logging.getLogger("bm25s").setLevel(logging.WARNING)
+
+BM25_SCORES = 2**24  # of queries with documents that share a term, held at a time: 200 MB
+DENSE_QUERIES, DENSE_DOCUMENTS = 4_096, 8_192  # whose scores are held at a time: 128 MB
+ENCODED = 65_536  # documents encoded at a time
+
+Ranker = Callable[[Sequence[str], Sequence[str], "Search"], Iterator[list[int]]]
+#   (queries, documents, search) -> for each query the numbers of the documents that `search` admits, best first
+
+
+@dataclass(frozen=True)
+class Search:
+    """Which documents of each query are looked for: the `depth` best that may be its negatives.
+
+    positives, excluded: numbers of each query's documents, and of those that are never found, positives among them.
+    margin, relative_margin: with s the lowest score of a query's positives, only scores up to s - margin and up to
+    s - relative_margin |s| count (0.05 is NV-Retriever's TopK-PercPos of 95 %).
+    """
+
+    positives: list[list[int]]
+    excluded: list[list[int]]
+    depth: int
+    margin: float | None = None
+    relative_margin: float | None = None
+
+    @property
+    def limited(self) -> bool:
+        return self.margin is not None or self.relative_margin is not None
+
+    def limit(self, positive):
+        """The highest score that a negative may have beside the lowest of its query's positives, number or array."""
+        return positive - np.maximum(self.margin or 0.0, (self.relative_margin or 0.0) * abs(positive))
+
+
+def rank_bm25(queries: Sequence[str], documents: Sequence[str], search: Search) -> Iterator[list[int]]:
+    """By bm25s's scores; only documents that share a term with the query; ties by number.
+
+    Queries are not retrieved one by one but as one sparse product, queries x terms times terms x documents, which gives
+    the same scores about 20 times as fast on 20,000 documents.
+    """
+    index = bm25s.BM25()
+    tokens = bm25s.tokenize(list(documents), show_progress=False)
+    if not any(len(ids) for ids in tokens.ids):
+        yield from ([] for _ in queries)
+        return
+    index.index(tokens, show_progress=False)
+    scores = index.scores
+    terms_M = sparse.csr_array(
+        (scores["data"], scores["indices"], scores["indptr"]), shape=(len(scores["indptr"]) - 1, len(documents))
+    )
+    words = bm25s.tokenize(list(queries), return_ids=False, show_progress=False)
+    counts_N = count_terms(words, index.vocab_dict, terms_M.shape[0])
+    found_N = counts_N.astype(bool) @ np.diff(terms_M.indptr)  # at most so many documents of each query
+    barred_M, score_M = np.zeros(len(documents), bool), np.zeros(len(documents), np.float32)
+    start = 0
+    while start < len(queries):
+        stop = start + max(1, int(np.searchsorted(found_N[start:].cumsum(), BM25_SCORES, side="right")))
+        product = counts_N[start:stop] @ terms_M
+        for query, (begin, end) in enumerate(pairwise(product.indptr), start):
+            numbers, values = product.indices[begin:end], product.data[begin:end]
+            excluded = search.excluded[query]
+            barred_M[excluded] = True
+            kept = ~barred_M[numbers]
+            barred_M[excluded] = False
+            if search.limited:
+                score_M[numbers] = values
+                kept &= values <= search.limit(score_M[search.positives[query]].min())
+                score_M[numbers] = 0
+            yield best(numbers[kept], values[kept], search.depth)
+        start = stop
+
+
+def count_terms(words: list[list[str]], vocabulary: dict[str, int], terms: int) -> sparse.csr_array:
+    """How often each known term stands in each text: [texts, terms]."""
+    numbers = [[vocabulary[word] for word in text if word in vocabulary] for text in words]
+    ends = np.cumsum([0, *map(len, numbers)])
+    columns = np.fromiter((number for text in numbers for number in text), np.int64, count=ends[-1])
+    counts = sparse.csr_array((np.ones(len(columns), np.float32), columns, ends), shape=(len(words), terms))
+    counts.sum_duplicates()
+    return counts
+
+
+def best(documents: np.ndarray, scores: np.ndarray, depth: int) -> list[int]:
+    """The documents of the `depth` highest scores, best first, ties by number."""
+    if len(documents) > depth:
+        least = np.partition(scores, -depth)[-depth]
+        above = scores >= least
+        documents, scores = documents[above], scores[above]
+    return documents[np.lexsort((documents, -scores))][:depth].tolist()
+
+
+def rank_dense(
+    queries: Sequence[str], documents: Sequence[str], search: Search, *, embed: Callable, device: str = "cpu"
+) -> Iterator[list[int]]:
+    """By cosine, in float32. `embed`: texts -> unit vectors, float32 [n, D].
+
+    In memory are the queries' vectors and one block of scores; the documents' vectors, each computed once, lie in a
+    temporary file of 4 D bytes a document, where TMPDIR says.
+    """
+    if not len(queries):
+        return
+    q_ND = torch.from_numpy(embed(queries))
+    with tempfile.TemporaryFile() as file:
+        d_MD = np.memmap(file, np.float32, "w+", shape=(len(documents), q_ND.shape[1]))
+        for start in range(0, len(documents), ENCODED):
+            d_MD[start : start + ENCODED] = embed(documents[start : start + ENCODED])
+        for start in range(0, len(queries), DENSE_QUERIES):
+            chunk = slice(start, start + DENSE_QUERIES)
+            yield from nearest(q_ND[chunk].to(device), d_MD, search.positives[chunk], search.excluded[chunk], search)
+
+
+def nearest(
+    q_ND: torch.Tensor, d_MD: np.memmap, positives: list[list[int]], excluded: list[list[int]], search: Search
+) -> list[list[int]]:
+    """`search` for some queries whose lists of documents are given."""
+    n, device = len(q_ND), q_ND.device
+    limit_N1 = torch.full((n, 1), torch.inf, device=device)
+    if search.limited:
+        row, number = flatten(positives)
+        lowest_N = np.full(n, np.inf, np.float32)
+        scores = (q_ND[torch.from_numpy(row)] * torch.from_numpy(d_MD[number]).to(device)).sum(1)
+        np.minimum.at(lowest_N, row, scores.cpu().numpy())
+        limit_N1 = torch.from_numpy(search.limit(lowest_N)).to(device)[:, None]
+    row, number = flatten(excluded)
+    top_s, top_i = torch.empty(n, 0, device=device), torch.empty(n, 0, dtype=torch.int64, device=device)
+    for start in range(0, len(d_MD), DENSE_DOCUMENTS):
+        block = torch.from_numpy(d_MD[start : start + DENSE_DOCUMENTS]).to(device)
+        s_Nm = q_ND @ block.T
+        s_Nm.masked_fill_(s_Nm > limit_N1, -torch.inf)
+        here = (number >= start) & (number < start + len(block))
+        s_Nm[torch.from_numpy(row[here]), torch.from_numpy(number[here] - start)] = -torch.inf
+        s, i = s_Nm.topk(min(search.depth, len(block)))
+        top_s, top_i = torch.cat([top_s, s], 1), torch.cat([top_i, i + start], 1)
+        top_s, order = torch.sort(top_s, dim=1, descending=True, stable=True)  # of equal scores the lower block's first
+        top_s, top_i = top_s[:, : search.depth], top_i.gather(1, order[:, : search.depth])
+    return [i[s > -torch.inf].tolist() for s, i in zip(top_s.cpu(), top_i.cpu(), strict=True)]
+
+
+def flatten(lists: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """(number of the list, value) of every value."""
+    return (
+        np.repeat(np.arange(len(lists)), [len(values) for values in lists]),
+        np.array([value for values in lists for value in values], np.int64),
+    )
