@@ -4,7 +4,7 @@ Texts of a step, in this order: N queries, N documents, N * K negatives (those o
 A list of texts is a pair (flat ids, lengths).
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +15,7 @@ from gte.data.shards import spans
 Texts = tuple[np.ndarray, np.ndarray]
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """One rank's texts of a step, special tokens included."""
 
     ids_T: Tensor  # int32, all texts end to end
