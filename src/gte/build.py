@@ -127,23 +127,23 @@ def build_trainer(cfg: DictConfig, **objects):
     Raises UserError where this machine, or torchrun or srun around this process, has not what it asks for.
     """
     settings = dict(cfg)
-    accelerator, strategy = settings.get("accelerator"), settings.get("strategy")
+    accelerator, strategy = settings["accelerator"], settings["strategy"]
+    name = strategy if isinstance(strategy, str) else strategy._target_
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise UserError("this machine has no CUDA device for the chosen trainer; use trainer=cpu")
-    if isinstance(strategy, str) and strategy.startswith("deepspeed"):
-        raise UserError(f"trainer.strategy={strategy}: choose trainer=deepspeed, with trainer.strategy.stage=1 or 2")
-    deepspeed = isinstance(strategy, DictConfig) and strategy._target_ == "gte.zero.Zero"
-    if deepspeed and accelerator == "cpu":
+    if name.startswith("deepspeed"):
+        raise UserError(f"trainer.strategy={name}: choose trainer=deepspeed, with trainer.strategy.stage=1 or 2")
+    if name == "gte.zero.Zero" and accelerator == "cpu":
         raise UserError("DeepSpeed runs on CUDA only; use trainer=ddp trainer.accelerator=cpu trainer.devices=2")
-    if deepspeed and find_spec("deepspeed") is None:
+    if name == "gte.zero.Zero" and find_spec("deepspeed") is None:
         raise UserError("trainer=deepspeed needs DeepSpeed: pip install -r requirements-deepspeed.txt")
     if "gradient_clip_val" in settings:
         raise UserError("trainer.gradient_clip_val would not act: set optim.clip_norm")
-    if settings.get("precision") == "auto":
+    if settings["precision"] == "auto":
         from gte.encoder import native_bf16  # late: loading transformers takes seconds that an error need not wait for
 
         settings["precision"] = "bf16-mixed" if native_bf16(accelerator) else "32-true"
-    if accelerator == "cpu" and str(settings["precision"]) in ("16", "16-mixed") and isinstance(strategy, str):
+    if accelerator == "cpu" and str(settings["precision"]) in ("16", "16-mixed") and "zero" not in name:
         # Lightning would take bf16 in its place; so fp16 and its loss scaling can be tried without a GPU
         mixed = {"_target_": "pytorch_lightning.plugins.MixedPrecision", "precision": "16-mixed", "device": "cpu"}
         settings |= {"precision": None, "plugins": [mixed]}
@@ -153,11 +153,11 @@ def build_trainer(cfg: DictConfig, **objects):
         if type(error.__cause__).__name__ not in ("MisconfigurationException", "ValueError"):
             raise
         raise UserError(f"the trainer refuses: {' '.join(str(error.__cause__).split())}") from error
-    started = started_ranks()
-    if started not in (None, trainer.world_size):
+    started, asked = started_ranks(), trainer.num_nodes * trainer.num_devices
+    if started not in (None, asked):
         raise UserError(
             f"{started} processes were started, but trainer.num_nodes={trainer.num_nodes} of "
-            f"trainer.devices={trainer.num_devices} are {trainer.world_size}; state the nodes and the processes on each"
+            f"trainer.devices={trainer.num_devices} are {asked}; state the nodes and the processes on each"
         )
     return trainer
 

@@ -116,6 +116,7 @@ def run_callbacks(folder: Path, *, every: int, keep_initial: bool) -> list[Callb
         every_n_train_steps=every,
         save_top_k=-1,
         save_last=True,
+        enable_version_counter=False,  # a run that goes on from an earlier step writes last.ckpt, not last-v1.ckpt
     )
     kept = [KeepInitial(folder / "checkpoints")] if keep_initial else []
     return [Metrics(folder), Progress(refresh_rate=10), StopOnSignal(), checkpoints, *kept]

@@ -38,10 +38,10 @@ class Zero(DeepSpeedStrategy):
         self.config["gradient_clipping"] = self.lightning_module.optim.clip_norm
         super().setup(trainer)
 
-    def optimizer_step(self, *args, **kwargs):
-        """As Lightning's; the norm is noted here because DeepSpeed holds the gradients, so the task sees none."""
-        result = super().optimizer_step(*args, **kwargs)
-        self.lightning_module.step_metrics["train/grad_norm"] = self.deepspeed_engine.get_global_grad_norm()
+    def optimizer_step(self, optimizer, *args, **kwargs):
+        result = super().optimizer_step(optimizer, *args, **kwargs)
+        norm = torch.as_tensor(self.deepspeed_engine.get_global_grad_norm())  # before it was bounded
+        self.lightning_module.note_gradient(norm, optimizer)
         return result
 
     def save_checkpoint(self, checkpoint: dict, filepath, storage_options=None) -> None:
@@ -89,7 +89,7 @@ def check_resume(checkpoint: Path, trainer: Trainer) -> None:
     if not zero:
         return
     files = sorted(checkpoint.glob("*/*.pt"))
-    ranks = sum(file.name.startswith("zero_pp_rank_") for file in files)
+    ranks = sum("zero_pp_rank_" in file.name for file in files)
     if ranks != trainer.world_size:
         raise UserError(
             f"{checkpoint} holds the optimizer state of {ranks} ranks, this run has {trainer.world_size}; go on with "
