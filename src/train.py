@@ -9,15 +9,18 @@ from omegaconf import DictConfig
 
 from gte.build import build, build_encoder, build_loggers, build_trainer, plain, script
 
+UNFINISHED = 75  # exit code of a run that was told to stop: EX_TEMPFAIL of sysexits.h, "try again"
+
 
 @script("train")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig) -> int | None:
     from gte.callbacks import find_resume, run_callbacks
     from gte.data.module import PairData, prepared_tokenizer
     from gte.figures import loss_curves
     from gte.hub import history, initialize
     from gte.provenance import git_commit
     from gte.task import ContrastiveTask
+    from gte.zero import check_resume
 
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings(
@@ -25,16 +28,10 @@ def main(cfg: DictConfig) -> None:
     )  # hints on worker counts and the like
     out = Path(cfg.out)
     stage = build(cfg.stage)
-    torch.manual_seed(cfg.seed)
-    encoder = build_encoder(cfg.model, lambda: prepared_tokenizer(cfg.data.dir))
     mixing = {"alpha": cfg.data.alpha, "weights": cfg.data.weights and plain(cfg.data.weights)}
     settings = {"seed": cfg.seed, "sources": cfg.sources, "workers": cfg.workers, "verify": cfg.verify}
-    settings["text_hashes"] = cfg.mask_repeated_texts
-    data = PairData(cfg.data.dir, stage, **mixing, **settings)
-    data.check_encoder(encoder)
+    data = PairData(cfg.data.dir, stage, **mixing, **settings, text_hashes=cfg.mask_repeated_texts)
     resume = find_resume(out, cfg.resume)
-    if stage.init_from and not resume:
-        initialize(encoder, stage.init_from)
     callbacks = run_callbacks(out, every=cfg.checkpoint_every, keep_initial=cfg.keep_initial)
     if cfg.evaluate_every:
         from gte.evaluation.during import Evaluate, plan_evaluation  # mteb takes seconds to import
@@ -48,6 +45,14 @@ def main(cfg: DictConfig) -> None:
         callbacks=callbacks,
         default_root_dir=str(out),
     )
+    data.check_ranks(trainer.world_size)
+    if resume:
+        check_resume(resume, trainer)
+    torch.manual_seed(cfg.seed)
+    encoder = build_encoder(cfg.model, lambda: prepared_tokenizer(cfg.data.dir))
+    data.check_encoder(encoder)
+    if stage.init_from and not resume:
+        initialize(encoder, stage.init_from)
     facts = {key: plain(cfg[key]) for key in ("stage", "optim", "model")} | {
         "loss": cfg.loss._target_.rsplit(".")[-1],
         **mixing,
@@ -73,6 +78,9 @@ def main(cfg: DictConfig) -> None:
     trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
     if trainer.is_global_zero:
         loss_curves({stage.name: out / "metrics.csv"}, out / "loss.png")
+        if trainer.global_step < data.total_steps:
+            print(f"{stage.name} stopped after {trainer.global_step} steps; go on with resume=auto out={out}")
+            return UNFINISHED
         print(f"epochs: {', '.join(f'{name} {times:.3g}' for name, times in data.epochs(data.total_steps).items())}")
         print(f"{stage.name} done: {out / 'checkpoints' / 'last.ckpt'}, loss curve {out / 'loss.png'}")
 

@@ -172,8 +172,10 @@ def test_bad_input_is_refused_in_one_line(script, prepared, arguments, message):
     assert message in script.refused("train", *TINY, *directory, "out=run", *arguments)
 
 
-def test_the_papers_run_without_a_hub_says_how_to_give_a_local_directory(script):
-    line = script.refused("train", "stage=pretrain", "model=base")
+def test_the_papers_run_without_data_or_without_a_hub_says_what_to_do(script, prepared):
+    assert "make it with python src/prepare.py" in script.refused("train", "model=base", "trainer=cpu")
+    data = ["data=local", f"data.dir={prepared}", "trainer=cpu", "stage.global_batch=32"]
+    line = script.refused("train", "stage=pretrain", "model=base", *data)
     assert "bert-base-uncased" in line and "model.name_or_path=" in line
 
 

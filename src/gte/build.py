@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import hydra
@@ -125,13 +126,49 @@ def build_loggers(cfg: DictConfig) -> list:
 
 
 def build_trainer(cfg: DictConfig, **objects):
-    """A Lightning Trainer. precision=auto is bf16 where this machine computes it natively, else float32."""
+    """A Lightning Trainer. precision=auto is bf16 where this machine computes it natively, else float32.
+
+    Raises UserError where this machine, or torchrun or srun around this process, has not what it asks for.
+    """
     settings = dict(cfg)
-    accelerator = settings.get("accelerator")
+    accelerator, strategy = settings["accelerator"], settings["strategy"]
+    name = strategy if isinstance(strategy, str) else strategy._target_
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise UserError("this machine has no CUDA device for the chosen trainer; use trainer=cpu")
-    if settings.get("precision") == "auto":
+    if name.startswith("deepspeed"):
+        raise UserError(f"trainer.strategy={name}: choose trainer=deepspeed, with trainer.strategy.stage=1 or 2")
+    if name == "gte.zero.Zero" and accelerator == "cpu":
+        raise UserError("DeepSpeed runs on CUDA only; use trainer=ddp trainer.accelerator=cpu trainer.devices=2")
+    if name == "gte.zero.Zero" and find_spec("deepspeed") is None:
+        raise UserError("trainer=deepspeed needs DeepSpeed: pip install -r requirements-deepspeed.txt")
+    if "gradient_clip_val" in settings:
+        raise UserError("trainer.gradient_clip_val would not act: set optim.clip_norm")
+    if settings["precision"] == "auto":
         from gte.encoder import native_bf16  # late: loading transformers takes seconds that an error need not wait for
 
         settings["precision"] = "bf16-mixed" if native_bf16(accelerator) else "32-true"
-    return instantiate(settings, **objects)
+    if accelerator == "cpu" and str(settings["precision"]) in ("16", "16-mixed") and "zero" not in name:
+        # Lightning would take bf16 in its place; so fp16 and its loss scaling can be tried without a GPU
+        mixed = {"_target_": "pytorch_lightning.plugins.MixedPrecision", "precision": "16-mixed", "device": "cpu"}
+        settings |= {"precision": None, "plugins": [mixed]}
+    try:
+        trainer = instantiate(settings, **objects)
+    except InstantiationException as error:
+        if type(error.__cause__).__name__ not in ("MisconfigurationException", "ValueError"):
+            raise
+        raise UserError(f"the trainer refuses: {' '.join(str(error.__cause__).split())}") from error
+    started, asked = started_ranks(), trainer.num_nodes * trainer.num_devices
+    if started not in (None, asked):
+        raise UserError(
+            f"{started} processes were started, but trainer.num_nodes={trainer.num_nodes} of "
+            f"trainer.devices={trainer.num_devices} are {asked}; state the nodes and the processes on each"
+        )
+    return trainer
+
+
+def started_ranks() -> int | None:
+    """How many processes torchrun or srun started together with this one; None where it was neither."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    return int(os.environ["SLURM_NTASKS"]) if "SLURM_NTASKS" in os.environ and not interactive else None

@@ -1,16 +1,19 @@
 """What a run shows and keeps: progress, speed, checkpoints."""
 
 import csv
+import signal
 import time
 from pathlib import Path
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger
 
 from gte.data.collate import Batch
 from gte.data.module import steps_done
 from gte.errors import UserError
+from gte.gather import current_ranks
 from gte.memory import peak_memory
 
 
@@ -89,30 +92,52 @@ class KeepInitial(Callback):
             trainer.save_checkpoint(self.folder / "step-0000000.ckpt", weights_only=True)
 
 
-class KeepLast(Callback):
-    """Keeps the state after the last step as checkpoints/last.ckpt: ModelCheckpoint keeps only every so many steps."""
+class StopOnSignal(Callback):
+    """Ends training after the step under way, on all ranks, once one of them got SIGUSR1: SLURM's notice of its limit.
 
-    def __init__(self, folder: Path, every: int):
-        self.folder, self.every = folder, every
+    Lightning's own handler, which stays away where another is set first, would save at once, amid whatever a step was
+    doing, and wait there for ranks that wait for this one in the step.
+    """
+
+    signalled = False
+
+    def setup(self, trainer: pl.Trainer, task: pl.LightningModule, stage: str) -> None:
+        signal.signal(signal.SIGUSR1, self.note)
+
+    def note(self, *_) -> None:
+        self.signalled = True
 
     def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, outputs, batch: Batch, index) -> None:
-        if batch.step + 1 == task.total_steps and task.total_steps % self.every:
-            trainer.save_checkpoint(self.folder / "last.ckpt")
+        ranks = current_ranks()
+        if ranks is None:
+            trainer.should_stop = self.signalled
+        else:
+            trainer.should_stop = bool(ranks.all_gather(torch.tensor([self.signalled], device=task.device)).any())
+
+
+class Checkpoints(ModelCheckpoint):
+    """Lightning's, with last.ckpt also at a last step that is no multiple of `every_n_train_steps`."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args) -> None:
+        super().on_train_batch_end(trainer, *args)
+        ends = trainer.should_stop or trainer.global_step == trainer.max_steps
+        if ends and self._last_global_step_saved != trainer.global_step:
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
 
 def run_callbacks(folder: Path, *, every: int, keep_initial: bool) -> list[Callback]:
     """Callbacks of a run: checkpoints/step-<n>.ckpt every `every` steps, checkpoints/last.ckpt then and at the end."""
-    checkpoints = ModelCheckpoint(
+    checkpoints = Checkpoints(
         dirpath=folder / "checkpoints",
         filename="step-{step:07d}",
         auto_insert_metric_name=False,
         every_n_train_steps=every,
         save_top_k=-1,
         save_last=True,
-        enable_version_counter=False,  # what a killed run had begun is written over, not beside
+        enable_version_counter=False,  # a run that goes on from an earlier step writes last.ckpt, not last-v1.ckpt
     )
     kept = [KeepInitial(folder / "checkpoints")] if keep_initial else []
-    return [Metrics(folder), Progress(refresh_rate=10), checkpoints, KeepLast(folder / "checkpoints", every), *kept]
+    return [Metrics(folder), Progress(refresh_rate=10), StopOnSignal(), checkpoints, *kept]
 
 
 def find_resume(out: Path, resume: str | None) -> Path | None:

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from gte.attention import Runs, first_position, use_packed_attention
+from gte.attention import Runs, at_least_float32, first_position, use_packed_attention
 from gte.errors import UserError
 from gte.offline import loading
 
@@ -177,7 +177,7 @@ class Encoder(nn.Module):
         return plan_chunks(lengths_N, batch_tokens, self.packed)
 
     def forward(self, ids_T: Tensor, lengths_N: Tensor, plan: Plan, recompute_fraction: float = 0.0) -> Tensor:
-        """Embeddings [N, D] in float32 of N texts given as token ids end to end, special tokens included.
+        """Embeddings [N, D], at least float32, of N texts given as token ids end to end, special tokens included.
 
         A share `recompute_fraction` of the chunks keeps no activations and is run again in the backward pass with the
         same dropout: with 1.0 the memory is that of one chunk, with one backward and the same gradients.
@@ -225,17 +225,16 @@ class Encoder(nn.Module):
         """Eq. 1, then Eq. 2, summed in float32: [n, D]."""
         hidden_TD = self.lm(input_ids=ids, position_ids=positions, runs=runs).last_hidden_state[0]
         parts = hidden_TD.split([texts * length for texts, length in runs])
-        return torch.cat(
-            [part.unflatten(0, run).mean(1, dtype=torch.float32) for part, run in zip(parts, runs, strict=True)]
-        )
+        dtype = at_least_float32(hidden_TD)
+        return torch.cat([part.unflatten(0, run).mean(1, dtype=dtype) for part, run in zip(parts, runs, strict=True)])
 
     def pool_padded(self, ids: Tensor, mask: Tensor | None) -> Tensor:
         """The same over a mask."""
         hidden = self.lm(input_ids=ids, attention_mask=None if mask is None else mask.long()).last_hidden_state
         if mask is None:
-            return hidden.mean(1, dtype=torch.float32)
-        weights_nL = mask / mask.sum(1, keepdim=True)
-        return (hidden.float() * weights_nL[..., None]).sum(1)
+            return hidden.mean(1, dtype=at_least_float32(hidden))
+        sum_nD = (hidden * mask[..., None]).sum(1, dtype=at_least_float32(hidden))
+        return sum_nD / mask.sum(1, keepdim=True)
 
     def tokenize(self, texts: list[str]) -> list[list[int]]:
         """Token ids with special tokens, each text cut at `max_length`."""

@@ -12,6 +12,7 @@ from gte.errors import UserError
 
 SCHEMA = 1  # of what `describe` writes into a checkpoint
 HISTORY_FILE = "training.json"  # in an exported directory
+ZERO_FILE = Path("checkpoint/mp_rank_00_model_states.pt")  # in the directory that DeepSpeed writes as a checkpoint
 
 
 def describe(encoder: Encoder) -> dict:
@@ -42,6 +43,8 @@ def read_checkpoint(path: Path) -> dict:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises many kinds for a truncated, foreign or pickled file
         raise UserError(f"cannot read the checkpoint {path}: {str(error).splitlines()[0]}") from error
+    if isinstance(content, dict) and path.name == ZERO_FILE.name:
+        content["state_dict"] = content.get("fp32_weights", content.get("module", {}))
     if not isinstance(content, dict) or "encoder" not in content or "state_dict" not in content:
         raise UserError(f"{path} is not a checkpoint of this project: it describes no encoder; name a run's .ckpt")
     if content["encoder"].get("schema") != SCHEMA:
@@ -80,14 +83,15 @@ def load_weights(encoder: Encoder, state_dict: dict, path: Path) -> None:
 
 
 def find_checkpoint(path: str | Path) -> Path | str:
-    """What `checkpoint=` names: a .ckpt file, a model directory, or a hub name; of a run directory, its last.ckpt."""
+    """What `checkpoint=` names: a checkpoint's file, a model directory, or a hub name; of a run, its last.ckpt."""
     folder = Path(path)
     if folder.is_file():
         return folder
     if folder.is_dir():
-        for last in (folder / "checkpoints" / "last.ckpt", folder / "last.ckpt"):
-            if last.exists():
-                return last
+        for last in (folder / "checkpoints" / "last.ckpt", folder / "last.ckpt", folder):
+            for file in (last, last / ZERO_FILE):
+                if file.is_file():
+                    return file
         if (folder / "modules.json").exists() or (folder / "config.json").exists():
             return folder
         raise UserError(

@@ -78,13 +78,20 @@ class ContrastiveTask(pl.LightningModule):
 
         Every rank sees the same averaged gradient here and so decides alike.
         """
-        bound = self.optim.clip_norm or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_([p for p in self.parameters() if p.grad is not None], bound)
+        trained = [p for p in self.parameters() if p.grad is not None]
+        if not trained:
+            return  # DeepSpeed keeps the gradients to itself: gte.zero.Zero
+        norm = torch.nn.utils.clip_grad_norm_(trained, self.optim.clip_norm or float("inf"))
+        if not norm.isfinite():
+            optimizer.zero_grad(set_to_none=True)  # an optimizer leaves alone what has no gradient
+        self.note_gradient(norm, optimizer)
+
+    def note_gradient(self, norm: Tensor, optimizer) -> None:
+        """Counts the steps that were skipped, and keeps the gradient's norm and the learning rate for the logs."""
         if norm.isfinite():
             self.skipped["in_a_row"] = 0
         else:
             self.skipped = {key: count + 1 for key, count in self.skipped.items()}
-            optimizer.zero_grad(set_to_none=True)  # an optimizer leaves alone what has no gradient
         self.step_metrics |= {
             "train/grad_norm": norm,
             "train/lr": optimizer.param_groups[0]["lr"],

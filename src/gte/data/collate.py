@@ -4,7 +4,7 @@ Texts of a step, in this order: N queries, N documents, N * K negatives (those o
 A list of texts is a pair (flat ids, lengths).
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,8 +17,7 @@ Texts = tuple[np.ndarray, np.ndarray]
 TRIES = 1_000  # random documents that are drawn for a query until one is neither its own document nor its text
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """One rank's texts of a step, special tokens included."""
 
     ids_T: Tensor  # int32, all texts end to end

@@ -128,6 +128,15 @@ class PairData(pl.LightningDataModule):
                 f"set stage.max_length={encoder.max_length}"
             )
 
+    def check_ranks(self, world_size: int) -> None:
+        """Raises UserError where a step's pairs do not divide over the ranks."""
+        batch = self.stage.global_batch
+        if batch % world_size:
+            raise UserError(
+                f"stage.global_batch={batch} does not divide over {world_size} ranks; "
+                f"set stage.global_batch={(batch // world_size + 1) * world_size}, or change trainer.devices"
+            )
+
     def source_facts(self) -> dict[str, dict]:
         """Rows, licence and probability p_i of each source that is trained on."""
         licences = {name: self.manifest.sources[name]["licence"] for name in self.source_names}
