@@ -275,3 +275,26 @@ def test_the_script_mines_with_an_encoder_as_with_bm25(script, small_model, tmp_
     assert [row["neg"] for row in triples(tmp_path / "dense" / "pairs.jsonl.gz")] == expected.texts
     assert "gone/run does not exist" in script.refused("mine", "in=pairs.jsonl", "out=x", "checkpoint=./gone/run")
     assert "draw=best is unknown" in script.refused("mine", "in=pairs.jsonl", "out=x", "draw=best")
+
+
+def test_a_source_is_mined_by_its_name_with_the_answers_that_it_states(tmp_path):
+    rows = [
+        {
+            "question": "which place lies north",
+            "answers": ["Oslo"],
+            "positive_ctxs": [{"title": "a", "text": "place Bergen"}],
+        },
+        {
+            "question": "which place lies south",
+            "answers": ["Pisa"],
+            "positive_ctxs": [{"title": "b", "text": "place Oslo"}],
+        },
+    ]
+    rows = [row | {"negative_ctxs": [], "hard_negative_ctxs": []} for row in rows]
+    (tmp_path / "raw" / "nq").mkdir(parents=True)
+    (tmp_path / "raw" / "nq" / "biencoder-nq-train.json").write_text(json.dumps(rows))
+    said = "\n".join(mine_files(["nq"], tmp_path / "out", raw=tmp_path / "raw"))
+    assert "nq: read 2, kept 2, rejected 0" in said and "1 documents left out for an answer in them" in said
+    assert [row["neg"] for row in triples(tmp_path / "out" / "nq.jsonl.gz")] == [[], ["a: place Bergen"]]
+    with pytest.raises(UserError, match=r"reddit_post_comment joins rows of its files; prepare it first"):
+        list(mine_files(["reddit_post_comment"], tmp_path / "out", raw=tmp_path / "raw"))

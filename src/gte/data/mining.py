@@ -229,17 +229,25 @@ def mine_files(
 
 
 def find_source(name: str, raw: Path) -> tuple[Source, Path]:
-    """A file, or the source of that name where there is no such file, and the folder to look in."""
+    """A file, or the source of that name where there is no such file, and the folder to look in.
+
+    Raises UserError for a source whose rows give their pairs only together with others.
+    """
     if not Path(name).exists() and name in source_files():
-        return load_source(name), raw
+        source = load_source(name).in_folder(raw)
+        if source.keyed:
+            raise UserError(
+                f"{name} joins rows of its files; prepare it first, and mine <data.dir>/pairs/{name}.parquet"
+            )
+        return source, raw
     return infer_source(Path(name)), Path(name).parent
 
 
 def read_corpus(path: Path, text: Field) -> Input:
     """The texts of a file's column, or of several joined, as documents."""
     source = local_source(path)
-    header = True if source.reader in ("csv", "tsv") else None
-    return read(replace(source, query=text, document=text, header=header), path.parent)
+    options = {"header": True} if source.reader in ("csv", "tsv") else {}
+    return read(replace(source, query=text, document=text, options=options), path.parent)
 
 
 def read(source: Source, folder: Path) -> Input:
