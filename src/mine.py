@@ -13,19 +13,17 @@ from gte.build import plain, script
 def main(cfg: DictConfig) -> None:
     from gte.data.mining import mine_files
     from gte.data.ranking import rank_bm25, rank_dense
-    from gte.evaluation.model import BM25_NAME, EncoderModel, choose_device, choose_precision
-    from gte.hub import load_encoder
+    from gte.evaluation.model import BM25_NAME, choose_devices, choose_precision, load_model
 
     settings = plain(cfg)
     inputs, corpus = (listed(settings.pop(key)) for key in ("in", "corpus"))
-    checkpoint, device = settings.pop("checkpoint"), choose_device(settings.pop("device"))
-    precision, batch_tokens = choose_precision(settings.pop("precision"), device), settings.pop("batch_tokens")
+    out, raw = Path(settings.pop("out")), Path(settings.pop("paths")["raw"])
+    checkpoint, devices = settings.pop("checkpoint"), choose_devices(settings.pop("device"))
+    precision, batch_tokens = choose_precision(settings.pop("precision"), devices[0]), settings.pop("batch_tokens")
     rank = rank_bm25
     if checkpoint != BM25_NAME:
-        encoder = load_encoder(checkpoint).to(device)
-        model = EncoderModel(encoder, precision, batch_tokens, progress=sys.stderr.isatty(), cache_bytes=0)
-        rank = partial(rank_dense, embed=model.embed, device=device)
-    out, raw = Path(settings.pop("out")), Path(settings.pop("paths")["raw"])
+        model = load_model(checkpoint, precision, batch_tokens, devices, progress=sys.stderr.isatty())
+        rank = partial(rank_dense, embed=model.finite, device=devices[0])
     for line in mine_files(inputs, out, corpus=corpus, raw=raw, rank=rank, **settings):
         print(line, flush=True)
 

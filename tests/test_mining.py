@@ -270,7 +270,7 @@ def test_the_script_mines_with_an_encoder_as_with_bm25(script, small_model, tmp_
     assert [row["neg"] for row in triples(tmp_path / "lexical" / "pairs.jsonl.gz")] == mine(
         queries, documents, negatives=3
     ).texts
-    model = EncoderModel(load_encoder(small_model), cache_bytes=0)
+    model = EncoderModel(load_encoder(small_model))
     expected = mine(queries, documents, negatives=3, draw="top", depth=3, rank=partial(rank_dense, embed=model.embed))
     assert [row["neg"] for row in triples(tmp_path / "dense" / "pairs.jsonl.gz")] == expected.texts
     assert "gone/run does not exist" in script.refused("mine", "in=pairs.jsonl", "out=x", "checkpoint=./gone/run")

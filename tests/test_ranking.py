@@ -105,7 +105,7 @@ def test_negatives_are_those_of_sentence_transformers_at_the_same_settings(minil
     queries += queries[:7]
     documents = [f"{topics[(3 * i) % 10]} and {topics[i % 10]} {verbs[i % 6]} {i}" for i in range(67)]
     assert len({plain(text) for text in documents}) == 67
-    rank = partial(rank_dense, embed=EncoderModel(load_encoder(minilm), cache_bytes=0).embed)
+    rank = partial(rank_dense, embed=EncoderModel(load_encoder(minilm)).embed)
     theirs = SentenceTransformer(str(minilm), device="cpu")
     different = set()
     for depth, skip, margin, relative_margin in (

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from gte.evaluation.search import merge
+
 logging.getLogger("bm25s").setLevel(logging.WARNING)
 
 BM25_SCORES = 2**24  # of queries with documents that share a term, held at a time: 200 MB
@@ -145,10 +147,7 @@ def nearest(
         s_Nm.masked_fill_(s_Nm > limit_N1, -torch.inf)
         here = (number >= start) & (number < start + len(block))
         s_Nm[torch.from_numpy(row[here]), torch.from_numpy(number[here] - start)] = -torch.inf
-        s, i = s_Nm.topk(min(search.depth, len(block)))
-        top_s, top_i = torch.cat([top_s, s], 1), torch.cat([top_i, i + start], 1)
-        top_s, order = torch.sort(top_s, dim=1, descending=True, stable=True)  # of equal scores the lower block's first
-        top_s, top_i = top_s[:, : search.depth], top_i.gather(1, order[:, : search.depth])
+        top_s, top_i = merge(top_s, top_i, s_Nm, start, search.depth)
     return [i[s > -torch.inf].tolist() for s, i in zip(top_s.cpu(), top_i.cpu(), strict=True)]
 
 
