@@ -1,19 +1,23 @@
-"""Real ranks take the same steps as one process, whoever starts them."""
+"""Real ranks take the same steps as one process, whoever starts them, from the start and after a kill."""
 
 import csv
 import os
+import random
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
+import launch
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from launch import free_port, script, start, train
 
-from gte.hub import load_encoder
+from gte.data.mixture import Mixture
+from gte.hub import history, load_encoder
 
 RUN = [
     "model=tiny",
@@ -23,19 +27,31 @@ RUN = [
     "data=local",
     "workers=0",
     "stage.global_batch=32",
+    "stage.steps=6",
     "trainer.precision=32-true",
     "trainer.accelerator=cpu",
 ]
 STAGES = {
-    "pretrain": ["stage=pretrain", "stage.steps=6"],
-    "finetune": ["stage=finetune", "stage.steps=6", "sources=[triples]", "stage.group_size=4"],
+    "pretrain": ["stage=pretrain"],
+    "finetune": ["stage=finetune", "sources=[triples]", "stage.group_size=4"],
 }
 DDP = ["trainer=ddp", "trainer.devices=2"]
 
 
-def losses(run) -> list[float]:
+def start(cwd, *command) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def metrics(run) -> list[dict]:
     with open(run / "metrics.csv", newline="") as lines:
-        return [float(row["train/loss"]) for row in csv.DictReader(lines)]
+        return list(csv.DictReader(lines))
+
+
+def losses(run) -> list[float]:
+    return [float(row["train/loss"]) for row in metrics(run)]
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +59,11 @@ def alone(tmp_path_factory, prepared) -> Path:
     """A folder with a run of each stage by one process."""
     folder = tmp_path_factory.mktemp("alone")
     for name, stage in STAGES.items():
-        train(1, *RUN, *stage, "trainer=cpu", f"data.dir={prepared}", f"out={name}", cwd=folder)
+        launch.train(1, *RUN, *stage, "trainer=cpu", f"data.dir={prepared}", f"out={name}", cwd=folder)
     return folder
 
 
-def same_training(run, alone) -> None:
+def assert_same_training(run, alone) -> None:
     assert len(losses(run)) == 6
     np.testing.assert_allclose(losses(run), losses(alone), rtol=1e-5)
     one, other = load_encoder(alone).state_dict(), load_encoder(run).state_dict()
@@ -59,40 +75,54 @@ def same_training(run, alone) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_ranks_train_as_one_process(alone, prepared, tmp_path, stage, world):
     arguments = [*RUN, *STAGES[stage], *DDP, f"trainer.devices={world}", f"data.dir={prepared}", "out=run"]
-    train(world, *arguments, cwd=tmp_path)
-    same_training(tmp_path / "run", alone / stage)
+    launch.train(world, *arguments, cwd=tmp_path)
+    assert_same_training(tmp_path / "run", alone / stage)
 
 
-def commands(*commands, cwd) -> None:
-    """Runs them side by side to their end, as typed."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(command, cwd=cwd, env=environment, stderr=subprocess.PIPE, text=True) for command in commands
-    ]
+@pytest.mark.parametrize("launcher", ["lightning", "torchrun with two nodes"])
+def test_started_as_typed_ranks_train_as_one_process(alone, prepared, tmp_path, launcher):
+    train = [ROOT / "src" / "train.py", *RUN, *DDP, f"data.dir={prepared}", "out=run"]
+    if launcher == "lightning":
+        started = [start(tmp_path, sys.executable, *train)]
+    else:
+        meet = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{launch.free_port()}", "--rdzv-id=test"]
+        node = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", *meet, *train]
+        started = [start(tmp_path, *node, "trainer.devices=1", "trainer.num_nodes=2") for _ in range(2)]
     for process in started:
-        _, err = process.communicate()
-        assert process.returncode == 0, err[-3000:]
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors[-3000:]
+    assert_same_training(tmp_path / "run", alone / "pretrain")
 
 
-def test_lightning_starts_the_ranks_of_one_machine(alone, prepared, tmp_path):
-    arguments = [*RUN, *STAGES["pretrain"], *DDP, f"data.dir={prepared}", "out=run"]
-    commands([sys.executable, ROOT / "src" / "train.py", *arguments], cwd=tmp_path)
-    same_training(tmp_path / "run", alone / "pretrain")
+def test_a_run_killed_at_any_step_goes_on_with_the_same_batches_at_another_number_of_ranks(script, prepared, tmp_path):
+    run = [*RUN, f"data.dir={prepared}", "checkpoint_every=7", "stage.steps=80", "data.alpha=0.3"]
+    code, _, errors = script("train", *run, "trainer=cpu", "out=whole")
+    assert code == 0, errors
+    killed = start(tmp_path, sys.executable, ROOT / "src" / "train.py", *run, "trainer=cpu", "out=killed")
+    file = tmp_path / "killed" / "metrics.csv"
+    while not file.exists() or file.read_bytes().count(b"\n") < 15:
+        assert killed.poll() is None, killed.stderr.read()[-3000:]
+        time.sleep(0.01)
+    time.sleep(random.uniform(0, 0.3))
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    assert (tmp_path / "killed" / "checkpoints" / "last.ckpt").exists()
+    launch.train(2, *run, *DDP, "resume=auto", "out=killed", cwd=tmp_path)
 
-
-def test_torchrun_joins_two_nodes(alone, prepared, tmp_path):
-    arguments = [*RUN, *STAGES["pretrain"], "trainer=ddp", "trainer.devices=1", "trainer.num_nodes=2"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
-    meet = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=test"]
-    node = [*torchrun, *meet, ROOT / "src" / "train.py", *arguments, f"data.dir={prepared}", "out=run"]
-    commands(node, node, cwd=tmp_path)
-    same_training(tmp_path / "run", alone / "pretrain")
+    mixture = Mixture([400, 150, 90, 64], alpha=0.3, seed=42, global_batch=32)
+    for name in ("whole", "killed"):
+        steps = {int(row["step"]): int(float(row["train/batch"])) for row in metrics(tmp_path / name)}
+        assert steps == {step: mixture.checksum(step) for step in range(80)}, name
+        assert history(tmp_path / name)[0]["epochs"] == pytest.approx(
+            dict(zip(("colours", "shapes", "times", "triples"), mixture.epochs(80), strict=True))
+        )
+    np.testing.assert_allclose(losses(tmp_path / "killed"), losses(tmp_path / "whole"), rtol=1e-3)
 
 
 def profiled(*arguments) -> None:
     """Trains, and writes down which collectives there were."""
     with torch.profiler.profile() as recorded, pytest.raises(SystemExit) as end:
-        script("train", *arguments)
+        launch.script("train", *arguments)
     assert end.value.code == 0
     torch.save(Counter(e.name for e in recorded.events() if e.name.startswith("c10d::")), f"{os.environ['RANK']}.pt")
 
@@ -100,8 +130,8 @@ def profiled(*arguments) -> None:
 def test_the_collectives_of_a_step(prepared, tmp_path):
     counts = {}
     for steps in (3, 5):
-        arguments = [*RUN, "stage=pretrain", f"stage.steps={steps}", *DDP, f"data.dir={prepared}", f"out={steps}"]
-        assert start(2, profiled, *arguments, cwd=tmp_path) == [0, 0]
+        arguments = [*RUN, *DDP, f"stage.steps={steps}", f"data.dir={prepared}", f"out={steps}"]
+        assert launch.start(2, profiled, *arguments, cwd=tmp_path) == [0, 0]
         counts[steps] = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2)]
     for short, long in zip(counts[3], counts[5], strict=True):
         assert {name: (long[name] - short[name]) / 2 for name in long if long[name] != short[name]} == {

@@ -9,7 +9,8 @@ import torch
 from launch import train
 
 from gte.build import one_line
-from gte.hub import export, find_checkpoint, history, load_encoder
+from gte.export import export
+from gte.hub import find_checkpoint, history, load_encoder
 
 pytest.importorskip("deepspeed", reason="pip install -r requirements-test.txt")
 

@@ -115,29 +115,31 @@ class StopOnSignal(Callback):
             trainer.should_stop = bool(ranks.all_gather(torch.tensor([self.signalled], device=task.device)).any())
 
 
-class Checkpoints(ModelCheckpoint):
-    """Lightning's, with last.ckpt also at a last step that is no multiple of `every_n_train_steps`."""
+class KeepLast(Callback):
+    """Keeps the state that training ends with as checkpoints/last.ckpt: ModelCheckpoint only saves at intervals."""
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *args) -> None:
-        super().on_train_batch_end(trainer, *args)
-        ends = trainer.should_stop or trainer.global_step == trainer.max_steps
-        if ends and self._last_global_step_saved != trainer.global_step:
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+    def __init__(self, folder: Path, every: int):
+        self.folder, self.every = folder, every
+
+    def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, outputs, batch: Batch, index) -> None:
+        if (trainer.should_stop or batch.step + 1 == task.total_steps) and (batch.step + 1) % self.every:
+            trainer.save_checkpoint(self.folder / "last.ckpt")
 
 
 def run_callbacks(folder: Path, *, every: int, keep_initial: bool) -> list[Callback]:
     """Callbacks of a run: checkpoints/step-<n>.ckpt every `every` steps, checkpoints/last.ckpt then and at the end."""
-    checkpoints = Checkpoints(
+    checkpoints = ModelCheckpoint(
         dirpath=folder / "checkpoints",
         filename="step-{step:07d}",
         auto_insert_metric_name=False,
         every_n_train_steps=every,
         save_top_k=-1,
         save_last=True,
-        enable_version_counter=False,  # a run that goes on from an earlier step writes last.ckpt, not last-v1.ckpt
+        enable_version_counter=False,  # what a killed run had begun is written over, not beside
     )
     kept = [KeepInitial(folder / "checkpoints")] if keep_initial else []
-    return [Metrics(folder), Progress(refresh_rate=10), StopOnSignal(), checkpoints, *kept]
+    last = KeepLast(folder / "checkpoints", every)
+    return [Metrics(folder), Progress(refresh_rate=10), StopOnSignal(), last, checkpoints, *kept]
 
 
 def find_resume(out: Path, resume: str | None) -> Path | None:
