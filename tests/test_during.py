@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from test_ddp import RUN
-from test_ddp import train as train_ranks
+from launch import train as train_ranks
+from test_ddp import DDP, RUN
 from test_evaluation import write_retrieval, write_rows, write_sts
 from test_train import TINY, column, rows
 
@@ -58,8 +58,7 @@ def test_the_last_evaluation_is_what_eval_gives_for_the_last_checkpoint(script, 
 def test_rank_0_evaluates_while_the_others_wait(script, prepared, suite, tmp_path):
     script("train", "stage=pretrain", *RUN, f"data.dir={prepared}", "trainer=cpu", "out=one")
     evaluation = ["evaluate_every=4", f"evaluate.data_dir={suite}"]
-    ranks = ["trainer=ddp", "trainer.devices=2", "out=two"]
-    train_ranks(tmp_path, "stage=pretrain", f"data.dir={prepared}", *ranks, *evaluation)
+    train_ranks(2, *RUN, *DDP, f"data.dir={prepared}", "out=two", *evaluation, cwd=tmp_path)
     one, two = (column(tmp_path / name, "train/loss") for name in ("one", "two"))
     np.testing.assert_allclose(two, one, rtol=1e-5)
     assert [row["step"] for row in rows(tmp_path / "two") if row["eval/Found"]] == ["3", "5"]
