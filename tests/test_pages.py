@@ -38,7 +38,7 @@ def test_a_ccnet_page_loses_the_title_that_its_text_begins_with_and_nothing_else
         Pair("Title", "Title\nOne", 4),
     ]  # fmt: skip
     assert rows_of(found) == {
-        "filtered: language is not en": [5, 11], "filtered: page without a title": [6],
+        "filtered: language is not 'en'": [5], "unknown shape of row": [11], "filtered: page without a title": [6],
         "filtered: page without a text": [7], "missing document": [8], "wrong type of query": [9],
         "missing query": [10], "invalid JSON": [12], "invalid UTF-8": [13],
     }  # fmt: skip
@@ -54,7 +54,7 @@ def test_the_first_line_of_a_clueweb22_page_is_its_title(tmp_path):
     found = records_of(CLUEWEB22, write_pages(tmp_path / "en0000-00.json.gz", rows))
     assert pairs_of(found) == [Pair("Title", "One\nTwo", 1), Pair("Title", "One", 2)]
     assert rows_of(found) == {
-        "filtered: Language is not en": [3], "filtered: page without a text": [4], "empty Clean-Text": [5],
+        "filtered: Language is not 'en'": [3], "filtered: page without a text": [4], "empty Clean-Text": [5],
         "missing Clean-Text": [6], "wrong type of Clean-Text": [7],
     }  # fmt: skip
 
