@@ -60,7 +60,7 @@ def program(path: Path, lines: str) -> None:
 
 def rows(run) -> list[dict]:
     with open(run / "metrics.csv", newline="") as lines:
-        timed = ("train/pairs_per_s", "train/tokens_per_s")
+        timed = ("train/pairs_per_s", "train/tokens_per_s", "train/peak_memory_mb")
         return [{key: value for key, value in row.items() if key not in timed} for row in csv.DictReader(lines)]
 
 

@@ -387,7 +387,7 @@ def test_the_other_forms_of_a_source_give_the_same_kind_of_pairs(tmp_path, key):
 def test_two_forms_in_one_folder_are_refused_and_where_there_is_none_all_are_named(tmp_path):
     source = load_source("stackoverflow")
     write(tmp_path / "stackoverflow", {"notes.txt": b"nothing"})
-    with pytest.raises(UserError, match=r"no file 'stackoverflow\.com-Posts\.jsonl\.gz' or '\*\*/\*Posts\.xml\*' in"):
+    with pytest.raises(UserError, match=r"no file 'stackoverflow\.com-Posts\.jsonl\*' or '\*\*/\*Posts\.xml\*' in"):
         locate(source.in_folder(tmp_path), tmp_path)
     for key in ("stackoverflow", ("stackoverflow", 0)):
         write(tmp_path / "stackoverflow", RAW[key][0])

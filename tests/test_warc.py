@@ -140,7 +140,7 @@ def test_a_wet_file_gives_first_line_and_the_rest_in_the_language_it_states(tmp_
     found = records_of(source, write_warc(tmp_path / "a.warc.wet.gz", records))
     assert pairs_of(found) == [Pair("Title é", "One\nTwo", 1), Pair("Both", "Text", 3)]
     assert {reason: [row for _, row in where] for reason, where in reasons_of(found).items()} == {
-        "filtered: language is not eng": [2], "filtered: page without a text": [4], "invalid UTF-8": [5],
+        "filtered: language is not 'eng'": [2], "filtered: page without a text": [4], "invalid UTF-8": [5],
     }  # fmt: skip
 
 
