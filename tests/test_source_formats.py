@@ -391,5 +391,5 @@ def test_two_forms_in_one_folder_are_refused_and_where_there_is_none_all_are_nam
         locate(source.in_folder(tmp_path), tmp_path)
     for key in ("stackoverflow", ("stackoverflow", 0)):
         write(tmp_path / "stackoverflow", RAW[key][0])
-    with pytest.raises(UserError, match=r"holds files '.*jsonl\.gz' and files '.*Posts\.xml\*', two forms of the same"):
+    with pytest.raises(UserError, match=r"holds files '.*jsonl\*' and files '.*Posts\.xml\*', two forms of the same"):
         source.in_folder(tmp_path)
