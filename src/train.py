@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from gte.build import build, build_encoder, build_loggers, build_trainer, plain, script
+from gte.build import build, build_encoder, build_loggers, build_trainer, choose_sources, plain, script
 
 UNFINISHED = 75  # exit code of a run that was told to stop: EX_TEMPFAIL of sysexits.h, "try again"
 
@@ -18,6 +18,7 @@ def main(cfg: DictConfig) -> int | None:
     from gte.data.module import PairData, prepared_tokenizer
     from gte.figures import loss_curves
     from gte.hub import history, initialize
+    from gte.progress import finished
     from gte.provenance import git_commit
     from gte.task import ContrastiveTask
     from gte.zero import check_resume
@@ -29,15 +30,24 @@ def main(cfg: DictConfig) -> int | None:
     out = Path(cfg.out)
     stage = build(cfg.stage)
     mixing = {"alpha": cfg.data.alpha, "weights": cfg.data.weights and plain(cfg.data.weights)}
-    settings = {"seed": cfg.seed, "sources": cfg.sources, "workers": cfg.workers, "verify": cfg.verify}
+    settings = {"seed": cfg.seed, "sources": choose_sources(cfg), "workers": cfg.workers, "verify": cfg.verify}
     data = PairData(cfg.data.dir, stage, **mixing, **settings, text_hashes=cfg.mask_repeated_texts)
+    facts = {key: plain(cfg[key]) for key in ("stage", "optim", "model")} | {
+        "loss": cfg.loss._target_.rsplit(".")[-1],
+        **mixing,
+        "seed": cfg.seed,
+        "sources": data.source_facts(),
+    }
     resume = find_resume(out, cfg.resume)
+    if resume and finished(resume, facts, data.total_steps):
+        print(f"{stage.name} was done already: {resume}")
+        return None
     callbacks = run_callbacks(out, every=cfg.checkpoint_every, keep_initial=cfg.keep_initial)
-    if cfg.evaluate_every:
+    if evaluate_every := data.total_steps if cfg.evaluate_every == "end" else cfg.evaluate_every:
         from gte.evaluation.during import Evaluate, plan_evaluation  # mteb takes seconds to import
 
         planned = plan_evaluation(**plain(cfg.evaluate))
-        callbacks.append(Evaluate(planned, cfg.evaluate_every, pause=callbacks[0].pause))
+        callbacks.append(Evaluate(planned, evaluate_every, pause=callbacks[0].pause))
     trainer = build_trainer(
         cfg.trainer,
         max_steps=data.total_steps,
@@ -53,14 +63,7 @@ def main(cfg: DictConfig) -> int | None:
     data.check_encoder(encoder)
     if stage.init_from and not resume:
         initialize(encoder, stage.init_from)
-    facts = {key: plain(cfg[key]) for key in ("stage", "optim", "model")} | {
-        "loss": cfg.loss._target_.rsplit(".")[-1],
-        **mixing,
-        "seed": cfg.seed,
-        "precision": trainer.precision,
-        "commit": git_commit(),
-        "sources": data.source_facts(),
-    }
+    facts |= {"precision": trainer.precision, "commit": git_commit()}
     earlier = history(stage.init_from) if stage.init_from else []
     task = ContrastiveTask(
         encoder,

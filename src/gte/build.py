@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -14,11 +15,12 @@ import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gte.errors import UserError
+from gte.errors import PointsFailed, UserError
 
 # Hydra raises, instead of printing pages and exiting, where HYDRA_FULL_ERROR is set; the second name tells a process
 # that we start whether its user set the first
@@ -32,18 +34,27 @@ def script(name: str) -> Callable:
     """Makes a `main(cfg)` the entry point of conf/<name>.yaml.
 
     `cfg.out` is the directory that Hydra made for this run, whether it was given as `out=` or as `hydra.run.dir=`.
-    Exit code: what `main` returns (None is 0); 2 with one line on stderr for what the user can mend. A bug shows its
-    traceback; HYDRA_FULL_ERROR=1 shows it in every case.
+    Exit code: what `main` returns (None is 0); 2 with one line on stderr for what the user can mend; 1 where points of
+    a sweep failed. A bug shows its traceback; HYDRA_FULL_ERROR=1 shows it in every case.
     """
 
     def decorate(main: Callable[[DictConfig], int | None]) -> Callable[[], None]:
         codes: list[int] = []
 
+        def work(cfg: DictConfig) -> int:
+            refuse_unknown_keys(cfg, name)
+            cfg.out = HydraConfig.get().runtime.output_dir
+            return main(cfg) or 0
+
         def task(cfg: DictConfig) -> None:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:  # a launcher that runs points within a process
+                with one_point_fails(HydraConfig.get().runtime.output_dir):
+                    code = work(cfg)
+                    if code:
+                        raise UserError(f"exit code {code}")
+                return
             with one_line_errors():  # in here already: Hydra reports what it sees a task raise in a way of its own
-                refuse_unknown_keys(cfg, name)
-                cfg.out = HydraConfig.get().runtime.output_dir
-                codes.append(main(cfg) or 0)
+                codes.append(work(cfg))
 
         def entry() -> None:
             with one_line_errors():
@@ -57,7 +68,7 @@ def script(name: str) -> Callable:
 
 @contextmanager
 def one_line_errors():
-    """Prints what the user can mend as `error: <line>` and exits with 2; all else keeps its traceback."""
+    """Prints what the user can mend as `error: <line>` and exits with its code; all else keeps its traceback."""
     try:
         yield
     except Exception as error:
@@ -65,7 +76,18 @@ def one_line_errors():
         if line is None or SHOW_TRACEBACK:
             raise
         print(f"error: {line}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(getattr(error, "exit_code", UserError.exit_code))
+
+
+@contextmanager
+def one_point_fails(folder: str):
+    """Reports an error at once, and raises PointsFailed, which Hydra keeps until the other points are done."""
+    try:
+        yield
+    except Exception as error:
+        line = None if SHOW_TRACEBACK else one_line(error)
+        print(f"error: {folder}: {line or traceback.format_exc()}", file=sys.stderr, flush=True)
+        raise PointsFailed(f"a point failed: {folder}; the same command runs it again") from None
 
 
 def one_line(error: BaseException) -> str | None:
@@ -106,6 +128,17 @@ def refuse_unknown_keys(cfg: DictConfig, name: str) -> None:
 def plain(cfg: DictConfig) -> dict:
     """The configuration as dicts, lists and values, interpolations resolved."""
     return OmegaConf.to_container(cfg, resolve=True)
+
+
+def choose_sources(cfg: DictConfig) -> list[str] | None:
+    """`sources`; where that is a name, the list that `source_sets` has under it. UserError where it has none."""
+    sources, sets = plain(cfg)["sources"], plain(cfg)["source_sets"]
+    if isinstance(sources, str) and sources not in sets:
+        known = ", ".join(sets) or "empty"
+        raise UserError(
+            f"sources={sources} is no list in source_sets ({known}); a single source is sources=[{sources}]"
+        )
+    return sets[sources] if isinstance(sources, str) else sources
 
 
 def build(cfg: DictConfig, **objects):

@@ -144,18 +144,21 @@ class Encoder(nn.Module):
         hidden_size: int,
         num_hidden_layers: int,
         num_attention_heads: int,
-        intermediate_size: int,
+        intermediate_size: int | None = None,
         max_length: int = 512,
         dropout: float = 0.1,
         **options,
     ) -> "Encoder":
-        """A BERT of random weights (drawn from torch's global generator) over the given tokenizer's vocabulary."""
+        """A BERT of random weights (drawn from torch's global generator) over the given tokenizer's vocabulary.
+
+        intermediate_size: None is BERT's 4 * hidden_size.
+        """
         config = BertConfig(
             vocab_size=len(tokenizer),
             hidden_size=hidden_size,
             num_hidden_layers=num_hidden_layers,
             num_attention_heads=num_attention_heads,
-            intermediate_size=intermediate_size,
+            intermediate_size=intermediate_size or 4 * hidden_size,
             max_position_embeddings=max_length,
             hidden_dropout_prob=dropout,
             attention_probs_dropout_prob=dropout,

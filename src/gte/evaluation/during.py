@@ -13,8 +13,8 @@ from gte.evaluation.model import EncoderModel, choose_precision
 from gte.evaluation.suite import Plan, Suite, plan, quiet
 
 
-def plan_evaluation(data_dir: str | None, tasks: list[str] | None) -> Plan:
-    """Tasks of that folder, by default all, or of mteb by name from the hub. UserError where nothing is to run."""
+def plan_evaluation(data_dir: str | list[str] | None, tasks: list[str] | None) -> Plan:
+    """Tasks of those folders, by default all, or of mteb by name from the hub. UserError where nothing is to run."""
     if data_dir is None and not tasks:
         raise UserError("evaluate_every is set: name evaluate.data_dir=, a folder of task folders, or evaluate.tasks=")
     return plan(Suite("evaluate", folder=data_dir, hub=data_dir is None), only=tasks)

@@ -245,8 +245,13 @@ def field(row: dict, name: str, kind: str, path: Path, number: int) -> object:
     return value or "" if kind == "optional text" else value
 
 
-def find_tasks(folder: str | Path) -> dict[str, Path]:
-    """Task folders directly under `folder`, by name; UserError where it does not exist or holds none."""
+def find_tasks(folder: str | Path | list[str]) -> dict[str, Path]:
+    """Task folders directly under `folder`, or under each of several, by name.
+
+    Raises UserError where one does not exist or holds none.
+    """
+    if isinstance(folder, list):
+        return {name: path for one in folder for name, path in find_tasks(one).items()}
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"evaluation folder {folder} does not exist; prepare it first or pass data_dir=")

@@ -38,7 +38,7 @@ class Suite:
 
     name: str
     tasks: list[str] = field(default_factory=list)
-    folder: str | None = None
+    folder: str | list[str] | None = None
     hub: bool = True
 
 
@@ -55,7 +55,10 @@ class Plan:
 
 
 def plan(
-    suite: Suite, data_dir: str | Path | None = None, only: list[str] | None = None, split: str | None = None
+    suite: Suite,
+    data_dir: str | Path | None = None,
+    only: list[str] | None = None,
+    split: str | None = None,
 ) -> Plan:
     """What to run, decided by names and folders alone.
 

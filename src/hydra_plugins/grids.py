@@ -1,0 +1,22 @@
+"""Hydra's sweeper over all combinations, for experiments that have a grid for each scale."""
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from omegaconf import DictConfig, OmegaConf
+
+from gte.errors import UserError
+
+
+class Grids(BasicSweeper):
+    """Sweeps over `grids[scale]`, {override: "value,value"}, as if it stood in hydra.sweeper.params.
+
+    What the command line says of the same keys comes after it and wins. Hydra resolves the defaults list of an appended
+    `+experiment=` before it knows the scale, so that the choice cannot be made there. Raises UserError where an
+    experiment has no grid for the scale.
+    """
+
+    def setup(self, *, hydra_context, task_function, config: DictConfig) -> None:
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        grids, scale = OmegaConf.to_container(config.grids), config.hydra.runtime.choices.scale
+        if grids and scale not in grids:
+            raise UserError(f"the experiment has no grid for scale={scale}; it has: {', '.join(grids)}")
+        self.params = grids.get(scale, {}) | dict(self.params)

@@ -1,0 +1,97 @@
+"""Hydra's launcher of sweeps over training runs: a fresh process a point, as if it had been started by hand.
+
+Hydra's own launcher runs all points in one process. Lightning's DDP starts the other ranks with that process's
+arguments, so that each of them would run the whole sweep again.
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from gte.build import refuse_unknown_keys
+from gte.errors import PointsFailed, UserError
+
+
+class Processes(Launcher):
+    """Runs `parallel` points at a time. All of them run, whichever fail; then PointsFailed names those that did.
+
+    A point's directory is hydra.sweep.dir/hydra.sweep.subdir. Where several run at a time, each prints to output.log
+    in its own. Every point is composed and checked before the first one starts.
+    """
+
+    def __init__(self, parallel: int = 1):
+        if parallel < 1:
+            raise UserError(f"hydra.launcher.parallel={parallel} must be at least 1 point at a time")
+        self.parallel = parallel
+
+    def setup(self, *, hydra_context, task_function, config: DictConfig) -> None:
+        self.hydra_context, self.config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        setup_globals()
+        refuse_several_experiments(job_overrides)
+        points: dict[Path, list[str]] = {}
+        for number, overrides in enumerate(job_overrides, initial_job_idx):
+            folder = self.folder(overrides, number)
+            if folder in points:
+                raise UserError(
+                    f"two points would write {folder}: {' '.join(points[folder])}, and {' '.join(overrides)}; give "
+                    "each a directory of its own by hydra.sweep.subdir="
+                )
+            points[folder] = list(overrides)
+        with ThreadPoolExecutor(self.parallel) as pool:
+            codes = list(pool.map(self.run, points, points.values()))
+        failed = [f"{folder} (exit code {code})" for folder, code in zip(points, codes, strict=True) if code]
+        if failed:
+            raise PointsFailed(
+                f"{len(failed)} of {len(points)} points failed: {', '.join(failed)}; the same command runs them again"
+            )
+        return [JobReturn(overrides=point, status=JobStatus.COMPLETED) for point in points.values()]
+
+    def folder(self, overrides: Sequence[str], number: int) -> Path:
+        """The directory of a point. Raises UserError where its configuration is incomplete or has unknown keys."""
+        cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        with open_dict(cfg):
+            cfg.hydra.job.num = cfg.hydra.job.id = number
+        HydraConfig.instance().set_config(cfg)
+        folder = Path(cfg.hydra.sweep.dir) / cfg.hydra.sweep.subdir
+        with open_dict(cfg):
+            del cfg.hydra
+        refuse_unknown_keys(cfg, self.config.hydra.job.config_name)
+        try:
+            OmegaConf.to_container(cfg, resolve=True)
+        except OmegaConfBaseException as error:
+            raise UserError(f"{error.full_key or 'configuration'}: {str(error).splitlines()[0]}") from error
+        return folder
+
+    def run(self, folder: Path, overrides: list[str]) -> int:
+        """The point's exit code."""
+        print(f"== {folder}", flush=True)
+        command = [sys.executable, sys.argv[0], *overrides, "hydra.mode=RUN", f"hydra.run.dir='{folder}'"]
+        if self.parallel == 1:
+            return subprocess.run(command).returncode
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "output.log", "w") as log:
+            code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
+        print(f"== {folder}: exit code {code}, {folder / 'output.log'}", flush=True)
+        return code
+
+
+def refuse_several_experiments(job_overrides: Sequence[Sequence[str]]) -> None:
+    """The grid of an experiment is read once for the whole command: that of a second one would be ignored."""
+    chosen = {
+        override.lstrip("+").removeprefix("experiment=")
+        for overrides in job_overrides
+        for override in overrides
+        if override.lstrip("+").startswith("experiment=")
+    }
+    if len(chosen) > 1:
+        raise UserError(f"several experiments in one command: {', '.join(sorted(chosen))}; run one after the other")
