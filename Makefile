@@ -4,7 +4,7 @@ PY := .venv/bin/python
 DEMO := runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint clean
+.PHONY: help demo test test-all lint collect clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -17,7 +17,7 @@ help:  ## list the targets
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-.venv/test.installed: requirements-test.txt requirements-onnx.txt requirements-notebooks.txt requirements.txt | .venv/bin/python
+.venv/test.installed: requirements-test.txt requirements-onnx.txt requirements-notebooks.txt requirements-launchers.txt requirements.txt | .venv/bin/python
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	@touch $@ .venv/run.installed
 
@@ -41,6 +41,9 @@ test-all: .venv/test.installed lint  ## the slow tests too
 lint: .venv/test.installed  ## style checks
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+
+collect: .venv/run.installed  ## NAME=mixing_ratio: an experiment's runs into experiments/NAME/
+	$(PY) src/collect.py name=$(NAME) $(if $(RUNS),runs=$(RUNS))
 
 clean:  ## remove prepared data and runs (not .venv)
 	rm -rf data runs multirun

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 SRC = Path(__file__).parents[1] / "src"
-SCRIPTS = [f"{name}.py" for name in ("train", "prepare", "mine", "eval", "export", "embed", "search", "bench")]
+SCRIPTS = [
+    f"{name}.py" for name in ("train", "prepare", "mine", "eval", "export", "embed", "search", "bench", "collect")
+]
 PLUGINS = ["hydra_plugins/grids.py", "hydra_plugins/processes.py"]
 ALLOWED = {  # which files may import a package
     "hydra": {*SCRIPTS, *PLUGINS, "gte/build.py"},

@@ -1,0 +1,53 @@
+"""Gather an ablation's runs: python src/collect.py name=mixing_ratio"""
+
+from pathlib import Path
+
+import yaml
+from omegaconf import DictConfig
+
+from gte.build import CONF, script
+from gte.errors import UserError
+
+PAPER = {"mixing_ratio": "table10", "training_steps": "table8", "training_stages": "table9", "objective": "table11"}
+
+
+@script("collect")
+def main(cfg: DictConfig) -> None:
+    from gte.ablation import by_point, collect, overall, table, write_csv
+    from gte.evaluation.paper import read_paper
+    from gte.evaluation.table import markdown
+    from gte.figures import ablation, curves_of_runs
+
+    file = CONF / "experiment" / f"{cfg.name}.yaml"
+    if not file.exists():
+        known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
+        raise UserError(f"there is no experiment {cfg.name}; there are: {known}")
+    grids = yaml.safe_load(file.read_text())["grids"].values()
+    order = [value for grid in grids for values in grid.values() for value in str(values).split(",")]
+    order = ["pretrain", "finetune", *order]
+    scores, curves = collect(Path(cfg.runs))
+    out = Path(cfg.out)
+    write_csv(scores, out / "results.csv")
+    write_csv(curves, out / "loss.csv")
+    text = markdown(table(scores, order))
+    (out / "table.md").write_text(text)
+
+    lines: dict[str, list] = {}
+    for entry, metrics in by_point(scores, order).items():
+        *others, (_, x) = entry or (("", "all"),)
+        if values := overall(metrics):
+            lines.setdefault(", ".join(value for _, value in others) or "ours", []).append((x, values))
+    paper = read_paper(PAPER[cfg.name]) if cfg.name in PAPER else None
+    if lines:
+        ablation(lines, paper, cfg.name, out / "figure.png")
+    of_run: dict[str, tuple[list[int], list[float]]] = {}
+    for row in curves:
+        steps, losses = of_run.setdefault(row["run"], ([], []))
+        steps.append(row["step"])
+        losses.append(float(row["loss"]))
+    curves_of_runs(of_run, f"{cfg.name}: loss", out / "loss.png")
+    print(f"{text}\n{len(of_run)} runs; {out / 'results.csv'}, {out / 'figure.png'}, {out / 'loss.png'}")
+
+
+if __name__ == "__main__":
+    main()

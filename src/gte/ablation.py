@@ -1,0 +1,138 @@
+"""An ablation's runs as rows: which points were trained, with what settings, and what they scored.
+
+A run's directory is named after its point, `key=value,key=value`; so is `run` in results.csv.
+"""
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean, stdev
+
+import yaml
+
+from gte.errors import UserError
+from gte.evaluation.paper import Table
+from gte.figures import read_metric, read_rows
+from gte.hub import history
+from gte.stage import Stage
+
+COLUMNS = ("run", "commit", "overrides", "seed", "metric", "value")
+CURVE_POINTS = 50  # of a loss curve: each the mean over that share of the steps
+LAST_STEPS = 20  # that the training loss of a run is the mean of
+
+
+def collect(runs: Path) -> tuple[list[dict], list[dict]]:
+    """Scores, a row each in COLUMNS, and loss curves, {run, step, loss}, of the finished runs under `runs`.
+
+    Scores are those of evaluations during training, and of every results.json within a run's directory. The training
+    loss is there as well, as train/loss. A run that is not finished is left out with a line on stderr. Raises UserError
+    where none is finished.
+    """
+    folders = sorted(path.parents[1] for path in runs.glob("*/.hydra/overrides.yaml"))
+    scores, curves = [], []
+    for folder in folders:
+        facts = history(folder)[-1] if (folder / "checkpoints" / "last.ckpt").exists() else None
+        if facts is None or facts["steps"] < all_steps(facts):
+            done = facts["steps"] if facts else 0
+            print(f"left out: {folder}, stopped after {done} steps; the sweep's command goes on", file=sys.stderr)
+            continue
+        overrides = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text())
+        settings = {
+            "commit": facts["commit"],
+            "overrides": " ".join(text for text in overrides if not text.startswith("hydra.")),
+            "seed": facts["seed"],
+        }
+        for step, metric, value in measured(folder, facts["steps"]):
+            run = folder.name if step == facts["steps"] else f"{folder.name},step={step}"
+            scores.append({"run": run, **settings, "metric": metric, "value": f"{value:.4f}"})
+        steps, losses = read_metric(folder / "metrics.csv", "train/loss")
+        width = max(1, len(losses) // CURVE_POINTS)
+        for start in range(0, len(losses) - width + 1, width):
+            point = {"step": steps[start + width - 1] + 1, "loss": f"{mean(losses[start : start + width]):.4f}"}
+            curves.append({"run": folder.name, **point})
+    if not scores:
+        raise UserError(f"no finished run under {runs}; train them first: src/train.py -m +experiment={runs.name}")
+    return scores, curves
+
+
+def all_steps(facts: dict) -> int:
+    """The steps that a run of these settings makes."""
+    stage = Stage(**{key: value for key, value in facts["stage"].items() if key != "_target_"})
+    return stage.total_steps(sum(source["rows"] for source in facts["sources"].values()))
+
+
+def measured(folder: Path, steps: int) -> Iterator[tuple[int, str, float]]:
+    """(steps trained, metric, value) of a run, scores in points of 100."""
+    rows = read_rows(folder / "metrics.csv")
+    for row in rows:
+        for key, value in row.items():
+            if key.startswith("eval/") and value:
+                yield int(row["step"]) + 1, key.removeprefix("eval/"), float(value)
+    yield steps, "train/loss", mean(float(row["train/loss"]) for row in rows[-LAST_STEPS:] if row["train/loss"])
+    for file in sorted(folder.glob("**/results.json")):
+        for model in json.loads(file.read_text())["models"].values():
+            name = Path(model["checkpoint"]).stem
+            step = int(name.removeprefix("step-")) if name.startswith("step-") else steps
+            for task, result in model["tasks"].items():
+                yield step, task, result["main_score"]
+
+
+def point(run: str) -> dict[str, str]:
+    """What tells a run from the others: alpha=0.5,seed=1 -> {alpha: 0.5}."""
+    pairs = (part.split("=", 1) for part in run.split(","))
+    return {key: value for key, value in pairs if key != "seed"}
+
+
+def by_point(scores: list[dict], order: list[str]) -> dict[tuple, dict[str, list[float]]]:
+    """Point, as (key, value) pairs -> metric -> the values of its seeds; sorted by number or as in `order`."""
+
+    def rank(entry: tuple) -> list:
+        values = [value for _, value in entry]
+        return [(order.index(v), 0.0, v) if v in order else (len(order), number(v), v) for v in values]
+
+    found: dict[tuple, dict[str, list[float]]] = {}
+    for row in scores:
+        values = found.setdefault(tuple(point(row["run"]).items()), {})
+        values.setdefault(row["metric"], []).append(float(row["value"]))
+    return {entry: found[entry] for entry in sorted(found, key=rank)}
+
+
+def number(text: str) -> float:
+    """The number that a text is, infinity where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return float("inf")
+
+
+def overall(metrics: dict[str, list[float]]) -> list[float]:
+    """Each seed's mean over its tasks, where every seed has all of them."""
+    tasks = [values for name, values in metrics.items() if name != "train/loss"]
+    return [mean(of_seed) for of_seed in zip(*tasks, strict=True)] if tasks else []
+
+
+def table(scores: list[dict], order: list[str]) -> Table:
+    """A row a point, a column a metric and their mean: mean ± standard deviation over seeds."""
+    metrics = list(dict.fromkeys(row["metric"] for row in scores))
+    rows = [["point", "seeds", *metrics, "mean of tasks"]]
+    for entry, values in by_point(scores, order).items():
+        label = ", ".join(f"{key} {value}" for key, value in entry) or "all"
+        cells = [spread(values.get(metric, [])) for metric in metrics]
+        rows.append([label, str(max(map(len, values.values()))), *cells, spread(overall(values))])
+    return rows
+
+
+def spread(values: list[float]) -> str:
+    """Mean ± standard deviation; of one value that alone."""
+    if len(values) < 2:
+        return f"{values[0]:.2f}" if values else ""
+    return f"{mean(values):.2f} ± {stdev(values):.2f}"
+
+
+def write_csv(rows: list[dict], file: Path) -> None:
+    with open(file, "w", newline="") as lines:
+        writer = csv.DictWriter(lines, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
