@@ -58,13 +58,22 @@ def ablation(ours: dict[str, list[tuple[str, list[float]]]], paper: list[list[st
     with picture(out, 2 if paper else 1, 5) as panels:
         for label, points in ours.items():
             errors = [stdev(values) if len(values) > 1 else 0.0 for _, values in points]
-            means = [mean(values) for _, values in points]
-            panels[0].errorbar([x for x, _ in points], means, errors, marker="o", capsize=3, label=label)
+            places = place(panels[0], [x for x, _ in points])
+            panels[0].errorbar(
+                places, [mean(values) for _, values in points], errors, marker="o", capsize=3, label=label
+            )
         panels[0].set(title=f"{title}: ours", ylabel="mean of tasks")
         for column, name in enumerate(paper[0][1:] if paper else [], 1):
-            values = [(row[0], float(row[column])) for row in paper[1:]]
-            panels[1].plot(*zip(*values, strict=True), marker="o", label=name)
+            values = [float(row[column]) for row in paper[1:]]
+            panels[1].plot(place(panels[1], [row[0] for row in paper[1:]]), values, marker="o", label=name)
             panels[1].set(title=f"{title}: the paper", xlabel=paper[0][0])
+
+
+def place(panel, labels: list[str]) -> range:
+    """Places of these labels next to each other on the x axis."""
+    places = range(len(labels))
+    panel.set_xticks(places, labels)
+    return places
 
 
 def curves_of_runs(curves: dict[str, tuple[list[int], list[float]]], title: str, out: Path) -> None:

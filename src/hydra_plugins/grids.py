@@ -1,9 +1,14 @@
 """Hydra's sweeper over all combinations, for experiments that have a grid for each scale."""
 
+import os
+from pathlib import Path
+
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from omegaconf import DictConfig, OmegaConf
 
 from gte.errors import UserError
+
+SRC = str(Path(__file__).parents[1])
 
 
 class Grids(BasicSweeper):
@@ -19,4 +24,6 @@ class Grids(BasicSweeper):
         grids, scale = OmegaConf.to_container(config.grids), config.hydra.runtime.choices.scale
         if grids and scale not in grids:
             raise UserError(f"the experiment has no grid for scale={scale}; it has: {', '.join(grids)}")
+        paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([SRC, *filter(None, paths)]))  # for jobs of submitit
         self.params = grids.get(scale, {}) | dict(self.params)
