@@ -24,7 +24,11 @@ def main(cfg: DictConfig) -> None:
         raise UserError(f"there is no experiment {cfg.name}; there are: {known}")
     grids = yaml.safe_load(file.read_text())["grids"].values()
     order = [value for grid in grids for values in grid.values() for value in str(values).split(",")]
-    order = ["pretrain", "finetune", *order]
+    order = [
+        "pretrain",
+        "finetune",
+        *list(dict.fromkeys(reversed(order)))[::-1],
+    ]  # each at its last place: all after five
     scores, curves = collect(Path(cfg.runs))
     out = Path(cfg.out)
     write_csv(scores, out / "results.csv")
