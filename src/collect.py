@@ -38,7 +38,7 @@ def main(cfg: DictConfig) -> None:
 
     lines: dict[str, list] = {}
     for entry, metrics in by_point(scores, order).items():
-        *others, (_, x) = entry or (("", "all"),)
+        *others, (_, x) = entry
         if values := overall(metrics):
             lines.setdefault(", ".join(value for _, value in others) or "ours", []).append((x, values))
     paper = read_paper(PAPER[cfg.name]) if cfg.name in PAPER else None

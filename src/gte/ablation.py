@@ -26,8 +26,8 @@ LAST_STEPS = 20  # that the training loss of a run is the mean of
 def collect(runs: Path) -> tuple[list[dict], list[dict]]:
     """Scores, a row each in COLUMNS, and loss curves, {run, step, loss}, of the finished runs under `runs`.
 
-    Scores are those of evaluations during training, and of every results.json within a run's directory. The training
-    loss is there as well, as train/loss. A run that is not finished is left out with a line on stderr. Raises UserError
+    Scores are those of evaluations during training, and of every results.json within a run's directory; where they are
+    of several steps, `run` has the step. The training loss is there as well, as train/loss. A run that is not finished is left out with a line on stderr. Raises UserError
     where none is finished.
     """
     folders = sorted(path.parents[1] for path in runs.glob("*/.hydra/overrides.yaml"))
@@ -44,8 +44,10 @@ def collect(runs: Path) -> tuple[list[dict], list[dict]]:
             "overrides": " ".join(text for text in overrides if not text.startswith("hydra.")),
             "seed": facts["seed"],
         }
-        for step, metric, value in measured(folder, facts["steps"]):
-            run = folder.name if step == facts["steps"] else f"{folder.name},step={step}"
+        found = list(measured(folder, facts["steps"]))
+        several = len({step for step, _, _ in found}) > 1
+        for step, metric, value in found:
+            run = f"{folder.name},step={step}" if several else folder.name
             scores.append({"run": run, **settings, "metric": metric, "value": f"{value:.4f}"})
         steps, losses = read_metric(folder / "metrics.csv", "train/loss")
         width = max(1, len(losses) // CURVE_POINTS)
@@ -80,9 +82,9 @@ def measured(folder: Path, steps: int) -> Iterator[tuple[int, str, float]]:
 
 
 def point(run: str) -> dict[str, str]:
-    """What tells a run from the others: alpha=0.5,seed=1 -> {alpha: 0.5}."""
+    """What tells a run from the others, seeds aside: alpha=0.5,seed=1 -> {alpha: 0.5}; the run itself where nothing does."""
     pairs = (part.split("=", 1) for part in run.split(","))
-    return {key: value for key, value in pairs if key != "seed"}
+    return {key: value for key, value in pairs if key != "seed"} or {"run": run}
 
 
 def by_point(scores: list[dict], order: list[str]) -> dict[tuple, dict[str, list[float]]]:
@@ -118,7 +120,7 @@ def table(scores: list[dict], order: list[str]) -> Table:
     metrics = list(dict.fromkeys(row["metric"] for row in scores))
     rows = [["point", "seeds", *metrics, "mean of tasks"]]
     for entry, values in by_point(scores, order).items():
-        label = ", ".join(f"{key} {value}" for key, value in entry) or "all"
+        label = ", ".join(f"{key} {value}" for key, value in entry)
         cells = [spread(values.get(metric, [])) for metric in metrics]
         rows.append([label, str(max(map(len, values.values()))), *cells, spread(overall(values))])
     return rows
