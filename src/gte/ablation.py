@@ -27,8 +27,8 @@ def collect(runs: Path) -> tuple[list[dict], list[dict]]:
     """Scores, a row each in COLUMNS, and loss curves, {run, step, loss}, of the finished runs under `runs`.
 
     Scores are those of evaluations during training, and of every results.json within a run's directory; where they are
-    of several steps, `run` has the step. The training loss is there as well, as train/loss. A run that is not finished is left out with a line on stderr. Raises UserError
-    where none is finished.
+    of several steps, `run` has the step. The training loss is there as well, as train/loss. A run that is not finished
+    is left out with a line on stderr. Raises UserError where none is finished.
     """
     folders = sorted(path.parents[1] for path in runs.glob("*/.hydra/overrides.yaml"))
     scores, curves = [], []
@@ -82,7 +82,7 @@ def measured(folder: Path, steps: int) -> Iterator[tuple[int, str, float]]:
 
 
 def point(run: str) -> dict[str, str]:
-    """What tells a run from the others, seeds aside: alpha=0.5,seed=1 -> {alpha: 0.5}; the run itself where nothing does."""
+    """What tells a run from the others, seeds aside: alpha=0.5,seed=1 -> {alpha: 0.5}; where nothing does, the run."""
     pairs = (part.split("=", 1) for part in run.split(","))
     return {key: value for key, value in pairs if key != "seed"} or {"run": run}
 
