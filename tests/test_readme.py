@@ -24,7 +24,7 @@ def test_the_readme_is_short_and_has_commands():
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python")])
 def test_python_commands_compose(command):
-    program, *overrides = shlex.split(command)[1:]
+    program, *overrides = [word for word in shlex.split(command)[1:] if word != "-m"]
     name = re.fullmatch(r"src/(\w+)\.py", program)[1]
     assert (ROOT / program).exists()
     GlobalHydra.instance().clear()
@@ -32,7 +32,18 @@ def test_python_commands_compose(command):
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
         cfg = compose(name, overrides=overrides)
     assert given  # a command without any setting would check nothing
-    for key in given - {"stage", "model", "data", "loss", "optim", "trainer", "logger", "suite", "scale"}:
+    for key in given - {
+        "stage",
+        "model",
+        "data",
+        "loss",
+        "optim",
+        "trainer",
+        "logger",
+        "suite",
+        "scale",
+        "+experiment",
+    }:
         node = cfg
         for part in key.split("."):
             assert part in node, f"{key} is no key of conf/{name}.yaml"

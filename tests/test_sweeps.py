@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def values(grid: dict) -> dict[str, list[str]]:
 
 
 def test_every_experiment_has_results_and_the_other_way_round():
-    kept = {path.parent.name for path in (ROOT / "experiments").glob("*/results.csv")} - {"demo", "best"}
+    kept = {path.parent.name for path in (ROOT / "experiments").glob("*/results.csv")} - {"demo"}
     assert kept == set(EXPERIMENTS)
 
 
@@ -101,6 +102,29 @@ def test_failed_points_are_named_and_the_others_run(script, started):
     line = err.strip().splitlines()[-1]
     assert line.startswith("error: 2 of 4 points failed: ")
     assert "alpha=0.3,seed=1 (exit code 3)" in line and "alpha=1,seed=1 (exit code 2)" in line
+
+
+def test_a_fine_tuning_waits_for_the_pre_training_that_it_starts_from(script, started, monkeypatch):
+    import hydra_plugins.processes as processes
+
+    spans = {}
+
+    def run(command, **_):
+        name = command[-1]
+        begun = time.monotonic()
+        time.sleep(0.3 if "PT" in name else 0)
+        spans[name] = (begun, time.monotonic())
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(processes.subprocess, "run", run)
+    code, _, err = script(
+        "train", "-m", "+experiment=training_stages", "scale=laptop", "hydra.launcher.parallel=3", "seed=1"
+    )
+    assert code == 0, err
+    pt, ft, full = (
+        next(span for name, span in spans.items() if f"stages={stage}," in name) for stage in ("PT", "FT", "Full")
+    )
+    assert ft[0] < pt[1] <= full[0]
 
 
 @pytest.mark.parametrize(

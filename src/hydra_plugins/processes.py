@@ -7,7 +7,7 @@ arguments, so that each of them would run the whole sweep again.
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -39,25 +39,31 @@ class Processes(Launcher):
         setup_globals()
         refuse_several_experiments(job_overrides)
         points: dict[Path, list[str]] = {}
+        needed: dict[Path, str | None] = {}
         for number, overrides in enumerate(job_overrides, initial_job_idx):
-            folder = self.folder(overrides, number)
+            folder, init_from = self.place(overrides, number)
             if folder in points:
                 raise UserError(
                     f"two points would write {folder}: {' '.join(points[folder])}, and {' '.join(overrides)}; give "
                     "each a directory of its own by hydra.sweep.subdir="
                 )
-            points[folder] = list(overrides)
-        with ThreadPoolExecutor(self.parallel) as pool:
-            codes = list(pool.map(self.run, points, points.values()))
-        failed = [f"{folder} (exit code {code})" for folder, code in zip(points, codes, strict=True) if code]
+            points[folder], needed[folder] = list(overrides), init_from
+        running: dict[str, Future[int]] = {}
+        with ThreadPoolExecutor(self.parallel) as pool:  # which begins them in this order
+            for folder, overrides in points.items():
+                running[str(folder)] = pool.submit(self.run, folder, overrides, running.get(needed[folder] or ""))
+        failed = [f"{folder} (exit code {one.result()})" for folder, one in running.items() if one.result()]
         if failed:
             raise PointsFailed(
                 f"{len(failed)} of {len(points)} points failed: {', '.join(failed)}; the same command runs them again"
             )
         return [JobReturn(overrides=point, status=JobStatus.COMPLETED) for point in points.values()]
 
-    def folder(self, overrides: Sequence[str], number: int) -> Path:
-        """The directory of a point. Raises UserError where its configuration is incomplete or has unknown keys."""
+    def place(self, overrides: Sequence[str], number: int) -> tuple[Path, str | None]:
+        """The directory of a point, and what its training starts from.
+
+        Raises UserError where its configuration is incomplete or has unknown keys.
+        """
         cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
         with open_dict(cfg):
             cfg.hydra.job.num = cfg.hydra.job.id = number
@@ -67,13 +73,15 @@ class Processes(Launcher):
             del cfg.hydra
         refuse_unknown_keys(cfg, self.config.hydra.job.config_name)
         try:
-            OmegaConf.to_container(cfg, resolve=True)
+            resolved = OmegaConf.to_container(cfg, resolve=True)
         except OmegaConfBaseException as error:
             raise UserError(f"{error.full_key or 'configuration'}: {str(error).splitlines()[0]}") from error
-        return folder
+        return folder, resolved["stage"]["init_from"]
 
-    def run(self, folder: Path, overrides: list[str]) -> int:
-        """The point's exit code."""
+    def run(self, folder: Path, overrides: list[str], earlier: Future | None) -> int:
+        """The point's exit code; it starts once the `earlier` one, whose model it goes on with, is done."""
+        if earlier is not None:
+            earlier.result()
         print(f"== {folder}", flush=True)
         command = [sys.executable, sys.argv[0], *overrides, "hydra.mode=RUN", f"hydra.run.dir='{folder}'"]
         if self.parallel == 1:
