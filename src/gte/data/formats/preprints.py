@@ -54,7 +54,8 @@ def read_api_page(path: Path, fields: Fields) -> Iterator[Keyed | Rejected]:
                 raise Unfit("unknown shape of row")
             doi = clean(preprint.get("doi"), "doi").lower()
             version = whole_number(preprint.get("version"), "version")
-            yield Keyed(doi, version, [json.dumps(preprint)], row)
+            flat = {name: value for name, value in preprint.items() if not isinstance(value, dict | list)}
+            yield Keyed(doi, version, [json.dumps(flat)], row)
         except Unfit as unfit:
             yield Rejected(str(unfit), row)
 
