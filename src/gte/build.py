@@ -31,6 +31,7 @@ SECRET = re.compile(  # api_key=X, settings={api_key: X}, s3://X:Y@...
     r"[\w.+@/-]*((api_?key|token|password|secret)=(?!null$).|=\{.*(api_?key|password) *:|=\w+://[^/@ ]+:[^/@ ]+@)",
     re.IGNORECASE,
 )
+NO_ROOM = re.compile("No space left on device|File too large|Disk quota exceeded")
 NO_SUCH_PATH = {errno.EACCES, errno.EEXIST, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
 
 
@@ -98,7 +99,7 @@ def one_point_fails(folder: str):
 def one_line(error: BaseException) -> str | None:
     """What a user can mend, in one line; None where the error is a bug of ours and wants its traceback."""
     if isinstance(error, UserError):
-        return str(error)
+        return str(error).rsplit("UserError: ", 1)[-1].strip()  # a data worker's comes with its traceback before it
     if isinstance(error, InstantiationException):
         cause = error.__cause__
         if isinstance(cause, UserError):
@@ -109,6 +110,8 @@ def one_line(error: BaseException) -> str | None:
         return None
     if isinstance(error, OSError) and error.errno in NO_SUCH_PATH and error.filename is not None:
         return f"{error.filename}: {error.strerror}; name another path"
+    if full := NO_ROOM.search(str(error)):  # libraries have exceptions of their own for it
+        return f"cannot write, {full[0].lower()}; make room, or name another out="
     if isinstance(error, HydraException | OmegaConfBaseException):
         text = f"{error}\n{error.__cause__ or ''}" if isinstance(error, HydraException) else str(error)
         text = text.split("Config search path")[0]
