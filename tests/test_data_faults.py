@@ -177,7 +177,11 @@ def set_word(folder: Path, column: str, level: int, value: int) -> None:
     ("level", "value", "line"),
     [
         (-1, 65_000, r"step \d+: source colours holds the token id 65000, the model has \d+: a shard of it is damaged"),
-        (0, 2**30, r"shards/colours/00000\.arrow is damaged: it holds lists of no sense; prepare again with force=true"),
+        (
+            0,
+            2**30,
+            r"shards/colours/00000\.arrow is damaged: it holds lists of no sense; prepare again with force=true",
+        ),
     ],
 )
 def test_training_stops_in_one_line_at_the_first_row_that_cannot_be(script, prepared, tmp_path, level, value, line):
