@@ -236,9 +236,7 @@ class TokenTable:
         if len(offsets) and not (
             begins.min() >= 0 and ends.max() <= held and 0 <= (ends - begins).min() <= (ends - begins).max() <= longest
         ):
-            raise UserError(
-                f"{self.paths[shard]} is damaged: it holds lists of no sense; prepare again with force=true"
-            )
+            raise UserError(f"{self.paths[shard]} is damaged: its lists make no sense; prepare again with force=true")
 
     def _copy(self, column: str, shards: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """The ids at [start, start + length) of the shards' values, end to end."""
