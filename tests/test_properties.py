@@ -13,7 +13,7 @@ from test_loss import LOSSES, loops, make, value_and_grads
 from gte.data.collate import collate, frame
 from gte.data.mixture import Mixture, permute
 
-BOUNDED = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+BOUNDED = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 MODERATE = 0.2  # a temperature at which float64 agrees to 1e-9
 
 

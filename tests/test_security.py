@@ -93,9 +93,8 @@ PLACES = {
 }  # fmt: skip
 TRIED = [
     *(("export", kind) for kind in MODELS), *((place, "torch zip") for place in ("embed", "eval", "mine", "search")),
-    ("embed", "model.safetensors"), ("eval", "pytorch_model.bin"), ("name_or_path", "pytorch_model.bin"),
-    ("name_or_path", "model.safetensors"), ("init_from", "torch zip"), ("init_from", "pytorch_model.bin"),
-    ("resume", "pickle"), ("resume", "torch zip"), ("resume", "torch legacy"), ("tokenizer", "tokenizer.json"),
+    ("name_or_path", "pytorch_model.bin"), ("init_from", "torch zip"), ("resume", "torch zip"),
+    ("tokenizer", "tokenizer.json"),
 ]  # fmt: skip
 
 
@@ -246,7 +245,6 @@ def test_an_address_in_place_of_a_path_opens_no_connection(script, prepared, tmp
             ["search", "checkpoint=x/y", f"folder={address}", "query=one"],
             ["prepare", "data=local", f"data.path={address}", "data.dir=out"],
             [*train, f"data.dir={address}"],
-            [*train, f"data.dir={prepared}", f"stage.init_from={address}"],
             [*train, f"data.dir={prepared}", f"resume={address}"],
         ]
     for command in commands:
