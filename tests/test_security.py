@@ -168,6 +168,14 @@ def test_a_pickle_in_place_of_any_other_file_never_runs_and_one_line_says_why(
     assert said in line and not (tmp_path / "ran").exists()
 
 
+def test_a_pickle_among_the_kept_blocks_of_an_embedding_is_no_block_and_never_runs(script, small_model, tmp_path):
+    (tmp_path / "texts.txt").write_text("one\ntwo\n")
+    pickled("e.npy.partial/00000000.parquet")(tmp_path)
+    code, out, err = script("embed", f"checkpoint={small_model}", "in=texts.txt", "out=e.npy")
+    assert code == 0 and "2 embedded;" in out, err
+    assert not (tmp_path / "ran").exists() and (tmp_path / "e.npy").exists()
+
+
 CODE = "open('ran', 'w')\nfrom transformers import BertConfig, BertModel\n"
 CODE += "class OwnConfig(BertConfig): model_type = 'own'\nclass Own(BertModel): config_class = OwnConfig\n"
 
