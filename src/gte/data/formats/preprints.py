@@ -54,8 +54,7 @@ def read_api_page(path: Path, fields: Fields) -> Iterator[Keyed | Rejected]:
                 raise Unfit("unknown shape of row")
             doi = clean(preprint.get("doi"), "doi").lower()
             version = whole_number(preprint.get("version"), "version")
-            flat = {name: value for name, value in preprint.items() if not isinstance(value, dict | list)}
-            yield Keyed(doi, version, [json.dumps(flat)], row)
+            yield Keyed(doi, version, [json.dumps(preprint)], row)
         except Unfit as unfit:
             yield Rejected(str(unfit), row)
 
