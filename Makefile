@@ -4,7 +4,7 @@ PY := .venv/bin/python
 DEMO := runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint collect clean
+.PHONY: help demo test test-all lint audit collect clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -44,6 +44,13 @@ lint: .venv/test.installed  ## style checks
 
 collect: .venv/run.installed  ## NAME=mixing_ratio: an experiment's runs into experiments/NAME/
 	$(PY) src/collect.py name=$(NAME) $(if $(RUNS),runs=$(RUNS))
+
+.venv/audit.installed: requirements-audit.txt | .venv/bin/python
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-audit.txt
+	@touch $@
+
+audit: .venv/audit.installed  ## known vulnerabilities of the pinned packages; asks pypi.org, so it needs a network
+	$(PY) -m pip_audit --strict --no-deps --disable-pip --progress-spinner off $(patsubst %,-r %,$(wildcard requirements*.txt))
 
 clean:  ## remove prepared data and runs (not .venv)
 	rm -rf data runs multirun

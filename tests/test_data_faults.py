@@ -1,17 +1,23 @@
 """Prepared folders with one fault each: refused by name before the first step, what sizes hide by verify=true."""
 
 import json
+import random
+import re
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import pyarrow as pa
 import pytest
+from test_shards import make_table
 from test_train import TINY
 
 from gte.data.module import PairData, prepared_tokenizer
 from gte.data.prepare import prepare, read_recipe
-from gte.data.shards import MANIFEST
+from gte.data.shards import MANIFEST, TokenTable, views
 from gte.errors import UserError
 from gte.stage import Stage
 
@@ -132,6 +138,58 @@ def test_training_with_verify_stops_before_the_first_step(script, prepared, tmp_
     line = script.refused("train", *settings, "verify=true", "out=run")
     assert "colours/00000.arrow is not the file that was written" in line
     assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+
+
+def test_whatever_bit_of_a_shard_is_flipped_reading_it_gives_rows_of_our_kind_or_is_refused(tmp_path):
+    """Without a checksum: no other exception, no crash, no text that is longer than any that was written."""
+    manifest, _ = make_table(tmp_path, 60, negatives=True)
+    manifest.tokenizer["max_tokens"] = 40
+    path = tmp_path / manifest.sources["s"]["shards"][0]["file"]
+    whole, rng, rows = path.read_bytes(), random.Random(0), np.arange(60)
+    told: Counter[str] = Counter()
+    for _ in range(600):
+        data, place = bytearray(whole), rng.randrange(len(whole))
+        data[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(data)
+        try:
+            table = TokenTable(tmp_path, manifest, "s")
+            for column in ("query", "document"):
+                assert table.gather(column, rows)[1].max() <= 40 and len(table.hashes(column, rows)) == 60
+            flat, lengths, counts = table.gather_negatives(rows)
+            assert len(flat) == lengths.sum() and len(lengths) == counts.sum() == len(table.negative_hashes(rows))
+        except UserError as error:
+            assert "00000.arrow" in str(error) and "\n" not in str(error)
+            told["damaged" if "lists make no sense" in str(error) else "no shard"] += 1
+    assert told["damaged"] > 20 and told["no shard"] > 20 and told.total() < 300
+
+
+def set_word(folder: Path, column: str, level: int, value: int) -> None:
+    """Changes one number of a column of the first shard: level 0 is its offsets, the last its ids."""
+    data = bytearray((folder / SHARD).read_bytes())
+    numbers = views(pa.ipc.open_stream(pa.py_buffer(bytes(data))).read_next_batch().column(column))[level]
+    place = bytes(data).index(numbers.tobytes())
+    middle = place + len(numbers) // 2 * numbers.itemsize
+    data[middle : middle + numbers.itemsize] = np.array([value], numbers.dtype).tobytes()
+    (folder / SHARD).write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("level", "value", "line"),
+    [
+        (-1, 65_000, r"step \d+: source colours holds the token id 65000, the model has \d+: a shard of it is damaged"),
+        (
+            0,
+            2**30,
+            r"shards/colours/00000\.arrow is damaged: its lists make no sense; prepare again with force=true",
+        ),
+    ],
+)
+def test_training_stops_in_one_line_at_the_first_row_that_cannot_be(script, prepared, tmp_path, level, value, line):
+    """Sizes are right and nobody asked for checksums. Rows are read by another process, as they are by default."""
+    shutil.copytree(prepared, tmp_path / "data")
+    set_word(tmp_path / "data", "document", level, value)
+    settings = [*TINY, f"data.dir={tmp_path}/data", "sources=[colours]", "workers=1", "stage.steps=12"]
+    assert re.search(line, script.refused("train", *settings, "out=run"))
 
 
 def test_a_manifest_laid_out_anew_is_the_same_manifest(prepared, tmp_path):

@@ -199,8 +199,10 @@ def test_a_batch_of_16384_random_pairs_is_gathered_in_a_fraction_of_a_second(tmp
         offsets = np.concatenate([[0], rng.integers(1, longest, count).cumsum()]).astype(np.int32)
         return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rng.integers(0, 30_000, offsets[-1]), pa.uint16()))
 
+    hashes = {name: pa.array(range(5_000), pa.uint64()) for name in ("query_hash", "document_hash")}
     batches = (
-        pa.record_batch({"query": lists(30, 5_000), "document": lists(250, 5_000)}) for _ in range(rows // 5_000)
+        pa.record_batch({"query": lists(30, 5_000), "document": lists(250, 5_000), **hashes})
+        for _ in range(rows // 5_000)
     )
     facts = write_shards(batches, tmp_path, "s")
     manifest = Manifest("t", {"dtype": "uint16"}, {"s": {"negatives": False, "shards": facts}})

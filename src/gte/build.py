@@ -27,6 +27,11 @@ from gte.errors import PointsFailed, UserError
 SHOW_TRACEBACK = "HYDRA_FULL_ERROR" in os.environ and "GTE_ONE_LINE_ERRORS" not in os.environ
 os.environ |= {"HYDRA_FULL_ERROR": "1"} | ({} if SHOW_TRACEBACK else {"GTE_ONE_LINE_ERRORS": "1"})
 CONF = Path(__file__).resolve().parents[2] / "conf"
+SECRET = re.compile(  # api_key=X, settings={api_key: X}, s3://X:Y@...
+    r"[\w.+@/-]*((api_?key|token|password|secret)=(?!null$).|=\{.*(api_?key|password) *:|=\w+://[^/@ ]+:[^/@ ]+@)",
+    re.IGNORECASE,
+)
+NO_ROOM = re.compile("No space left on device|File too large|Disk quota exceeded")
 NO_SUCH_PATH = {errno.EACCES, errno.EEXIST, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
 
 
@@ -58,6 +63,7 @@ def script(name: str) -> Callable:
 
         def entry() -> None:
             with one_line_errors():
+                refuse_secrets(sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
             sys.exit(max(codes, default=0))
 
@@ -93,7 +99,7 @@ def one_point_fails(folder: str):
 def one_line(error: BaseException) -> str | None:
     """What a user can mend, in one line; None where the error is a bug of ours and wants its traceback."""
     if isinstance(error, UserError):
-        return str(error)
+        return str(error).rsplit("UserError: ", 1)[-1].strip()  # a data worker's comes with its traceback before it
     if isinstance(error, InstantiationException):
         cause = error.__cause__
         if isinstance(cause, UserError):
@@ -104,6 +110,8 @@ def one_line(error: BaseException) -> str | None:
         return None
     if isinstance(error, OSError) and error.errno in NO_SUCH_PATH and error.filename is not None:
         return f"{error.filename}: {error.strerror}; name another path"
+    if full := NO_ROOM.search(str(error)):  # libraries have exceptions of their own for it
+        return f"cannot write, {full[0].lower()}; make room, or name another out="
     if isinstance(error, HydraException | OmegaConfBaseException):
         text = f"{error}\n{error.__cause__ or ''}" if isinstance(error, HydraException) else str(error)
         text = text.split("Config search path")[0]
@@ -112,6 +120,16 @@ def one_line(error: BaseException) -> str | None:
         lines = [line for line in lines if line and not line.startswith(skipped)]
         return re.sub(r"(Available options[^:]*:) \| ", r"\1 ", " | ".join(lines)).replace(". | ", ". ")
     return None
+
+
+def refuse_secrets(overrides: list[str]) -> None:
+    """Raises UserError for a key or password on the command line, before Hydra writes it into the run directory."""
+    for override in overrides:
+        if SECRET.match(override):
+            raise UserError(
+                f"{override.partition('=')[0]}=... looks like a secret, which the run directory would keep; give it in "
+                "the environment (WANDB_API_KEY, HF_TOKEN, ...)"
+            )
 
 
 def refuse_unknown_keys(cfg: DictConfig, name: str) -> None:

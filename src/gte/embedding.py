@@ -158,8 +158,11 @@ def block_digest(block: list[Text], identity: str) -> bytes:
 
 
 def digest_of(part: Path) -> bytes | None:
-    """The digest that a kept block was written under; None where there is none."""
-    return pq.read_schema(part).metadata[b"digest"] if part.exists() else None
+    """The digest that a kept block was written under; None where there is none, or no whole one."""
+    try:
+        return (pq.read_schema(part).metadata or {}).get(b"digest")
+    except (OSError, pa.ArrowException):
+        return None
 
 
 def write_part(part: Path, block: list[Text], x_ND: np.ndarray, digest: bytes) -> None:

@@ -8,6 +8,7 @@ Shapes: N texts, T tokens of all texts end to end, L tokens of the longest text 
 
 import copy
 import json
+import re
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from gte.attention import Runs, at_least_float32, first_position, use_packed_attention
@@ -123,7 +124,8 @@ class Encoder(nn.Module):
         with loading("model", name_or_path, "pass a local model directory: model.name_or_path=/path/to/model") as local:
             access = {"local_files_only": local, "trust_remote_code": trust_remote_code}
             tokenizer = AutoTokenizer.from_pretrained(folder, **access)
-            lm = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **access)
+            config = read_config(folder, **access)
+            lm = AutoModel.from_pretrained(folder, config=config, dtype=torch.float32, use_safetensors=True, **access)
         if not tokenizer.is_fast:
             raise UserError(
                 f"{name_or_path} has no fast tokenizer (tokenizer.json); convert it with transformers first"
@@ -313,6 +315,20 @@ def native_bf16(device_type: str) -> bool:
     return torch.cuda.is_bf16_supported()
 
 
+def read_config(folder: str, *, trust_remote_code: bool = False, **access):
+    """The configuration of a language model. Raises UserError for one that has code of the hub run for its attention.
+
+    transformers fetches and loads such a kernel, whatever `trust_remote_code` says, where it finds the package for it.
+    """
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, **access)
+    if "/" in str(config._attn_implementation) and not trust_remote_code:
+        raise UserError(
+            f"{folder}: its config.json wants code of the hub to run, attn_implementation={config._attn_implementation}"
+            "; take that line out"
+        )
+    return config
+
+
 def usable_positions(config) -> int:
     """How many tokens the language model has positions for; RoBERTa's start after its padding id."""
     positions = getattr(config, "max_position_embeddings", None) or 10**9
@@ -329,19 +345,38 @@ def read_modules(folder: Path) -> tuple[str, int | None]:
         if not (folder / "config.json").exists():
             raise UserError(f"{folder} is no model directory: it has neither modules.json nor config.json")
         return str(folder), None
-    modules = json.loads((folder / "modules.json").read_text())
-    kinds = {module["type"].rsplit(".", 1)[-1]: folder / module["path"] for module in modules}
+    modules = read_json(folder / "modules.json", list)
+    if not all(isinstance(part, dict) and isinstance(part.get("type"), str) and "path" in part for part in modules):
+        raise UserError(f"{folder / 'modules.json'} is no list of modules, each with its type and path")
+    kinds = {}
+    for part in modules:
+        known = re.fullmatch(r"sentence_transformers\.(\w+\.)*(?P<kind>\w+)", part["type"])
+        kinds[known["kind"] if known else f"{part['type']} of another package"] = folder / part["path"]
     foreign = set(kinds) - {"Transformer", "Pooling", "Normalize"}
     if foreign or not {"Transformer", "Pooling"} <= set(kinds):
         raise UserError(f"{folder / 'modules.json'}: {sorted(foreign or kinds)} is not a language model + mean pooling")
-    pooling = json.loads((kinds["Pooling"] / "config.json").read_text())
+    pooling = read_json(kinds["Pooling"] / "config.json")
     modes = {key for key, value in pooling.items() if key.startswith("pooling_mode_") and value}
     if modes != {"pooling_mode_mean_tokens"} and pooling.get("pooling_mode") != "mean":
         raise UserError(f"{kinds['Pooling'] / 'config.json'}: pools by {sorted(modes)}, this encoder only by the mean")
     settings_file = kinds["Transformer"] / "sentence_bert_config.json"
-    settings = json.loads(settings_file.read_text()) if settings_file.exists() else {}
+    settings = read_json(settings_file) if settings_file.exists() else {}
     if settings.get("do_lower_case"):
         raise UserError(
             f"{settings_file}: do_lower_case is not supported; put a lower-casing normalizer in the tokenizer"
         )
-    return str(kinds["Transformer"]), settings.get("max_seq_length")
+    length = settings.get("max_seq_length")
+    if length is not None and not (isinstance(length, int) and length > 2):
+        raise UserError(f"{settings_file}: max_seq_length={length!r} must be a number of tokens, or null")
+    return str(kinds["Transformer"]), length
+
+
+def read_json(file: Path, kind: type = dict):
+    """The JSON object (dict) or array (list) of a file. Raises UserError where it holds none."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file} cannot be read: {error}; get it again") from error
+    if not isinstance(value, kind):
+        raise UserError(f"{file} must hold a JSON {'object' if kind is dict else 'array'}; get it again")
+    return value

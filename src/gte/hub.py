@@ -1,14 +1,15 @@
 """Models in: whatever `checkpoint=` may name becomes an Encoder; what is known of it besides its weights."""
 
-import json
+import re
 import tempfile
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer
 
-from gte.encoder import Encoder
+from gte.encoder import Encoder, read_config, read_json
 from gte.errors import UserError
+from gte.offline import loading
 
 SCHEMA = 1  # of what `describe` writes into a checkpoint
 HISTORY_FILE = "training.json"  # in an exported directory
@@ -34,7 +35,7 @@ def history(checkpoint: str | Path) -> list[dict]:
     if isinstance(found, Path) and found.is_file():
         return read_checkpoint(found).get("history", [])
     record = Path(found) / HISTORY_FILE
-    return json.loads(record.read_text()) if record.exists() else []
+    return read_json(record, list) if record.exists() else []
 
 
 def read_checkpoint(path: Path) -> dict:
@@ -42,10 +43,13 @@ def read_checkpoint(path: Path) -> dict:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises many kinds for a truncated, foreign or pickled file
-        raise UserError(f"cannot read the checkpoint {path}: {str(error).splitlines()[0]}") from error
+        foreign = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        reason = f"it would run {foreign[1]}" if foreign else (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"cannot read the checkpoint {path}: {reason}") from error
     if isinstance(content, dict) and path.name == ZERO_FILE.name:
         content["state_dict"] = content.get("fp32_weights", content.get("module", {}))
-    if not isinstance(content, dict) or "encoder" not in content or "state_dict" not in content:
+    parts = [content.get(key) if isinstance(content, dict) else None for key in ("encoder", "state_dict")]
+    if not all(isinstance(part, dict) for part in parts):
         raise UserError(f"{path} is not a checkpoint of this project: it describes no encoder; name a run's .ckpt")
     if content["encoder"].get("schema") != SCHEMA:
         raise UserError(f"{path} has checkpoint schema {content['encoder'].get('schema')}, this version reads {SCHEMA}")
@@ -56,13 +60,13 @@ def encoder_from_checkpoint(path: Path) -> Encoder:
     """The encoder that a .ckpt of a training run holds."""
     content = read_checkpoint(path)
     description = content["encoder"]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, loading("model", str(path), "name another checkpoint"):
         for name, text in description["tokenizer"].items():
             (Path(folder) / Path(name).name).write_text(text)
         (Path(folder) / "config.json").write_text(description["config"])
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        lm = AutoModel.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
-    encoder = Encoder(lm, tokenizer, description["max_length"])
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        lm = AutoModel.from_config(read_config(folder), dtype=torch.float32, trust_remote_code=False)
+        encoder = Encoder(lm, tokenizer, description["max_length"])
     load_weights(encoder, content["state_dict"], path)
     return encoder
 
@@ -116,7 +120,7 @@ def load_encoder(checkpoint: str | Path, trust_remote_code: bool = False) -> Enc
 def prompt(checkpoint: str | Path, name: str) -> str:
     """The words that a sentence-transformers directory wants before a text of this kind ('query', 'passage', ...)."""
     record = Path(find_checkpoint(checkpoint)) / "config_sentence_transformers.json"
-    prompts = json.loads(record.read_text()).get("prompts", {}) if record.exists() else {}
+    prompts = read_json(record).get("prompts", {}) if record.exists() else {}
     if name not in prompts:
         known = ", ".join(prompts) or "none"
         raise UserError(f"{checkpoint} names no prompt '{name}' (it has: {known}); give the words by prefix='query: '")

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gte.embedding import Embedder
+from gte.errors import UserError
 from gte.passages import Passage
 
 
@@ -51,11 +52,17 @@ def update(file: Path, passages: list[Passage], embedder: Embedder) -> Index:
 
 
 def load(file: Path, identity: str) -> tuple[list[Passage], dict[str, np.ndarray]]:
-    """The passages of a kept index and the vector of each text; none where it is another model's or not there."""
+    """The passages of a kept index and the vector of each text; none where it is another model's or not there.
+
+    Raises UserError for a file that is no index.
+    """
     if not file.exists():
         return [], {}
-    table = pq.read_table(file)
-    if table.schema.metadata.get(b"identity") != identity.encode():
+    try:
+        table = pq.read_table(file)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{file} is no index, or a damaged one; remove it, and it is made anew") from error
+    if (table.schema.metadata or {}).get(b"identity") != identity.encode():
         return [], {}
     columns = [table[name].to_pylist() for name in Passage._fields]
     passages = [Passage(*row) for row in zip(*columns, strict=True)]

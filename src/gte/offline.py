@@ -47,15 +47,18 @@ def loading(what: str, name: str, way_out: str) -> Iterator[bool]:
     Turns the many ways in which transformers fails to find or read a model into one line with the way out.
     """
     transformers_logging.disable_progress_bar()
-    is_folder = Path(name).is_dir()
+    is_local = Path(name).exists()
     try:
-        yield not is_folder and not hub_reachable()
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        yield not is_local and not hub_reachable()
+    except UserError:
+        raise
+    except Exception as error:  # of every kind, for what is damaged or was never a model
+        first, *others = str(error).strip().splitlines() or [type(error).__name__]
+        reason = f"{first} {others[0].strip()}" if first.endswith(":") and others else first
         if "trust_remote_code" in str(error):
             reason = "it brings Python files, which export.py, embed.py and search.py run with trust_remote_code=true"
-        if is_folder:
-            raise UserError(f"cannot load a {what} from the directory {name}: {reason}") from error
+        if is_local:
+            raise UserError(f"cannot load a {what} from {name}: {reason}") from error
         raise UserError(
             f"cannot load the {what} '{name}': it is no local directory and the hub did not give it ({reason}); "
             f"{way_out}"

@@ -94,8 +94,8 @@ def json_rows(text: str) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(text.split("\n"), 1):
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
         row = "\n".join(part for part in value.values() if isinstance(part, str)) if isinstance(value, dict) else line
         if row.strip():
-            yield number, row.strip()
+            yield number, row.strip().encode(errors="replace").decode()  # JSON can spell half a surrogate pair

@@ -51,6 +51,7 @@ class ContrastiveTask(pl.LightningModule):
             encoder.lm.gradient_checkpointing_enable({"use_reentrant": False})
 
     def training_step(self, batch: Batch, _) -> Tensor:
+        self.check_ids(batch)
         torch.manual_seed(mix(mix(self.seed, batch.step), self.global_rank))
         plan = self.encoder.plan(batch.lengths_R.numpy(), self.stage.batch_tokens)
         x_RD = self.encoder(batch.ids_T, batch.lengths_R, plan, self.stage.recompute_fraction)
@@ -63,6 +64,16 @@ class ContrastiveTask(pl.LightningModule):
             "train/padding": plan.padding,
         }
         return loss
+
+    def check_ids(self, batch: Batch) -> None:
+        """Raises UserError for a token id that the model has no embedding of: only a damaged shard holds one."""
+        vocabulary = self.encoder.lm.get_input_embeddings().num_embeddings
+        for token in batch.ids_T.aminmax():
+            if not 0 <= token < vocabulary:
+                raise UserError(
+                    f"step {batch.step}: source {self.sources[batch.source]} holds the token id {token}, the model has "
+                    f"{vocabulary}: a shard of it is damaged; verify=true says which, prepare again with force=true"
+                )
 
     def configure_optimizers(self):
         # the fused kernel refuses to work under a gradient scaler with clipping

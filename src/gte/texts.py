@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gte.data.readers import MAX_LINE, decoded_rows, lines, read_csv, read_tsv, require_columns
-from gte.data.records import Fields, Pair, Rejected, Unfit, clean
+from gte.data.records import Fields, Pair, Rejected, Unfit, clean, encodable
 from gte.data.sources import split_name
 from gte.errors import UserError
 
@@ -50,6 +50,8 @@ def as_text(row: int, value: dict, field: str, id_field: str | None) -> Text:
     id = row if id_field is None else value.get(id_field)
     if id is None:
         return Text(row, str(row), None, f"missing {id_field}")
+    if not encodable(str(id)):
+        return Text(row, str(row), None, "invalid UTF-8")
     try:
         return Text(row, str(id), clean(value.get(field), "text"))
     except Unfit as unfit:
@@ -87,7 +89,7 @@ def read_jsonl(path: Path, field: str, id_field: str | None) -> Iterator[Text]:
         elif not line.isspace():
             try:
                 value = json.loads(line)
-            except (json.JSONDecodeError, RecursionError):
+            except (ValueError, RecursionError):
                 value = None
             if not isinstance(value, dict):
                 yield Text(row, str(row), None, "no JSON object")
@@ -116,10 +118,14 @@ def read_parquet(path: Path, field: str, id_field: str | None) -> Iterator[Text]
     fields = Fields(field, id_field)
     require_columns(path, fields, file.schema_arrow.names)
     row = 0
-    for batch in file.iter_batches(batch_size=1024, columns=fields.names):
-        for value in decoded_rows(batch):
-            row += 1
-            yield Text(row, str(row), None, "invalid UTF-8") if value is None else as_text(row, value, field, id_field)
+    try:
+        for batch in file.iter_batches(batch_size=1024, columns=fields.names):
+            for value in decoded_rows(batch):
+                row += 1
+                unread = Text(row, str(row), None, "invalid UTF-8")
+                yield unread if value is None else as_text(row, value, field, id_field)
+    except (pa.ArrowException, OSError):
+        yield Text(row + 1, str(row + 1), None, "damaged file")
 
 
 READERS = {

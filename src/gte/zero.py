@@ -9,6 +9,7 @@ from pytorch_lightning.strategies import DeepSpeedStrategy
 from torch import Tensor
 
 from gte.errors import UserError
+from gte.hub import read_checkpoint
 
 # what the files of the optimizer's state hold besides tensors and plain values
 STATE_CLASSES = {
@@ -87,6 +88,7 @@ def check_resume(checkpoint: Path, trainer: Trainer) -> None:
             f"with, or start a new run from its weights: stage.init_from={checkpoint}"
         )
     if not zero:
+        read_checkpoint(checkpoint)  # which says in one line what is cut, damaged or foreign
         return
     files = sorted(checkpoint.glob("*/*.pt"))
     ranks = sum("zero_pp_rank_" in file.name for file in files)

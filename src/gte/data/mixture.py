@@ -95,7 +95,8 @@ class Mixture:
         """Sources of the steps [block * BLOCK, (block + 1) * BLOCK), drawn by a counter-based generator."""
         if getattr(self, "_cached_block", (None,))[0] != block:
             # raw 64-bit words, whose stream NumPy keeps stable for ever; 53 bits make a uniform double
-            words = np.random.Philox(key=[self.seed & MASK, block]).random_raw(BLOCK)
+            key = np.array([self.seed & MASK, block], np.uint64)  # a list from 2^63 on would go through floats
+            words = np.random.Philox(key=key).random_raw(BLOCK)
             uniform = (words >> np.uint64(11)) * 2.0**-53
             drawn = np.searchsorted(self._cumulative, uniform, side="right").astype(np.int32)
             self._cached_block = (block, drawn)

@@ -268,7 +268,8 @@ def raw_records(source: Source, raw: Raw) -> Iterator[tuple[str, Record | Keyed]
         for record in source.read(raw):
             yield raw.name, record
     except (UserError, OSError) as error:  # crosses the engine as a row: exceptions do not keep their type there
-        yield raw.name, Rejected(FATAL + str(error), 0)
+        said = str(error).encode(errors="backslashreplace").decode()  # it may quote what is no UTF-8
+        yield raw.name, Rejected(FATAL + said, 0)
 
 
 def joined_records(source: Source, folder: Path) -> Iterator[tuple[str, Record]]:

@@ -165,6 +165,8 @@ def check_id(value, name: str | int, seen: set[int]) -> None:
     identity = cell(value, name)
     if identity is None or identity == "":
         raise Unfit("missing id")
+    if isinstance(identity, list | dict) or (isinstance(identity, int) and identity.bit_length() > 64):
+        raise Unfit("wrong type of id")
     known = len(seen)
     seen.add(hash(str(identity)))
     if len(seen) == known:

@@ -145,7 +145,7 @@ class TokenTable:
 
     Opening checks that every shard is there in its full size; a shard is mapped when a row of it is first asked for.
     Picklable: a worker process maps the files again. Raises UserError for an unknown source and for a missing,
-    truncated or unreadable shard, naming the file.
+    truncated or unreadable shard, naming the file; in reading also for rows that no shard of ours can hold.
     """
 
     def __init__(self, folder: str | Path, manifest: Manifest, source: str):
@@ -157,6 +157,7 @@ class TokenTable:
         self.rows = [shard["rows"] for shard in facts["shards"]]
         self.starts = np.concatenate([[0], np.cumsum(self.rows, dtype=np.int64)])
         self.dtype = np.dtype(manifest.tokenizer["dtype"])
+        self.max_tokens = manifest.tokenizer.get("max_tokens", SHARD_IDS)
         self.has_negatives = bool(facts["negatives"])
         self._open: dict[int, dict[str, tuple[np.ndarray, ...]]] = {}
 
@@ -179,8 +180,9 @@ class TokenTable:
         places, shard_of, counts_N = self._negatives(rows_N)
         offsets = np.empty((len(places), 2), np.int64)
         for shard, mine in by_shard(shard_of):
-            inner = self._buffers(shard)["negatives"][1]
+            _, inner, values = self._buffers(shard)["negatives"]
             offsets[mine, 0], offsets[mine, 1] = inner[places[mine]], inner[places[mine] + 1]
+            self._check(shard, offsets[mine], len(values), self.max_tokens)
         lengths = offsets[:, 1] - offsets[:, 0]
         return self._copy("negatives", shard_of, offsets[:, 0], lengths), lengths, counts_N
 
@@ -222,10 +224,19 @@ class TokenTable:
         shards = np.searchsorted(self.starts, rows_N, side="right") - 1
         offsets = np.empty((len(rows_N), 2), np.int64)
         for shard, mine in by_shard(shards):
-            edges = self._buffers(shard)[column][0]
+            edges, inner, *values = self._buffers(shard)[column]
             local = rows_N[mine] - self.starts[shard]
             offsets[mine, 0], offsets[mine, 1] = edges[local], edges[local + 1]
+            self._check(shard, offsets[mine], len(inner) - bool(values), len(inner) if values else self.max_tokens)
         return offsets, shards
+
+    def _check(self, shard: int, offsets: np.ndarray, held: int, longest: int) -> None:
+        """Raises UserError where begins and ends [n, 2] are not those of lists among `held` values."""
+        begins, ends = offsets[:, 0], offsets[:, 1]
+        if len(offsets) and not (
+            begins.min() >= 0 and ends.max() <= held and 0 <= (ends - begins).min() <= (ends - begins).max() <= longest
+        ):
+            raise UserError(f"{self.paths[shard]} is damaged: its lists make no sense; prepare again with force=true")
 
     def _copy(self, column: str, shards: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """The ids at [start, start + length) of the shards' values, end to end."""
@@ -249,13 +260,25 @@ class TokenTable:
             path = self.paths[shard]
             try:
                 batch = pa.ipc.open_stream(pa.memory_map(str(path))).read_next_batch()
-                columns = {name: views(batch.column(name)) for name in batch.schema.names}
-            except (pa.ArrowInvalid, OSError, StopIteration) as error:
+                batch.validate()
+                types = dict(zip(batch.schema.names, batch.schema.types, strict=True))
+                columns = {name: views(batch.column(name)) for name in types}
+            except (pa.ArrowException, OSError, StopIteration, UnicodeDecodeError, KeyError) as error:
                 raise UserError(f"{path} is no whole Arrow shard ({error}); prepare again with force=true") from error
-            if batch.num_rows != self.rows[shard] or columns["query"][-1].dtype != self.dtype:
+            if batch.num_rows != self.rows[shard] or any(
+                types.get(name, kind if name == "negatives_hash" else None) != kind
+                for name, kind in column_types(self.dtype, self.has_negatives).items()
+            ):
                 raise UserError(f"{path} does not hold what {MANIFEST} states; prepare again with force=true")
             self._open[shard] = columns
         return self._open[shard]
+
+
+def column_types(dtype: np.dtype, negatives: bool) -> dict[str, pa.DataType]:
+    """The columns of a shard."""
+    text, number = pa.list_(pa.from_numpy_dtype(dtype)), pa.uint64()
+    types = {"query": text, "document": text, "query_hash": number, "document_hash": number}
+    return types | ({"negatives": pa.list_(text), "negatives_hash": pa.list_(number)} if negatives else {})
 
 
 def views(column: pa.Array) -> tuple[np.ndarray, ...]:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from gte.data.readers import MAX_LINE, join, lines, reader
-from gte.data.records import Field, Fields, Keyed, KeyedRow, Record, Rejected, records
+from gte.data.records import Field, Fields, Keyed, KeyedRow, Record, Rejected, encodable, records
 from gte.errors import UserError
 from gte.offline import hub_reachable
 
@@ -156,6 +156,8 @@ def load_source(name: str, folder: Path = FOLDER) -> Source:
         raise UserError(f"{path}: its name is '{facts['name']}', the file's is '{path.stem}'; they must be equal")
     if unknown := set(facts["stages"]) - set(STAGES):
         raise UserError(f"{path}: unknown stage '{min(unknown)}' in stages; known: {', '.join(STAGES)}")
+    for form in [facts, *facts.get("forms", [])]:
+        check_addresses(path, form)
     for key in ("keep", "drop", "replace", "options"):
         if not isinstance(facts.get(key, {}), dict):
             raise UserError(f"{path}: {key} must be a mapping, is {facts[key]!r}")
@@ -165,6 +167,19 @@ def load_source(name: str, folder: Path = FOLDER) -> Source:
         except re.error as error:
             raise UserError(f"{path}: replace: '{pattern}' is no regular expression: {error}") from error
     return Source(**{**facts, "stages": tuple(facts["stages"])})
+
+
+def check_addresses(path: Path, form: dict) -> None:
+    """Raises UserError where a source would be read from elsewhere than its raw folder or the hub: `datasets` opens any
+    URL and any folder of this machine that it is given for either of the two.
+    """
+    hub, files, url = (form.get(key) for key in ("hub", "hub_files", "url"))
+    if hub is not None and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(hub)):
+        raise UserError(f"{path}: hub is '{hub}', which is no owner/name of a data set")
+    if files is not None and ("://" in str(files) or {"", ".."} & set(str(files).split("/"))):
+        raise UserError(f"{path}: hub_files is '{files}', which names no files within the data set")
+    if url is not None and not str(url).startswith("https://"):
+        raise UserError(f"{path}: url is '{url}'; only https:// is taken")
 
 
 def did_you_mean(name: str, known) -> str:
@@ -219,8 +234,10 @@ def raw_files(source: Source, folder: Path, raw_folder: Path) -> list[Raw]:
 
 
 def raw_file(path: Path, folder: Path) -> Raw:
-    """A raw file with its stamp, named relative to its source's folder."""
+    """A raw file with its stamp, named relative to its source's folder. Raises UserError for a name that is no text."""
     status = path.stat()
+    if not encodable(path.name):
+        raise UserError(f"the name of {path!r} is no UTF-8; rename the file")
     return Raw(path.relative_to(folder).as_posix(), path, status.st_size, status.st_mtime_ns)
 
 
@@ -346,7 +363,7 @@ def json_values(path: Path) -> Iterator:
     for item in lines(path, MAX_LINE):
         try:
             yield None if isinstance(item, Rejected) else json.loads(item[1])
-        except ValueError:
+        except (ValueError, RecursionError):
             yield None
 
 

@@ -22,7 +22,7 @@ def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerFast:
     name = str(name_or_path)
     way_out = "pass a local directory: data.tokenizer=/path/to/model, or train one: data.tokenizer=null"
     with loading("tokenizer", name, way_out) as local:
-        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local, trust_remote_code=False)
     if not tokenizer.is_fast:
         raise UserError(f"{name} has no fast tokenizer (tokenizer.json); convert it with transformers first")
     return tokenizer

@@ -20,10 +20,12 @@ import csv
 import gzip
 import hashlib
 import json
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from gte.data.records import encodable
 from gte.errors import UserError
 
 SHAPES = "src/gte/evaluation/folder.py shows what a task's folder holds"
@@ -47,15 +49,15 @@ OTHER_NAMES = {"label": "labels", "sentence1": "sent1", "sentence2": "sent2", "_
 
 
 def is_text(value: object) -> bool:
-    return isinstance(value, str)
+    return isinstance(value, str) and encodable(value)
 
 
 def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def is_label(value: object) -> bool:
-    return isinstance(value, int | str)
+    return isinstance(value, int) or is_text(value)
 
 
 def list_of(check: Callable[[object], bool]) -> Callable[[object], bool]:
@@ -159,8 +161,9 @@ class Folder:
                 continue
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}:{number}: invalid JSON ({error.msg}); mend or remove the line") from error
+            except (ValueError, RecursionError) as error:
+                reason = getattr(error, "msg", error)
+                raise UserError(f"{path}:{number}: invalid JSON ({reason}); mend or remove the line") from error
             if not isinstance(row, dict):
                 raise UserError(f"{path}:{number}: expected an object with {', '.join(fields)}, got {line[:40]!r}")
             empty = False
@@ -183,7 +186,7 @@ class Folder:
             try:
                 query, document, score = cells
                 relevance.setdefault(query, {})[document] = int(float(score))
-            except ValueError as error:
+            except (ValueError, OverflowError) as error:
                 wanted = "query-id, corpus-id and a number between tabs"
                 raise UserError(f"{path}:{number}: expected {wanted}, got {line.strip()[:60]!r}") from error
         if not relevance:
@@ -208,7 +211,7 @@ class Folder:
         first = next((line for _, line in Folder(self.path).lines(path)), "")
         try:
             row = json.loads(first)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             row = {}
         return row if isinstance(row, dict) else {}
 

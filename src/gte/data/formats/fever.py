@@ -10,6 +10,7 @@ from gte.data.readers import MAX_LINE, read_keyed
 from gte.data.records import FILTERED, Fields, Keyed, KeyedRow, Record, Rejected, Unfit, clean, records
 
 PAGE, CLAIM = 0, 1  # order of the rows of a page
+LONGEST_ID = 1_000  # Wikipedia's end at 255 bytes; the time of the normalization grows with the square of the length
 BRACKETS = {"-LRB-": "(", "-RRB-": ")", "-LSB-": "[", "-RSB-": "]", "-LCB-": "{", "-RCB-": "}", "-COLON-": ":"}
 
 
@@ -49,7 +50,10 @@ def supporting_pages(value: dict) -> list[str]:
 
 def page_key(identity) -> str:
     """A page's id in one spelling of its accents: claims and pages differ in that."""
-    return unicodedata.normalize("NFC", clean(identity, "id"))
+    identity = clean(identity, "id")
+    if len(identity) > LONGEST_ID:
+        raise Unfit(f"id over {LONGEST_ID} characters")
+    return unicodedata.normalize("NFC", identity)
 
 
 def spelt(text: str) -> str:

@@ -18,7 +18,7 @@ def divide_context(value: dict) -> dict:
     """The row with the lists supporting and others."""
     try:
         wanted = {title for title, _ in value["supporting_facts"]}
-        paragraphs = [(title, f"{title}: {''.join(sentences).strip()}") for title, sentences in value["context"]]
+        paragraphs = [(title, title + ": " + "".join(sentences).strip()) for title, sentences in value["context"]]
     except (TypeError, ValueError, LookupError):
         raise Unfit("unknown shape of row") from None
     supporting = [text for title, text in paragraphs if title in wanted]

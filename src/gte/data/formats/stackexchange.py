@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from lxml import etree
+
 from gte.data.formats.elements import parse_element
 from gte.data.formats.html import plain_text
 from gte.data.readers import MAX_LINE, lines
@@ -29,10 +31,11 @@ def read_questions(path: Path, fields: Fields, *, min_score: int | None = None) 
             if post.get("PostTypeId") != QUESTION:
                 raise Unfit(FILTERED + "no question")
             check_score(whole_number(post.get("Score"), "score"), min_score)
+            texts = question(post.get("Title"), post.get("Body"))
         except Unfit as unfit:
             yield Rejected(str(unfit), row)
         else:
-            yield from records(question(post.get("Title"), post.get("Body")), fields, row)
+            yield from records(texts, fields, row)
 
 
 def read_answers(
@@ -84,11 +87,11 @@ def join_answers(
         if chosen is None:
             raise Unfit(FILTERED + "question without an answer")
         check_score(-chosen.order, min_score)
+        value = {**question(title, body), "answer": plain_text(chosen.values[0])}
     except Unfit as unfit:
         chosen = None
         yield asked.file, Rejected(str(unfit), asked.row)
     else:
-        value = {**question(title, body), "answer": plain_text(chosen.values[0])}
         for record in records(value, fields, asked.row):
             yield asked.file, record
     for row in answers:
@@ -97,7 +100,7 @@ def join_answers(
 
 
 def question(title: str | None, body: str | None) -> dict:
-    """A question's texts by name."""
+    """A question's texts by name. Raises Unfit as `plain_text`."""
     text = plain_text(body or "")
     return {"title": title, "body": text, "title_body": f"{title or ''}\n{text}"}
 
@@ -108,8 +111,8 @@ def check_score(points: int, least: int | None) -> None:
         raise Unfit(f"{FILTERED}score under {least}")
 
 
-def posts(path: Path) -> Iterator[tuple[int, dict] | Rejected]:
-    """(row, attributes) of every <row>; a rejection for any other line but those around the rows."""
+def posts(path: Path) -> Iterator[tuple[int, etree._Element] | Rejected]:
+    """(number, element) of every <row>; a rejection for any other line but those around the rows."""
     number, closed = 0, False
     for item in lines(path, MAX_LINE):
         if isinstance(item, Rejected):
@@ -121,7 +124,7 @@ def posts(path: Path) -> Iterator[tuple[int, dict] | Rejected]:
             closed = True
         elif line.startswith(b"<row"):
             try:
-                yield number, dict(parse_element(line).attrib)
+                yield number, parse_element(line)  # a dict of many attributes would take the square of their number
             except Unfit as unfit:
                 yield Rejected(str(unfit), number)
         elif not FRAME.fullmatch(line):

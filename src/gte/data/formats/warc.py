@@ -7,14 +7,13 @@ what is no WARC at all, in both cases without a word.
 
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding
-from resiliparse.parse.html import HTMLTree
 
-from gte.data.formats.html import plain_text
+from gte.data.formats.html import parse_html, plain_text
 from gte.data.formats.pages import check_page
 from gte.data.readers import Unreadable, open_raw
 from gte.data.records import FILTERED, Fields, Record, Rejected, Unfit, records
@@ -23,6 +22,7 @@ MAX_RECORD = 16 * 2**20  # bytes; Common Crawl cuts pages at 1 MiB, from 2025 on
 VERSION = re.compile(rb"WARC/\d\.\d+\r?\n")
 CUT_VERSION = re.compile(rb"W|WA|WAR|WARC|WARC/\d?\.?\d*\r?")  # where the file ends in one
 NEXT_RECORD = re.compile(rb"\n(?=WARC/\d\.\d+\r?\n)")
+BLANKS = re.compile(rb"(?:[ \t\r\f\v]*+\n)*+")
 LENGTH = re.compile(rb"^Content-Length:[ \t]*(?:(\d{1,18})(?!\d))?[^\n]*\n", re.IGNORECASE | re.MULTILINE)
 HTML = ("text/html", "application/xhtml+xml")
 
@@ -93,7 +93,7 @@ def html_texts(record: WarcRecord, main_content: bool) -> tuple[str, str]:
         text = bytes_to_str(html, record.http_charset or detect_encoding(html, from_html_meta=True))
     except LookupError:  # the server names a character set that nobody knows
         text = bytes_to_str(html, detect_encoding(html))
-    tree = HTMLTree.parse(text)
+    tree = parse_html(text)
     return " ".join((tree.title or "").split()), plain_text(tree, main_content=main_content)
 
 
@@ -107,7 +107,7 @@ def cut_records(path: Path) -> Iterator[tuple[int, bytes, bytes] | Rejected]:
     try:
         with open_raw(path) as stream:
             tape = Tape(stream)
-            while line := tape.line_after_blanks()[1]:
+            while line := tape.line_after_blanks():
                 row += 1
                 found: tuple | str = cut_record(tape) if VERSION.fullmatch(line) else "no WARC record"
                 if not isinstance(found, str):
@@ -132,61 +132,86 @@ def cut_record(tape: "Tape") -> tuple[bytes, bytes] | str:
     length = int(stated[1] or 0) if stated else 0  # without one, up to the next record
     if length > MAX_RECORD:
         return f"record over {MAX_RECORD:,} bytes"
-    block = tape.read(length)
-    blanks, line = tape.line_after_blanks()
-    if len(block) == length and (not line or VERSION.fullmatch(line) or CUT_VERSION.fullmatch(line)):
-        tape.give_back(line)
-        return head, block
-    block += blanks + line
-    if following := NEXT_RECORD.search(block):
-        tape.give_back(block[following.end() :])
-        return head, block[: following.end()]
-    if not line:
-        return "truncated record"
-    longer = bytearray(block)
-    while (line := tape.line()) and not VERSION.fullmatch(line):
-        longer += line
-        if len(longer) > MAX_RECORD:
+    if tape.record_follows(length):
+        return head, tape.read(length)
+    held = 0
+    while not (size := tape.until_record()):
+        if held > MAX_RECORD:
             return f"record over {MAX_RECORD:,} bytes"
-    tape.give_back(line)
-    return head, bytes(longer)
+        before, held = held, tape.hold(2 * held + 1)
+        if held == before:  # the file's end, which too great a length goes beyond
+            block = tape.read(held)
+            return (head, block) if held > length else "truncated record"
+    return (head, tape.read(size)) if size <= MAX_RECORD else f"record over {MAX_RECORD:,} bytes"
 
 
 class Tape:
-    """A stream that takes back what was read too far. It ends where it cannot be read on; `fault` then says why."""
+    """A stream of which the next stretch is held, so that looking ahead reads nothing twice.
+
+    It ends where it cannot be read on: then `fault`, at that end, says why.
+    """
 
     def __init__(self, stream: io.BufferedIOBase):
-        self.stream, self.back, self.fault = stream, io.BytesIO(), ""
+        self.stream, self.data, self.at, self.broken = stream, bytearray(), 0, ""
 
-    def from_stream(self, read: Callable[[int], bytes], size: int) -> bytes:
+    @property
+    def fault(self) -> str:
+        return self.broken if self.at == len(self.data) else ""
+
+    def hold(self, size: int) -> int:
+        """Reads until so many bytes are held; returns how many are, fewer at the end."""
+        if len(self.data) - self.at < size:
+            del self.data[: self.at]
+            self.at = 0
         try:
-            return read(size)
+            while len(self.data) - self.at < size and (chunk := self.stream.read1(2**18)):
+                self.data += chunk
         except Unreadable as fault:
-            self.fault = str(fault)
-            return b""
-
-    def give_back(self, data: bytes) -> None:
-        self.back = io.BytesIO(data + self.back.read())
+            self.broken = str(fault)
+        return len(self.data) - self.at
 
     def read(self, size: int) -> bytes:
-        data = self.back.read(size)
-        return data + self.from_stream(self.stream.read, size - len(data)) if len(data) < size else data
+        """The next bytes, fewer at the end."""
+        self.hold(size)
+        data = bytes(self.data[self.at : self.at + size])
+        self.at += len(data)
+        return data
 
     def line(self) -> bytes:
         """The next line, of a longer one the next MAX_RECORD bytes; b'' at the end."""
-        line = self.back.readline(MAX_RECORD)
-        whole = line.endswith(b"\n") or len(line) == MAX_RECORD
-        return line if whole else line + self.from_stream(self.stream.readline, MAX_RECORD - len(line))
+        held = self.hold(1)
+        while (end := self.data.find(b"\n", self.at)) < 0 and held < MAX_RECORD:
+            before, held = held, self.hold(2 * held)
+            if held == before:
+                break
+        return self.read(min(end + 1 - self.at if end >= 0 else held, MAX_RECORD))
 
-    def line_after_blanks(self) -> tuple[bytes, bytes]:
-        """The blank lines before the next other one, MAX_RECORD bytes at most, and that; it is b'' at the end."""
-        blanks = bytearray()
+    def line_after_blanks(self) -> bytes:
+        """The next line that is not blank; b'' at the end."""
         while (line := self.line()).isspace():
-            blanks += line[: MAX_RECORD - len(blanks)]
-        return bytes(blanks), line
+            pass
+        return line
+
+    def record_follows(self, length: int) -> bool:
+        """Whether, after so many bytes and MAX_RECORD of blank lines at most, a record begins or the file ends."""
+        ahead = 2**10
+        while self.hold(length + ahead) >= length:
+            place = BLANKS.match(self.data, self.at + length).end()
+            if len(self.data) - self.at < length + ahead:  # the end is held
+                rest = self.data[place:]
+                return bool(VERSION.match(rest) or CUT_VERSION.fullmatch(rest) or not rest.strip())
+            if len(self.data) - place >= 2**5 or ahead > MAX_RECORD:
+                return bool(VERSION.match(self.data, place))
+            ahead *= 2
+        return False
+
+    def until_record(self) -> int:
+        """How far it is to the next record, if one begins at a line of what is held."""
+        following = NEXT_RECORD.search(self.data, self.at)
+        return following.end() - self.at if following else 0
 
     def skip_to_record(self) -> None:
         """Passes over the lines before the next version of a WARC record."""
         while (line := self.line()) and not VERSION.fullmatch(line):
             pass
-        self.give_back(line)
+        self.at -= len(line)
