@@ -88,11 +88,10 @@ def point(run: str) -> dict[str, str]:
 
 
 def by_point(scores: list[dict], order: list[str]) -> dict[tuple, dict[str, list[float]]]:
-    """Point, as (key, value) pairs -> metric -> the values of its seeds; sorted by number or as in `order`."""
+    """Point, as (key, value) pairs -> metric -> the values of its seeds; sorted by number, then as in `order`."""
 
     def rank(entry: tuple) -> list:
-        values = [value for _, value in entry]
-        return [(order.index(v), 0.0, v) if v in order else (len(order), number(v), v) for v in values]
+        return [(number(value), order.index(value) if value in order else len(order), value) for _, value in entry]
 
     found: dict[tuple, dict[str, list[float]]] = {}
     for row in scores:
