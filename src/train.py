@@ -51,7 +51,7 @@ def main(cfg: DictConfig) -> int | None:
     trainer = build_trainer(
         cfg.trainer,
         max_steps=data.total_steps,
-        logger=build_loggers(cfg.logger, history(resume)[-1]["steps"] if resume else 0),
+        logger=build_loggers(cfg.logger),
         callbacks=callbacks,
         default_root_dir=str(out),
     )
@@ -78,8 +78,6 @@ def main(cfg: DictConfig) -> int | None:
     )
     if trainer.is_global_zero:
         print(f"{stage.name}: {data.describe()}, {trainer.precision}, writes {out}", flush=True)
-    for logger in trainer.loggers:
-        logger.log_hyperparams(plain(cfg))
     trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
     if trainer.is_global_zero:
         loss_curves({stage.name: out / "metrics.csv"}, out / "loss.png")

@@ -169,17 +169,11 @@ def build_encoder(cfg: DictConfig, load_tokenizer: Callable):
     return build(cfg) if "name_or_path" in cfg else build(cfg, tokenizer=load_tokenizer())
 
 
-def wandb_key() -> bool:
-    """Whether a key for W&B is at hand."""
-    return bool(os.environ.get("WANDB_API_KEY")) or (Path.home() / ".netrc").exists()
-
-
-def build_loggers(cfg: DictConfig, first_step: int) -> list:
-    """The chosen loggers of a run that starts at `first_step`. W&B is offline unless a key is at hand."""
-    if "wandb" in cfg and not wandb_key():
+def build_loggers(cfg: DictConfig) -> list:
+    """The chosen loggers. W&B is offline unless a key is at hand."""
+    if "wandb" in cfg and not (os.environ.get("WANDB_API_KEY") or (Path.home() / ".netrc").exists()):
         os.environ.setdefault("WANDB_MODE", "offline")
-    later = {"tensorboard": {"purge_step": first_step}} if first_step else {}  # hides what came after the checkpoint
-    return [build(logger, **later.get(name, {})) for name, logger in cfg.items()]
+    return [build(logger) for logger in cfg.values()]
 
 
 def build_trainer(cfg: DictConfig, **objects):
