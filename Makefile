@@ -4,7 +4,7 @@ PY := .venv/bin/python
 DEMO := runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint audit collect clean
+.PHONY: help demo test test-all lint audit collect notebooks clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -51,6 +51,16 @@ collect: .venv/run.installed  ## NAME=mixing_ratio: an experiment's runs into ex
 
 audit: .venv/audit.installed  ## known vulnerabilities of the pinned packages; asks pypi.org, so it needs a network
 	$(PY) -m pip_audit --strict --no-deps --disable-pip --progress-spinner off $(patsubst %,-r %,$(wildcard requirements*.txt))
+
+.venv/notebooks.installed: requirements-notebooks.txt requirements.txt | .venv/bin/python
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-notebooks.txt
+	@touch $@ .venv/run.installed
+
+$(DEMO)/model:
+	$(MAKE) demo
+
+notebooks: .venv/notebooks.installed | $(DEMO)/model  ## run the notebooks (on the demo) and write them as HTML to runs/notebooks
+	$(PY) -m nbconvert --to html --execute --output-dir runs/notebooks notebooks/*.ipynb
 
 clean:  ## remove prepared data and runs (not .venv)
 	rm -rf data runs multirun
