@@ -14,7 +14,7 @@ from gte.build import build, plain, script
 def main(cfg: DictConfig) -> int:
     from gte.evaluation.paper import paper_tables
     from gte.evaluation.suite import exit_code, name_checkpoints, plan, run_suite
-    from gte.evaluation.table import as_csv, as_markdown, as_text, csv_text
+    from gte.evaluation.table import as_csv, as_markdown, as_text, cells, csv_text
     from gte.figures import loss_curves
 
     if cfg.data_dir is not None:
@@ -48,6 +48,10 @@ def main(cfg: DictConfig) -> int:
     curves = {label: file for label, file in curves.items() if file.exists()}
     if curves:  # some of the checkpoints are run directories
         loss_curves(curves, Path(cfg.out) / "loss.png")
+    if cfg.wandb:
+        from gte.loggers import log_table
+
+        log_table(cells(results), cfg.out, settings)
     print(f"\n{as_text(results)}\n\nscores in points of 100; details in {Path(cfg.out) / 'results.json'}")
     return exit_code(results)
 

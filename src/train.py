@@ -51,7 +51,7 @@ def main(cfg: DictConfig) -> int | None:
     trainer = build_trainer(
         cfg.trainer,
         max_steps=data.total_steps,
-        logger=build_loggers(cfg.logger),
+        logger=build_loggers(cfg),
         callbacks=callbacks,
         default_root_dir=str(out),
     )

@@ -170,10 +170,10 @@ def build_encoder(cfg: DictConfig, load_tokenizer: Callable):
 
 
 def build_loggers(cfg: DictConfig) -> list:
-    """The chosen loggers. W&B is offline unless a key is at hand."""
-    if "wandb" in cfg and not (os.environ.get("WANDB_API_KEY") or (Path.home() / ".netrc").exists()):
-        os.environ.setdefault("WANDB_MODE", "offline")
-    return [build(logger) for logger in cfg.values()]
+    """The chosen loggers. W&B is given the whole configuration, and what was chosen of each group."""
+    choices = {group: name for group, name in HydraConfig.get().runtime.choices.items() if "/" not in group}
+    objects = {"wandb": {"settings": plain(cfg) | {"choices": choices}}}
+    return [build(logger, **objects.get(name, {})) for name, logger in cfg.logger.items()]
 
 
 def build_trainer(cfg: DictConfig, **objects):
