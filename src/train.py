@@ -15,6 +15,7 @@ UNFINISHED = 75  # exit code of a run that was told to stop: EX_TEMPFAIL of syse
 @script("train")
 def main(cfg: DictConfig) -> int | None:
     from gte.callbacks import find_resume, run_callbacks
+    from gte.checkpoint import WholeFiles
     from gte.data.module import PairData, prepared_tokenizer
     from gte.figures import loss_curves
     from gte.hub import history, initialize
@@ -42,7 +43,8 @@ def main(cfg: DictConfig) -> int | None:
     if resume and finished(resume, facts, data.total_steps):
         print(f"{stage.name} was done already: {resume}")
         return None
-    callbacks = run_callbacks(out, every=cfg.checkpoint_every, keep_initial=cfg.keep_initial)
+    kept = {"keep_initial": cfg.keep_initial, "keep_last": cfg.keep_last, "keep_every": cfg.keep_every}
+    callbacks = run_callbacks(out, every=cfg.checkpoint_every, **kept)
     if evaluate_every := data.total_steps if cfg.evaluate_every == "end" else cfg.evaluate_every:
         from gte.evaluation.during import Evaluate, plan_evaluation  # mteb takes seconds to import
 
@@ -55,6 +57,7 @@ def main(cfg: DictConfig) -> int | None:
         callbacks=callbacks,
         default_root_dir=str(out),
     )
+    trainer.strategy.checkpoint_io = WholeFiles()
     data.check_ranks(trainer.world_size)
     if resume:
         check_resume(resume, trainer)

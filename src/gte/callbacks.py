@@ -1,15 +1,17 @@
 """What a run shows and keeps: progress, speed, checkpoints."""
 
 import csv
+import os
 import signal
 import time
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger
 
+from gte.checkpoint import Checkpoints, damage, newest_whole
 from gte.data.collate import Batch
 from gte.data.module import steps_done
 from gte.errors import UserError
@@ -93,19 +95,33 @@ class KeepInitial(Callback):
 
 
 class StopOnSignal(Callback):
-    """Ends training after the step under way, on all ranks, once one of them got SIGUSR1: SLURM's notice of its limit.
+    """Ends training after the step under way, on all ranks, once one of them got SIGUSR1, SIGTERM or Ctrl-C.
 
-    Lightning's own handler, which stays away where another is set first, would save at once, amid whatever a step was
-    doing, and wait there for ranks that wait for this one in the step.
+    A second Ctrl-C stops at once. Lightning's own handlers would save at once, amid whatever a step was doing, and
+    wait there for ranks that wait for this one in the step.
     """
 
     signalled = False
 
     def setup(self, trainer: pl.Trainer, task: pl.LightningModule, stage: str) -> None:
+        self.process = os.getpid()
         signal.signal(signal.SIGUSR1, self.note)
 
-    def note(self, *_) -> None:
+    def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):  # not before: Lightning would call its own handler as well
+            signal.signal(number, self.note)
+
+    def note(self, number: int, frame) -> None:
+        if os.getpid() != self.process:  # a data worker, which inherits this and must end when it is told to
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+            return
         self.signalled = True
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def teardown(self, trainer: pl.Trainer, task: pl.LightningModule, stage: str) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, outputs, batch: Batch, index) -> None:
         ranks = current_ranks()
@@ -126,17 +142,11 @@ class KeepLast(Callback):
             trainer.save_checkpoint(self.folder / "last.ckpt")
 
 
-def run_callbacks(folder: Path, *, every: int, keep_initial: bool) -> list[Callback]:
+def run_callbacks(
+    folder: Path, *, every: int, keep_initial: bool, keep_last: int | None = None, keep_every: int | None = None
+) -> list[Callback]:
     """Callbacks of a run: checkpoints/step-<n>.ckpt every `every` steps, checkpoints/last.ckpt then and at the end."""
-    checkpoints = ModelCheckpoint(
-        dirpath=folder / "checkpoints",
-        filename="step-{step:07d}",
-        auto_insert_metric_name=False,
-        every_n_train_steps=every,
-        save_top_k=-1,
-        save_last=True,
-        enable_version_counter=False,  # what a killed run had begun is written over, not beside
-    )
+    checkpoints = Checkpoints(folder / "checkpoints", every, keep_last, keep_every)
     kept = [KeepInitial(folder / "checkpoints")] if keep_initial else []
     last = KeepLast(folder / "checkpoints", every)
     return [Metrics(folder), Progress(refresh_rate=10), StopOnSignal(), last, checkpoints, *kept]
@@ -150,7 +160,10 @@ def find_resume(out: Path, resume: str | None) -> Path | None:
             raise UserError(f"{out} already holds a run; go on with resume=auto, or name another out=")
         return None
     if resume == "auto":
-        return last if last.exists() else None
+        return newest_whole(last.parent)
     if not Path(resume).exists():
         raise UserError(f"resume={resume} does not exist; name a run's .ckpt, or resume=auto with the run's out=")
+    wrong = damage(Path(resume))
+    if wrong:
+        raise UserError(f"cannot read the checkpoint {resume}: it is {wrong}; resume=auto takes the newest whole one")
     return Path(resume)

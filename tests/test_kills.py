@@ -1,0 +1,139 @@
+"""Nothing is lost: runs killed at any moment, damaged checkpoints, a full disk, signals."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+
+import pytest
+import torch
+from conftest import ROOT
+from test_train import TINY, rows
+
+from gte.checkpoint import WholeFiles, damage, newest_first, newest_whole
+from gte.errors import UserError
+
+LASTING = ["model.dropout=0.1", "checkpoint_every=3", "resume=auto"]
+TIMED = ("train/pairs_per_s", "train/tokens_per_s", "train/peak_memory_mb")
+
+
+def command(prepared, *arguments) -> list[str]:
+    return [sys.executable, str(ROOT / "src" / "train.py"), *TINY, f"data.dir={prepared}", *LASTING, *arguments]
+
+
+def begin(cwd, *words) -> subprocess.Popen:
+    variables = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(words, cwd=cwd, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(found, process) -> None:
+    limit = time.monotonic() + 120
+    while not found() and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.005)
+
+
+def begun(folder, before: int, amid_writing: bool) -> bool:
+    return any(folder.glob("*.partial")) if amid_writing else len(newest_first(folder)) > before
+
+
+def curve(run) -> list[dict]:
+    return [{key: value for key, value in row.items() if key not in TIMED} for row in rows(run)]
+
+
+def equal_weights(run, other) -> bool:
+    one, two = (torch.load(folder / "checkpoints" / "last.ckpt")["state_dict"] for folder in (run, other))
+    return all(torch.equal(value, two[key]) for key, value in one.items())
+
+
+def kill_and_finish(prepared, tmp_path, kills: int, *arguments) -> None:
+    """A run that is killed so often, and then left to go on to its end, is equal to one left alone."""
+    whole = begin(tmp_path, *command(prepared, *arguments, "out=whole"))
+    assert whole.wait() == 0, whole.stderr.read()
+    generator = random.Random(0)
+    for _ in range(kills):
+        process = begin(tmp_path, *command(prepared, *arguments, "out=killed"))
+        folder = tmp_path / "killed" / "checkpoints"
+        before = len(newest_first(folder))
+        amid_writing = generator.random() < 0.5
+        wait_for(partial(begun, folder, before, amid_writing), process)
+        time.sleep(generator.random() * 0.05)
+        assert process.poll() is None, "the run was done before it was killed: give it more steps"
+        process.kill()
+        process.wait()
+    last = begin(tmp_path, *command(prepared, *arguments, "out=killed"))
+    assert last.wait() == 0, last.stderr.read()
+    assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
+    assert equal_weights(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_a_run_that_is_killed_twice_is_equal_to_one_left_alone(prepared, tmp_path):
+    kill_and_finish(prepared, tmp_path, 2, "stage.steps=60")
+
+
+@pytest.mark.slow
+@pytest.mark.chaos
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+def test_a_run_that_is_killed_often_is_equal_to_one_left_alone(prepared, tmp_path, precision):
+    kill_and_finish(prepared, tmp_path, 7, "stage.steps=300", f"trainer.precision={precision}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_run_that_is_told_to_stop_saves_and_says_so_by_its_code(prepared, tmp_path, number):
+    process = begin(tmp_path, *command(prepared, "stage.steps=5000", "out=run"))
+    wait_for(lambda: newest_first(tmp_path / "run" / "checkpoints"), process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 75 and "go on with resume=auto" in out, err
+    steps = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"]
+    assert steps == len(curve(tmp_path / "run")) and f"stopped after {steps} steps" in out
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    """A folder of step-0000001, step-0000002 and last."""
+    for name in ("step-0000001", "step-0000002", "last"):
+        WholeFiles().save_checkpoint({"weight": torch.arange(500.0), "name": name}, tmp_path / f"{name}.ckpt")
+    return tmp_path
+
+
+def test_every_cut_and_every_flipped_bit_of_a_tensor_is_seen(checkpoints):
+    file = checkpoints / "last.ckpt"
+    content = file.read_bytes()
+    assert damage(file) is None and newest_whole(checkpoints) == file
+    start = content.index(torch.arange(500.0).numpy().tobytes())
+    generator = random.Random(0)
+    for _ in range(100):
+        place = generator.randrange(start, start + 2000)
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1 << generator.randrange(8)]) + content[place + 1 :])
+        assert damage(file)
+        file.write_bytes(content[: generator.randrange(len(content))])
+        assert damage(file)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(checkpoints, capsys):
+    for name in ("last.ckpt", "step-0000002.ckpt"):
+        os.truncate(checkpoints / name, 900)
+    assert newest_whole(checkpoints) == checkpoints / "step-0000001.ckpt"
+    said = capsys.readouterr().err
+    assert "last.ckpt is truncated" in said and "step-0000002.ckpt is truncated" in said
+    os.truncate(checkpoints / "step-0000001.ckpt", 900)
+    with pytest.raises(UserError, match=r"no checkpoint in .* is whole"):
+        newest_whole(checkpoints)
+
+
+def test_a_full_disk_leaves_the_old_checkpoint_and_says_how_to_go_on(checkpoints, monkeypatch):
+    before = (checkpoints / "last.ckpt").read_bytes()
+    (checkpoints / "last.ckpt.partial").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"No space left.*last.ckpt is kept; make room, then go on with resume=auto"):
+        WholeFiles().save_checkpoint({"weight": torch.zeros(10**6)}, checkpoints / "last.ckpt")
+    assert (checkpoints / "last.ckpt").read_bytes() == before and not list(checkpoints.glob("*.partial"))
+
+
+def test_only_the_newest_and_the_multiples_stay(script, prepared, tmp_path):
+    asked = ["checkpoint_every=2", "keep_last=2", "keep_every=6", "keep_initial=true", "stage.steps=14", "out=run"]
+    assert script("train", *TINY, f"data.dir={prepared}", *asked)[0] == 0
+    names = sorted(file.name for file in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["last.ckpt", *(f"step-{step:07d}.ckpt" for step in (0, 6, 12, 14))]
