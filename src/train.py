@@ -40,7 +40,7 @@ def main(cfg: DictConfig) -> int | None:
         "sources": data.source_facts(),
     }
     resume = find_resume(out, cfg.resume)
-    if resume and finished(resume, facts, data.total_steps):
+    if cfg.resume == "auto" and resume and finished(resume, facts, data.total_steps):
         print(f"{stage.name} was done already: {resume}")
         return None
     kept = {"keep_initial": cfg.keep_initial, "keep_last": cfg.keep_last, "keep_every": cfg.keep_every}

@@ -69,8 +69,8 @@ def kill_and_finish(prepared, tmp_path, kills: int, *arguments) -> None:
     assert equal_weights(tmp_path / "killed", tmp_path / "whole")
 
 
-def test_a_run_that_is_killed_twice_is_equal_to_one_left_alone(prepared, tmp_path):
-    kill_and_finish(prepared, tmp_path, 2, "stage.steps=60")
+def test_a_killed_run_is_equal_to_one_left_alone(prepared, tmp_path):
+    kill_and_finish(prepared, tmp_path, 1, "stage.steps=40")
 
 
 @pytest.mark.slow
@@ -80,7 +80,7 @@ def test_a_run_that_is_killed_often_is_equal_to_one_left_alone(prepared, tmp_pat
     kill_and_finish(prepared, tmp_path, 7, "stage.steps=300", f"trainer.precision={precision}")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_told_to_stop_saves_and_says_so_by_its_code(prepared, tmp_path, number):
     process = begin(tmp_path, *command(prepared, "stage.steps=5000", "out=run"))
     wait_for(lambda: newest_first(tmp_path / "run" / "checkpoints"), process)
