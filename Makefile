@@ -4,7 +4,7 @@ PY := .venv/bin/python
 DEMO := runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint audit collect notebooks clean
+.PHONY: help demo test test-all chaos lint audit collect notebooks clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -37,6 +37,10 @@ test: .venv/test.installed lint  ## lint and tests
 
 test-all: .venv/test.installed lint  ## the slow tests too
 	$(PY) -m pytest
+
+chaos: .venv/test.installed  ## kills, damaged files, full disks, hostile input: experiments/reliability
+	$(PY) -m pytest tests/test_kills.py tests/test_data_faults.py tests/test_fuzz.py tests/test_refusing_disks.py \
+	    tests/test_numerics.py tests/test_security.py tests/test_input_faults.py tests/test_slurm.py
 
 lint: .venv/test.installed  ## style checks
 	$(PY) -m ruff check .
