@@ -13,7 +13,7 @@ PAPER = {"mixing_ratio": "table10", "training_steps": "table8", "training_stages
 
 @script("collect")
 def main(cfg: DictConfig) -> None:
-    from gte.ablation import by_point, collect, overall, table, write_csv
+    from gte.ablation import by_point, collect, grid_order, overall, table, write_csv
     from gte.evaluation.paper import read_paper
     from gte.evaluation.table import markdown
     from gte.figures import ablation, curves_of_runs
@@ -22,13 +22,7 @@ def main(cfg: DictConfig) -> None:
     if not file.exists():
         known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
         raise UserError(f"there is no experiment {cfg.name}; there are: {known}")
-    grids = yaml.safe_load(file.read_text())["grids"].values()
-    order = [value for grid in grids for values in grid.values() for value in str(values).split(",")]
-    order = [
-        "pretrain",
-        "finetune",
-        *list(dict.fromkeys(reversed(order)))[::-1],
-    ]  # each at its last place: all after five
+    order = grid_order(yaml.safe_load(file.read_text())["grids"])
     scores, curves = collect(Path(cfg.runs))
     out = Path(cfg.out)
     write_csv(scores, out / "results.csv")

@@ -87,6 +87,12 @@ def point(run: str) -> dict[str, str]:
     return {key: value for key, value in pairs if key != "seed"} or {"run": run}
 
 
+def grid_order(grids: dict[str, dict[str, str]]) -> list[str]:
+    """The values of an experiment's grids in order, each at its last place; stages in theirs."""
+    values = [value for grid in grids.values() for text in grid.values() for value in str(text).split(",")]
+    return ["pretrain", "finetune", *list(dict.fromkeys(reversed(values)))[::-1]]
+
+
 def by_point(scores: list[dict], order: list[str]) -> dict[tuple, dict[str, list[float]]]:
     """Point, as (key, value) pairs -> metric -> the values of its seeds; sorted by number, then as in `order`."""
 
