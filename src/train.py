@@ -29,6 +29,7 @@ def main(cfg: DictConfig) -> int | None:
         "ignore", module="pytorch_lightning|lightning_fabric"
     )  # hints on worker counts and the like
     out = Path(cfg.out)
+    tell_of_dead_ranks(out)
     stage = build(cfg.stage)
     mixing = {"alpha": cfg.data.alpha, "weights": cfg.data.weights and plain(cfg.data.weights)}
     settings = {"seed": cfg.seed, "sources": choose_sources(cfg), "workers": cfg.workers, "verify": cfg.verify}
@@ -89,6 +90,15 @@ def main(cfg: DictConfig) -> int | None:
             return UNFINISHED
         print(f"epochs: {', '.join(f'{name} {times:.3g}' for name, times in data.epochs(data.total_steps).items())}")
         print(f"{stage.name} done: {out / 'checkpoints' / 'last.ckpt'}, loss curve {out / 'loss.png'}")
+
+
+def tell_of_dead_ranks(out: Path) -> None:
+    """Shows the one message of Lightning's launcher: which rank died, seconds before it kills the others."""
+    shown = logging.StreamHandler()
+    shown.setFormatter(logging.Formatter(f"error: %(message)s Go on with resume=auto out={out}"))
+    launcher = logging.getLogger("lightning_fabric.strategies.launchers.subprocess_script")
+    launcher.setLevel(logging.INFO)
+    launcher.handlers = [shown]
 
 
 if __name__ == "__main__":

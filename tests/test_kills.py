@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -89,6 +90,31 @@ def test_a_run_that_is_told_to_stop_saves_and_says_so_by_its_code(prepared, tmp_
     assert process.returncode == 75 and "go on with resume=auto" in out, err
     steps = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"]
     assert steps == len(curve(tmp_path / "run")) and f"stopped after {steps} steps" in out
+
+
+def children(process: subprocess.Popen) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+@pytest.mark.slow
+@pytest.mark.chaos
+@pytest.mark.parametrize(
+    ("settings", "died"),
+    [
+        (["workers=2"], "DataLoader worker"),
+        (["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"], "[rank: 1] Child process"),
+    ],
+    ids=["data worker", "rank"],
+)
+def test_where_one_process_dies_the_run_ends_in_one_line(prepared, tmp_path, settings, died):
+    process = begin(tmp_path, *command(prepared, "stage.steps=5000", *settings, "out=run"))
+    wait_for(lambda: newest_first(tmp_path / "run" / "checkpoints"), process)
+    for pid in children(process):
+        os.kill(pid, signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert process.returncode != 0 and died in line and "resume=auto" in line, err
+    assert newest_whole(tmp_path / "run" / "checkpoints") is not None
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -30,6 +31,9 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 SECRET = re.compile(  # api_key=X, settings={api_key: X}, s3://X:Y@...
     r"[\w.+@/-]*((api_?key|token|password|secret)=(?!null$).|=\{.*(api_?key|password) *:|=\w+://[^/@ ]+:[^/@ ]+@)",
     re.IGNORECASE,
+)
+DIED = re.compile(  # a data worker, or a rank: what PyTorch and gloo say of it
+    r"DataLoader worker \(pid.*?\) (is killed by signal: \w+|exited unexpectedly)|Connection (closed|reset) by peer"
 )
 NO_ROOM = re.compile("No space left on device|File too large|Disk quota exceeded")
 NO_SUCH_PATH = {errno.EACCES, errno.EEXIST, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
@@ -112,6 +116,12 @@ def one_line(error: BaseException) -> str | None:
         return f"{error.filename}: {error.strerror}; name another path"
     if full := NO_ROOM.search(str(error)):  # libraries have exceptions of their own for it
         return f"cannot write, {full[0].lower()}; make room, or name another out="
+    if died := DIED.search(str(error)):
+        if died[0].startswith("Connection"):
+            time.sleep(6)  # Lightning's launcher looks every 5 seconds; it names the rank and ends this process
+        return (
+            f"a process of this run died ({died[0]}); its last checkpoint is kept: go on with resume=auto and its out="
+        )
     if isinstance(error, HydraException | OmegaConfBaseException):
         text = f"{error}\n{error.__cause__ or ''}" if isinstance(error, HydraException) else str(error)
         text = text.split("Config search path")[0]
