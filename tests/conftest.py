@@ -130,6 +130,16 @@ def script(capfd, monkeypatch, tmp_path) -> Script:
     return Script(capfd, monkeypatch)
 
 
+def write_inputs(folder: Path, rows: int) -> None:
+    """raw/a.jsonl, pairs, and tasks/STS12, an evaluation task, for scripts that are run in `folder`."""
+    (folder / "raw").mkdir()
+    pairs = [json.dumps({"query": f"word {n}", "pos": f"number {n} of them"}) for n in range(rows)]
+    (folder / "raw" / "a.jsonl").write_text("\n".join(pairs))
+    (folder / "tasks" / "STS12").mkdir(parents=True)
+    scored = [json.dumps({"sentence1": f"word {n}", "sentence2": f"number {n}", "score": n}) for n in range(4)]
+    (folder / "tasks" / "STS12" / "test.jsonl").write_text("\n".join(scored))
+
+
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory) -> Path:
     """A small folder as `prepare.py data=local` writes it: three sources of pairs and one of triples."""

@@ -1,7 +1,6 @@
 """Folders that cannot be written to and disks that are full: one line, nothing half-written, and a way on."""
 
 import ctypes
-import json
 import os
 import resource
 import shutil
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from conftest import write_inputs
 from test_train import TINY
 
 CAPABILITIES_VERSION_3 = 0x20080522
@@ -63,12 +63,7 @@ def full_disk(limit: int):
 def inputs(tmp_path, small_model) -> Path:
     """What the scripts below read."""
     shutil.copytree(small_model, tmp_path / "model")
-    (tmp_path / "raw").mkdir()
-    rows = [json.dumps({"query": f"word {n}", "pos": f"number {n} of them"}) for n in range(400)]
-    (tmp_path / "raw" / "a.jsonl").write_text("\n".join(rows))
-    (tmp_path / "tasks" / "STS12").mkdir(parents=True)
-    scored = [json.dumps({"sentence1": f"word {n}", "sentence2": f"number {n}", "score": n}) for n in range(4)]
-    (tmp_path / "tasks" / "STS12" / "test.jsonl").write_text("\n".join(scored))
+    write_inputs(tmp_path, 400)
     return tmp_path
 
 

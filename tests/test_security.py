@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import write_inputs
 from test_train import TINY
 
 from gte.data.tokenizer import load_tokenizer
@@ -279,12 +280,7 @@ def test_no_secret_of_the_environment_is_in_anything_that_a_run_writes(script, t
         monkeypatch.setenv(name, value)
     for name in ("HOME", "HF_HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
         monkeypatch.setenv(name, str(home))
-    (tmp_path / "raw").mkdir()
-    rows = [json.dumps({"query": f"word {n}", "pos": f"number {n} of them"}) for n in range(80)]
-    (tmp_path / "raw" / "a.jsonl").write_text("\n".join(rows))
-    (tmp_path / "tasks" / "STS12").mkdir(parents=True)
-    scored = [json.dumps({"sentence1": f"word {n}", "sentence2": f"number {n}", "score": n}) for n in range(4)]
-    (tmp_path / "tasks" / "STS12" / "test.jsonl").write_text("\n".join(scored))
+    write_inputs(tmp_path, 80)
     said = ""
     for command in (
         ["prepare", "data=local", "data.path=raw", "data.dir=data", "data.vocab_size=200"],

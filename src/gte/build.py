@@ -85,6 +85,8 @@ def one_line_errors():
         line = one_line(error)
         if line is None or SHOW_TRACEBACK:
             raise
+        if (died := dead_process(error)) and died.startswith("Connection"):
+            time.sleep(6)  # Lightning's launcher looks every 5 seconds; it names the rank and ends this process
         print(f"error: {line}", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", UserError.exit_code))
 
@@ -116,12 +118,8 @@ def one_line(error: BaseException) -> str | None:
         return f"{error.filename}: {error.strerror}; name another path"
     if full := NO_ROOM.search(str(error)):  # libraries have exceptions of their own for it
         return f"cannot write, {full[0].lower()}; make room, or name another out="
-    if died := DIED.search(str(error)):
-        if died[0].startswith("Connection"):
-            time.sleep(6)  # Lightning's launcher looks every 5 seconds; it names the rank and ends this process
-        return (
-            f"a process of this run died ({died[0]}); its last checkpoint is kept: go on with resume=auto and its out="
-        )
+    if died := dead_process(error):
+        return f"a process of this run died ({died}); its last checkpoint is kept: go on with resume=auto and its out="
     if isinstance(error, HydraException | OmegaConfBaseException):
         text = f"{error}\n{error.__cause__ or ''}" if isinstance(error, HydraException) else str(error)
         text = text.split("Config search path")[0]
@@ -130,6 +128,12 @@ def one_line(error: BaseException) -> str | None:
         lines = [line for line in lines if line and not line.startswith(skipped)]
         return re.sub(r"(Available options[^:]*:) \| ", r"\1 ", " | ".join(lines)).replace(". | ", ". ")
     return None
+
+
+def dead_process(error: BaseException) -> str | None:
+    """What PyTorch says of a data worker or a rank that died; a lost connection to the hub is no RuntimeError."""
+    died = DIED.search(str(error)) if isinstance(error, RuntimeError) else None
+    return died and died[0]
 
 
 def refuse_secrets(overrides: list[str]) -> None:

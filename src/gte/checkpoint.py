@@ -59,7 +59,8 @@ class Checkpoints(ModelCheckpoint):
 
     def on_train_batch_end(self, trainer, task, outputs, batch, index) -> None:
         super().on_train_batch_end(trainer, task, outputs, batch, index)
-        if self.keep_last is None or not trainer.is_global_zero:
+        saved = trainer.global_step % self._every_n_train_steps == 0
+        if self.keep_last is None or not saved or not trainer.is_global_zero:
             return
         for file in steps_newest_first(Path(self.dirpath))[self.keep_last :]:
             if self.keep_every is None or int(file.stem.removeprefix("step-")) % self.keep_every:

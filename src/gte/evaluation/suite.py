@@ -55,10 +55,7 @@ class Plan:
 
 
 def plan(
-    suite: Suite,
-    data_dir: str | Path | None = None,
-    only: list[str] | None = None,
-    split: str | None = None,
+    suite: Suite, data_dir: str | Path | None = None, only: list[str] | None = None, split: str | None = None
 ) -> Plan:
     """What to run, decided by names and folders alone.
 
