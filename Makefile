@@ -17,7 +17,7 @@ help:  ## list the targets
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-.venv/test.installed: requirements-test.txt requirements-onnx.txt requirements-notebooks.txt requirements-launchers.txt requirements-dashboard.txt requirements.txt | .venv/bin/python
+.venv/test.installed: requirements-test.txt requirements-onnx.txt requirements-notebooks.txt requirements-launchers.txt requirements-dashboard.txt requirements-remote.txt requirements.txt | .venv/bin/python
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	@touch $@ .venv/run.installed
 

@@ -13,7 +13,7 @@ PAPER = {"mixing_ratio": "table10", "training_steps": "table8", "training_stages
 
 @script("collect")
 def main(cfg: DictConfig) -> None:
-    from gte.ablation import by_point, collect, grid_order, overall, table, write_csv
+    from gte.ablation import by_line, collect, grid_order, table, write_csv
     from gte.evaluation.paper import read_paper
     from gte.evaluation.table import markdown
     from gte.figures import ablation, curves_of_runs
@@ -30,13 +30,8 @@ def main(cfg: DictConfig) -> None:
     text = markdown(table(scores, order))
     (out / "table.md").write_text(text)
 
-    lines: dict[str, list] = {}
-    for entry, metrics in by_point(scores, order).items():
-        *others, (_, x) = entry
-        if values := overall(metrics):
-            lines.setdefault(", ".join(value for _, value in others) or "ours", []).append((x, values))
     paper = read_paper(PAPER[cfg.name]) if cfg.name in PAPER else None
-    if lines:
+    if lines := by_line(scores, order):
         ablation(lines, paper, cfg.name, out / "figure.png")
     of_run: dict[str, tuple[list[int], list[float]]] = {}
     for row in curves:

@@ -21,6 +21,7 @@ def main(cfg: DictConfig) -> int | None:
     from gte.hub import history, initialize
     from gte.progress import finished
     from gte.provenance import git_commit
+    from gte.remote import place
     from gte.task import ContrastiveTask
     from gte.zero import check_resume
 
@@ -40,12 +41,13 @@ def main(cfg: DictConfig) -> int | None:
         "seed": cfg.seed,
         "sources": data.source_facts(),
     }
-    resume = find_resume(out, cfg.resume)
+    folder = place(cfg.checkpoint_dir) if cfg.checkpoint_dir else out / "checkpoints"
+    resume = find_resume(out, folder, cfg.resume)
     if cfg.resume == "auto" and resume and finished(resume, facts, data.total_steps):
         print(f"{stage.name} was done already: {resume}")
         return None
     kept = {"keep_initial": cfg.keep_initial, "keep_last": cfg.keep_last, "keep_every": cfg.keep_every}
-    callbacks = run_callbacks(out, every=cfg.checkpoint_every, **kept)
+    callbacks = run_callbacks(out, folder, every=cfg.checkpoint_every, **kept)
     if evaluate_every := data.total_steps if cfg.evaluate_every == "end" else cfg.evaluate_every:
         from gte.evaluation.during import Evaluate, plan_evaluation  # mteb takes seconds to import
 
@@ -58,7 +60,7 @@ def main(cfg: DictConfig) -> int | None:
         callbacks=callbacks,
         default_root_dir=str(out),
     )
-    trainer.strategy.checkpoint_io = WholeFiles()
+    trainer.strategy.checkpoint_io = WholeFiles(out)
     data.check_ranks(trainer.world_size)
     if resume:
         check_resume(resume, trainer)
@@ -89,7 +91,7 @@ def main(cfg: DictConfig) -> int | None:
             print(f"{stage.name} stopped after {trainer.global_step} steps; go on with resume=auto out={out}")
             return UNFINISHED
         print(f"epochs: {', '.join(f'{name} {times:.3g}' for name, times in data.epochs(data.total_steps).items())}")
-        print(f"{stage.name} done: {out / 'checkpoints' / 'last.ckpt'}, loss curve {out / 'loss.png'}")
+        print(f"{stage.name} done: {folder / 'last.ckpt'}, loss curve {out / 'loss.png'}")
 
 
 def tell_of_dead_ranks(out: Path) -> None:

@@ -51,6 +51,15 @@ def test_the_train_benchmark_trains_every_variant_on_the_same_texts(bench, prepa
     assert rows[0]["padding"] == 0 < rows[1]["padding"] and all(row["peak_mb"] > 50 for row in rows)
 
 
+def test_the_checkpoint_benchmark_says_how_long_training_waits(bench):
+    none, *others = bench(
+        "benchmark=checkpoint", "benchmark.parameters=1200000", "benchmark.steps=4", "benchmark.every=2"
+    )
+    assert none["variant"] == "none" and none["stall"] == 0 < none["seconds"] and none["megabytes"] == 14.4
+    assert [row["variant"] for row in others] == ["ours", "ours, waiting", "lightning", "lightning async"]
+    assert all(0 < row["stall"] < row["seconds"] <= row["whole"] for row in others)
+
+
 def test_variants_that_embed_differently_are_refused(script, prepared, monkeypatch, tmp_path):
     monkeypatch.setattr("gte.benchmarks.encode.padded", lambda encoder, texts: encoder.encode(texts)[::-1])
     with pytest.raises(Exception, match="padded fp32 embeds in another way than ours"):

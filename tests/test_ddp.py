@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import ROOT
 
+from gte.checkpoint import newest_first
 from gte.data.mixture import Mixture
 from gte.hub import history, load_encoder
 
@@ -106,7 +107,7 @@ def test_a_run_killed_at_any_step_goes_on_with_the_same_batches_at_another_numbe
     time.sleep(random.uniform(0, 0.3))
     killed.send_signal(signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
-    assert (tmp_path / "killed" / "checkpoints" / "last.ckpt").exists()
+    assert newest_first(tmp_path / "killed" / "checkpoints")
     launch.train(2, *run, *DDP, "resume=auto", "out=killed", cwd=tmp_path)
 
     mixture = Mixture([400, 150, 90, 64], alpha=0.3, seed=42, global_batch=32)

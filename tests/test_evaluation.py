@@ -14,8 +14,9 @@ import pytest
 import torch
 from conftest import ROOT, shared_dir
 
+from gte.encoder import Encoder
 from gte.errors import UserError
-from gte.evaluation.model import BM25, EncoderModel, choose_precision
+from gte.evaluation.model import BM25, EncoderModel, choose_precision, weights_checksum
 from gte.evaluation.suite import Plan, Suite, exit_code, name_checkpoints, plan, run_suite
 from gte.evaluation.table import as_csv, as_markdown, as_text, gains
 
@@ -389,6 +390,15 @@ def test_equal_embeddings_give_no_score_instead_of_nan(tmp_path):
 
     results = evaluate(tmp_path, tmp_path / "data", Constant())
     assert "cosine_spearman is not a number" in results["models"]["model"]["failed"]["Task"]["error"]
+
+
+def test_the_checksum_is_of_weights_tokenizer_and_length_and_not_of_what_was_encoded(small_model):
+    one, same, short, other = (Encoder.from_pretrained(small_model, length) for length in (32, 32, 16, 32))
+    one.tokenizer(["one two"], truncation=True, max_length=5, padding="max_length")
+    with torch.no_grad():
+        next(other.parameters()).flatten()[0] += 1
+    checksums = list(map(weights_checksum, (one, same, short, other)))
+    assert checksums[0] == checksums[1] and len(set(checksums)) == 3
 
 
 def test_a_finished_task_is_used_again_until_data_or_weights_change(tmp_path):

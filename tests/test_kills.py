@@ -2,9 +2,11 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -12,17 +14,35 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
+from test_evaluation import write_sts
+from test_loggers import logged, segments
 from test_train import TINY, rows
 
 from gte.checkpoint import WholeFiles, damage, newest_first, newest_whole
 from gte.errors import UserError
 
 LASTING = ["model.dropout=0.1", "checkpoint_every=3", "resume=auto"]
+WATCHED = f"""# train.py, with a file `evaluating` while it evaluates
+import runpy, sys
+from pathlib import Path
+sys.path.insert(0, {str(ROOT / "src")!r})
+from gte.evaluation.during import Evaluate
+scores = Evaluate.scores
+def watched(*arguments):
+    Path("evaluating").touch()
+    found = scores(*arguments)
+    Path("evaluating").unlink()
+    return found
+Evaluate.scores = watched
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 TIMED = ("train/pairs_per_s", "train/tokens_per_s", "train/peak_memory_mb")
 
 
 def command(prepared, *arguments) -> list[str]:
-    return [sys.executable, str(ROOT / "src" / "train.py"), *TINY, f"data.dir={prepared}", *LASTING, *arguments]
+    train = [str(ROOT / "src" / "train.py"), *TINY, f"data.dir={prepared}", *LASTING, *arguments]
+    return [sys.executable, *(["-c", WATCHED] if "evaluate_every=5" in arguments else []), *train]
 
 
 def begin(cwd, *words) -> subprocess.Popen:
@@ -36,8 +56,12 @@ def wait_for(found, process) -> None:
         time.sleep(0.005)
 
 
-def begun(folder, before: int, amid_writing: bool) -> bool:
-    return any(folder.glob("*.partial")) if amid_writing else len(newest_first(folder)) > before
+def newest_step(folder) -> int:
+    return max((int(file.stem.removeprefix("step-")) for file in folder.glob("step-*.ckpt")), default=0)
+
+
+def is_beyond(folder, step: int) -> bool:
+    return newest_step(folder) > step
 
 
 def curve(run) -> list[dict]:
@@ -53,14 +77,17 @@ def kill_and_finish(prepared, tmp_path, kills: int, *arguments) -> None:
     """A run that is killed so often, and then left to go on to its end, is equal to one left alone."""
     whole = begin(tmp_path, *command(prepared, *arguments, "out=whole"))
     assert whole.wait() == 0, whole.stderr.read()
-    generator = random.Random(0)
-    for _ in range(kills):
+    generator, folder = random.Random(0), tmp_path / "killed" / "checkpoints"
+    evaluating = tmp_path / "evaluating"
+    moments = {"any": lambda: True, "writing": lambda: any(folder.glob("*.partial")), "evaluating": evaluating.exists}
+    for kill in range(kills):
+        evaluating.unlink(missing_ok=True)
         process = begin(tmp_path, *command(prepared, *arguments, "out=killed"))
-        folder = tmp_path / "killed" / "checkpoints"
-        before = len(newest_first(folder))
-        amid_writing = generator.random() < 0.5
-        wait_for(partial(begun, folder, before, amid_writing), process)
-        time.sleep(generator.random() * 0.05)
+        before = newest_step(folder)
+        moment = list(moments)[kill % (3 if "evaluate_every=5" in arguments else 2)]
+        wait_for(partial(is_beyond, folder, before), process)
+        wait_for(moments[moment], process)
+        time.sleep(generator.random() * (0.05 if moment == "any" else 0.005))
         assert process.poll() is None, "the run was done before it was killed: give it more steps"
         process.kill()
         process.wait()
@@ -68,6 +95,9 @@ def kill_and_finish(prepared, tmp_path, kills: int, *arguments) -> None:
     assert last.wait() == 0, last.stderr.read()
     assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
     assert equal_weights(tmp_path / "killed", tmp_path / "whole")
+    if "logger=wandb" in arguments:
+        losses = {int(row["step"]): float(row["train/loss"]) for row in rows(tmp_path / "killed") if row["train/loss"]}
+        assert logged(sum(segments(tmp_path / "killed"), []))["train/loss"] == pytest.approx(losses)
 
 
 def test_a_killed_run_is_equal_to_one_left_alone(prepared, tmp_path):
@@ -76,9 +106,12 @@ def test_a_killed_run_is_equal_to_one_left_alone(prepared, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.chaos
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
-def test_a_run_that_is_killed_often_is_equal_to_one_left_alone(prepared, tmp_path, precision):
-    kill_and_finish(prepared, tmp_path, 7, "stage.steps=300", f"trainer.precision={precision}")
+@pytest.mark.parametrize(("precision", "kills"), [("32-true", 21), ("bf16-mixed", 7), ("16-mixed", 7)])
+def test_a_run_that_is_killed_often_is_equal_to_one_left_alone(prepared, tmp_path, monkeypatch, precision, kills):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    write_sts(tmp_path / "suite" / "Related")
+    logging = ["logger=wandb", "evaluate_every=5", "evaluate.data_dir=suite"]
+    kill_and_finish(prepared, tmp_path, kills, "stage.steps=300", f"trainer.precision={precision}", *logging)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -120,8 +153,10 @@ def test_where_one_process_dies_the_run_ends_in_one_line(prepared, tmp_path, set
 @pytest.fixture
 def checkpoints(tmp_path):
     """A folder of step-0000001, step-0000002 and last."""
+    files = WholeFiles(tmp_path)
     for name in ("step-0000001", "step-0000002", "last"):
-        WholeFiles().save_checkpoint({"weight": torch.arange(500.0), "name": name}, tmp_path / f"{name}.ckpt")
+        files.save_checkpoint({"weight": torch.arange(500.0), "name": name}, tmp_path / f"{name}.ckpt")
+    files.finish()
     return tmp_path
 
 
@@ -153,9 +188,51 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(checkpoints, 
 def test_a_full_disk_leaves_the_old_checkpoint_and_says_how_to_go_on(checkpoints, monkeypatch):
     before = (checkpoints / "last.ckpt").read_bytes()
     (checkpoints / "last.ckpt.partial").symlink_to("/dev/full")
-    with pytest.raises(UserError, match=r"No space left.*last.ckpt is kept; make room, then go on with resume=auto"):
-        WholeFiles().save_checkpoint({"weight": torch.zeros(10**6)}, checkpoints / "last.ckpt")
-    assert (checkpoints / "last.ckpt").read_bytes() == before and not list(checkpoints.glob("*.partial"))
+    files, later = WholeFiles(Path("run")), []
+    files.save_checkpoint({"weight": torch.zeros(10**6)}, checkpoints / "last.ckpt")
+    files.then(lambda: later.append("old ones removed"))
+    with pytest.raises(UserError, match=r"No space left.*last.ckpt is kept;.* go on with resume=auto out=run"):
+        files.finish()
+    with pytest.raises(UserError, match="No space left"):
+        files.teardown()
+    assert (checkpoints / "last.ckpt").read_bytes() == before and not list(checkpoints.glob("*.partial")) and not later
+
+
+def test_training_goes_on_while_a_checkpoint_of_that_step_is_written(tmp_path):
+    files, gate, weight = WholeFiles(tmp_path), threading.Event(), torch.zeros(4)
+    files.then(gate.wait)  # a disk that takes its time
+    files.jobs.clear()
+    files.save_checkpoint({"nested": [{"weight": weight}]}, tmp_path / "a.ckpt")
+    files.look()
+    weight += 1
+    assert not list(tmp_path.iterdir())
+    gate.set()
+    files.finish()
+    assert torch.equal(torch.load(tmp_path / "a.ckpt")["nested"][0]["weight"], torch.zeros(4))
+
+
+def test_the_newest_checkpoint_is_taken_also_where_a_kill_left_last_behind(checkpoints):
+    names = [file.stem for file in newest_first(checkpoints)]
+    assert names == ["last", "step-0000002", "step-0000001"]
+    os.utime(checkpoints / "last.ckpt", (1, 1))
+    assert [file.stem for file in newest_first(checkpoints)] == ["step-0000002", "last", "step-0000001"]
+    (checkpoints / "last.ckpt").unlink()
+    assert newest_whole(checkpoints) == checkpoints / "step-0000002.ckpt"
+
+
+def test_a_checkpoint_of_another_schema_is_refused_with_the_commit_that_wrote_it(script, prepared, tmp_path):
+    assert script("train", *TINY, f"data.dir={prepared}", "stage.steps=2", "out=run")[0] == 0
+    file = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    content = torch.load(file)
+    content["encoder"]["schema"] = 2
+    content["history"][-1]["commit"] = "abc1234"
+    torch.save(content, file)
+    for command in (
+        ["train", *TINY, f"data.dir={prepared}", "resume=auto", "out=run"],
+        ["export", "checkpoint=run", "out=m"],
+    ):
+        line = script.refused(*command)
+        assert "has checkpoint schema 2, this version reads 1" in line and "commit abc1234" in line
 
 
 def test_only_the_newest_and_the_multiples_stay(script, prepared, tmp_path):
@@ -163,3 +240,18 @@ def test_only_the_newest_and_the_multiples_stay(script, prepared, tmp_path):
     assert script("train", *TINY, f"data.dir={prepared}", *asked)[0] == 0
     names = sorted(file.name for file in (tmp_path / "run" / "checkpoints").iterdir())
     assert names == ["last.ckpt", *(f"step-{step:07d}.ckpt" for step in (0, 6, 12, 14))]
+    assert (tmp_path / "run/checkpoints/last.ckpt").samefile(tmp_path / "run/checkpoints/step-0000014.ckpt")
+
+
+@pytest.mark.slow
+@pytest.mark.chaos
+def test_where_a_rank_of_torchrun_dies_all_end_and_it_is_named(prepared, tmp_path):
+    ranks = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "stage.steps=5000", "out=run"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    process = begin(tmp_path, *torchrun, *command(prepared, *ranks)[1:])
+    wait_for(lambda: newest_first(tmp_path / "run" / "checkpoints"), process)
+    os.kill(children(process)[1], signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode != 0 and "error: a process of this run died (Connection" in err, err
+    assert "resume=auto" in err and re.search(r"exitcode *: -9", err) and re.search(r"rank *: 1 ", err), err
+    assert newest_whole(tmp_path / "run" / "checkpoints") is not None

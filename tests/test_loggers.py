@@ -113,6 +113,21 @@ def test_a_killed_run_goes_on_as_the_same_wandb_run_and_logs_no_step_twice(train
     )
 
 
+def test_steps_that_a_kill_kept_from_wandb_are_given_to_it_later(train, tmp_path):
+    train("out=run", "logger=wandb", "checkpoint_every=3")
+    run = tmp_path / "run"
+    stop_at(run, 6)
+    (file,) = run.glob("wandb/offline-run-*/*.wandb")
+    content = file.read_bytes()
+    file.write_bytes(
+        content[: next(size for size in range(len(content), 0, -1) if not has_step(file, content[:size], 2))]
+    )
+    train("out=run", "logger=wandb", "checkpoint_every=3", "resume=auto")
+    first, second = segments(run)
+    assert list(logged(first)["train/loss"]) == [0, 1] and list(logged(second)["train/loss"]) == [2, 3, 4, 5, 6, 7]
+    assert_holds(logged(first + second), metrics(run))
+
+
 def has_step(file, content: bytes, step: int) -> bool:
     file.write_bytes(content)
     return any(record.history.step.num >= step for record in read_records(file) if record.history.item)

@@ -64,7 +64,10 @@ def test_losses_gradient_norms_and_weights_equal_ddps(runs):
     assert min(column(runs / "zero", "train/grad_norm")) > 1  # the bound of 1.0 really acts
     zero, ddp = (load_encoder(runs / name).state_dict() for name in ("zero", "ddp"))
     for key, value in ddp.items():
-        torch.testing.assert_close(zero[key], value, rtol=1e-3, atol=2e-5, msg=key)
+        torch.testing.assert_close(zero[key], value, rtol=1e-3, atol=2e-3, msg=key)  # a step's rate: see below
+    # Adam moves a weight by up to the rate where its gradient is rounding noise: one word's row on some processors
+    far = sum(int((~torch.isclose(zero[key], value, rtol=1e-3, atol=2e-5)).sum()) for key, value in ddp.items())
+    assert far <= 1e-4 * sum(value.numel() for value in ddp.values())
 
 
 def test_a_rank_holds_half_of_the_optimizer_state(runs):

@@ -120,6 +120,16 @@ def overall(metrics: dict[str, list[float]]) -> list[float]:
     return [mean(of_seed) for of_seed in zip(*tasks, strict=True)] if tasks else []
 
 
+def by_line(scores: list[dict], order: list[str]) -> dict[str, list[tuple[str, list[float]]]]:
+    """A figure's lines: what a line's points have in common -> (the last key's value, each seed's mean over tasks)."""
+    lines: dict[str, list] = {}
+    for entry, metrics in by_point(scores, order).items():
+        *others, (_, x) = entry
+        if values := overall(metrics):
+            lines.setdefault(", ".join(value for _, value in others) or "ours", []).append((x, values))
+    return lines
+
+
 def table(scores: list[dict], order: list[str]) -> Table:
     """A row a point, a column a metric and their mean: mean ± standard deviation over seeds."""
     metrics = list(dict.fromkeys(row["metric"] for row in scores))

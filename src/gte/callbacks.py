@@ -1,6 +1,6 @@
 """What a run shows and keeps: progress, speed, checkpoints."""
 
-import csv
+import json
 import os
 import signal
 import time
@@ -9,38 +9,37 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
-from pytorch_lightning.loggers import CSVLogger
 
-from gte.checkpoint import Checkpoints, damage, newest_whole
+from gte.checkpoint import Checkpoints, damage, newest_first, newest_whole
 from gte.data.collate import Batch
 from gte.data.module import steps_done
 from gte.errors import UserError
 from gte.gather import current_ranks
+from gte.hub import HISTORY_FILE
+from gte.loggers import CsvRun, WandbRun
 from gte.memory import peak_memory
+from gte.remote import local_copy, place
 
 
 class Metrics(Callback):
     """One row of metrics a step in every logger, at the step's own number: loss, rate, gradient norm, padding, speed.
 
-    Speed is over all ranks, loading included. After a resume, metrics.csv keeps the rows of the steps before it.
-    train/batch is equal in two runs where they took the same rows.
+    Speed is over all ranks, loading included. train/batch is equal in two runs where they took the same rows.
+    At the end, the facts of the run and of those before it are in training.json.
     """
 
     def __init__(self, folder: Path):
-        file = folder / "metrics.csv"  # read now: the CSVLogger deletes it before any hook is called
-        text = file.read_text() if file.exists() else ""
-        whole = text[: text.rfind("\n") + 1]  # a kill may have cut the last row
-        self.earlier = list(csv.DictReader(whole.splitlines()))
+        self.folder = folder
 
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         for logger in trainer.loggers:
-            if isinstance(logger, CSVLogger):  # which begins its file anew
-                for row in self.earlier:
-                    if int(row["step"]) < steps_done(trainer):
-                        values = {key: float(value) for key, value in row.items() if value and key != "step"}
-                        logger.log_metrics(values, step=int(row["step"]))
-                logger.save()
+            if isinstance(logger, CsvRun | WandbRun):
+                logger.begin(steps_done(trainer))
         self.last = time.perf_counter()
+
+    def on_train_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            (self.folder / HISTORY_FILE).write_text(json.dumps(task.facts(), indent=1) + "\n")
 
     def pause(self, seconds: float) -> None:
         """Takes seconds that were spent on something else than training out of the speed of the next step."""
@@ -83,17 +82,6 @@ class Progress(TQDMProgressBar):
         return bar
 
 
-class KeepInitial(Callback):
-    """Keeps the weights before the first step as checkpoints/step-0000000.ckpt."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        if trainer.global_step == 0:
-            trainer.save_checkpoint(self.folder / "step-0000000.ckpt", weights_only=True)
-
-
 class StopOnSignal(Callback):
     """Ends training after the step under way, on all ranks, once one of them got SIGUSR1, SIGTERM or Ctrl-C.
 
@@ -131,39 +119,28 @@ class StopOnSignal(Callback):
             trainer.should_stop = bool(ranks.all_gather(torch.tensor([self.signalled], device=task.device)).any())
 
 
-class KeepLast(Callback):
-    """Keeps the state that training ends with as checkpoints/last.ckpt: ModelCheckpoint only saves at intervals."""
-
-    def __init__(self, folder: Path, every: int):
-        self.folder, self.every = folder, every
-
-    def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, outputs, batch: Batch, index) -> None:
-        if (trainer.should_stop or batch.step + 1 == task.total_steps) and (batch.step + 1) % self.every:
-            trainer.save_checkpoint(self.folder / "last.ckpt")
+def run_callbacks(out: Path, folder, **kept) -> list[Callback]:
+    """Callbacks of a run that writes to `out`, its checkpoints to `folder`; `kept` as of `Checkpoints`."""
+    return [Metrics(out), Progress(refresh_rate=10), StopOnSignal(), Checkpoints(folder, **kept)]
 
 
-def run_callbacks(
-    folder: Path, *, every: int, keep_initial: bool, keep_last: int | None = None, keep_every: int | None = None
-) -> list[Callback]:
-    """Callbacks of a run: checkpoints/step-<n>.ckpt every `every` steps, checkpoints/last.ckpt then and at the end."""
-    checkpoints = Checkpoints(folder / "checkpoints", every, keep_last, keep_every)
-    kept = [KeepInitial(folder / "checkpoints")] if keep_initial else []
-    last = KeepLast(folder / "checkpoints", every)
-    return [Metrics(folder), Progress(refresh_rate=10), StopOnSignal(), last, checkpoints, *kept]
+def find_resume(out: Path, folder, resume: str | None) -> Path | None:
+    """The checkpoint that training goes on from, on this machine; `folder` is where the run in `out` keeps its own.
 
-
-def find_resume(out: Path, resume: str | None) -> Path | None:
-    """The checkpoint that training goes on from. Raises UserError where a new run would mix with a finished one."""
-    last = out / "checkpoints" / "last.ckpt"
+    Raises UserError where a new run would mix with another.
+    """
     if resume is None:
-        if last.exists():
-            raise UserError(f"{out} already holds a run; go on with resume=auto, or name another out=")
+        if newest_first(folder):
+            key = "out" if out in folder.parents else "checkpoint_dir"
+            raise UserError(f"{folder} already holds a run; go on with resume=auto, or name another {key}=")
         return None
     if resume == "auto":
-        return newest_whole(last.parent)
-    if not Path(resume).exists():
+        return newest_whole(folder)
+    named = place(resume)
+    if not named.exists():
         raise UserError(f"resume={resume} does not exist; name a run's .ckpt, or resume=auto with the run's out=")
-    wrong = damage(Path(resume))
+    found = local_copy(named)
+    wrong = damage(found)
     if wrong:
         raise UserError(f"cannot read the checkpoint {resume}: it is {wrong}; resume=auto takes the newest whole one")
-    return Path(resume)
+    return found

@@ -28,7 +28,6 @@ def find_scores(results: Path, encoder: Encoder) -> dict:
         run = {key: content[key] for key in ("commit", "created")}
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{file} is no results.json of an evaluation") from error
-    encoder.encode([""])  # sets the tokenizer's truncation, which is part of the checksum of an evaluated model
     checksum = weights_checksum(encoder)
     for label, entry in models.items():
         if entry.get("weights") == checksum:

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
@@ -24,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 from gte.attention import Runs, at_least_float32, first_position, use_packed_attention
 from gte.errors import UserError
 from gte.offline import loading
+from gte.recompute import run_again, separate_casts
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -189,21 +189,25 @@ class Encoder(nn.Module):
         """
         starts_N = lengths_N.cumsum(0) - lengths_N
         # the longest chunks first: they hold the most activations
-        recomputed = round(recompute_fraction * len(plan.chunks)) if torch.is_grad_enabled() else 0
-        pooled = [
-            self.embed(ids_T, starts_N[rows], lengths_N[rows], recompute=number < recomputed)
-            for number, rows in enumerate(map(torch.from_numpy, plan.chunks))
-        ]
+        again = round(recompute_fraction * len(plan.chunks)) if torch.is_grad_enabled() else 0
+        chunks = list(map(torch.from_numpy, plan.chunks))
+
+        def embed(rows: Tensor) -> Tensor:
+            return self.embed(ids_T, starts_N[rows], lengths_N[rows])
+
+        with separate_casts():
+            trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+            pooled = [run_again(embed, chunks[:again], trained, self.device)] if again else []
+            pooled += map(embed, chunks[again:])
         sorted_ND = torch.cat(pooled) if pooled else torch.empty(0, self.width, device=self.device)
         back = np.empty_like(plan.order)
         back[plan.order] = np.arange(len(plan.order))
         return sorted_ND[torch.from_numpy(back).to(sorted_ND.device)]
 
-    def embed(self, ids_T: Tensor, starts: Tensor, lengths: Tensor, recompute: bool = False) -> Tensor:
+    def embed(self, ids_T: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
         """Embeddings [n, D] of the texts of one chunk, longest first."""
         pool, arrange = (self.pool_packed, self.pack) if self.packed else (self.pool_padded, self.pad)
-        inputs = arrange(ids_T, starts, lengths)
-        return checkpoint(pool, *inputs, use_reentrant=False) if recompute else pool(*inputs)
+        return pool(*arrange(ids_T, starts, lengths))
 
     def pack(self, ids_T: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Runs]:
         """Token ids [1, T] of texts end to end, their positions [1, T], and the runs of equal length."""

@@ -8,11 +8,12 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from gte.encoder import Encoder, read_config, read_json
-from gte.errors import UserError
+from gte.errors import UserError, first_line
 from gte.offline import loading
+from gte.remote import is_address, local_copy, place
 
 SCHEMA = 1  # of what `describe` writes into a checkpoint
-HISTORY_FILE = "training.json"  # in an exported directory
+HISTORY_FILE = "training.json"  # in an exported directory, and in that of a run that came to its end
 ZERO_FILE = Path("checkpoint/mp_rank_00_model_states.pt")  # in the directory that DeepSpeed writes as a checkpoint
 
 
@@ -44,7 +45,7 @@ def read_checkpoint(path: Path) -> dict:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises many kinds for a truncated, foreign or pickled file
         foreign = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-        reason = f"it would run {foreign[1]}" if foreign else (str(error).splitlines() or [type(error).__name__])[0]
+        reason = f"it would run {foreign[1]}" if foreign else first_line(error)
         raise UserError(f"cannot read the checkpoint {path}: {reason}") from error
     if isinstance(content, dict) and path.name == ZERO_FILE.name:
         content["state_dict"] = content.get("fp32_weights", content.get("module", {}))
@@ -52,7 +53,11 @@ def read_checkpoint(path: Path) -> dict:
     if not all(isinstance(part, dict) for part in parts):
         raise UserError(f"{path} is not a checkpoint of this project: it describes no encoder; name a run's .ckpt")
     if content["encoder"].get("schema") != SCHEMA:
-        raise UserError(f"{path} has checkpoint schema {content['encoder'].get('schema')}, this version reads {SCHEMA}")
+        *_, last = content.get("history") or [{}]
+        raise UserError(
+            f"{path} has checkpoint schema {content['encoder'].get('schema')}, this version reads {SCHEMA}; use the "
+            f"version of this project that wrote it: commit {last.get('commit', 'not known')}"
+        )
     return content
 
 
@@ -87,7 +92,17 @@ def load_weights(encoder: Encoder, state_dict: dict, path: Path) -> None:
 
 
 def find_checkpoint(path: str | Path) -> Path | str:
-    """What `checkpoint=` names: a checkpoint's file, a model directory, or a hub name; of a run, its last.ckpt."""
+    """What `checkpoint=` names: a checkpoint's file, a model directory, or a hub name; of a run, its last.ckpt.
+
+    Of an address (s3://...) it is a copy on this machine.
+    """
+    if is_address(path):
+        there = place(path)
+        kept = (there / "checkpoints" / "last.ckpt", there / "last.ckpt", there)
+        found = next((file for file in kept if file.exists()), None)
+        if found is None:
+            raise UserError(f"checkpoint {path} does not exist; name the address of a .ckpt file, or of its folder")
+        return find_checkpoint(local_copy(found))
     folder = Path(path)
     if folder.is_file():
         return folder

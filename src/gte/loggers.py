@@ -1,19 +1,77 @@
-"""Loggers whose curves go on where a run goes on: Weights & Biases and TensorBoard."""
+"""Loggers whose curves go on where a run goes on: metrics.csv, Weights & Biases and TensorBoard."""
 
-import json
+import csv
 import os
 import secrets
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from gte.hub import HISTORY_FILE, history
+from gte.figures import read_rows
+from gte.hub import HISTORY_FILE
 
 STEP = "trainer/global_step"  # what WandbLogger defines as the x axis of every metric
 BLOCK, HEADER = 32_768, 7  # bytes, of a .wandb file
+
+
+class CsvRun(Logger):
+    """`out`/metrics.csv: a row a call, its step and the metrics by name, each number as Python writes it.
+
+    A run that goes on keeps the rows of the steps before it. Rows are appended; where a column is new, or rows go, the
+    file is written anew beside its place first, so that a kill loses no more than the rows of the last `every` steps.
+    Rank 0 alone writes.
+    """
+
+    name = version = None
+
+    def __init__(self, out: str, every: int = 10):
+        super().__init__()
+        self.file, self.every = Path(out) / "metrics.csv", every
+        self.columns: list[str] = []
+        self.rows: list[dict] = []
+
+    @rank_zero_only
+    def begin(self, step: int) -> None:
+        """Keeps the rows before `step`, 0-based, of what the file holds."""
+        text = self.file.read_text() if self.file.exists() else ""
+        whole = text[: text.rfind("\n") + 1]  # a kill may have cut the last row
+        earlier = [row for row in csv.DictReader(whole.splitlines()) if int(row["step"]) < step]
+        self.rows = [{key: value for key, value in row.items() if value} for row in earlier]
+        self.columns = []
+        self.save()
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        self.rows.append({key: float(value) for key, value in metrics.items()} | {"step": step})
+        if (step + 1) % self.every == 0:
+            self.save()
+
+    def log_hyperparams(self, *_, **__) -> None:
+        """Hydra keeps them, in .hydra."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        if not self.rows:
+            return
+        columns = sorted(set(self.columns).union(*self.rows))
+        if columns == self.columns:
+            with open(self.file, "a", newline="") as lines:
+                csv.DictWriter(lines, columns).writerows(self.rows)
+        else:
+            written = read_rows(self.file) if self.columns else []
+            partial = self.file.with_name(f"{self.file.name}.partial")
+            with open(partial, "w", newline="") as lines:
+                table = csv.DictWriter(lines, columns)
+                table.writeheader()
+                table.writerows([*written, *self.rows])
+            os.replace(partial, self.file)
+        self.columns, self.rows = columns, []
+
+    def finalize(self, status: str) -> None:
+        self.save()
 
 
 class WandbRun(WandbLogger):
@@ -21,7 +79,7 @@ class WandbRun(WandbLogger):
 
     `data` is the prepared folder, `resume` what train.py was told. A run that goes on in the same `out` goes on as the
     same W&B run, whose id is kept in `out`; steps that W&B was given before, beyond the checkpoint, are not given
-    again. Offline unless a key is at hand. Rank 0 alone logs.
+    again, and those that a kill kept from it are. Offline unless a key is at hand. Rank 0 alone logs.
     """
 
     def __init__(self, out: str, data: str, resume: str | None, settings: dict, **options):
@@ -45,6 +103,15 @@ class WandbRun(WandbLogger):
             self.keep("manifest", "data", self.manifest.name, self.manifest.read_text())
         return run
 
+    @rank_zero_only
+    def begin(self, step: int) -> None:
+        """Gives W&B what metrics.csv holds of the steps before `step` and W&B does not: it had not yet written it."""
+        file = self.out / "metrics.csv"
+        for row in read_rows(file) if step and file.exists() else []:
+            if int(row["step"]) < step:
+                values = {key: float(value) for key, value in row.items() if value and key != "step"}
+                self.log_metrics(values, step=int(row["step"]))
+
     def keep(self, name: str, kind: str, file: str, text: str) -> None:
         """Logs a text as an artifact of one file."""
         import wandb
@@ -64,8 +131,8 @@ class WandbRun(WandbLogger):
     def finalize(self, status: str) -> None:
         if self._experiment is None:
             return
-        if status == "success":
-            facts = json.dumps(history(self.out), indent=1)
+        if status == "success" and (self.out / HISTORY_FILE).exists():
+            facts = (self.out / HISTORY_FILE).read_text()
             self.keep(f"training-{self._experiment.id}", "history", HISTORY_FILE, facts)
         self._experiment.finish(exit_code=0 if status == "success" else 1)
 

@@ -6,6 +6,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from gte.checkpoint import newest_first
 from gte.data.collate import Batch
 from gte.data.mixture import mix
 from gte.encoder import Encoder
@@ -111,7 +112,7 @@ class ContrastiveTask(pl.LightningModule):
 
     def on_train_batch_end(self, outputs, batch: Batch, _) -> None:
         if self.skipped["in_a_row"] >= self.max_skipped:
-            kept = getattr(self.trainer.checkpoint_callback, "last_model_path", "") or "none yet"
+            kept = next(iter(newest_first(self.trainer.checkpoint_callback.folder)), "none yet")
             raise UserError(
                 f"{self.skipped['in_a_row']} steps in a row, up to step {batch.step}, had a loss or gradient that is "
                 f"not finite; last good checkpoint: {kept}; go on from it with a lower optim.lr, or train anew with "
@@ -122,11 +123,15 @@ class ContrastiveTask(pl.LightningModule):
         """Chunks are cut on the host and moved one by one."""
         return batch
 
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
+    def facts(self) -> list[dict]:
+        """`history` with what this stage has done by now: steps, and epochs by source."""
         *earlier, this = self.history
-        checkpoint["encoder"] = describe(self.encoder)
         done = {"steps": self.global_step, "epochs": self.trainer.datamodule.epochs(self.global_step)}
-        checkpoint["history"] = [*earlier, this | done]
+        return [*earlier, this | done]
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["encoder"] = describe(self.encoder)
+        checkpoint["history"] = self.facts()
         checkpoint["skipped"] = self.skipped
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:

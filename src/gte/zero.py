@@ -1,6 +1,5 @@
 """DeepSpeed's ZeRO: the optimizer's state in parts, one a rank (the paper trains with stage 1)."""
 
-import shutil
 from pathlib import Path
 
 import torch
@@ -8,6 +7,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import DeepSpeedStrategy
 from torch import Tensor
 
+from gte.checkpoint import put, remove
 from gte.errors import UserError
 from gte.hub import read_checkpoint
 
@@ -36,6 +36,8 @@ class Zero(DeepSpeedStrategy):
         super().__init__(stage=stage, logging_batch_size_per_gpu=1, **options)
 
     def setup(self, trainer: Trainer) -> None:
+        if not isinstance(trainer.checkpoint_callback.folder, Path):
+            raise UserError("DeepSpeed writes to directories only; set checkpoint_dir=null or to a directory")
         self.config["gradient_clipping"] = self.lightning_module.optim.clip_norm
         super().setup(trainer)
 
@@ -47,17 +49,14 @@ class Zero(DeepSpeedStrategy):
 
     def save_checkpoint(self, checkpoint: dict, filepath, storage_options=None) -> None:
         target = Path(self.broadcast(filepath))
-        partial, old = (target.with_name(f"{target.name}.{suffix}") for suffix in ("partial", "old"))
+        partial = target.with_name(f"{target.name}.partial")
         if self.is_global_zero:
-            shutil.rmtree(partial, ignore_errors=True)
+            remove(partial)
         self.barrier()
         super().save_checkpoint(checkpoint | self.fp32_weights(), partial, storage_options)
         self.barrier()
         if self.is_global_zero:
-            if target.exists():
-                target.rename(old)
-            partial.rename(target)
-            shutil.rmtree(old, ignore_errors=True)
+            put(partial, target)
         self.barrier()
 
     def fp32_weights(self) -> dict[str, dict[str, Tensor]]:

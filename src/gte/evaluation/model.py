@@ -5,6 +5,7 @@ Shapes: N texts, D width.
 
 import hashlib
 import itertools
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -296,5 +297,8 @@ def weights_checksum(encoder: Encoder) -> str:
     for name, value in sorted(encoder.state_dict().items()):
         sha.update(name.encode())
         sha.update(value.detach().cpu().numpy().tobytes())
-    sha.update(encoder.tokenizer.backend_tokenizer.to_str().encode())
+    rules = json.loads(encoder.tokenizer.backend_tokenizer.to_str())
+    for key in ("truncation", "padding"):  # which every encoding sets
+        rules.pop(key)
+    sha.update(json.dumps(rules, sort_keys=True).encode())
     return f"sha256:{sha.hexdigest()}"

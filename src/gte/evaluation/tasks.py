@@ -31,7 +31,7 @@ from mteb.abstasks import (
 from mteb.abstasks.aggregated_task import AbsTaskAggregate
 from mteb.abstasks.task_metadata import TaskMetadata
 
-from gte.errors import UserError
+from gte.errors import UserError, first_line
 from gte.evaluation import codesearchnet, sst2
 from gte.evaluation.folder import FIELDS, Folder
 
@@ -91,11 +91,10 @@ class Task:
             except (OSError, ValueError, RuntimeError, httpx.HTTPError) as error:
                 if getattr(part, "folder", None) is not None:
                     raise
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 name = part.metadata.name
                 folder = OWN[name].folder_name if name in OWN else name
                 raise UserError(
-                    f"the hub did not give {name} ({reason}); pass data_dir=DIR, the data in DIR/{folder}"
+                    f"the hub did not give {name} ({first_line(error)}); pass data_dir=DIR, the data in DIR/{folder}"
                 ) from error
 
     def run(self, model) -> dict[str, float]:

@@ -1,0 +1,99 @@
+"""Chunks that are run a second time instead of being remembered: the memory of one chunk, and one backward pass.
+
+`torch.utils.checkpoint` drops a chunk's activations too, but keeps the nodes of its graph; in a processor's heap these
+lie between the holes that the activations leave, and the process grows with every chunk: 828 MB with 512 pairs, 1,771
+with 8,192. Here a chunk leaves nothing but its rows of the result.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+def run_again(
+    run: Callable[[Sequence], Tensor], chunks: Sequence[Sequence], parameters: Sequence[Tensor], device: torch.device
+) -> Tensor:
+    """The rows of run(chunk) of all chunks, one below the other, with gradients of `parameters` and of nothing else.
+
+    run: n things -> [n, D].
+    In the backward pass the chunks run again in the same order, with the same random numbers and precision. Each
+    parameter then gets the sum over all chunks at once, made in at least float32, so that DDP reduces it once.
+    """
+    return RunAgain.apply(run, chunks, device, *parameters)
+
+
+class RunAgain(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, run, chunks, device, *parameters):
+        ctx.run, ctx.chunks, ctx.device, ctx.parameters = run, chunks, device, parameters
+        ctx.random = random_state(device)
+        ctx.precision = precision(device)
+        ctx.rows = [len(chunk) for chunk in chunks]
+        for number, chunk in enumerate(chunks):
+            part = run(chunk)
+            if number == 0:
+                result = part.new_empty(sum(ctx.rows), part.shape[1])
+            result.split(ctx.rows)[number].copy_(part)
+        return result
+
+    @staticmethod
+    def backward(ctx, gradient):
+        sums = [None] * len(ctx.parameters)
+        with kept_random_state(ctx.device), torch.enable_grad():
+            set_random_state(ctx.random, ctx.device)
+            for chunk, rows in zip(ctx.chunks, gradient.split(ctx.rows), strict=True):
+                with torch.autocast(**ctx.precision):
+                    part = ctx.run(chunk)
+                for number, grad in enumerate(torch.autograd.grad(part, ctx.parameters, rows, allow_unused=True)):
+                    if grad is not None and sums[number] is None:
+                        sums[number] = grad.to(torch.promote_types(grad.dtype, torch.float32))
+                    elif grad is not None:
+                        sums[number] += grad
+        grads = (s if s is None else s.to(p.dtype) for s, p in zip(sums, ctx.parameters, strict=True))
+        return None, None, None, *grads
+
+
+@contextmanager
+def separate_casts():
+    """Under autocast, casts each weight once a chunk, not once for all.
+
+    The gradients of a weight's chunks meet in the precision of its copy where there is one copy: in bf16 those of 136
+    chunks came to 3.1 % beside the right sum, those of 17 to 1.1 %, instead of 0.3 %.
+    """
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
+
+
+def precision(device: torch.device) -> dict:
+    """The arguments of the autocast context that holds now."""
+    kind = device.type
+    enabled = torch.is_autocast_enabled(kind)
+    return {"device_type": kind, "dtype": torch.get_autocast_dtype(kind), "enabled": enabled, "cache_enabled": False}
+
+
+def random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Of the processor's generator and the device's."""
+    of_device = None if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
+    return torch.get_rng_state(), of_device
+
+
+def set_random_state(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.get_device_module(device).set_rng_state(state[1], device)
+
+
+@contextmanager
+def kept_random_state(device: torch.device):
+    """Puts the generators back at the end."""
+    state = random_state(device)
+    try:
+        yield
+    finally:
+        set_random_state(state, device)

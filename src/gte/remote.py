@@ -1,0 +1,53 @@
+"""Files on other machines: a checkpoint may be on any filesystem that fsspec knows, s3:// and gs:// among them."""
+
+import atexit
+import re
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from gte.errors import UserError, first_line
+
+ADDRESS = re.compile(r"(?!(?:https?|ftp|file|local)://)[a-z][a-z0-9+.-]*://.")  # web pages are no filesystems
+
+
+def is_address(path) -> bool:
+    """Whether a path is an address like s3://bucket/folder."""
+    return bool(ADDRESS.match(str(path)))
+
+
+def place(path):
+    """A pathlib.Path; for an address a upath.UPath, which has the same methods.
+
+    Raises UserError where the packages for it are not installed.
+    """
+    if not is_address(path):
+        return Path(path)
+    try:
+        from upath import UPath
+
+        found = UPath(path)
+        found.fs  # noqa: B018  looks for the package of this kind of filesystem
+    except (ImportError, ValueError) as error:
+        raise UserError(
+            f"{path}: {error}; pip install -r requirements-remote.txt, for other kinds see fsspec"
+        ) from error
+    return found
+
+
+def local_copy(path) -> Path:
+    """The path itself; of what an address names, a file or a directory, a copy that lives as long as this process."""
+    return path if isinstance(path, Path) else fetch(path)
+
+
+@cache
+def fetch(address) -> Path:
+    folder = tempfile.mkdtemp(prefix="gte-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    copy = Path(folder) / address.name
+    try:
+        address.fs.get(address.path, str(copy), recursive=address.is_dir())
+    except Exception as error:  # filesystems have kinds of their own
+        raise UserError(f"cannot read {address}: {first_line(error)}") from error
+    return copy
