@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from gte import memory
 from gte.encoder import Encoder
 from gte.recompute import run_again
 
@@ -67,6 +68,18 @@ def test_the_second_run_draws_what_the_first_drew_and_the_generator_goes_on_from
     assert len(drawn) == 4 and torch.equal(drawn[0], drawn[2]) and torch.equal(drawn[1], drawn[3])
     assert torch.equal(result, torch.cat(drawn[:2])) and torch.equal(torch.get_rng_state(), moved)
     np.testing.assert_allclose(weight.grad, torch.cat(drawn[:2]).sum(0))
+
+
+def test_free_memory_is_given_back_where_the_process_has_grown_by_a_tenth(monkeypatch):
+    trimmed, sizes = [], iter([100, 105, 110, 111, 109, 120])
+    monkeypatch.setattr(memory, "TRIM", lambda pad: trimmed.append(pad))
+    monkeypatch.setattr(memory, "resident_memory", lambda: next(sizes))
+    even = memory.EvenMemory()
+    counts = []
+    for _ in range(6):
+        even()
+        counts.append(len(trimmed))
+    assert counts == [1, 1, 1, 2, 2, 3]
 
 
 def test_what_does_not_take_part_gets_no_gradient():

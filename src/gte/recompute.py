@@ -1,8 +1,8 @@
 """Chunks that are run a second time instead of being remembered: the memory of one chunk, and one backward pass.
 
 `torch.utils.checkpoint` drops a chunk's activations too, but keeps the nodes of its graph; in a processor's heap these
-lie between the holes that the activations leave, and the process grows with every chunk: 828 MB with 512 pairs, 1,771
-with 8,192. Here a chunk leaves nothing but its rows of the result.
+lie between the holes that the activations leave, and the process grows with every chunk. Here a chunk leaves nothing
+but its rows of the result.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +10,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+
+from gte.attention import at_least_float32
+from gte.memory import EvenMemory
 
 
 def run_again(
@@ -31,28 +34,45 @@ class RunAgain(torch.autograd.Function):
         ctx.random = random_state(device)
         ctx.precision = precision(device)
         ctx.rows = [len(chunk) for chunk in chunks]
+        even = even_memory(chunks, device)
         for number, chunk in enumerate(chunks):
             part = run(chunk)
             if number == 0:
                 result = part.new_empty(sum(ctx.rows), part.shape[1])
             result.split(ctx.rows)[number].copy_(part)
+            del part
+            even()
         return result
 
     @staticmethod
     def backward(ctx, gradient):
         sums = [None] * len(ctx.parameters)
+        even = even_memory(ctx.chunks, ctx.device)
         with kept_random_state(ctx.device), torch.enable_grad():
             set_random_state(ctx.random, ctx.device)
             for chunk, rows in zip(ctx.chunks, gradient.split(ctx.rows), strict=True):
                 with torch.autocast(**ctx.precision):
                     part = ctx.run(chunk)
-                for number, grad in enumerate(torch.autograd.grad(part, ctx.parameters, rows, allow_unused=True)):
-                    if grad is not None and sums[number] is None:
-                        sums[number] = grad.to(torch.promote_types(grad.dtype, torch.float32))
-                    elif grad is not None:
-                        sums[number] += grad
+                grads = torch.autograd.grad(part, ctx.parameters, rows, allow_unused=True)
+                add(sums, grads)
+                del part, grads
+                even()
         grads = (s if s is None else s.to(p.dtype) for s, p in zip(sums, ctx.parameters, strict=True))
         return None, None, None, *grads
+
+
+def even_memory(chunks: Sequence, device: torch.device) -> Callable[[], None]:
+    """What to call after each chunk."""
+    return EvenMemory() if device.type == "cpu" and len(chunks) > 16 else lambda: None
+
+
+def add(sums: list[Tensor | None], grads: Sequence[Tensor | None]) -> None:
+    """Adds gradients to sums in at least float32; None is no gradient."""
+    for number, grad in enumerate(grads):
+        if grad is not None and sums[number] is None:
+            sums[number] = grad.to(at_least_float32(grad))
+        elif grad is not None:
+            sums[number] += grad
 
 
 @contextmanager
