@@ -44,7 +44,7 @@ def main(cfg: DictConfig) -> int | None:
     folder = place(cfg.checkpoint_dir) if cfg.checkpoint_dir else out / "checkpoints"
     resume = find_resume(out, folder, cfg.resume)
     if cfg.resume == "auto" and resume and finished(resume, facts, data.total_steps):
-        print(f"{stage.name} was done already: {resume}")
+        print(f"{stage.name} was done already: {folder / 'last.ckpt'}")
         return None
     kept = {"keep_initial": cfg.keep_initial, "keep_last": cfg.keep_last, "keep_every": cfg.keep_every}
     callbacks = run_callbacks(out, folder, every=cfg.checkpoint_every, **kept)

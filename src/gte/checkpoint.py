@@ -69,21 +69,7 @@ class WholeFiles(TorchCheckpointIO):
     def write(self, content: dict, path) -> None:
         """Raises UserError, which names the checkpoint that is kept, where the file cannot be written."""
         try:
-            if not isinstance(path, Path):
-                with path.fs.transaction, path.open("wb") as file:
-                    torch.save(content, file)
-                return
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f"{path.name}.partial")
-            try:
-                with open(partial, "wb") as file:
-                    torch.save(content, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                put(partial, path)
-            except BaseException:
-                partial.unlink(missing_ok=True)
-                raise
+            write_file(content, path) if isinstance(path, Path) else upload(content, path)
         except Exception as error:  # torch makes a RuntimeError of some failed writes, a remote filesystem has its own
             try:
                 kept = next(iter(newest_first(path.parent)), "no checkpoint")
@@ -93,6 +79,25 @@ class WholeFiles(TorchCheckpointIO):
                 f"cannot write {path}: {first_line(error)}; {kept} is kept; mend that (make room), then go on with "
                 f"resume=auto out={self.out}"
             ) from error
+
+
+def write_file(content: dict, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with open(partial, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        put(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def upload(content: dict, address) -> None:
+    with address.fs.transaction, address.open("wb") as file:
+        torch.save(content, file)
 
 
 class Checkpoints(Checkpoint):
