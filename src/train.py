@@ -82,6 +82,8 @@ def main(cfg: DictConfig) -> int | None:
         seed=cfg.seed,
         max_skipped=cfg.max_skipped,
     )
+    if trainer.precision == "64-true":
+        task.double()  # Lightning does so after it has read a checkpoint, whose weights float32 would round
     if trainer.is_global_zero:
         print(f"{stage.name}: {data.describe()}, {trainer.precision}, writes {out}", flush=True)
     trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)

@@ -31,6 +31,7 @@ ZERO = ["trainer=deepspeed", "trainer.strategy._target_=zero_on_cpu.ZeroOnCPU"]
 RUNS = {
     "ddp": ["trainer=ddp", "trainer.precision=32-true"],
     "zero": [*ZERO, "trainer.precision=32-true"],
+    "recomputed": [*ZERO, "trainer.precision=32-true", "stage.recompute_fraction=1.0"],
     "bf16": [*ZERO, "trainer.precision=bf16-mixed"],
     "fp16": [*ZERO, "trainer.precision=16-mixed", "max_skipped=9"],
 }
@@ -56,13 +57,14 @@ def states(run, checkpoint="last.ckpt"):
     return [torch.load(file, weights_only=False)["optimizer_state_dict"] for file in files]
 
 
-def test_losses_gradient_norms_and_weights_equal_ddps(runs):
+@pytest.mark.parametrize("name", ["zero", "recomputed"])
+def test_losses_gradient_norms_and_weights_equal_ddps(runs, name):
     for key in ("train/loss", "train/grad_norm", "train/lr"):
-        zero, ddp = column(runs / "zero", key), column(runs / "ddp", key)
+        zero, ddp = column(runs / name, key), column(runs / "ddp", key)
         assert len(zero) == 6
         np.testing.assert_allclose(zero, ddp, rtol=1e-5)
-    assert min(column(runs / "zero", "train/grad_norm")) > 1  # the bound of 1.0 really acts
-    zero, ddp = (load_encoder(runs / name).state_dict() for name in ("zero", "ddp"))
+    assert min(column(runs / name, "train/grad_norm")) > 1  # the bound of 1.0 really acts
+    zero, ddp = (load_encoder(run).state_dict() for run in (runs / name, runs / "ddp"))
     for key, value in ddp.items():
         torch.testing.assert_close(zero[key], value, rtol=1e-3, atol=2e-3, msg=key)  # a step's rate: see below
     # Adam moves a weight by up to the rate where its gradient is rounding noise: one word's row on some processors
