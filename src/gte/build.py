@@ -85,7 +85,7 @@ def one_line_errors():
         line = one_line(error)
         if line is None or SHOW_TRACEBACK:
             raise
-        if (died := dead_process(error)) and died.startswith("Connection"):
+        if (died := dead_process(error)) and died.startswith("Connection") and "TORCHELASTIC_RUN_ID" not in os.environ:
             time.sleep(6)  # Lightning's launcher looks every 5 seconds; it names the rank and ends this process
         print(f"error: {line}", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", UserError.exit_code))

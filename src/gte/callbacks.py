@@ -108,6 +108,9 @@ class StopOnSignal(Callback):
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
+    def on_exception(self, trainer: pl.Trainer, task: pl.LightningModule, exception: BaseException) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, after a rank's death: say first what was kept
+
     def teardown(self, trainer: pl.Trainer, task: pl.LightningModule, stage: str) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
