@@ -21,6 +21,7 @@ from gte.evaluation.suite import Plan, Suite, exit_code, name_checkpoints, plan,
 from gte.evaluation.table import as_csv, as_markdown, as_text, gains
 
 WIDTH = 8
+NO_RULES = '{"truncation": null, "padding": null}'  # of a tokenizer
 
 
 class KnownEncoder(torch.nn.Module):
@@ -32,7 +33,7 @@ class KnownEncoder(torch.nn.Module):
         self.vectors = vectors or {}
         self.encoded: list[str] = []
         self.max_length, self.width, self.device = 16, WIDTH, "cpu"
-        self.tokenizer = SimpleNamespace(backend_tokenizer=SimpleNamespace(to_str=lambda: "tokenizer"))
+        self.tokenizer = SimpleNamespace(backend_tokenizer=SimpleNamespace(to_str=lambda: NO_RULES))
 
     def vector(self, text: str) -> np.ndarray:
         drawn = np.random.default_rng(list(text.encode())).normal(size=WIDTH)
