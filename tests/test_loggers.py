@@ -10,7 +10,7 @@ from test_ddp import DDP, RUN
 from test_evaluation import write_sts
 from test_train import TINY, column, rows
 
-from gte.loggers import read_records
+from gte.loggers import CsvRun, read_records
 
 KEY = "0123456789abcdef" * 3
 
@@ -187,3 +187,19 @@ def test_evaluation_logs_its_table(script, small_model, tmp_path):
     header, row = (line.split(",") for line in (tmp_path / "eval" / "table.csv").read_text().splitlines())
     assert table["columns"] == header and table["data"] == [[row[0], *map(float, row[1:])]]
     assert any("results" in (item.key, *item.nested_key) for record in records for item in record.history.item)
+
+
+def test_metrics_cut_at_any_byte_go_on_with_the_whole_rows_before(tmp_path):
+    logger = CsvRun(tmp_path, every=1)
+    for step, values in enumerate(({"a": 0.1}, {"a": 0.2}, {"a": 0.3, "b": 7.0}, {"b": 8.0})):
+        logger.log_metrics(values, step)
+    content = (tmp_path / "metrics.csv").read_bytes()
+    expected = [("0.1", ""), ("0.2", ""), ("0.3", "7.0"), ("", "8.0")]
+    for cut in range(len(content) + 1):
+        (tmp_path / "metrics.csv").write_bytes(content[:cut])
+        whole = max(content[:cut].count(b"\r") - 1, 0)
+        again = CsvRun(tmp_path, every=1)
+        again.begin(3)
+        again.log_metrics({"c": 1.0}, 3)
+        found = [(row.get("a", ""), row.get("b", ""), row["c"]) for row in rows(tmp_path)]
+        assert found == [(*pair, "") for pair in expected[: min(whole, 3)]] + [("", "", "1.0")], cut
