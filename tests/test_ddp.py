@@ -97,9 +97,7 @@ def test_started_as_typed_ranks_train_as_one_process(alone, prepared, tmp_path, 
 
 def test_a_run_killed_at_any_step_goes_on_with_the_same_batches_at_another_number_of_ranks(script, prepared, tmp_path):
     run = [*RUN, f"data.dir={prepared}", "checkpoint_every=7", "stage.steps=80", "data.alpha=0.3"]
-    run += [
-        "trainer.precision=64-true"
-    ]  # in float32 the ranks' sums differ in the last bits, and 80 steps amplify that
+    run.append("trainer.precision=64-true")  # in float32 the ranks' sums differ in their last bits
     code, _, errors = script("train", *run, "trainer=cpu", "out=whole")
     assert code == 0, errors
     killed = start(tmp_path, sys.executable, ROOT / "src" / "train.py", *run, "trainer=cpu", "out=killed")

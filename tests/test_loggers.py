@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -99,10 +100,7 @@ def test_a_killed_run_goes_on_as_the_same_wandb_run_and_logs_no_step_twice(train
     train("out=run", "logger=wandb", "checkpoint_every=3")
     run = tmp_path / "run"
     stop_at(run, 3)
-    (file,) = run.glob("wandb/offline-run-*/*.wandb")
-    content = file.read_bytes()
-    cut = next(size for size in range(len(content), 0, -1) if not has_step(file, content[:size], 5))
-    assert has_step(file, content[:cut], 4)  # two steps beyond the checkpoint, and a part of the next
+    file = cut_within(run, 5)  # two steps beyond the checkpoint, and a part of the next
     train("out=run", "logger=wandb", "checkpoint_every=3", "resume=auto")
     first, second = segments(run)
     assert {record.run.run_id for record in first + second if record.HasField("run")} == {file.stem.split("-")[-1]}
@@ -117,15 +115,20 @@ def test_steps_that_a_kill_kept_from_wandb_are_given_to_it_later(train, tmp_path
     train("out=run", "logger=wandb", "checkpoint_every=3")
     run = tmp_path / "run"
     stop_at(run, 6)
-    (file,) = run.glob("wandb/offline-run-*/*.wandb")
-    content = file.read_bytes()
-    file.write_bytes(
-        content[: next(size for size in range(len(content), 0, -1) if not has_step(file, content[:size], 2))]
-    )
+    cut_within(run, 2)
     train("out=run", "logger=wandb", "checkpoint_every=3", "resume=auto")
     first, second = segments(run)
     assert list(logged(first)["train/loss"]) == [0, 1] and list(logged(second)["train/loss"]) == [2, 3, 4, 5, 6, 7]
     assert_holds(logged(first + second), metrics(run))
+
+
+def cut_within(run, step: int) -> Path:
+    """Leaves of the run's .wandb file what a kill within that step leaves."""
+    (file,) = run.glob("wandb/offline-run-*/*.wandb")
+    content = file.read_bytes()
+    cut = next(size for size in range(len(content), 0, -1) if not has_step(file, content[:size], step))
+    assert has_step(file, content[:cut], step - 1)
+    return file
 
 
 def has_step(file, content: bytes, step: int) -> bool:

@@ -19,7 +19,7 @@ RUN = "s3://runs/one"
 
 @pytest.fixture
 def s3(monkeypatch):
-    """The address of a store with an empty bucket `runs`, which the environment leads to; what is in it: names."""
+    """A client of a store with an empty bucket `runs`, to which the environment leads."""
     moto = pytest.importorskip("moto.server", reason="pip install -r requirements-test.txt")
     import boto3
     import s3fs
@@ -27,13 +27,13 @@ def s3(monkeypatch):
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = moto.ThreadedMotoServer(port=0)
     server.start()
-    host, port = server.get_host_and_port()
-    environment = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "key"}
+    address = f"http://127.0.0.1:{server.get_host_and_port()[1]}"
+    environment = {"AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "key"}
     for name, value in (environment | {"AWS_SECRET_ACCESS_KEY": "s", "AWS_DEFAULT_REGION": "us-east-1"}).items():
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()
     client = boto3.client("s3")
-    urllib.request.urlopen(f"http://127.0.0.1:{port}/moto-api/reset", data=b"")  # what tests before have left
+    urllib.request.urlopen(f"{address}/moto-api/reset", data=b"")  # what tests before have left
     client.create_bucket(Bucket="runs")
     yield client
     server.stop()

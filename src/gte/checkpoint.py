@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
 from gte.data.collate import Batch
+from gte.data.folder import put_in_place
 from gte.errors import UserError, first_line
 from gte.remote import local_copy, place
 
@@ -154,12 +155,7 @@ class Checkpoints(Checkpoint):
 def put(new: Path, target: Path) -> None:
     """Gives a file or directory its name, in the place of what had it."""
     if new.is_dir():
-        old = target.with_name(f"{target.name}.old")
-        remove(old)
-        if target.exists():
-            target.rename(old)
-        new.rename(target)
-        remove(old)
+        put_in_place(new, target)
     else:
         os.replace(new, target)
 

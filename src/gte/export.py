@@ -10,7 +10,7 @@ from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
 from gte.card import find_scores, model_card
 from gte.encoder import Encoder
-from gte.errors import UserError
+from gte.errors import UserError, first_line
 from gte.hub import HISTORY_FILE, history, load_encoder
 from gte.offline import hub_reachable
 from gte.onnx import Comparison, require_onnx, write_onnx
@@ -113,6 +113,6 @@ def push(folder: Path, repository: str, private: bool = False) -> str:
         address = api.create_repo(repository, private=private, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=folder, commit_message=f"Export of {git_commit()}")
     except Exception as error:  # the client has errors of its own and lets through those of its HTTP library
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"{folder} is complete, but the hub did not take it as {repository}: {reason}") from error
     return str(address)

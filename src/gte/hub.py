@@ -98,8 +98,7 @@ def find_checkpoint(path: str | Path) -> Path | str:
     """
     if is_address(path):
         there = place(path)
-        kept = (there / "checkpoints" / "last.ckpt", there / "last.ckpt", there)
-        found = next((file for file in kept if file.exists()), None)
+        found = next((file for file in newest_of_run(there) if file.exists()), None)
         if found is None:
             raise UserError(f"checkpoint {path} does not exist; name the address of a .ckpt file, or of its folder")
         return find_checkpoint(local_copy(found))
@@ -107,7 +106,7 @@ def find_checkpoint(path: str | Path) -> Path | str:
     if folder.is_file():
         return folder
     if folder.is_dir():
-        for last in (folder / "checkpoints" / "last.ckpt", folder / "last.ckpt", folder):
+        for last in newest_of_run(folder):
             for file in (last, last / ZERO_FILE):
                 if file.is_file():
                     return file
@@ -119,6 +118,11 @@ def find_checkpoint(path: str | Path) -> Path | str:
     if folder.is_absolute() or str(path).startswith(".") or folder.suffix == ".ckpt" or len(folder.parts) > 2:
         raise UserError(f"checkpoint {path} does not exist; name a run directory, a .ckpt file or a model directory")
     return str(path)
+
+
+def newest_of_run(folder) -> tuple:
+    """Where a run's newest checkpoint is, if `folder` is a run's, or of checkpoints, or the checkpoint itself."""
+    return folder / "checkpoints" / "last.ckpt", folder / "last.ckpt", folder
 
 
 def load_encoder(checkpoint: str | Path, trust_remote_code: bool = False) -> Encoder:

@@ -36,10 +36,7 @@ class CsvRun(Logger):
     @rank_zero_only
     def begin(self, step: int) -> None:
         """Keeps the rows before `step`, 0-based, of what the file holds."""
-        text = self.file.read_text() if self.file.exists() else ""
-        whole = text[: text.rfind("\n") + 1]  # a kill may have cut the last row
-        earlier = [row for row in csv.DictReader(whole.splitlines()) if int(row["step"]) < step]
-        self.rows = [{key: value for key, value in row.items() if value} for row in earlier]
+        self.rows = rows_before(step, self.file)
         self.columns = []
         self.save()
 
@@ -106,11 +103,9 @@ class WandbRun(WandbLogger):
     @rank_zero_only
     def begin(self, step: int) -> None:
         """Gives W&B what metrics.csv holds of the steps before `step` and W&B does not: it had not yet written it."""
-        file = self.out / "metrics.csv"
-        for row in read_rows(file) if step and file.exists() else []:
-            if int(row["step"]) < step:
-                values = {key: float(value) for key, value in row.items() if value and key != "step"}
-                self.log_metrics(values, step=int(row["step"]))
+        for row in rows_before(step, self.out / "metrics.csv"):
+            number = int(row.pop("step"))
+            self.log_metrics({key: float(value) for key, value in row.items()}, step=number)
 
     def keep(self, name: str, kind: str, file: str, text: str) -> None:
         """Logs a text as an artifact of one file."""
@@ -151,6 +146,14 @@ class TensorBoardRun(TensorBoardLogger):
             start = Event(session_log=SessionLog(status=SessionLog.START))
             self.experiment._get_file_writer().add_event(start, step)
         super().log_metrics(metrics, step)
+
+
+def rows_before(step: int, file: Path) -> list[dict[str, str]]:
+    """The rows of a metrics.csv before `step`, 0-based, without what they leave empty; not one that a kill has cut."""
+    text = file.read_text() if file.exists() else ""
+    whole = text[: text.rfind("\n") + 1]
+    rows = csv.DictReader(whole.splitlines())
+    return [{key: value for key, value in row.items() if value} for row in rows if int(row["step"]) < step]
 
 
 def has_key() -> bool:

@@ -39,7 +39,8 @@ class RunAgain(torch.autograd.Function):
             part = run(chunk)
             if number == 0:
                 result = part.new_empty(sum(ctx.rows), part.shape[1])
-            result.split(ctx.rows)[number].copy_(part)
+                places = result.split(ctx.rows)
+            places[number].copy_(part)
             del part
             even()
         return result
@@ -48,7 +49,8 @@ class RunAgain(torch.autograd.Function):
     def backward(ctx, gradient):
         sums = [None] * len(ctx.parameters)
         even = even_memory(ctx.chunks, ctx.device)
-        with kept_random_state(ctx.device), torch.enable_grad():
+        devices = [] if ctx.device.type == "cpu" else [ctx.device]
+        with torch.random.fork_rng(devices, device_type=ctx.device.type), torch.enable_grad():
             set_random_state(ctx.random, ctx.device)
             for chunk, rows in zip(ctx.chunks, gradient.split(ctx.rows), strict=True):
                 with torch.autocast(**ctx.precision):
@@ -107,13 +109,3 @@ def set_random_state(state: tuple[Tensor, Tensor | None], device: torch.device) 
     torch.set_rng_state(state[0])
     if state[1] is not None:
         torch.get_device_module(device).set_rng_state(state[1], device)
-
-
-@contextmanager
-def kept_random_state(device: torch.device):
-    """Puts the generators back at the end."""
-    state = random_state(device)
-    try:
-        yield
-    finally:
-        set_random_state(state, device)

@@ -19,7 +19,7 @@ import yaml
 
 from gte.data.readers import MAX_LINE, join, lines, reader
 from gte.data.records import Field, Fields, Keyed, KeyedRow, Record, Rejected, encodable, records
-from gte.errors import UserError
+from gte.errors import UserError, first_line
 from gte.offline import hub_reachable
 
 FOLDER = Path(__file__).resolve().parents[3] / "conf" / "source"
@@ -279,7 +279,7 @@ def read_hub(source: Source) -> Iterator[Record]:
     except (OSError, ValueError, RuntimeError) as error:
         if isinstance(error, UserError):
             raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(
             f"the hub did not give '{source.hub}' ({reason}); without it, make a folder "
             f"<paths.raw>/{source.folder or source.name} and put '{source.files}' there"
