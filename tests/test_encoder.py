@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from gte.encoder import Encoder, plan_chunks
+from gte.chunks import plan_chunks
+from gte.encoder import Encoder
 from gte.errors import UserError
 
 TEXTS = [

@@ -7,87 +7,51 @@ Shapes: N texts, T tokens of all texts end to end, L tokens of the longest text 
 """
 
 import copy
-import json
-import re
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
+from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from gte.attention import Runs, at_least_float32, first_position, use_packed_attention
+from gte.chunks import Plan, plan_chunks
 from gte.errors import UserError
-from gte.offline import loading
+from gte.pretrained import Settings, load_pretrained, usable_positions
 from gte.recompute import run_again, separate_casts
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Which texts go through the language model together: longest first, at most `batch_tokens` a chunk."""
-
-    chunks: list[np.ndarray]  # row numbers, longest text first
-    order: np.ndarray  # the chunks end to end
-    tokens: int  # real tokens
-    computed_tokens: int  # what the language model computes on
-
-    @property
-    def padding(self) -> float:
-        """Share of the computed tokens that are padding."""
-        return 1 - self.tokens / max(self.computed_tokens, 1)
-
-
-def plan_chunks(lengths_N: np.ndarray, batch_tokens: int, packed: bool = False) -> Plan:
-    """Sort by length, then cut by token budget, padding included unless `packed`.
-
-    Raises UserError where a single text is longer than the budget.
-    """
-    lengths_N = np.asarray(lengths_N)
-    order = np.argsort(-lengths_N, kind="stable")
-    longest = int(lengths_N[order[0]]) if len(order) else 0
-    if longest > batch_tokens:
-        raise UserError(f"batch_tokens={batch_tokens} is less than one text of {longest} tokens; raise it to {longest}")
-    ends = lengths_N[order].cumsum()
-    chunks, computed, start = [], 0, 0
-    while start < len(order):
-        if packed:
-            done = ends[start - 1] if start else 0
-            rows = order[start : np.searchsorted(ends, done + batch_tokens, side="right")]
-            computed += int(lengths_N[rows].sum())
-        else:
-            width = max(int(lengths_N[order[start]]), 1)
-            rows = order[start : start + batch_tokens // width]
-            computed += width * len(rows)
-        chunks.append(rows)
-        start += len(rows)
-    return Plan(chunks, order, int(lengths_N.sum()), computed)
-
-
 class Encoder(nn.Module):
     """E(x): mean over a text's tokens, special tokens included, of the language model's last layer (Eqs. 1-2).
 
-    padding_free: whether chunks are packed; None does so on a CPU where `gte.attention` knows how. compile: whether
-    torch.compile works on the language model, on padded chunks unless told otherwise.
+    settings: what its files say of its vectors; max_length overrides theirs. padding_free: whether chunks are packed;
+    None does so on a CPU where `gte.attention` knows how. compile: whether torch.compile works on the language model,
+    on padded chunks unless told otherwise.
     """
 
     def __init__(
         self,
         lm: nn.Module,
         tokenizer: PreTrainedTokenizerBase,
-        max_length: int = 512,
+        max_length: int | None = None,
         padding_free: bool | None = None,
         compile: bool = False,
+        settings: Settings | None = None,
     ):
         super().__init__()
+        settings = settings or Settings()
+        self.settings = settings if max_length is None else replace(settings, max_length=max_length)
         positions = usable_positions(lm.config)
-        if max_length > positions:
-            raise UserError(f"max_length={max_length} is more than the {positions} positions of this language model")
+        if self.max_length > positions:
+            raise UserError(
+                f"max_length={self.max_length} is more than the {positions} positions of this language model"
+            )
         self.lm = lm
         packs = use_packed_attention(lm)
         if padding_free and not packs:
@@ -105,7 +69,6 @@ class Encoder(nn.Module):
             self.unused_pooler.requires_grad_(False)
             lm.pooler = None
         self.tokenizer = tokenizer
-        self.max_length = max_length
         self.width = lm.config.hidden_size
         self.pad_id = tokenizer.pad_token_id or 0
 
@@ -119,24 +82,8 @@ class Encoder(nn.Module):
         Raises UserError where nothing loads, and where the directory pools in another way than by the mean.
         Python files that a model brings along are run only with `trust_remote_code`.
         """
-        name_or_path = str(name_or_path)
-        folder, own_length = read_modules(Path(name_or_path)) if Path(name_or_path).is_dir() else (name_or_path, None)
-        with loading("model", name_or_path, "pass a local model directory: model.name_or_path=/path/to/model") as local:
-            access = {"local_files_only": local, "trust_remote_code": trust_remote_code}
-            tokenizer = AutoTokenizer.from_pretrained(folder, **access)
-            config = read_config(folder, **access)
-            lm = AutoModel.from_pretrained(folder, config=config, dtype=torch.float32, use_safetensors=True, **access)
-        if not tokenizer.is_fast:
-            raise UserError(
-                f"{name_or_path} has no fast tokenizer (tokenizer.json); convert it with transformers first"
-            )
-        if lm.get_input_embeddings().num_embeddings < len(tokenizer):
-            raise UserError(
-                f"{name_or_path}: the tokenizer has {len(tokenizer)} entries, the model only "
-                f"{lm.get_input_embeddings().num_embeddings}; they do not belong together"
-            )
-        own_length = own_length or min(tokenizer.model_max_length, usable_positions(lm.config))
-        return cls(lm, tokenizer, min(max_length, own_length), **options)
+        lm, tokenizer, settings = load_pretrained(name_or_path, max_length, trust_remote_code)
+        return cls(lm, tokenizer, settings=settings, **options)
 
     @classmethod
     def from_scratch(
@@ -167,6 +114,11 @@ class Encoder(nn.Module):
             pad_token_id=tokenizer.pad_token_id,
         )
         return cls(BertModel(config), tokenizer, max_length, **options)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a text, special tokens included; longer ones are cut."""
+        return self.settings.max_length
 
     @property
     def device(self) -> torch.device:
@@ -317,70 +269,3 @@ def native_bf16(device_type: str) -> bool:
     if device_type == "cpu":
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.cuda.is_bf16_supported()
-
-
-def read_config(folder: str, *, trust_remote_code: bool = False, **access):
-    """The configuration of a language model. Raises UserError for one that has code of the hub run for its attention.
-
-    transformers fetches and loads such a kernel, whatever `trust_remote_code` says, where it finds the package for it.
-    """
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, **access)
-    if "/" in str(config._attn_implementation) and not trust_remote_code:
-        raise UserError(
-            f"{folder}: its config.json wants code of the hub to run, attn_implementation={config._attn_implementation}"
-            "; take that line out"
-        )
-    return config
-
-
-def usable_positions(config) -> int:
-    """How many tokens the language model has positions for; RoBERTa's start after its padding id."""
-    positions = getattr(config, "max_position_embeddings", None) or 10**9
-    return positions - config.pad_token_id - 1 if config.model_type in {"roberta", "xlm-roberta"} else positions
-
-
-def read_modules(folder: Path) -> tuple[str, int | None]:
-    """Where a sentence-transformers directory keeps its language model, and its own maximum length, if it states one.
-
-    A plain transformers directory is returned as it is. Raises UserError where the modules are anything else than
-    a language model, mean pooling and normalisation: the result would silently be another embedding.
-    """
-    if not (folder / "modules.json").exists():
-        if not (folder / "config.json").exists():
-            raise UserError(f"{folder} is no model directory: it has neither modules.json nor config.json")
-        return str(folder), None
-    modules = read_json(folder / "modules.json", list)
-    if not all(isinstance(part, dict) and isinstance(part.get("type"), str) and "path" in part for part in modules):
-        raise UserError(f"{folder / 'modules.json'} is no list of modules, each with its type and path")
-    kinds = {}
-    for part in modules:
-        known = re.fullmatch(r"sentence_transformers\.(\w+\.)*(?P<kind>\w+)", part["type"])
-        kinds[known["kind"] if known else f"{part['type']} of another package"] = folder / part["path"]
-    foreign = set(kinds) - {"Transformer", "Pooling", "Normalize"}
-    if foreign or not {"Transformer", "Pooling"} <= set(kinds):
-        raise UserError(f"{folder / 'modules.json'}: {sorted(foreign or kinds)} is not a language model + mean pooling")
-    pooling = read_json(kinds["Pooling"] / "config.json")
-    modes = {key for key, value in pooling.items() if key.startswith("pooling_mode_") and value}
-    if modes != {"pooling_mode_mean_tokens"} and pooling.get("pooling_mode") != "mean":
-        raise UserError(f"{kinds['Pooling'] / 'config.json'}: pools by {sorted(modes)}, this encoder only by the mean")
-    settings_file = kinds["Transformer"] / "sentence_bert_config.json"
-    settings = read_json(settings_file) if settings_file.exists() else {}
-    if settings.get("do_lower_case"):
-        raise UserError(
-            f"{settings_file}: do_lower_case is not supported; put a lower-casing normalizer in the tokenizer"
-        )
-    length = settings.get("max_seq_length")
-    if length is not None and not (isinstance(length, int) and length > 2):
-        raise UserError(f"{settings_file}: max_seq_length={length!r} must be a number of tokens, or null")
-    return str(kinds["Transformer"]), length
-
-
-def read_json(file: Path, kind: type = dict):
-    """The JSON object (dict) or array (list) of a file. Raises UserError where it holds none."""
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read: {error}; get it again") from error
-    if not isinstance(value, kind):
-        raise UserError(f"{file} must hold a JSON {'object' if kind is dict else 'array'}; get it again")
-    return value

@@ -11,6 +11,7 @@ from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 from gte.card import find_scores, model_card
 from gte.encoder import Encoder
 from gte.errors import UserError, first_line
+from gte.files import write_json
 from gte.hub import HISTORY_FILE, history, load_encoder
 from gte.offline import hub_reachable
 from gte.onnx import Comparison, require_onnx, write_onnx
@@ -83,10 +84,6 @@ def write_model(encoder: Encoder, folder: Path) -> None:
     }
     for file, content in files.items():
         write_json(folder / file, content)
-
-
-def write_json(file: Path, content: dict | list) -> None:
-    file.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def check_push(repository: str) -> None:

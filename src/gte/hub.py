@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from gte.encoder import Encoder, read_config, read_json
+from gte.encoder import Encoder
 from gte.errors import UserError, first_line
+from gte.files import read_json
 from gte.offline import loading
+from gte.pretrained import read_config
 from gte.remote import is_address, local_copy, place
 
 SCHEMA = 1  # of what `describe` writes into a checkpoint
