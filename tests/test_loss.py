@@ -347,3 +347,20 @@ def test_tiles_on_cuda_take_at_most_half_of_the_free_memory(monkeypatch, free, r
 
     assert loss_module._chunk_rows(OnCuda()) == rows
     assert 2 * 4 * rows**2 <= free / 2 or rows == 256
+
+
+@pytest.mark.parametrize("set_before", ["ieee", "tf32"])
+@pytest.mark.parametrize("asked", [False, True])
+def test_products_are_rounded_where_that_is_asked_for_and_nowhere_else(monkeypatch, set_before, asked):
+    cublas, seen = torch.backends.cuda.matmul, []
+    tiles = loss_module._tiles
+
+    def spy(*given, **options):
+        seen.append(cublas.fp32_precision)
+        return tiles(*given, **options)
+
+    monkeypatch.setattr(loss_module, "_tiles", spy)
+    monkeypatch.setattr(cublas, "fp32_precision", set_before)
+    q_ND, d_ND = (torch.randn(4, 3, requires_grad=True) for _ in range(2))
+    improved_contrastive_loss(q_ND, d_ND, tf32=asked).backward()
+    assert seen == ["tf32" if asked else "ieee"] * 2 and cublas.fp32_precision == set_before
