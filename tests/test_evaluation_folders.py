@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from test_evaluation import WIDTH, KnownEncoder, evaluate, write_retrieval, write_rows, write_sts
 
 from gte.errors import UserError
@@ -52,10 +53,18 @@ def write_everything(folder: Path, suffix: str) -> None:
     write_rows(folder / "SummEval" / f"test{suffix}", [texts | {"relevance": [1.0, 2.5, 4], "coherence": [1, 1, 1]}])
 
 
-def test_every_kind_of_mteb_task_is_scored_from_its_folder(tmp_path):
+def test_every_kind_of_mteb_task_is_scored_from_its_folder_and_nothing_is_compiled(tmp_path, monkeypatch):
+    from mteb import similarity_functions
+
+    compiled = []
+    monkeypatch.setattr(similarity_functions, "_use_torch_compile", lambda: True)  # as on a card of capability 9.0
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(function) or function)
+    similarity_functions.cos_sim(torch.ones(1, 2), torch.ones(1, 2))
+    assert compiled.pop() and not compiled
     write_everything(tmp_path / "data", ".jsonl.gz")
     results = evaluate(tmp_path, tmp_path / "data")
     entry = results["models"]["model"]
+    assert not compiled and similarity_functions._use_torch_compile()
     assert not entry["failed"] and len(entry["tasks"]) == 11
     assert {task["type"] for task in entry["tasks"].values()} == {
         *("Retrieval", "STS", "PairClassification", "Classification", "Clustering", "Reranking", "Summarization")

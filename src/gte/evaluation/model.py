@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
 from gte.encoder import AUTOCAST, Encoder, native_bf16
@@ -116,15 +117,17 @@ class EncoderModel:
         """mteb hands over a loader of small batches; all its texts are taken at once, to be sorted by length."""
         return self.embed(list(inputs.dataset["text"]))
 
-    def similarity(self, a_ND, b_ND) -> torch.Tensor:
-        from mteb.similarity_functions import cos_sim  # computes on the GPU where there is one
-
-        return cos_sim(a_ND, b_ND)
+    def similarity(self, a_ND, b_MD) -> torch.Tensor:
+        """Cosines [N, M] in float32; of a single vector [D] those of one row."""
+        return (self.unit_rows(a_ND) @ self.unit_rows(b_MD).T).cpu()
 
     def similarity_pairwise(self, a_ND, b_ND) -> torch.Tensor:
-        from mteb.similarity_functions import pairwise_cos_sim
+        """Cosines [N] of vectors row by row, in float32."""
+        return (self.unit_rows(a_ND) * self.unit_rows(b_ND)).sum(-1).cpu()
 
-        return pairwise_cos_sim(a_ND, b_ND)
+    def unit_rows(self, x_ND) -> torch.Tensor:
+        """Vectors of length 1, in float32 on the first device."""
+        return normalize(torch.as_tensor(x_ND, dtype=torch.float32, device=self.devices[0]), dim=-1)
 
     def index(self, corpus, **_) -> None:
         self.corpus = corpus
