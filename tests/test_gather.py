@@ -15,7 +15,15 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 WORLDS = [1, 2, 4]
 PAIRS, WIDTH = 12, 8  # over all ranks
 COLLECTIVES = [
-    *("all_gather", "all_gather_into_tensor", "all_gather_object", "all_reduce", "all_to_all", "all_to_all_single"),
+    *(
+        "all_gather",
+        "all_gather_into_tensor",
+        "all_gather_single",
+        "all_gather_object",
+        "all_reduce",
+        "all_to_all",
+        "all_to_all_single",
+    ),
     *("barrier", "broadcast", "gather", "recv", "reduce", "reduce_scatter", "reduce_scatter_tensor", "scatter", "send"),
 ]
 
@@ -175,5 +183,5 @@ def test_rows_are_gathered_once_and_log_z_once_and_nothing_is_reduced(world, cas
     for found in world:
         *_, forward, backward = found[case]
         # log Z and the loss are 2 numbers a pair
-        assert forward == [("all_gather_into_tensor", shape) for shape in ((n * (2 + k), WIDTH), (n, 2))]
+        assert forward == [("all_gather_single", shape) for shape in ((n * (2 + k), WIDTH), (n, 2))]
         assert backward == []

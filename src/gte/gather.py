@@ -17,7 +17,8 @@ class Ranks:
     def all_gather(self, x: Tensor) -> Tensor:
         """[n, ...] of each rank -> [world_size * n, ...] in rank order, without gradient; n must be the same on all."""
         gathered = x.new_empty((self.world_size * len(x), *x.shape[1:]))
-        dist.all_gather_into_tensor(gathered, x.contiguous(), group=self.group)
+        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # its name before PyTorch 2.13
+        gather(gathered, x.contiguous(), group=self.group)
         return gathered
 
 
