@@ -39,6 +39,20 @@ def test_learning_rate_is_scaled_by_the_stage():
     assert optim.build(torch.nn.Linear(2, 2), 0.1).param_groups[0]["lr"] == pytest.approx(2e-5)
 
 
+@pytest.mark.parametrize("kernel", ["fused", "foreach"])
+def test_the_kernel_stays_where_a_state_of_the_other_is_loaded(kernel):
+    optim = Optim(lr=2e-4, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8, warmup_fraction=0.05, clip_norm=1.0)
+    layer = torch.nn.Linear(2, 2)
+    other = optim.build(layer, 1.0, {"fused": "foreach", "foreach": "fused"}[kernel])
+    layer(torch.ones(1, 2)).sum().backward()
+    other.step()
+    optimizer = optim.build(layer, 0.5, kernel)
+    optimizer.load_state_dict(other.state_dict())
+    assert [group[kernel] for group in optimizer.param_groups] == [True, True]
+    assert [group["fused"] and group["foreach"] for group in optimizer.param_groups] == [False, False]
+    optimizer.step()
+
+
 @pytest.mark.parametrize("wrong", [{"lr": 0.0}, {"warmup_fraction": 1.5}])
 def test_impossible_settings_are_refused_by_name(wrong):
     settings = dict(lr=1.0, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-8, warmup_fraction=0.05, clip_norm=1.0) | wrong

@@ -120,3 +120,18 @@ def test_a_launcher_that_started_another_number_of_ranks_is_one_line(
     for name, value in launcher(0, world).items():
         monkeypatch.setenv(name, str(value))
     assert message in script.refused("train", *TINY, f"data.dir={prepared}", "out=run", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("precision", "kernel"), [("32-true", "fused"), ("bf16-mixed", "fused"), ("16-mixed", "foreach")]
+)
+def test_the_optimizer_never_goes_tensor_by_tensor(run, tmp_path, precision, kernel):
+    run("out=run", *FP16, f"trainer.precision={precision}")
+    groups = checkpoint(tmp_path / "run")["optimizer_states"][0]["param_groups"]
+    assert [group[kernel] for group in groups] == [True] * len(groups) != []
+
+
+def test_rounded_products_are_refused_where_the_precision_promises_float32(script, prepared, run):
+    line = script.refused("train", *TINY, f"data.dir={prepared}", "loss.tf32=true", "out=run")
+    assert "loss.tf32=true rounds what trainer.precision=32-true promises" in line
+    run("out=run", *FP16, "trainer.precision=bf16-mixed", "loss.tf32=true")

@@ -25,15 +25,28 @@ class Optim:
         if not 0 <= self.warmup_fraction <= 1:
             raise UserError(f"optim.warmup_fraction must lie in [0, 1], got {self.warmup_fraction}")
 
-    def build(self, module: nn.Module, lr_scale: float, fused: bool = False) -> torch.optim.AdamW:
-        """AdamW over the module's trainable parameters at lr * lr_scale."""
-        return torch.optim.AdamW(
+    def build(self, module: nn.Module, lr_scale: float, kernel: str = "foreach") -> torch.optim.AdamW:
+        """AdamW over the module's trainable parameters at lr * lr_scale.
+
+        kernel: `fused`, one pass over all parameters; or `foreach`, a dozen operations on all of them together. With
+        neither, PyTorch works tensor by tensor: 1,972 operations a step for BERT's 197. It stays the same after a state
+        is loaded, which brings the kernel that it was saved under.
+        """
+        kernels = {name: name == kernel for name in ("fused", "foreach")}
+        optimizer = torch.optim.AdamW(
             parameter_groups(module, self.weight_decay),
             lr=self.lr * lr_scale,
             betas=tuple(self.betas),
             eps=self.eps,
-            fused=fused,
+            **kernels,
         )
+
+        def keep_kernel(loaded: torch.optim.Optimizer) -> None:
+            for group in loaded.param_groups:
+                group.update(kernels)
+
+        optimizer.register_load_state_dict_post_hook(keep_kernel)
+        return optimizer
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:

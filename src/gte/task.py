@@ -48,8 +48,14 @@ class ContrastiveTask(pl.LightningModule):
         self.seed, self.max_skipped = seed, max_skipped
         self.skipped = {"all": 0, "in_a_row": 0}
         self.step_metrics: dict[str, Tensor | float] = {}
+        encoder.train()  # from_pretrained of transformers gives eval mode, which Lightning would keep: no dropout
         if stage.recompute_layers:
-            encoder.lm.gradient_checkpointing_enable({"use_reentrant": False})
+            lm = encoder.lm
+            enable = getattr(lm, "activation_checkpointing_enable", lm.gradient_checkpointing_enable)  # its older name
+            enable({"use_reentrant": False})
+
+    def setup(self, stage: str) -> None:
+        check_compiled(self.encoder, self.stage, self.trainer.strategy.root_device)
 
     def training_step(self, batch: Batch, _) -> Tensor:
         self.check_ids(batch)
@@ -77,9 +83,9 @@ class ContrastiveTask(pl.LightningModule):
                 )
 
     def configure_optimizers(self):
-        # the fused kernel refuses to work under a gradient scaler with clipping
-        fused = self.device.type == "cpu" and self.trainer.precision != "16-mixed"
-        optimizer = self.optim.build(self, self.stage.lr_scale, fused=fused)
+        # Lightning refuses the fused kernel under a gradient scaler with clipping
+        kernel = "foreach" if self.trainer.precision == "16-mixed" else "fused"
+        optimizer = self.optim.build(self, self.stage.lr_scale, kernel)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: warmup_linear(step, self.total_steps, self.optim.warmup_fraction)
         )
@@ -136,3 +142,23 @@ class ContrastiveTask(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.skipped = checkpoint["skipped"]
+
+
+def check_compiled(encoder: Encoder, stage: Stage, device: torch.device) -> None:
+    """Raises UserError for compiled layers that would draw other dropout when they are recomputed.
+
+    On CUDA, a compiled graph under recomputation draws masks of its own, unequal in the two runs and of the wrong rate
+    (pytorch issue 198333, torch 2.13); the gradients would belong to no loss.
+    """
+    recomputed = stage.recompute_fraction > 0 or stage.recompute_layers
+    if encoder.compiled and recomputed and device.type == "cuda" and has_dropout(encoder.lm):
+        raise UserError(
+            "model.compile=true with dropout draws wrong masks on CUDA where layers are recomputed; set "
+            "model.compile=false, or stage.recompute_fraction=0 and stage.recompute_layers=false"
+        )
+
+
+def has_dropout(lm: torch.nn.Module) -> bool:
+    """Whether a language model drops anything in train mode, by its modules or by its configuration."""
+    settings = [value for key, value in lm.config.to_dict().items() if "drop" in key and isinstance(value, float)]
+    return any(settings) or any(part.p > 0 for part in lm.modules() if isinstance(part, torch.nn.Dropout))
