@@ -9,6 +9,13 @@ from omegaconf import DictConfig
 
 from gte.build import build, build_encoder, build_loggers, build_trainer, choose_sources, plain, script
 
+READ_WARNINGS = (  # of Lightning 2.6 about what is meant here, or about PyTorch's newer names; all others are shown
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    "`broadcast_buffers` is deprecated",
+    "You have overridden `transfer_batch_to_device` in `LightningModule`",  # chunks are moved one by one
+    "You're resuming from a checkpoint that ended before the epoch ended",  # the data start at the step, exactly
+    ".*does not have many workers which may be a bottleneck",  # workers= is the user's choice
+)
 UNFINISHED = 75  # exit code of a run that was told to stop: EX_TEMPFAIL of sysexits.h, "try again"
 
 
@@ -17,6 +24,7 @@ def main(cfg: DictConfig) -> int | None:
     from gte.callbacks import find_resume, run_callbacks
     from gte.checkpoint import WholeFiles
     from gte.data.module import PairData, prepared_tokenizer
+    from gte.errors import UserError
     from gte.figures import loss_curves
     from gte.hub import history, initialize
     from gte.progress import finished
@@ -26,9 +34,8 @@ def main(cfg: DictConfig) -> int | None:
     from gte.zero import check_resume
 
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.filterwarnings(
-        "ignore", module="pytorch_lightning|lightning_fabric"
-    )  # hints on worker counts and the like
+    for message in READ_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
     out = Path(cfg.out)
     tell_of_dead_ranks(out)
     stage = build(cfg.stage)
@@ -62,6 +69,10 @@ def main(cfg: DictConfig) -> int | None:
     )
     trainer.strategy.checkpoint_io = WholeFiles(out)
     data.check_ranks(trainer.world_size)
+    if cfg.loss.get("tf32") and trainer.precision in ("32-true", "64-true"):
+        raise UserError(
+            f"loss.tf32=true rounds what trainer.precision={trainer.precision} promises; set loss.tf32=false"
+        )
     if resume:
         check_resume(resume, trainer)
     torch.manual_seed(cfg.seed)

@@ -184,6 +184,29 @@ def prepared(tmp_path_factory) -> Path:
     return out
 
 
+@pytest.fixture(scope="session")
+def pretrained(prepared, tmp_path_factory) -> Path:
+    """A directory as a user downloads one: a BERT with dropout over the tokenizer of `prepared`, saved in eval mode."""
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("pretrained")
+    tokenizer = AutoTokenizer.from_pretrained(prepared / "tokenizer")
+    tokenizer.save_pretrained(folder)
+    sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    dropout = dict(hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2)
+    torch.manual_seed(0)
+    BertModel(
+        BertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **sizes, **dropout)
+    ).eval().save_pretrained(folder)
+    return folder
+
+
+def loaded_from(folder: Path, arguments: list[str]) -> list[str]:
+    """The arguments of a training of random weights, made those of a training that starts from a model directory."""
+    others = [argument for argument in arguments if not argument.startswith("model")]
+    return ["model=base", "scale=laptop", f"model.name_or_path={folder}", "model.max_length=64", *others]
+
+
 def records_of(source, *raws) -> list[tuple]:
     """(file, record) of raw files, each a Path or a Raw; keyed rows joined as prepare would, all of them in memory."""
     from gte.data.records import Keyed, KeyedRow

@@ -1,8 +1,10 @@
 """Real ranks take the same steps as one process, whoever starts them, from the start and after a kill."""
 
 import csv
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +16,8 @@ import launch
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, loaded_from
+from test_evaluation import write_sts
 
 from gte.checkpoint import newest_first
 from gte.data.mixture import Mixture
@@ -52,7 +55,7 @@ def metrics(run) -> list[dict]:
 
 
 def losses(run) -> list[float]:
-    return [float(row["train/loss"]) for row in metrics(run)]
+    return [float(row["train/loss"]) for row in metrics(run) if row["train/loss"]]
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +122,42 @@ def test_a_run_killed_at_any_step_goes_on_with_the_same_batches_at_another_numbe
             dict(zip(("colours", "shapes", "times", "triples"), mixture.epochs(80), strict=True))
         )
     np.testing.assert_allclose(losses(tmp_path / "killed"), losses(tmp_path / "whole"), rtol=1e-9)
+
+
+def watched(*arguments) -> None:
+    """Trains, and writes down which modes the parts of the model had at each step, and the loss of each rank."""
+    from gte.task import ContrastiveTask
+
+    step, seen = ContrastiveTask.training_step, []
+
+    def spy(task, *given):
+        seen.append({part.training for part in task.modules()})
+        return step(task, *given)
+
+    ContrastiveTask.training_step = spy
+    with pytest.raises(SystemExit) as end:
+        launch.script("train", *arguments)
+    assert end.value.code == 0
+    torch.save(seen, f"modes-{os.environ['RANK']}.pt")
+
+
+def test_on_every_rank_a_model_from_disk_drops_at_every_step_around_an_evaluation(pretrained, prepared, tmp_path):
+    write_sts(tmp_path / "suite" / "Related")
+    arguments = [*loaded_from(pretrained, RUN), *DDP, f"data.dir={prepared}"]
+    evaluation = ["evaluate_every=2", "evaluate.data_dir=suite"]
+    for out, more in (("plain", []), ("evaluated", evaluation)):
+        assert launch.start(2, watched, *arguments, *more, f"out={out}", cwd=tmp_path) == [0, 0]
+        modes = [torch.load(tmp_path / f"modes-{rank}.pt", weights_only=False) for rank in range(2)]
+        assert modes == [[{True}] * 6] * 2
+    assert losses(tmp_path / "evaluated") == losses(tmp_path / "plain")
+    still = json.loads((pretrained / "config.json").read_text()) | {
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+    shutil.copytree(pretrained, tmp_path / "still")
+    (tmp_path / "still" / "config.json").write_text(json.dumps(still))
+    launch.train(2, *loaded_from(tmp_path / "still", arguments), "out=still_run", cwd=tmp_path)
+    assert losses(tmp_path / "still_run")[0] != losses(tmp_path / "plain")[0]
 
 
 def profiled(*arguments) -> None:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from conftest import loaded_from
 from launch import train as train_ranks
 from test_ddp import DDP, RUN
 from test_evaluation import write_retrieval, write_rows, write_sts
@@ -24,9 +25,15 @@ def suite(tmp_path):
     return tmp_path / "suite"
 
 
-def test_the_loss_curve_and_the_weights_are_bit_equal_with_and_without_evaluation(script, prepared, suite, tmp_path):
+@pytest.mark.parametrize("start", ["random weights", "loaded from disk"])
+def test_the_loss_curve_and_the_weights_are_bit_equal_with_and_without_evaluation(
+    request, script, prepared, suite, tmp_path, start
+):
+    arguments = [*TINY, *TRAIN]
+    if start == "loaded from disk":
+        arguments = loaded_from(request.getfixturevalue("pretrained"), arguments)
     for out, more in (("without", []), ("with", ["evaluate_every=3", f"evaluate.data_dir={suite}"])):
-        code, _, err = script("train", *TINY, *TRAIN, f"data.dir={prepared}", f"out={out}", *more)
+        code, _, err = script("train", *arguments, f"data.dir={prepared}", f"out={out}", *more)
         assert code == 0, err
     without, with_ = (tmp_path / name for name in ("without", "with"))
     for key in ("train/loss", "train/grad_norm", "train/lr", "train/padding"):

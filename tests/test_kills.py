@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, loaded_from
 from test_evaluation import write_sts
 from test_loggers import logged, segments
 from test_train import TINY, rows
@@ -21,7 +21,8 @@ from test_train import TINY, rows
 from gte.checkpoint import WholeFiles, damage, newest_first, newest_whole
 from gte.errors import UserError
 
-LASTING = ["model.dropout=0.1", "checkpoint_every=3", "resume=auto"]
+LASTING = ["checkpoint_every=3", "resume=auto"]
+DROPPING = [*TINY, "model.dropout=0.1"]
 WATCHED = f"""# train.py, with a file `evaluating` while it evaluates
 import runpy, sys
 from pathlib import Path
@@ -40,8 +41,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 TIMED = ("train/pairs_per_s", "train/tokens_per_s", "train/peak_memory_mb")
 
 
-def command(prepared, *arguments) -> list[str]:
-    train = [str(ROOT / "src" / "train.py"), *TINY, f"data.dir={prepared}", *LASTING, *arguments]
+def command(prepared, *arguments, model=DROPPING) -> list[str]:
+    train = [str(ROOT / "src" / "train.py"), *model, f"data.dir={prepared}", *LASTING, *arguments]
     return [sys.executable, *(["-c", WATCHED] if "evaluate_every=5" in arguments else []), *train]
 
 
@@ -73,16 +74,16 @@ def equal_weights(run, other) -> bool:
     return all(torch.equal(value, two[key]) for key, value in one.items())
 
 
-def kill_and_finish(prepared, tmp_path, kills: int, *arguments) -> None:
+def kill_and_finish(prepared, tmp_path, kills: int, *arguments, model=DROPPING) -> None:
     """A run that is killed so often, and then left to go on to its end, is equal to one left alone."""
-    whole = begin(tmp_path, *command(prepared, *arguments, "out=whole"))
+    whole = begin(tmp_path, *command(prepared, *arguments, "out=whole", model=model))
     assert whole.wait() == 0, whole.stderr.read()
     generator, folder = random.Random(0), tmp_path / "killed" / "checkpoints"
     evaluating = tmp_path / "evaluating"
     moments = {"any": lambda: True, "writing": lambda: any(folder.glob("*.partial")), "evaluating": evaluating.exists}
     for kill in range(kills):
         evaluating.unlink(missing_ok=True)
-        process = begin(tmp_path, *command(prepared, *arguments, "out=killed"))
+        process = begin(tmp_path, *command(prepared, *arguments, "out=killed", model=model))
         before = newest_step(folder)
         moment = list(moments)[kill % (3 if "evaluate_every=5" in arguments else 2)]
         wait_for(partial(is_beyond, folder, before), process)
@@ -91,7 +92,7 @@ def kill_and_finish(prepared, tmp_path, kills: int, *arguments) -> None:
         assert process.poll() is None, "the run was done before it was killed: give it more steps"
         process.kill()
         process.wait()
-    last = begin(tmp_path, *command(prepared, *arguments, "out=killed"))
+    last = begin(tmp_path, *command(prepared, *arguments, "out=killed", model=model))
     assert last.wait() == 0, last.stderr.read()
     assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
     assert equal_weights(tmp_path / "killed", tmp_path / "whole")
@@ -100,8 +101,12 @@ def kill_and_finish(prepared, tmp_path, kills: int, *arguments) -> None:
         assert logged(sum(segments(tmp_path / "killed"), []))["train/loss"] == pytest.approx(losses)
 
 
-def test_a_killed_run_is_equal_to_one_left_alone(prepared, tmp_path):
-    kill_and_finish(prepared, tmp_path, 1, "stage.steps=40")
+@pytest.mark.parametrize("start", ["random weights", "loaded from disk"])
+def test_a_killed_run_is_equal_to_one_left_alone(request, prepared, tmp_path, start):
+    model = DROPPING
+    if start == "loaded from disk":
+        model = loaded_from(request.getfixturevalue("pretrained"), TINY)
+    kill_and_finish(prepared, tmp_path, 1, "stage.steps=40", model=model)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 A rank draws its dropout from a seed of its own; the one process encodes each rank's texts under that rank's seed.
 """
 
+import tempfile
 from collections import Counter
 from functools import cache
 from itertools import product
@@ -34,8 +35,9 @@ def tokenizer(folder):
 def small_encoder(folder, packed, dtype):
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    encoder = Encoder.from_scratch(tokenizer(folder), **sizes, max_length=32, dropout=0.2, padding_free=packed)
-    return encoder.to(dtype).train()
+    with tempfile.TemporaryDirectory() as saved:
+        Encoder.from_scratch(tokenizer(folder), **sizes, max_length=32, dropout=0.2).save(saved)
+        return Encoder.from_pretrained(saved, padding_free=packed).to(dtype).train()
 
 
 def texts(k, rank, world):

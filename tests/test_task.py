@@ -4,10 +4,17 @@ from itertools import pairwise
 
 import pytest
 import torch
+from conftest import loaded_from
 from test_train import TINY, column
 
+from gte.data.mixture import mix
+from gte.data.module import PairData
+from gte.encoder import Encoder, evaluating
+from gte.errors import UserError
 from gte.hub import load_encoder
 from gte.loss import improved_contrastive_loss
+from gte.stage import Stage
+from gte.task import ContrastiveTask, check_compiled
 
 LOSSES = {"nan": float("nan"), "inf": float("inf")}
 
@@ -30,8 +37,16 @@ def spoil(monkeypatch):
     return choose
 
 
-def run(script, prepared, *arguments) -> tuple[int, str, str]:
-    return script("train", *TINY, f"data.dir={prepared}", *arguments)
+def run(script, prepared, *arguments, model=TINY) -> tuple[int, str, str]:
+    return script("train", *model, f"data.dir={prepared}", *arguments)
+
+
+@pytest.fixture(params=["random weights", "loaded from disk"])
+def dropping(request) -> list[str]:
+    """The arguments of a training with dropout."""
+    if request.param == "random weights":
+        return [*TINY, "model.dropout=0.2"]
+    return loaded_from(request.getfixturevalue("pretrained"), TINY)
 
 
 @pytest.mark.parametrize("value", LOSSES.values(), ids=LOSSES)
@@ -74,35 +89,114 @@ def test_skipped_steps_are_still_counted_after_a_resume(script, prepared, tmp_pa
     assert column(tmp_path / "more", "train/skipped") == [2.0] * 4
 
 
-def test_a_resumed_run_draws_the_dropout_that_it_would_have(script, prepared, tmp_path):
-    common = ["model.dropout=0.3", "stage.steps=12"]
-    assert run(script, prepared, *common, "out=whole", "checkpoint_every=5")[0] == 0
+def test_a_resumed_run_draws_the_dropout_that_it_would_have(script, prepared, tmp_path, dropping):
+    assert run(script, prepared, "stage.steps=12", "out=whole", "checkpoint_every=5", model=dropping)[0] == 0
     middle = tmp_path / "whole" / "checkpoints" / "step-0000005.ckpt"
-    assert run(script, prepared, *common, "out=resumed", f"resume={middle}")[0] == 0
-    assert run(script, prepared, "stage.steps=12", "model.dropout=0.0", "out=without")[0] == 0
-    whole, resumed, without = (column(tmp_path / name, "train/loss") for name in ("whole", "resumed", "without"))
-    assert resumed == whole[5:] and whole[0] != without[0]
+    assert run(script, prepared, "stage.steps=12", "out=resumed", f"resume={middle}", model=dropping)[0] == 0
+    assert run(script, prepared, "stage.steps=12", "out=another", "seed=1", model=dropping)[0] == 0
+    whole, resumed, another = (column(tmp_path / name, "train/loss") for name in ("whole", "resumed", "another"))
+    assert resumed == whole[5:] and whole[0] != another[0]
 
 
-def test_recomputed_layers_change_no_loss(script, prepared, tmp_path):
-    from transformers.modeling_layers import GradientCheckpointingLayer
+def test_a_model_from_disk_trains_with_its_dropout_from_the_first_step(script, prepared, pretrained, tmp_path):
+    arguments = loaded_from(pretrained, [*TINY, "stage.steps=1", "stage.max_length=64"])
+    assert run(script, prepared, "out=run", model=arguments)[0] == 0
+    sizes = {"max_length": 64, "global_batch": 32, "group_size": 1, "batch_tokens": 2048, "recompute_fraction": 0.0}
+    stage = Stage(name="pretrain", steps=1, epochs=None, lr_scale=1.0, init_from=None, **sizes)
+    batch = PairData(prepared, stage, alpha=0.5, seed=42).steps()[0]
+    encoder = Encoder.from_pretrained(pretrained)
 
-    recomputing = []
-    original = GradientCheckpointingLayer.__call__
+    @torch.no_grad()
+    def loss() -> float:
+        torch.manual_seed(mix(mix(42, 0), 0))
+        x_RD = encoder(batch.ids_T, batch.lengths_R, encoder.plan(batch.lengths_R.numpy(), 2048))
+        return float(improved_contrastive_loss(x_RD[:32], x_RD[32:]))
 
-    def spy(layer, *given, **options):
-        recomputing.append(layer.gradient_checkpointing and layer.training)
-        return original(layer, *given, **options)
+    encoder.train()
+    with_dropout = loss()
+    encoder.eval()
+    without = loss()
+    assert column(tmp_path / "run", "train/loss") == pytest.approx([with_dropout], rel=1e-6)
+    assert abs(with_dropout - without) > 1e-3
 
-    common = ["model.dropout=0.2", "stage.steps=4"]
-    assert run(script, prepared, *common, "out=plain")[0] == 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(GradientCheckpointingLayer, "__call__", spy)
-        assert run(script, prepared, *common, "out=layers", "stage.recompute_layers=true")[0] == 0
-        assert (
-            run(script, prepared, *common, "out=both", "stage.recompute_layers=true", "stage.recompute_fraction=1")[0]
-            == 0
-        )
-    assert recomputing and all(recomputing)
+
+@pytest.mark.parametrize("settings", [[], ["evaluate_every=2", "evaluate.data_dir=tasks"]], ids=["plain", "evaluated"])
+def test_every_part_is_in_train_mode_at_every_step_after_a_resume_too(
+    script, prepared, pretrained, tmp_path, monkeypatch, settings
+):
+    from test_evaluation import write_sts
+
+    write_sts(tmp_path / "tasks" / "Related")
+    seen = []
+    step = ContrastiveTask.training_step
+
+    def spy(task, *given):
+        seen.append({part.training for part in task.modules()})
+        return step(task, *given)
+
+    monkeypatch.setattr(ContrastiveTask, "training_step", spy)
+    arguments = loaded_from(pretrained, [*TINY, "stage.steps=6", "checkpoint_every=3", "out=run"])
+    assert run(script, prepared, *settings, model=arguments)[0] == 0
+    middle = tmp_path / "run" / "checkpoints" / "step-0000003.ckpt"
+    assert run(script, prepared, *settings, f"resume={middle}", "out=more", model=arguments)[0] == 0
+    assert seen == [{True}] * 9
+
+
+def test_encode_puts_back_the_mode_of_every_part(small_model):
+    encoder = Encoder.from_pretrained(small_model).train()
+    encoder.lm.embeddings.eval()
+    before = [part.training for part in encoder.modules()]
+    assert len(set(before)) == 2
+    encoder.encode(["some text"])
+    assert [part.training for part in encoder.modules()] == before
+    with pytest.raises(ZeroDivisionError), evaluating(encoder):
+        assert not any(part.training for part in encoder.modules())
+        _ = 1 / 0
+    assert [part.training for part in encoder.modules()] == before
+
+
+def test_recomputed_layers_change_no_loss(script, prepared, tmp_path, dropping):
+    from transformers.models.bert.modeling_bert import BertSelfAttention
+
+    forwards = []  # of a part of a layer: what is recomputed is within the layer's own hooks
+    original = BertSelfAttention.forward
+
+    def spy(part, *given, **options):
+        forwards.append(part)
+        return original(part, *given, **options)
+
+    counts = {}
+    for out, settings in (
+        ("plain", []),
+        ("layers", ["stage.recompute_layers=true"]),
+        ("both", ["stage.recompute_layers=true", "stage.recompute_fraction=1"]),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(BertSelfAttention, "forward", spy)
+            assert run(script, prepared, "stage.steps=4", f"out={out}", *settings, model=dropping)[0] == 0
+        counts[out] = len(forwards)
+        forwards.clear()
+    assert counts["layers"] == 2 * counts["plain"] > 0 and counts["both"] == 3 * counts["plain"]
     plain, layers, both = (column(tmp_path / name, "train/loss") for name in ("plain", "layers", "both"))
     assert layers == pytest.approx(plain, rel=1e-5) and both == pytest.approx(plain, rel=1e-5)
+
+
+def test_compiled_dropout_is_not_recomputed_on_cuda(pretrained):
+    sizes = {"max_length": 64, "global_batch": 32, "group_size": 1, "batch_tokens": 2048, "lr_scale": 1.0}
+    kept, again = (
+        Stage(name="pretrain", steps=1, epochs=None, init_from=None, recompute_fraction=fraction, **sizes)
+        for fraction in (0.0, 0.5)
+    )
+    encoder = Encoder.from_pretrained(pretrained)
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    check_compiled(encoder, again, cuda)
+    encoder.compiled = True
+    check_compiled(encoder, again, cpu)
+    check_compiled(encoder, kept, cuda)
+    with pytest.raises(UserError, match=r"model.compile=true with dropout .* stage.recompute_fraction=0"):
+        check_compiled(encoder, again, cuda)
+    encoder.lm.config.update({"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
+    for part in encoder.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    check_compiled(encoder, again, cuda)

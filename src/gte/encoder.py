@@ -7,7 +7,7 @@ Shapes: N texts, T tokens of all texts end to end, L tokens of the longest text 
 """
 
 import copy
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +60,7 @@ class Encoder(nn.Module):
                 "set model.padding_free=null"
             )
         self.padding_free = False if not packs or (compile and padding_free is None) else padding_free
+        self.compiled = compile
         if compile:
             lm.compile(dynamic=True)
         # BERT's pooler takes no part in mean pooling and would get no gradient; it is kept for `save` alone, since
@@ -226,13 +227,12 @@ class Encoder(nn.Module):
             raise TypeError("encode takes a list of texts, got one str")
         if batch_tokens is None:  # small chunks stay in a processor's cache and pad little; a GPU wants to be filled
             batch_tokens = max(2_048 if self.device.type == "cpu" else 65_536, self.max_length)
-        training = self.training
-        self.eval()
         dtype = AUTOCAST[precision or "fp32"]
         # one context over all chunks: autocast then casts each weight once, not once a chunk
         autocast = torch.autocast(self.device.type, dtype) if dtype else nullcontext()
         result_ND = np.empty((len(texts), self.width), dtype=np.float32)
-        with autocast, tqdm(total=len(texts), unit=" texts", disable=not progress, leave=False) as bar:
+        bar = tqdm(total=len(texts), unit=" texts", disable=not progress, leave=False)
+        with evaluating(self), autocast, bar:
             for start in range(0, len(texts), ENCODE_BLOCK):
                 ids = self.tokenize(list(texts[start : start + ENCODE_BLOCK]))
                 lengths = np.fromiter(map(len, ids), np.int64, len(ids))
@@ -245,7 +245,6 @@ class Encoder(nn.Module):
                     x = nn.functional.normalize(x, dim=-1) if normalize else x
                     result_ND[start + rows] = x.cpu().numpy()
                     bar.update(len(rows))
-        self.train(training)
         return result_ND
 
     def save(self, folder: str | Path) -> None:
@@ -262,6 +261,18 @@ class Encoder(nn.Module):
 
 
 ENCODE_BLOCK = 65_536  # texts tokenised at a time
+
+
+@contextmanager
+def evaluating(module: nn.Module):
+    """Switches dropout off, and puts each submodule's own mode back afterwards, after an error too."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
 
 
 def native_bf16(device_type: str) -> bool:
