@@ -47,7 +47,7 @@ class Encoder(nn.Module):
         super().__init__()
         settings = settings or Settings()
         self.settings = settings if max_length is None else replace(settings, max_length=max_length)
-        positions = usable_positions(lm.config)
+        positions = usable_positions(lm)
         if self.max_length > positions:
             raise UserError(
                 f"max_length={self.max_length} is more than the {positions} positions of this language model"
@@ -74,15 +74,20 @@ class Encoder(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | Path, max_length: int = 512, trust_remote_code: bool = False, **options
+        cls,
+        name_or_path: str | Path,
+        max_length: int | None = None,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+        **options,
     ) -> "Encoder":
         """A transformers or sentence-transformers directory, or a name on the hub; `options` as of the class.
 
-        A directory that states a shorter length of its own keeps it: `max_length` is an upper bound.
-        Raises UserError where nothing loads, and where the directory pools in another way than by the mean.
+        Its files are obeyed, `max_length` is an upper bound in tokens; see `gte.pretrained.load_pretrained`.
+        Raises UserError where nothing loads, and where the vectors would not be the model's own.
         Python files that a model brings along are run only with `trust_remote_code`.
         """
-        lm, tokenizer, settings = load_pretrained(name_or_path, max_length, trust_remote_code)
+        lm, tokenizer, settings = load_pretrained(name_or_path, max_length, trust_remote_code, revision)
         return cls(lm, tokenizer, settings=settings, **options)
 
     @classmethod
