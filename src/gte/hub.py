@@ -2,12 +2,13 @@
 
 import re
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from transformers import AutoTokenizer
 
+from gte.data.tokenizer import fingerprint
 from gte.encoder import Encoder
 from gte.errors import UserError, first_line
 from gte.files import read_json
@@ -152,12 +153,22 @@ def prompt(checkpoint: str | Path, name: str) -> str:
 def initialize(encoder: Encoder, init_from: str | Path) -> None:
     """Copies the weights of any checkpoint that `load_encoder` takes into the encoder.
 
-    Raises UserError where it is another model or reads another vocabulary.
+    Its prompts and the cut of its vectors are taken over, where the encoder has none. Raises UserError where it is
+    another model, pools in another way or reads texts by another tokenizer.
     """
     other = load_encoder(init_from)
-    if other.tokenizer.get_vocab() != encoder.tokenizer.get_vocab():
+    if fingerprint(other.tokenizer) != fingerprint(encoder.tokenizer):
         raise UserError(
             f"stage.init_from={init_from} was trained with another tokenizer ({len(other.tokenizer)} entries, "
             f"here {len(encoder.tokenizer)}); choose the data and model that it was trained with"
         )
+    theirs, ours = other.settings, encoder.settings
+    if theirs.pooling != ours.pooling:
+        raise UserError(
+            f"stage.init_from={init_from} pools by {theirs.pooling}, the model of this stage by {ours.pooling}; set "
+            f"model.pooling={theirs.pooling}"
+        )
+    if not ours.prompts:
+        words = {key: getattr(theirs, key) for key in ("prompts", "default_prompt", "include_prompt")}
+        encoder.settings = replace(ours, **words, truncate_dim=ours.truncate_dim or theirs.truncate_dim)
     load_weights(encoder, {f"encoder.{key}": value for key, value in other.state_dict().items()}, Path(init_from))

@@ -86,9 +86,7 @@ def load_pretrained(
         code = ["*.py"] if trust_remote_code else []
         root = download(name, local, SMALL_FILES + code, revision) if on_hub else Path(name)
         if on_hub and not any(file.exists() for file in (root / "modules.json", listing(root))):
-            note(
-                f"{name}: whether it has a modules.json is not in the hub's cache on this machine; read as if it had none"
-            )
+            note(f"{name}: the hub's cache does not know whether it has a modules.json; read as if it had none")
         folder, settings, length = read_settings(root)
         if on_hub:
             for files in WEIGHTS:
