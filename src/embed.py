@@ -22,6 +22,7 @@ def main(cfg: DictConfig) -> None:
 
 def embed(cfg: DictConfig, out: Path, work: Path) -> None:
     from gte.embedding import Embedder, check_policies, embed_texts
+    from gte.encoder import cut_line
     from gte.evaluation.model import choose_device, choose_precision
     from gte.hub import load_encoder, prompt
     from gte.texts import read_texts
@@ -37,7 +38,9 @@ def embed(cfg: DictConfig, out: Path, work: Path) -> None:
     embedder = Embedder(encoder, precision, cfg.batch_tokens, cfg.normalize, prefix)
     texts = tqdm(texts, unit=" rows", disable=not sys.stderr.isatty())
     account = embed_texts(texts, embedder, out, work, source=source, **policies)
-    print(f"{out}: {account}; {encoder.width} dimensions, {precision}")
+    print(f"{out}: {account}; {encoder.dimensions} dimensions, {precision}")
+    if line := cut_line(encoder.counts, encoder.max_length):
+        print(line)
 
 
 if __name__ == "__main__":

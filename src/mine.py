@@ -26,6 +26,8 @@ def main(cfg: DictConfig) -> None:
         rank = partial(rank_dense, embed=model.finite, device=devices[0])
     for line in mine_files(inputs, out, corpus=corpus, raw=raw, rank=rank, **settings):
         print(line, flush=True)
+    if checkpoint != BM25_NAME and (line := model.cut()):
+        print(line)
 
 
 def listed(value: str | list[str] | None) -> list[str]:

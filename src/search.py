@@ -13,6 +13,7 @@ from gte.build import script
 @script("search")
 def main(cfg: DictConfig) -> None:
     from gte.embedding import Embedder
+    from gte.encoder import cut_line
     from gte.evaluation.model import choose_device, choose_precision
     from gte.hub import find_checkpoint, load_encoder
     from gte.index import as_table, index_file, update
@@ -28,6 +29,8 @@ def main(cfg: DictConfig) -> None:
     files = len({passage.file for passage in passages})
     others = "".join(f", {count} files left out: {reason}" for reason, count in left_out.most_common())
     print(f"{folder}: {len(passages):,} passages of {files:,} files, {index.new:,} of them new{others}", flush=True)
+    if line := cut_line(encoder.counts, encoder.max_length):
+        print(line, flush=True)
     width = shutil.get_terminal_size((120, 24)).columns
     for query in [cfg.query] if cfg.query is not None else queries():
         print(as_table(index.search(query, embedder, cfg.top), width), flush=True)

@@ -12,6 +12,11 @@ from gte.chunks import plan_chunks
 from gte.encoder import Encoder
 from gte.errors import UserError
 
+DENSE = [
+    {"type": "sentence_transformers.models.Transformer", "path": ""},
+    {"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"},
+    {"type": "sentence_transformers.models.Dense", "path": "2_Dense"},
+]
 TEXTS = [
     "",
     "one",
@@ -156,11 +161,11 @@ def test_a_name_that_cannot_be_downloaded_says_how_to_give_a_local_directory():
     [
         (
             "1_Pooling/config.json",
-            {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False},
-            "only by the mean",
+            {"pooling_mode_max_tokens": True, "pooling_mode_mean_tokens": False},
+            r"1_Pooling/config\.json: pooling_mode=\['max'\]; this encoder pools by one of mean, cls",
         ),
-        ("sentence_bert_config.json", {"max_seq_length": 9, "do_lower_case": True}, "do_lower_case"),
-        ("modules.json", [{"type": "x.Transformer", "path": ""}, {"type": "x.Dense", "path": "2_Dense"}], "Dense"),
+        ("sentence_bert_config.json", {"max_seq_length": 2.5}, "max_seq_length=2.5 must be a number of tokens"),
+        ("modules.json", DENSE, r"modules\.json: module 2 \('2_Dense'\) is Dense"),
     ],
 )
 def test_directories_that_embed_in_another_way_are_refused(minilm, tmp_path, file, content, message):

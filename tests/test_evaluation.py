@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from gte.errors import UserError
 from gte.evaluation.model import BM25, EncoderModel, choose_precision, weights_checksum
 from gte.evaluation.suite import Plan, Suite, exit_code, name_checkpoints, plan, run_suite
 from gte.evaluation.table import as_csv, as_markdown, as_text, gains
+from gte.pretrained import Settings
 
 WIDTH = 8
 NO_RULES = '{"truncation": null, "padding": null}'  # of a tokenizer
@@ -32,8 +34,11 @@ class KnownEncoder(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.vectors = vectors or {}
         self.encoded: list[str] = []
-        self.max_length, self.width, self.device = 16, WIDTH, "cpu"
-        self.tokenizer = SimpleNamespace(backend_tokenizer=SimpleNamespace(to_str=lambda: NO_RULES))
+        self.max_length, self.dimensions, self.device = 16, WIDTH, "cpu"
+        self.settings, self.counts = Settings(max_length=16), Counter()
+        self.lm = SimpleNamespace(config=SimpleNamespace(to_dict=dict))
+        rust = SimpleNamespace(to_str=lambda: NO_RULES)
+        self.tokenizer = SimpleNamespace(backend_tokenizer=rust, truncation_side="right")
 
     def vector(self, text: str) -> np.ndarray:
         drawn = np.random.default_rng(list(text.encode())).normal(size=WIDTH)

@@ -111,14 +111,3 @@ def test_python_files_of_a_model_run_only_when_asked_by_name(run, tmp_path):
     assert not (tmp_path / "ran").exists()
     load_encoder(tmp_path / "model", trust_remote_code=True)
     assert (tmp_path / "ran").exists()
-
-
-def test_pickled_weights_of_a_model_directory_are_never_read(run, small_model, tmp_path):
-    folder = tmp_path / "pickled"
-    folder.mkdir()
-    for file in small_model.iterdir():
-        if file.suffix == ".json":
-            (folder / file.name).write_bytes(file.read_bytes())
-    torch.save(run[1].lm.state_dict(), folder / "pytorch_model.bin")
-    with pytest.raises(UserError, match="safetensors"):
-        load_encoder(folder)

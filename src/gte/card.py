@@ -10,6 +10,7 @@ from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.evaluation.model import weights_checksum
 from gte.onnx import Comparison
+from gte.pretrained import Settings
 
 PAPER = "Li et al. 2023, arXiv:2308.03281"
 
@@ -53,9 +54,9 @@ def model_card(
         "---",
         f"# {name}",
         "",
-        f"A text-embedding model: {parameters / 1e6:.1f}M parameters, {encoder.width} dimensions, texts of up to "
-        f"{encoder.max_length} tokens, mean pooling, cosine similarity. Trained by multi-stage contrastive learning "
-        f"({PAPER}).",
+        f"A text-embedding model: {parameters / 1e6:.1f}M parameters, {encoder.dimensions} dimensions, texts of up to "
+        f"{encoder.max_length} tokens, pooling by {encoder.settings.pooling}, cosine similarity. Trained by multi-stage "
+        f"contrastive learning ({PAPER}).",
         "",
         "```python",
         "from sentence_transformers import SentenceTransformer",
@@ -65,10 +66,12 @@ def model_card(
         "print(model.similarity(embeddings, embeddings))",
         "```",
     ]
+    if any(encoder.settings.prompts.values()):
+        lines += prompt_lines(encoder.settings)
     if scores:
         lines += score_lines(scores)
     if comparisons:
-        lines += onnx_lines(name, encoder.max_length, comparisons)
+        lines += onnx_lines(name, encoder, comparisons)
     for number, stage in enumerate(stages, 1):
         lines += stage_lines(number, stage)
     if not stages:
@@ -116,8 +119,25 @@ def score_lines(scores: dict) -> list[str]:
     ]
 
 
-def onnx_lines(name: str, max_length: int, comparisons: list[Comparison]) -> list[str]:
+def prompt_lines(settings: Settings) -> list[str]:
+    """The words that belong before a text, by kind, and the kind that sentence-transformers takes by itself."""
+    default = f"; '{settings.default_prompt}' where none is asked for" if settings.default_prompt else ""
+    return [
+        "",
+        "## Prompts",
+        "",
+        f"Put before a text by `encode(texts, prompt_name=...)`{default}:",
+        "",
+        "```json",
+        json.dumps(settings.prompts, indent=2, ensure_ascii=False),
+        "```",
+    ]
+
+
+def onnx_lines(name: str, encoder: Encoder, comparisons: list[Comparison]) -> list[str]:
     """How the ONNX graphs are used, and how near they are to the PyTorch model."""
+    side = encoder.tokenizer.truncation_side
+    cut = f"{encoder.max_length}" + (f', direction="{side}"' if side != "right" else "")
     task = comparisons[0].task
     texts = f"{comparisons[0].texts:,} {f'sentences of {task}' if task else 'sample texts'}"
     rows = [
@@ -135,13 +155,13 @@ def onnx_lines(name: str, max_length: int, comparisons: list[Comparison]) -> lis
         "|---|---:|---:|---:|" + ("---:|" if task else ""),
         *rows,
         "",
-        "With onnxruntime and tokenizers alone; the output is pooled and of unit length:",
+        "With onnxruntime and tokenizers alone, a prompt as part of the text; the output is pooled and of unit length:",
         "",
         "```python",
         "import numpy, onnxruntime, tokenizers",
         "",
         'tokenizer = tokenizers.Tokenizer.from_file("tokenizer.json")',
-        f"tokenizer.enable_truncation({max_length})",
+        f"tokenizer.enable_truncation({cut})",
         "tokenizer.enable_padding()",
         'session = onnxruntime.InferenceSession("onnx/model.onnx")',
         'batch = tokenizer.encode_batch(["a query", "a document"])',

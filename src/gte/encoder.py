@@ -7,6 +7,7 @@ Shapes: N texts, T tokens of all texts end to end, L tokens of the longest text 
 """
 
 import copy
+from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +48,7 @@ class Encoder(nn.Module):
         super().__init__()
         settings = settings or Settings()
         self.settings = settings if max_length is None else replace(settings, max_length=max_length)
-        positions = usable_positions(lm.config)
+        positions = usable_positions(lm)
         if self.max_length > positions:
             raise UserError(
                 f"max_length={self.max_length} is more than the {positions} positions of this language model"
@@ -71,19 +72,25 @@ class Encoder(nn.Module):
             lm.pooler = None
         self.tokenizer = tokenizer
         self.width = lm.config.hidden_size
+        self.counts: Counter[str] = Counter()  # of `encode`: the texts, and those of them that fill max_length
         self.pad_id = tokenizer.pad_token_id or 0
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | Path, max_length: int = 512, trust_remote_code: bool = False, **options
+        cls,
+        name_or_path: str | Path,
+        max_length: int | None = None,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+        **options,
     ) -> "Encoder":
         """A transformers or sentence-transformers directory, or a name on the hub; `options` as of the class.
 
-        A directory that states a shorter length of its own keeps it: `max_length` is an upper bound.
-        Raises UserError where nothing loads, and where the directory pools in another way than by the mean.
+        Its files are obeyed, `max_length` is an upper bound in tokens; see `gte.pretrained.load_pretrained`.
+        Raises UserError where nothing loads, and where the vectors would not be the model's own.
         Python files that a model brings along are run only with `trust_remote_code`.
         """
-        lm, tokenizer, settings = load_pretrained(name_or_path, max_length, trust_remote_code)
+        lm, tokenizer, settings = load_pretrained(name_or_path, max_length, trust_remote_code, revision)
         return cls(lm, tokenizer, settings=settings, **options)
 
     @classmethod
@@ -120,6 +127,11 @@ class Encoder(nn.Module):
     def max_length(self) -> int:
         """Tokens of a text, special tokens included; longer ones are cut."""
         return self.settings.max_length
+
+    @property
+    def dimensions(self) -> int:
+        """Width of the vectors that `encode` gives: that of the language model, or what the settings leave of it."""
+        return min(self.width, self.settings.truncate_dim or self.width)
 
     @property
     def device(self) -> torch.device:
@@ -217,7 +229,7 @@ class Encoder(nn.Module):
         precision: str | None = None,
         progress: bool = False,
     ) -> np.ndarray:
-        """Embeddings float32 [N, D] in the caller's order; unit length where `normalize`.
+        """Embeddings float32 [N, D] in the caller's order, D = `dimensions`; unit length where `normalize`.
 
         `precision` is fp32 (default), bf16 or fp16: the arithmetic of the language model; pooling stays float32.
         `batch_tokens`: tokens of a chunk, padding included; None suits the device.
@@ -230,18 +242,19 @@ class Encoder(nn.Module):
         dtype = AUTOCAST[precision or "fp32"]
         # one context over all chunks: autocast then casts each weight once, not once a chunk
         autocast = torch.autocast(self.device.type, dtype) if dtype else nullcontext()
-        result_ND = np.empty((len(texts), self.width), dtype=np.float32)
+        result_ND = np.empty((len(texts), self.dimensions), dtype=np.float32)
         bar = tqdm(total=len(texts), unit=" texts", disable=not progress, leave=False)
         with evaluating(self), autocast, bar:
             for start in range(0, len(texts), ENCODE_BLOCK):
                 ids = self.tokenize(list(texts[start : start + ENCODE_BLOCK]))
                 lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+                self.counts.update(texts=len(lengths), cut=int((lengths >= self.max_length).sum()))
                 flat = np.concatenate([np.asarray(i, dtype=np.int64) for i in ids])
                 flat_T, lengths_N = torch.from_numpy(flat), torch.from_numpy(lengths)
                 starts_N = lengths_N.cumsum(0) - lengths_N
                 for rows in self.plan(lengths, batch_tokens).chunks:
                     index = torch.from_numpy(rows)
-                    x = self.embed(flat_T, starts_N[index], lengths_N[index])
+                    x = self.embed(flat_T, starts_N[index], lengths_N[index])[:, : self.dimensions]
                     x = nn.functional.normalize(x, dim=-1) if normalize else x
                     result_ND[start + rows] = x.cpu().numpy()
                     bar.update(len(rows))
@@ -273,6 +286,14 @@ def evaluating(module: nn.Module):
     finally:
         for part, training in modes.items():
             part.training = training
+
+
+def cut_line(counts: Counter[str], max_length: int) -> str:
+    """How many of the texts that `Encoder.counts` holds were cut, or end just there; nothing where none was."""
+    if not counts["cut"]:
+        return ""
+    share = f"{counts['cut']:,} of {counts['texts']:,} texts"
+    return f"{share} have {max_length:,} tokens or more: what is beyond was cut"
 
 
 def native_bf16(device_type: str) -> bool:

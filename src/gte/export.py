@@ -15,7 +15,16 @@ from gte.files import write_json
 from gte.hub import HISTORY_FILE, history, load_encoder
 from gte.offline import hub_reachable
 from gte.onnx import Comparison, require_onnx, write_onnx
+from gte.pretrained import POOLING_FLAGS, POOLINGS
 from gte.provenance import git_commit
+
+# that every version of sentence-transformers knows; the others are written only where they are true
+OLDEST_FLAGS = [
+    "pooling_mode_cls_token",
+    "pooling_mode_mean_tokens",
+    "pooling_mode_max_tokens",
+    "pooling_mode_mean_sqrt_len_tokens",
+]
 
 
 def export(
@@ -59,12 +68,20 @@ def export(
 def write_model(encoder: Encoder, folder: Path) -> None:
     """Weights, tokenizer, and the modules by which sentence-transformers pools and normalises."""
     encoder.save(folder)
-    settings = folder / "tokenizer_config.json"
-    config = json.loads(settings.read_text())
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_text())
     if config.get("tokenizer_class") == "TokenizersBackend":  # transformers 5's name, which 4 does not know
-        write_json(settings, config | {"tokenizer_class": "PreTrainedTokenizerFast"})
+        write_json(file, config | {"tokenizer_class": "PreTrainedTokenizerFast"})
     (folder / "1_Pooling").mkdir()
     (folder / "2_Normalize").mkdir()
+    settings = encoder.settings
+    pooling = {"word_embedding_dimension": encoder.width} | {flag: False for flag in OLDEST_FLAGS}
+    pooling[next(flag for flag, mode in POOLING_FLAGS.items() if POOLINGS.get(mode) == settings.pooling)] = True
+    if not settings.include_prompt:
+        pooling["include_prompt"] = False
+    prompts = {"prompts": settings.prompts, "default_prompt_name": settings.default_prompt}
+    if settings.truncate_dim is not None:
+        prompts["truncate_dim"] = settings.truncate_dim
     modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
     files = {
         # names as every version of sentence-transformers reads them
@@ -73,14 +90,8 @@ def write_model(encoder: Encoder, folder: Path) -> None:
             for i, (path, kind) in enumerate(modules)
         ],
         "sentence_bert_config.json": {"max_seq_length": encoder.max_length, "do_lower_case": False},
-        "config_sentence_transformers.json": {"similarity_fn_name": "cosine"},
-        "1_Pooling/config.json": {
-            "word_embedding_dimension": encoder.width,
-            "pooling_mode_cls_token": False,
-            "pooling_mode_mean_tokens": True,
-            "pooling_mode_max_tokens": False,
-            "pooling_mode_mean_sqrt_len_tokens": False,
-        },
+        "config_sentence_transformers.json": prompts | {"similarity_fn_name": "cosine"},
+        "1_Pooling/config.json": pooling,
     }
     for file, content in files.items():
         write_json(folder / file, content)

@@ -2,19 +2,21 @@
 
 import re
 import tempfile
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoTokenizer
 
+from gte.data.tokenizer import fingerprint
 from gte.encoder import Encoder
 from gte.errors import UserError, first_line
 from gte.files import read_json
 from gte.offline import loading
-from gte.pretrained import read_config
+from gte.pretrained import Settings, new_model, read_config
 from gte.remote import is_address, local_copy, place
 
-SCHEMA = 1  # of what `describe` writes into a checkpoint
+SCHEMA = 2  # of what `describe` writes into a checkpoint; 1 knew only the mean and no prompts, and is read too
 HISTORY_FILE = "training.json"  # in an exported directory, and in that of a run that came to its end
 ZERO_FILE = Path("checkpoint/mp_rank_00_model_states.pt")  # in the directory that DeepSpeed writes as a checkpoint
 
@@ -28,7 +30,7 @@ def describe(encoder: Encoder) -> dict:
         "schema": SCHEMA,
         "config": encoder.lm.config.to_json_string(),
         "tokenizer": files,
-        "max_length": encoder.max_length,
+        "settings": asdict(encoder.settings),
     }
 
 
@@ -54,7 +56,7 @@ def read_checkpoint(path: Path) -> dict:
     parts = [content.get(key) if isinstance(content, dict) else None for key in ("encoder", "state_dict")]
     if not all(isinstance(part, dict) for part in parts):
         raise UserError(f"{path} is not a checkpoint of this project: it describes no encoder; name a run's .ckpt")
-    if content["encoder"].get("schema") != SCHEMA:
+    if content["encoder"].get("schema") not in (1, SCHEMA):
         *_, last = content.get("history") or [{}]
         raise UserError(
             f"{path} has checkpoint schema {content['encoder'].get('schema')}, this version reads {SCHEMA}; use the "
@@ -72,8 +74,8 @@ def encoder_from_checkpoint(path: Path) -> Encoder:
             (Path(folder) / Path(name).name).write_text(text)
         (Path(folder) / "config.json").write_text(description["config"])
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        lm = AutoModel.from_config(read_config(folder), dtype=torch.float32, trust_remote_code=False)
-        encoder = Encoder(lm, tokenizer, description["max_length"])
+        settings = description.get("settings") or {"max_length": description["max_length"]}
+        encoder = Encoder(new_model(read_config(folder)), tokenizer, settings=Settings(**settings))
     load_weights(encoder, content["state_dict"], path)
     return encoder
 
@@ -151,12 +153,22 @@ def prompt(checkpoint: str | Path, name: str) -> str:
 def initialize(encoder: Encoder, init_from: str | Path) -> None:
     """Copies the weights of any checkpoint that `load_encoder` takes into the encoder.
 
-    Raises UserError where it is another model or reads another vocabulary.
+    Its prompts and the cut of its vectors are taken over, where the encoder has none. Raises UserError where it is
+    another model, pools in another way or reads texts by another tokenizer.
     """
     other = load_encoder(init_from)
-    if other.tokenizer.get_vocab() != encoder.tokenizer.get_vocab():
+    if fingerprint(other.tokenizer) != fingerprint(encoder.tokenizer):
         raise UserError(
             f"stage.init_from={init_from} was trained with another tokenizer ({len(other.tokenizer)} entries, "
             f"here {len(encoder.tokenizer)}); choose the data and model that it was trained with"
         )
+    theirs, ours = other.settings, encoder.settings
+    if theirs.pooling != ours.pooling:
+        raise UserError(
+            f"stage.init_from={init_from} pools by {theirs.pooling}, the model of this stage by {ours.pooling}; set "
+            f"model.pooling={theirs.pooling}"
+        )
+    if not ours.prompts:
+        words = {key: getattr(theirs, key) for key in ("prompts", "default_prompt", "include_prompt")}
+        encoder.settings = replace(ours, **words, truncate_dim=ours.truncate_dim or theirs.truncate_dim)
     load_weights(encoder, {f"encoder.{key}": value for key, value in other.state_dict().items()}, Path(init_from))

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,12 +10,14 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from huggingface_hub import constants
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.utils import disable_progress_bars
 from transformers.utils import logging as transformers_logging
 
 from gte.errors import UserError
 
 SECONDS = 5
+SMALL_FILES = ["*.json", "*.txt", "*.model"]  # configuration and tokenizer of a model on the hub
 
 
 @cache
@@ -38,6 +41,22 @@ def ask_no_hub() -> None:
     import datasets
 
     constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+
+
+def download(name: str, local: bool, files: list[str], revision: str | None = None) -> Path:
+    """Copy some files of a model on the hub into the hub's cache, where they lie as in a model directory.
+
+    Args:
+        name: the model's name on the hub.
+        local: ask nothing of the hub: only what was copied before is there.
+        files: patterns of file names.
+        revision: branch, tag or commit; None is the newest.
+
+    Returns: the directory, which is named like the commit. Raises the hub client's errors, see `loading`.
+    """
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    return Path(snapshot_download(name, revision=revision, allow_patterns=files, local_files_only=local))
 
 
 @contextmanager

@@ -52,14 +52,19 @@ class Comparison:
 class Graph(nn.Module):
     """What is traced: the last layer [N, L, D], which sentence-transformers pools, and finished unit vectors [N, D]."""
 
-    def __init__(self, lm: nn.Module):
+    def __init__(self, encoder: Encoder):
         super().__init__()
-        self.lm = lm
+        self.lm, self.pooling, self.dimensions = encoder.lm, encoder.settings.pooling, encoder.dimensions
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         hidden_NLD = self.lm(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        weights_NL = attention_mask / attention_mask.sum(1, keepdim=True)
-        return hidden_NLD, nn.functional.normalize((hidden_NLD * weights_NL[..., None]).sum(1), dim=-1)
+        length_N1 = attention_mask.sum(1, keepdim=True)
+        place_L = attention_mask.cumsum(1) - 1
+        of = {"mean": attention_mask, "cls": (place_L == 0) * attention_mask, "last": place_L == length_N1 - 1}
+        weights_NL = of[self.pooling] * attention_mask
+        weights_NL = weights_NL / weights_NL.sum(1, keepdim=True)
+        pooled_ND = (hidden_NLD * weights_NL[..., None]).sum(1)[:, : self.dimensions]
+        return hidden_NLD, nn.functional.normalize(pooled_ND, dim=-1)
 
 
 def require_onnx() -> None:
@@ -130,7 +135,7 @@ def trace(encoder: Encoder, file: Path) -> None:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of constants in the trace; `write_onnx` compares other shapes
         torch.onnx.export(
-            Graph(encoder.lm),
+            Graph(encoder),
             (ids_NL, mask_NL),
             str(file),
             input_names=list(INPUTS),
@@ -161,7 +166,7 @@ def onnx_embeddings(file: Path, encoder: Encoder, texts: list[str], rows: int = 
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     ids = encoder.tokenize(texts)
-    x_ND = np.empty((len(texts), encoder.width), np.float32)
+    x_ND = np.empty((len(texts), encoder.dimensions), np.float32)
     order = np.argsort([len(row) for row in ids])
     for chunk in np.split(order, range(rows, len(order), rows)):
         lengths = np.array([len(ids[i]) for i in chunk])

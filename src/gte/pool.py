@@ -1,6 +1,7 @@
 """An encoder on several devices at once, a process each."""
 
 import multiprocessing
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 
@@ -26,6 +27,7 @@ class EncoderPool:
             free.put(device)
         threads = max(1, torch.get_num_threads() // len(devices))
         self.devices = list(devices)
+        self.counts: Counter[str] = Counter()  # as Encoder.counts, of all processes
         self.processes = ProcessPoolExecutor(
             len(devices), context, initializer=start, initargs=(str(checkpoint), free, threads)
         )
@@ -37,7 +39,8 @@ class EncoderPool:
         pieces = [[texts[i] for i in order[at : at + size]] for at in range(0, len(order), size)]
         done = []
         with tqdm(total=len(texts), unit=" texts", disable=not progress, leave=False) as bar:
-            for x_ND in self.processes.map(encode, pieces, [settings] * len(pieces)):
+            for x_ND, counts in self.processes.map(encode, pieces, [settings] * len(pieces)):
+                self.counts += counts
                 done.append(x_ND)
                 bar.update(len(x_ND))
         result_ND = np.concatenate(done)
@@ -58,6 +61,7 @@ def start(checkpoint: str, free, threads: int) -> None:
     encoder = load_encoder(checkpoint).to(device)
 
 
-def encode(texts: list[str], settings: dict) -> np.ndarray:
-    """In a process that was started."""
-    return encoder.encode(texts, **settings)
+def encode(texts: list[str], settings: dict) -> tuple[np.ndarray, Counter[str]]:
+    """In a process that was started: the vectors, and the counts of these texts."""
+    encoder.counts.clear()
+    return encoder.encode(texts, **settings), encoder.counts

@@ -1,16 +1,47 @@
 """A model's own files, read: its language model, its tokenizer, and all else that they say about its vectors."""
 
-import re
-from dataclasses import dataclass, field
+import inspect
+import sys
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+import transformers
+from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
-from gte.errors import UserError
+from gte.data.tokenizer import open_tokenizer, read_modules, read_transformer
+from gte.errors import UserError, first_line
 from gte.files import read_json
-from gte.offline import loading
+from gte.offline import SMALL_FILES, download, loading
+
+POOLINGS = {"mean": "mean", "cls": "cls", "lasttoken": "last"}  # ours by those of sentence-transformers
+# the flags of its older files by its newer names; several that are true are put side by side
+POOLING_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "lasttoken",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+}
+# of a language model's settings file: what is read or changes no vector, and values that change none
+READ = {"max_seq_length", "do_lower_case", "unpad_inputs", "modality_config"}
+NEUTRAL = {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"}
+ARGUMENTS = {"model_args", "model_kwargs", "tokenizer_args", "processor_kwargs", "config_args", "config_kwargs"}
+NEUTRAL_ARGUMENTS = {"dtype", "torch_dtype", "attn_implementation", "trust_remote_code", "padding_side", "use_cache"}
+# encoder-decoders whose encoder is a class of its own, saved and loaded by other programs too
+ENCODERS = {
+    "t5": "T5EncoderModel",
+    "mt5": "MT5EncoderModel",
+    "umt5": "UMT5EncoderModel",
+    "longt5": "LongT5EncoderModel",
+}
+WEIGHTS = (("model.safetensors", "model-*.safetensors"), ("pytorch_model.bin", "pytorch_model-*.bin"))
+NO_LENGTH = 512  # tokens, where a model states no length and has no table of positions
 
 
 @dataclass(frozen=True)
@@ -32,81 +63,288 @@ class Settings:
 
 
 def load_pretrained(
-    name_or_path: str | Path, max_length: int = 512, trust_remote_code: bool = False
+    name_or_path: str | Path,
+    max_length: int | None = None,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
 ) -> tuple[nn.Module, PreTrainedTokenizerBase, Settings]:
-    """The language model in float32, the tokenizer and the settings of a model directory, or of a name on the hub.
+    """Read a model directory, or a name on the hub, which is copied into the hub's cache and read there.
 
-    `max_length` is an upper bound. Raises UserError where nothing loads, or where the vectors would be other ones.
+    Args:
+        name_or_path: a sentence-transformers or transformers directory, or a name on the hub.
+        max_length: an upper bound in tokens; None takes what the model says.
+        trust_remote_code: run the Python files that the model brings along.
+        revision: branch, tag or commit on the hub; None is the newest. A directory has none.
+
+    Returns: the language model in float32 and eval mode, its tokenizer, its settings.
+
+    Raises UserError where nothing loads, where a weight is missing, and where the vectors would not be the model's own.
     """
-    name_or_path = str(name_or_path)
-    folder, own_length = read_modules(Path(name_or_path)) if Path(name_or_path).is_dir() else (name_or_path, None)
-    with loading("model", name_or_path, "pass a local model directory: model.name_or_path=/path/to/model") as local:
-        access = {"local_files_only": local, "trust_remote_code": trust_remote_code}
-        tokenizer = AutoTokenizer.from_pretrained(folder, **access)
-        config = read_config(folder, **access)
-        lm = AutoModel.from_pretrained(folder, config=config, dtype=torch.float32, use_safetensors=True, **access)
-    if not tokenizer.is_fast:
-        raise UserError(f"{name_or_path} has no fast tokenizer (tokenizer.json); convert it with transformers first")
-    if lm.get_input_embeddings().num_embeddings < len(tokenizer):
-        raise UserError(
-            f"{name_or_path}: the tokenizer has {len(tokenizer)} entries, the model only "
-            f"{lm.get_input_embeddings().num_embeddings}; they do not belong together"
-        )
-    own_length = own_length or min(tokenizer.model_max_length, usable_positions(lm.config))
-    return lm, tokenizer, Settings(min(max_length, own_length))
+    name = str(name_or_path)
+    with loading("model", name, "pass a local model directory: model.name_or_path=/path/to/model") as local:
+        on_hub = not Path(name).exists()
+        code = ["*.py"] if trust_remote_code else []
+        root = download(name, local, SMALL_FILES + code, revision) if on_hub else Path(name)
+        if on_hub and not any(file.exists() for file in (root / "modules.json", listing(root))):
+            note(f"{name}: the hub's cache does not know whether it has a modules.json; read as if it had none")
+        folder, settings, length = read_settings(root)
+        if on_hub:
+            for files in WEIGHTS:
+                names = [(folder / file).relative_to(root).as_posix() for file in (*files, "config.json")]
+                download(name, local, names, root.name)
+                if find_weights(folder):
+                    break
+        tokenizer = open_tokenizer(folder, trust_remote_code)
+        config = read_config(folder, trust_remote_code)
+        lm = load_weights(folder, config, trust_remote_code)
+        check_runs(lm, tokenizer, name)
+    if settings is None:
+        settings = Settings(pooling=default_pooling(config))
+    length = min(length or tokenizer.model_max_length, usable_positions(lm))
+    if length >= 10**6:
+        length = NO_LENGTH
+        if max_length is None or max_length > length:
+            note(f"{name} says no length: texts are cut at {length} tokens")
+    return lm, tokenizer, replace(settings, max_length=min(length, max_length or length))
 
 
-def read_config(folder: str, *, trust_remote_code: bool = False, **access):
+def note(line: str) -> None:
+    print(f"note: {line}", file=sys.stderr, flush=True)
+
+
+def listing(root: Path) -> Path:
+    """Where the hub's client keeps the list of all files of a snapshot, if it has asked for one."""
+    return root.parent.parent / "trees" / f"{root.name}.json"
+
+
+def read_settings(root: Path) -> tuple[Path, Settings | None, int | None]:
+    """A model directory's language model, its settings but for the length, and the length that its modules state.
+
+    A plain transformers directory has neither. Raises UserError where the modules are anything else than a language
+    model, one of our poolings, and normalisation: the result would silently be another embedding.
+    """
+    file, modules = root / "modules.json", read_modules(root)
+    if not file.exists():
+        if not (root / "config.json").exists():
+            raise UserError(f"{root} is no model directory: it has neither modules.json nor config.json")
+        return root, None, None
+    for number, (kind, path) in enumerate(modules):
+        if kind not in {0: {"Transformer"}, 1: {"Pooling"}}.get(number, {"Normalize"}):
+            raise UserError(
+                f"{file}: module {number} ('{path}') is {kind}, so this is not a language model + pooling (+ "
+                "normalisation), and its vectors cannot be computed here"
+            )
+    if len(modules) < 2:
+        raise UserError(f"{file}: one of Transformer and Pooling is missing: this is not a language model + pooling")
+    folder = root / modules[0][1]
+    length = read_length(folder)
+    pooling, include_prompt = read_pooling(root / modules[1][1] / "config.json")
+    settings = Settings(pooling=pooling, include_prompt=include_prompt)
+    file = root / "config_sentence_transformers.json"
+    if file.exists():
+        settings = read_prompts(file, settings, normalized=len(modules) > 2)
+    return folder, settings, length
+
+
+def read_length(folder: Path) -> int | None:
+    """The maximum length in sentence-transformers' settings of a language model.
+
+    Raises UserError where they ask for anything that is not done here.
+    """
+    file, settings = read_transformer(folder)
+    for key, value in settings.items():
+        if key in ARGUMENTS and isinstance(value, dict):
+            foreign = sorted(set(value) - NEUTRAL_ARGUMENTS)
+            key = ".".join([key, *foreign[:1]])
+            value = value[foreign[0]] if foreign else None
+        if value and key not in READ and NEUTRAL.get(key) != value:
+            raise UserError(f"{file}: {key}={value!r} is not supported here, and the vectors would differ without it")
+    text = (settings.get("modality_config") or {}).get("text")
+    if text is not None and text != {"method": "forward", "method_output_name": "last_hidden_state"}:
+        raise UserError(f"{file}: modality_config.text={text} is not the last layer of the language model")
+    length = settings.get("max_seq_length")
+    if length is not None and not (isinstance(length, int) and length > 2):
+        raise UserError(f"{file}: max_seq_length={length!r} must be a number of tokens, or null")
+    return length
+
+
+def read_pooling(file: Path) -> tuple[str, bool]:
+    """The pooling, and whether a prompt's tokens take part in it, of a Pooling module's config.json."""
+    config = read_json(file)
+    flags = {key: bool(value) for key, value in config.items() if key.startswith("pooling_mode_")}
+    modes = config.get("pooling_mode", [POOLING_FLAGS.get(key, key) for key, on in flags.items() if on] or ["mean"])
+    modes = [modes] if isinstance(modes, str) else modes
+    if not isinstance(modes, list) or len(modes) != 1 or modes[0] not in POOLINGS:
+        raise UserError(f"{file}: pooling_mode={modes}; this encoder pools by one of {', '.join(POOLINGS)}")
+    include = config.get("include_prompt", True)
+    if not isinstance(include, bool):
+        raise UserError(f"{file}: include_prompt={include!r} must be true or false")
+    return POOLINGS[modes[0]], include
+
+
+def read_prompts(file: Path, settings: Settings, normalized: bool) -> Settings:
+    """Prompts and the cut of the vectors from config_sentence_transformers.json.
+
+    What is compared by another measure than the cosine is said. Raises UserError where a key holds what it cannot.
+    """
+    config = read_json(file)
+    kind = config.get("model_type", "SentenceTransformer")
+    if kind != "SentenceTransformer":
+        raise UserError(f"{file}: model_type={kind}: only models of one vector a text (SentenceTransformer) are read")
+    prompts = config.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(isinstance(words, str | None) for words in prompts.values()):
+        raise UserError(f"{file}: prompts={prompts!r} must give words by name")
+    prompts = {name: words or "" for name, words in prompts.items()}
+    default = config.get("default_prompt_name")
+    if default in ("query", "document") and default not in prompts:  # which sentence-transformers adds, without words
+        default = None
+    if default is not None and default not in prompts:
+        known = ", ".join(prompts) or "none"
+        raise UserError(f"{file}: default_prompt_name={default!r} is not one of its prompts ({known})")
+    width = config.get("truncate_dim")
+    if width is not None and (isinstance(width, bool) or not isinstance(width, int) or width < 1):
+        raise UserError(f"{file}: truncate_dim={width!r} must be a number of dimensions, or null")
+    measure = config.get("similarity_fn_name") or "cosine"
+    if measure == "manhattan" or (measure != "cosine" and not normalized):
+        note(f"{file}: made to be compared by {measure}; here vectors have unit length and are compared by the cosine")
+    return replace(settings, prompts=prompts, default_prompt=default, truncate_dim=width)
+
+
+def default_pooling(config: PretrainedConfig) -> str:
+    """Of a directory without modules, as sentence-transformers has it: last where the next token was predicted."""
+    predicts = str((config.architectures or [""])[0]).endswith("ForCausalLM")
+    return "last" if predicts and getattr(config, "is_causal", True) else "mean"
+
+
+def read_config(folder: str | Path, trust_remote_code: bool = False) -> PretrainedConfig:
     """The configuration of a language model. Raises UserError for one that has code of the hub run for its attention.
 
     transformers fetches and loads such a kernel, whatever `trust_remote_code` says, where it finds the package for it.
     """
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, **access)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
     if "/" in str(config._attn_implementation) and not trust_remote_code:
         raise UserError(
             f"{folder}: its config.json wants code of the hub to run, attn_implementation={config._attn_implementation}"
             "; take that line out"
         )
+    if config.is_encoder_decoder and config.model_type not in ENCODERS:
+        raise UserError(
+            f"{folder}: a {config.model_type} is an encoder and a decoder; of such models only the encoders of "
+            f"{', '.join(ENCODERS)} are read"
+        )
+    if getattr(config, "use_cache", False):
+        config.use_cache = False  # keys and values of a decoder, kept for the next token
     return config
 
 
-def usable_positions(config) -> int:
-    """How many tokens the language model has positions for; RoBERTa's start after its padding id."""
-    positions = getattr(config, "max_position_embeddings", None) or 10**9
-    return positions - config.pad_token_id - 1 if config.model_type in {"roberta", "xlm-roberta"} else positions
+def new_model(config: PretrainedConfig) -> nn.Module:
+    """The language model of a configuration, of random weights in float32."""
+    if config.model_type in ENCODERS:
+        return getattr(transformers, ENCODERS[config.model_type])._from_config(config, dtype=torch.float32)
+    return AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
 
 
-def read_modules(folder: Path) -> tuple[str, int | None]:
-    """Where a sentence-transformers directory keeps its language model, and its own maximum length, if it states one.
+def find_weights(folder: Path) -> list[Path]:
+    """The files of a language model's weights: safetensors, else pickles; a single file, else its parts."""
+    for patterns in WEIGHTS:
+        for pattern in patterns:
+            if files := sorted(folder.glob(pattern)):
+                return files
+    return []
 
-    A plain transformers directory is returned as it is. Raises UserError where the modules are anything else than
-    a language model, mean pooling and normalisation: the result would silently be another embedding.
+
+def load_weights(folder: Path, config: PretrainedConfig, trust_remote_code: bool) -> nn.Module:
+    """The language model of a directory, every weight of it from a file; a pooler that has none is zero.
+
+    Pickles are read without running code. A prefix that all keys have in common with no key of the model (`module.`,
+    `model.`, `0.auto_model.`) is taken off. Raises UserError that names the first missing weight, or one of another
+    shape.
     """
-    if not (folder / "modules.json").exists():
-        if not (folder / "config.json").exists():
-            raise UserError(f"{folder} is no model directory: it has neither modules.json nor config.json")
-        return str(folder), None
-    modules = read_json(folder / "modules.json", list)
-    if not all(isinstance(part, dict) and isinstance(part.get("type"), str) and "path" in part for part in modules):
-        raise UserError(f"{folder / 'modules.json'} is no list of modules, each with its type and path")
-    kinds = {}
-    for part in modules:
-        known = re.fullmatch(r"sentence_transformers\.(\w+\.)*(?P<kind>\w+)", part["type"])
-        kinds[known["kind"] if known else f"{part['type']} of another package"] = folder / part["path"]
-    foreign = set(kinds) - {"Transformer", "Pooling", "Normalize"}
-    if foreign or not {"Transformer", "Pooling"} <= set(kinds):
-        raise UserError(f"{folder / 'modules.json'}: {sorted(foreign or kinds)} is not a language model + mean pooling")
-    pooling = read_json(kinds["Pooling"] / "config.json")
-    modes = {key for key, value in pooling.items() if key.startswith("pooling_mode_") and value}
-    if modes != {"pooling_mode_mean_tokens"} and pooling.get("pooling_mode") != "mean":
-        raise UserError(f"{kinds['Pooling'] / 'config.json'}: pools by {sorted(modes)}, this encoder only by the mean")
-    settings_file = kinds["Transformer"] / "sentence_bert_config.json"
-    settings = read_json(settings_file) if settings_file.exists() else {}
-    if settings.get("do_lower_case"):
+    if (folder / "adapter_config.json").exists():
+        raise UserError(f"{folder / 'adapter_config.json'}: adapters are not read; merge it into the weights first")
+    encoder = ENCODERS.get(config.model_type)
+    kind = getattr(transformers, encoder) if encoder else AutoModel
+    options = {"config": config, "dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # the table of keys; what matters in it is said below
+    try:
+        lm, found = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code, **options)
+        lacks = missing_weights(lm, found)
+        if lacks and (weights := without_prefix(folder, lacks)):
+            lm, found = type(lm).from_pretrained(None, state_dict=weights, **options)
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    if found["mismatched_keys"]:
+        key, there, here = min(found["mismatched_keys"])
         raise UserError(
-            f"{settings_file}: do_lower_case is not supported; put a lower-casing normalizer in the tokenizer"
+            f"{folder}: the weight {key} is {tuple(there)} in the file and {tuple(here)} by config.json; they do not "
+            "belong together"
         )
-    length = settings.get("max_seq_length")
-    if length is not None and not (isinstance(length, int) and length > 2):
-        raise UserError(f"{settings_file}: max_seq_length={length!r} must be a number of tokens, or null")
-    return str(kinds["Transformer"]), length
+    if lacks := missing_weights(lm, found):
+        raise UserError(
+            f"{folder}: the file of weights has no {lacks[0]} ({len(lacks)} of {len(lm.state_dict())} are missing)"
+        )
+    for name, parameter in lm.named_parameters():
+        if name in found["missing_keys"]:
+            nn.init.zeros_(parameter)  # not random: equal files are equal models
+    return lm.eval()
+
+
+def missing_weights(lm: nn.Module, found: dict) -> list[str]:
+    """The weights, in the model's order, that no file gave; a pooler that is not used here may be among them."""
+    return [key for key in lm.state_dict() if key in found["missing_keys"] and not key.startswith("pooler.")]
+
+
+def without_prefix(folder: Path, missing: list[str]) -> dict[str, torch.Tensor] | None:
+    """The weights of a directory without the one prefix under which most missing keys are found; None where none is."""
+    weights = {}
+    for file in find_weights(folder):
+        safe = file.suffix == ".safetensors"
+        weights |= load_file(file) if safe else torch.load(file, map_location="cpu", weights_only=True)
+    weights = {key.replace("_orig_mod.", ""): value for key, value in weights.items()}  # of torch.compile, anywhere
+    wanted = set(missing)
+    prefixes: Counter[str] = Counter()
+    for key in weights:
+        parts = key.split(".")
+        prefixes.update(".".join(parts[:n]) for n in range(len(parts)) if ".".join(parts[n:]) in wanted)
+    (prefix, count), *others = prefixes.most_common(2) or [("", 0)]
+    if not count or (others and others[0][1] == count):  # two towers
+        return None
+    start = f"{prefix}." if prefix else ""
+    return {key.removeprefix(start): value for key, value in weights.items() if key.startswith(start)}
+
+
+def check_runs(lm: nn.Module, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Raises UserError where a language model does not turn the tokenizer's ids into one vector a token."""
+    encoded = tokenizer("a")
+    ids = torch.tensor([encoded["input_ids"] or [0]])
+    try:
+        entries = lm.get_input_embeddings().num_embeddings
+        if entries >= len(tokenizer):
+            with torch.inference_mode():
+                shape = lm(input_ids=ids).last_hidden_state.shape
+    except Exception as error:  # of every kind, by what the model is
+        kind = type(lm).__name__
+        raise UserError(
+            f"{name}: a {kind} does not turn the ids of a text into vectors: {first_line(error)}"
+        ) from error
+    if entries < len(tokenizer):
+        raise UserError(
+            f"{name}: the tokenizer has {len(tokenizer)} entries, the model only {entries}; they do not belong together"
+        )
+    if shape != (*ids.shape, lm.config.hidden_size):
+        raise UserError(f"{name}: a {type(lm).__name__} gives {tuple(shape)} for {ids.shape[1]} tokens, no vector each")
+    if any(encoded.get("token_type_ids") or []) and "token_type_ids" in inspect.signature(lm.forward).parameters:
+        raise UserError(f"{name}: its tokenizer marks tokens by token_type_ids, which are not given to the model here")
+
+
+def usable_positions(lm: nn.Module) -> int:
+    """How many tokens a language model has positions for; RoBERTa's and others' start behind the padding id."""
+    positions = getattr(lm.config, "max_position_embeddings", None) or 0
+    if positions < 1:  # XLNet's are -1
+        return 10**9
+    for module in lm.modules():
+        padding = getattr(module, "padding_idx", None)
+        if isinstance(padding, int) and isinstance(getattr(module, "position_embeddings", None), nn.Module):
+            return positions - padding - 1
+    return positions

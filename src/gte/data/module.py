@@ -122,6 +122,11 @@ class PairData(pl.LightningDataModule):
                 f"the shards in {self.folder} were made with the tokenizer '{facts['name']}', the model reads another "
                 "one; prepare the data again with data.tokenizer=<the model's> and its own data.dir"
             )
+        if encoder.tokenizer.truncation_side != "right":
+            raise UserError(
+                "the model's tokenizer cuts long texts at their beginning (truncation_side in tokenizer_config.json), "
+                "training cuts them at their end; set it to right"
+            )
         if self.stage.max_length > encoder.max_length:
             raise UserError(
                 f"stage.max_length={self.stage.max_length} is more than the model's {encoder.max_length}; "

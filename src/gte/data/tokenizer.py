@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +12,12 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from gte.errors import UserError
-from gte.offline import loading
+from gte.files import read_json
+from gte.offline import SMALL_FILES, download, loading
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+# sentence-transformers names a file of settings after one of these, whatever the language model
+TRANSFORMER_KINDS = ["bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"]
 ALPHABET = 400  # single characters a trained vocabulary may hold; rarer ones become [UNK]
 
 
@@ -22,10 +26,47 @@ def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerFast:
     name = str(name_or_path)
     way_out = "pass a local directory: data.tokenizer=/path/to/model, or train one: data.tokenizer=null"
     with loading("tokenizer", name, way_out) as local:
-        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+        root = Path(name) if Path(name).exists() else download(name, local, SMALL_FILES)
+        return open_tokenizer(root / dict(read_modules(root)).get("Transformer", ""))
+
+
+def open_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
+    """The fast tokenizer of a language model's directory. Raises UserError where it is none, or not all of it."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
     if not tokenizer.is_fast:
-        raise UserError(f"{name} has no fast tokenizer (tokenizer.json); convert it with transformers first")
+        raise UserError(f"{folder} has no fast tokenizer (tokenizer.json); convert it with transformers first")
+    file, settings = read_transformer(folder)
+    normalizer = backend(tokenizer).normalizer
+    if settings.get("do_lower_case") and (normalizer is None or normalizer.normalize_str("A") != "a"):
+        # transformers forgets a normalizer that it is given when it saves the tokenizer of a BERT
+        raise UserError(f"{file}: do_lower_case is not supported; put a lower-casing normalizer in the tokenizer")
     return tokenizer
+
+
+def read_modules(root: Path) -> list[tuple[str, str]]:
+    """The kind and path of each module of a sentence-transformers directory, in order; none of any other directory.
+
+    Raises UserError where modules.json is not what sentence-transformers writes.
+    """
+    file = root / "modules.json"
+    if not file.exists():
+        return []
+    modules = []
+    for part in read_json(file, list):
+        if not (isinstance(part, dict) and all(isinstance(part.get(key), str) for key in ("type", "path"))):
+            raise UserError(f"{file} is no list of modules, each with its type and path")
+        known = re.fullmatch(r"sentence_transformers\.(\w+\.)*(?P<kind>\w+)", part["type"])
+        if part["path"].startswith("/") or ".." in part["path"].split("/"):
+            raise UserError(f"{file}: the path {part['path']} leads out of the model's directory")
+        modules.append((known["kind"] if known else f"{part['type']} of another package", part["path"]))
+    return modules
+
+
+def read_transformer(folder: Path) -> tuple[Path, dict]:
+    """The file in which sentence-transformers keeps settings of a language model, and them; none where it is absent."""
+    files = [folder / f"sentence_{kind}_config.json" for kind in TRANSFORMER_KINDS]
+    file = next((file for file in files if file.exists()), files[0])
+    return file, read_json(file) if file.exists() else {}
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -93,10 +134,16 @@ def continues_word(character: str, tokenizer: Tokenizer) -> bool:
 
 
 def fingerprint(tokenizer) -> str:
-    """SHA-256 of what turns text into ids: the model, normalizer and pre-tokenizer of tokenizer.json."""
+    """SHA-256 of all that turns text into ids: added tokens and special tokens around a text included."""
+    return hashlib.sha256(rules(tokenizer).encode()).hexdigest()
+
+
+def rules(tokenizer) -> str:
+    """A fast tokenizer's rules as one string: tokenizer.json without what each encoding sets or decoding uses."""
     state = json.loads(backend(tokenizer).to_str())
-    parts = {key: state.get(key) for key in ("model", "normalizer", "pre_tokenizer")}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    for key in ("version", "truncation", "padding", "decoder"):
+        state.pop(key, None)
+    return json.dumps(state, sort_keys=True)
 
 
 def backend(tokenizer) -> Tokenizer:

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ import torch
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
-from gte.encoder import AUTOCAST, Encoder, native_bf16
+from gte.data.tokenizer import rules
+from gte.encoder import AUTOCAST, Encoder, cut_line, native_bf16
 from gte.errors import UserError
 from gte.evaluation.cache import VectorCache, text_keys
 from gte.evaluation.search import best_documents
@@ -22,6 +24,8 @@ from gte.hub import find_checkpoint, load_encoder
 from gte.pool import EncoderPool
 
 BM25_NAME = "bm25"
+# what a configuration says of a model besides how it computes
+DESCRIBING = {"architectures", "dtype", "id2label", "label2id", "transformers_version", "use_cache", "_name_or_path"}
 KEPT_AFTER = 8_192  # texts a device: what an interruption loses, at most
 
 
@@ -73,7 +77,7 @@ class EncoderModel:
         self.precision = precision
         self.batch_tokens = batch_tokens
         self.progress = progress
-        self.cache = VectorCache(encoder.width) if cache is None else cache
+        self.cache = VectorCache(encoder.dimensions) if cache is None else cache
         self.pool = pool
         self.devices = [str(encoder.device)] if pool is None else pool.devices
         self.texts = 0  # asked for so far
@@ -83,7 +87,7 @@ class EncoderModel:
         """Unit vectors float32 [N, D] in the caller's order. UserError where one is not finite."""
         keys_U, first_U, unique_N = np.unique(text_keys(texts), return_index=True, return_inverse=True)
         rows_U = self.cache.find(keys_U)
-        result_UD = np.empty((len(keys_U), self.encoder.width), np.float32)
+        result_UD = np.empty((len(keys_U), self.encoder.dimensions), np.float32)
         result_UD[rows_U >= 0] = self.cache.read(rows_U[rows_U >= 0])
         new = np.flatnonzero(rows_U < 0)
         new = new[np.argsort(first_U[new])]  # as the caller has them
@@ -178,11 +182,15 @@ class EncoderModel:
         return {
             "weights": weights_checksum(self.encoder),
             "parameters": sum(p.numel() for p in self.encoder.parameters()),
-            "width": self.encoder.width,
+            "width": self.encoder.dimensions,
             "max_length": self.encoder.max_length,
             "precision": self.precision,
             "device": " ".join(self.devices),
         }
+
+    def cut(self) -> str:
+        """A line that says how many texts were cut so far; empty where none was."""
+        return cut_line((self.pool or self.encoder).counts, self.encoder.max_length)
 
     def close(self) -> None:
         """Ends the pool's processes."""
@@ -245,6 +253,10 @@ class BM25:
 
         return {"weights": f"bm25s {bm25s.__version__} lucene k1=1.5 b=0.75 stopwords=en", "precision": self.precision}
 
+    def cut(self) -> str:
+        """Words are counted to a text's end."""
+        return ""
+
     def close(self) -> None:
         """There is nothing to end."""
 
@@ -283,7 +295,7 @@ def load_model(
         encoder,
         precision,
         batch_tokens,
-        cache=VectorCache(encoder.width, folder, int(cache_gb * 1e9)),
+        cache=VectorCache(encoder.dimensions, folder, int(cache_gb * 1e9)),
         pool=pool,
     )
     try:
@@ -295,13 +307,13 @@ def load_model(
 
 
 def weights_checksum(encoder: Encoder) -> str:
-    """SHA-256 over weights, tokenizer and maximum length."""
-    sha = hashlib.sha256(f"{encoder.max_length}".encode())
+    """SHA-256 over all of a model that its vectors depend on: settings, configuration, tokenizer and weights."""
+    config = encoder.lm.config.to_dict()
+    for key in DESCRIBING:
+        config.pop(key, None)
+    parts = [asdict(encoder.settings), config, encoder.tokenizer.truncation_side, rules(encoder.tokenizer)]
+    sha = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
     for name, value in sorted(encoder.state_dict().items()):
         sha.update(name.encode())
         sha.update(value.detach().cpu().numpy().tobytes())
-    rules = json.loads(encoder.tokenizer.backend_tokenizer.to_str())
-    for key in ("truncation", "padding"):  # which every encoding sets
-        rules.pop(key)
-    sha.update(json.dumps(rules, sort_keys=True).encode())
     return f"sha256:{sha.hexdigest()}"

@@ -163,6 +163,8 @@ def run_suite(
         model = load_model(checkpoint)
         entry = run_model(model, label, checkpoint, plan, out, say)
         results["models"][label] = entry | {"averages": averages(entry, kinds)}
+        if line := model.cut():
+            say(f"  note: {line}")
         model.close()
     write(out / "results.json", results)
     return results
