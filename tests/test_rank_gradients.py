@@ -3,9 +3,7 @@
 A rank draws its dropout from a seed of its own; the one process encodes each rank's texts under that rank's seed.
 """
 
-import tempfile
 from collections import Counter
-from functools import cache
 from itertools import product
 
 import pytest
@@ -27,17 +25,20 @@ WORLDS = [1, 2, 4]
 PAIRS, BUDGET = 8, 40  # over all ranks; tokens of a chunk
 
 
-@cache
-def tokenizer(folder):
-    return AutoTokenizer.from_pretrained(folder)
+def small_encoder(saved, packed, dtype):
+    """As a training from a model directory has it."""
+    return Encoder.from_pretrained(saved, padding_free=packed).to(dtype).train()
 
 
-def small_encoder(folder, packed, dtype):
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, small_model):
+    """A model directory: a small BERT with dropout."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    with tempfile.TemporaryDirectory() as saved:
-        Encoder.from_scratch(tokenizer(folder), **sizes, max_length=32, dropout=0.2).save(saved)
-        return Encoder.from_pretrained(saved, padding_free=packed).to(dtype).train()
+    tokenizer = AutoTokenizer.from_pretrained(small_model)
+    folder = tmp_path_factory.mktemp("saved")
+    Encoder.from_scratch(tokenizer, **sizes, max_length=32, dropout=0.2).save(folder)
+    return folder
 
 
 def texts(k, rank, world):
@@ -68,13 +69,13 @@ def step(model, encoder, case):
     return loss.detach()
 
 
-def work(small_model, folder):
+def work(saved, folder):
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
     found = {}
     for case in CASES:
         _, _, packed, _, dtype = case
-        encoder = small_encoder(small_model, packed, dtype)
+        encoder = small_encoder(saved, packed, dtype)
         model = DistributedDataParallel(encoder, broadcast_buffers=False)
         value = step(model, encoder, case)
         found[case] = value, {key: p.grad.clone() for key, p in encoder.named_parameters() if p.requires_grad}
@@ -87,10 +88,10 @@ def work(small_model, folder):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, small_model):
+def folder(tmp_path_factory, saved):
     folder = tmp_path_factory.mktemp("ranks")
     for world in WORLDS:
-        assert start(world, work, small_model, folder, cwd=folder) == [0] * world
+        assert start(world, work, saved, folder, cwd=folder) == [0] * world
     return folder
 
 
@@ -101,9 +102,9 @@ def world(request, folder):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_gradients_equal_those_of_one_process_on_all_texts(world, case, small_model):
+def test_gradients_equal_those_of_one_process_on_all_texts(world, case, saved):
     name, k, packed, _, dtype = case
-    encoder = small_encoder(small_model, packed, dtype)
+    encoder = small_encoder(saved, packed, dtype)
     parts = [encode(encoder, encoder, k, rank, len(world), 0.0) for rank in range(len(world))]
     loss = LOSSES[name](*map(torch.cat, zip(*parts, strict=True)))
     loss.backward()
@@ -117,8 +118,8 @@ def test_gradients_equal_those_of_one_process_on_all_texts(world, case, small_mo
             torch.testing.assert_close(mine, gradient[key], rtol=0, atol=TOLERANCE[dtype] * largest, msg=key)
 
 
-def test_the_cases_have_dropout_uneven_texts_and_several_chunks(small_model):
-    encoder = small_encoder(small_model, True, torch.float64)
+def test_the_cases_have_dropout_uneven_texts_and_several_chunks(saved):
+    encoder = small_encoder(saved, True, torch.float64)
     for k in (0, 3):
         for world in WORLDS:
             _, lengths = texts(k, 0, world)
