@@ -19,6 +19,7 @@ from gte.errors import UserError
 from gte.evaluation.model import BM25, EncoderModel, choose_precision, weights_checksum
 from gte.evaluation.suite import Plan, Suite, exit_code, name_checkpoints, plan, run_suite
 from gte.evaluation.table import as_csv, as_markdown, as_text, gains
+from gte.pretrained import Settings
 
 WIDTH = 8
 NO_RULES = '{"truncation": null, "padding": null}'  # of a tokenizer
@@ -33,6 +34,7 @@ class KnownEncoder(torch.nn.Module):
         self.vectors = vectors or {}
         self.encoded: list[str] = []
         self.max_length, self.width, self.device = 16, WIDTH, "cpu"
+        self.settings = Settings(max_length=16)
         self.tokenizer = SimpleNamespace(backend_tokenizer=SimpleNamespace(to_str=lambda: NO_RULES))
 
     def vector(self, text: str) -> np.ndarray:
@@ -40,8 +42,9 @@ class KnownEncoder(torch.nn.Module):
         vector = np.asarray(self.vectors.get(text, drawn), dtype=np.float32)
         return vector / np.linalg.norm(vector)
 
-    def encode(self, texts, batch_tokens, normalize, precision, progress):
+    def encode(self, texts, batch_tokens, normalize, precision, progress, prompt):
         assert normalize
+        texts = [prompt + text for text in texts]
         self.encoded += texts
         return np.stack([self.vector(text) for text in texts]) if texts else np.empty((0, WIDTH), np.float32)
 
