@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 from gte.data.collate import frame
 from gte.data.mining import mine
 from gte.data.module import PairData
-from gte.data.prompts import TRIED, fit_prompt, flatten
+from gte.data.prompts import fit_prompt, flatten
 from gte.data.ranking import rank_dense
 from gte.data.tokenizer import special_ids
 from gte.encoder import Encoder
@@ -56,9 +56,7 @@ def make_model(small_model, tmp_path):
 def test_vectors_behind_a_prompt_are_those_of_sentence_transformers(include, padding_free, make_model):
     folder, peer = make_model(PROMPTS | {"wide": "about " * 20}, "wide", include)
     encoder = Encoder.from_pretrained(folder, padding_free=padding_free)
-    assert encoder.packed == padding_free and any(
-        module.p > 0 for module in encoder.modules() if "Dropout" in str(module)
-    )
+    assert encoder.packed == padding_free and encoder.lm.config.hidden_dropout_prob > 0
     found = {
         "default": (encoder.encode(TEXTS), peer.encode(TEXTS)),
         "query": (encoder.encode(TEXTS, prompt_name="query"), peer.encode_query(TEXTS)),
@@ -80,11 +78,8 @@ def test_the_prompts_own_tokens_are_pooled_or_not(make_model):
 
 def test_names_are_found_as_sentence_transformers_finds_them():
     settings = Settings(prompts={"query": "q: ", "passage": "p: ", "document": ""}, default_prompt="passage")
-    assert [find_prompt(settings), find_prompt(settings, "query"), find_prompt(settings, "query", "w ")] == [
-        "p: ",
-        "q: ",
-        "w ",
-    ]
+    found = [find_prompt(settings, *given) for given in ((), ("query",), ("query", "w "))]
+    assert found == ["p: ", "q: ", "w "]
     assert [prompt_of(settings, kind) for kind in ("query", "document")] == ["q: ", "p: "]
     assert find_prompt(Settings()) == prompt_of(Settings(), "document") == ""
     with pytest.raises(UserError, match=r"names no prompt 'sts' \(it has: query, passage, document\)"):
@@ -111,7 +106,7 @@ def tasks(tmp_path_factory):
     """A task folder each of retrieval, reranking, STS and classification."""
     folder = tmp_path_factory.mktemp("tasks")
     generator = np.random.default_rng(0)
-    words = "one two many words in a row and then some more of them about number".split()
+    words = ["one", "two", "many", "words", "in", "a", "row", "and", "then", "some", "more", "of", "them", "number"]
     texts = [" ".join(generator.choice(words, 6)) for _ in range(120)]
     write_retrieval(folder / "SciFact")
     write_rows(folder / "SciFact" / "corpus.jsonl", [{"_id": f"d{i}", "text": text} for i, text in enumerate(texts)])
@@ -217,25 +212,14 @@ def test_negatives_are_ranked_behind_the_prompts_and_written_without(script, mak
     queries, documents = ([text.strip() for text in texts] for texts in (queries, documents))
     write_rows(tmp_path / "pairs.jsonl", [{"query": q, "pos": d} for q, d in zip(queries, documents, strict=True)])
     folder, peer = make_model()
+    command = ["mine", "in=pairs.jsonl", f"checkpoint={folder}", "negatives=4", "draw=top", "precision=fp32", "depth=4"]
+    choices = {"own": [], "none": ["prompts={}"], "given": ["prompts={query: 'many ', document: 'row '}"]}
     found = {}
-    for name, options in {
-        "own": [],
-        "none": ["prompts={}"],
-        "given": ["prompts={query: 'many ', document: 'row '}"],
-    }.items():
-        command = [
-            "mine",
-            "in=pairs.jsonl",
-            f"checkpoint={folder}",
-            "negatives=4",
-            "draw=top",
-            "precision=fp32",
-            "depth=4",
-        ]
+    for name, options in choices.items():
         code, _, err = script(*command, f"out={name}", *options)
         assert code == 0, err
-        lines = gzip.open(tmp_path / name / "pairs.jsonl.gz", "rt").readlines()
-        found[name] = [json.loads(line)["neg"] for line in lines]
+        with gzip.open(tmp_path / name / "pairs.jsonl.gz", "rt") as lines:
+            found[name] = [json.loads(line)["neg"] for line in lines]
     words = {"own": ("query: ", "text in a row: "), "none": ("", ""), "given": ("many ", "row ")}
     for name, (query, document) in words.items():
         embed = {"embed": partial(peer.encode, prompt=document), "embed_queries": partial(peer.encode, prompt=query)}
@@ -256,7 +240,7 @@ def test_embed_obeys_the_default_prompt_a_name_and_words(script, make_model, tmp
         np.testing.assert_allclose(np.load(tmp_path / "e.npy"), expected, atol=1e-5)
         assert (f"each text behind '{words}'" in out) == bool(words)
     command = ["embed", f"checkpoint={folder}", "in=a.txt", "out=e.npy"]
-    assert "names no prompt 'sts' (it has: query, document)" in script.refused(*command, "prompt=sts")
+    assert "names no prompt 'sts' (it has: document, query)" in script.refused(*command, "prompt=sts")
     assert "are both words before each text; give one" in script.refused(*command, "prompt=query", "prefix=x")
 
 
@@ -292,7 +276,7 @@ def tokenizers():
         "naïve café",
     ] * 20
     kinds = {
-        "wordpiece": (
+        "words": (
             models.WordPiece(unk_token="[UNK]"),
             trainers.WordPieceTrainer,
             pre_tokenizers.BertPreTokenizer(),
@@ -308,7 +292,7 @@ def tokenizers():
         options = {"vocab_size": 330, "special_tokens": special, "show_progress": False}
         options |= {"initial_alphabet": pre_tokenizers.ByteLevel.alphabet()} if name == "bytes" else {}
         options |= {"unk_token": "[UNK]"} if name == "pieces" else {}
-        if name == "wordpiece":
+        if name == "words":
             tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
         tokenizer.train_from_iterator(texts, trainer(**options))
         ids = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
@@ -326,7 +310,8 @@ def test_ids_behind_a_prompt_are_the_tokenizers_own_of_the_whole_string(name, to
     flat = flatten([tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts])
     for words in ("query: ", "represent this:\n"):
         prompt, wrong = fit_prompt(words, tokenizer, texts, 0, longest, 510, "data.prompts.query")
-        assert wrong == 0 and (prompt.reader is None) == (name != "bytes" or words[-1] == "\n")
+        joined = (name, words[-1]) not in {("bytes", " "), ("pieces", "\n")}
+        assert wrong == 0 and (prompt.reader is None) == joined
         ids, lengths = frame(*prompt.before(flat, longest), max_length, prefix, suffix)
         expected = tokenizer([words + text for text in texts], truncation=True, max_length=max_length)["input_ids"]
         assert ids.tolist() == sum(expected, []) and lengths.tolist() == [len(each) for each in expected]
@@ -334,13 +319,13 @@ def test_ids_behind_a_prompt_are_the_tokenizers_own_of_the_whole_string(name, to
 
 
 def test_words_that_run_into_the_text_are_refused_and_a_few_texts_that_differ_are_counted():
-    tokenizer = dict(tokenizers())["wordpiece"]
-    texts = ["many words", "row", *(f"words {i}" for i in range(100))]
-    with pytest.raises(UserError, match=r"data.prompts.a.query='quer': .* 102 of 102 .* end the prompt with a blank"):
-        fit_prompt("quer", tokenizer, texts, 0, 30, 510, "data.prompts.a.query")
-    prompt, wrong = fit_prompt("(", tokenizer, texts, 0, 30, 510, "key")
-    assert wrong == 0
-    assert fit_prompt("[", tokenizer, ["SEP] words", *texts], 0, 30, 510, "key")[1] == 1
+    tokenizer, known, unknown = dict(tokenizers())["words"], ["many words"] * 60, ["☃ words"] * 50
+    with pytest.raises(UserError, match=r"data.prompts.a.query='quer': .* 50 of 110 .*, '☃ words' .* with a blank"):
+        fit_prompt("quer", tokenizer, known + unknown, 0, 30, 510, "data.prompts.a.query")
+    counts = [
+        fit_prompt("[", tokenizer, [*texts, *known, *known], 0, 30, 510, "key")[1] for texts in ([], ["SEP] words"])
+    ]
+    assert counts == [0, 1]
 
 
 def texts_of(batch) -> list[list[int]]:
