@@ -23,22 +23,27 @@ def main(cfg: DictConfig) -> None:
 def embed(cfg: DictConfig, out: Path, work: Path) -> None:
     from gte.embedding import Embedder, check_policies, embed_texts
     from gte.encoder import cut_line
+    from gte.errors import UserError
     from gte.evaluation.model import choose_device, choose_precision
-    from gte.hub import load_encoder, prompt
+    from gte.hub import load_encoder
+    from gte.prompts import find_prompt
     from gte.texts import read_texts
 
     source = cfg["in"]
     policies = {"empty": cfg.empty, "unreadable": cfg.unreadable}
     check_policies(out, **policies)
+    if cfg.prompt is not None and cfg.prefix is not None:
+        raise UserError(f"prompt={cfg.prompt} and prefix='{cfg.prefix}' are both words before each text; give one")
     texts = read_texts(source, cfg.format, cfg.field, cfg.id)
     device = choose_device(cfg.device)
     precision = choose_precision(cfg.precision, device)
     encoder = load_encoder(cfg.checkpoint, cfg.trust_remote_code).to(device)
-    prefix = cfg.prefix if cfg.prompt is None else prompt(cfg.checkpoint, cfg.prompt)
+    prefix = find_prompt(encoder.settings, cfg.prompt, cfg.prefix)
     embedder = Embedder(encoder, precision, cfg.batch_tokens, cfg.normalize, prefix)
     texts = tqdm(texts, unit=" rows", disable=not sys.stderr.isatty())
     account = embed_texts(texts, embedder, out, work, source=source, **policies)
-    print(f"{out}: {account}; {encoder.dimensions} dimensions, {precision}")
+    prompted = f", each text behind '{prefix}'" if prefix else ""
+    print(f"{out}: {account}; {encoder.dimensions} dimensions, {precision}{prompted}")
     if line := cut_line(encoder.counts, encoder.max_length):
         print(line)
 

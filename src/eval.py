@@ -38,6 +38,7 @@ def main(cfg: DictConfig) -> int:
         progress=sys.stderr.isatty(),
         cache=cfg.cache,
         cache_gb=cfg.cache_gb,
+        prompts=settings["prompts"],
     )
     results = run_suite(checkpoints, suite, todo, cfg.out, load)
     files = {"table.md": as_markdown(results), "table.csv": as_csv(results)}

@@ -14,16 +14,18 @@ def main(cfg: DictConfig) -> None:
     from gte.data.mining import mine_files
     from gte.data.ranking import rank_bm25, rank_dense
     from gte.evaluation.model import BM25_NAME, choose_devices, choose_precision, load_model
+    from gte.prompts import KINDS, prompt_of
 
     settings = plain(cfg)
     inputs, corpus = (listed(settings.pop(key)) for key in ("in", "corpus"))
     out, raw = Path(settings.pop("out")), Path(settings.pop("paths")["raw"])
     checkpoint, devices = settings.pop("checkpoint"), choose_devices(settings.pop("device"))
     precision, batch_tokens = choose_precision(settings.pop("precision"), devices[0]), settings.pop("batch_tokens")
-    rank = rank_bm25
+    rank, prompts = rank_bm25, settings.pop("prompts")
     if checkpoint != BM25_NAME:
-        model = load_model(checkpoint, precision, batch_tokens, devices, progress=sys.stderr.isatty())
-        rank = partial(rank_dense, embed=model.finite, device=devices[0])
+        model = load_model(checkpoint, precision, batch_tokens, devices, sys.stderr.isatty(), prompts=prompts)
+        queries, documents = (partial(model.finite, prompt=prompt_of(model.encoder.settings, kind)) for kind in KINDS)
+        rank = partial(rank_dense, embed=documents, embed_queries=queries, device=devices[0])
     for line in mine_files(inputs, out, corpus=corpus, raw=raw, rank=rank, **settings):
         print(line, flush=True)
     if checkpoint != BM25_NAME and (line := model.cut()):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from gte.build import script
+from gte.build import plain, script
 
 
 @script("search")
@@ -18,13 +18,17 @@ def main(cfg: DictConfig) -> None:
     from gte.hub import find_checkpoint, load_encoder
     from gte.index import as_table, index_file, update
     from gte.passages import read_folder
+    from gte.prompts import KINDS, prompt_of, with_prompts
 
     find_checkpoint(cfg.checkpoint)
     folder = Path(cfg.folder).expanduser()
     passages, left_out = read_folder(folder, cfg.passage_chars, cfg.include)
     device = choose_device(cfg.device)
     encoder = load_encoder(cfg.checkpoint, cfg.trust_remote_code).to(device)
-    embedder = Embedder(encoder, choose_precision(cfg.precision, device), progress=sys.stderr.isatty())
+    encoder.settings = with_prompts(encoder.settings, plain(cfg)["prompts"])
+    before = {kind: prompt_of(encoder.settings, kind) for kind in KINDS}
+    precision, progress = choose_precision(cfg.precision, device), sys.stderr.isatty()
+    embedder = Embedder(encoder, precision, prefix=before["document"], progress=progress)
     index = update(index_file(Path(cfg.out), folder), passages, embedder)
     files = len({passage.file for passage in passages})
     others = "".join(f", {count} files left out: {reason}" for reason, count in left_out.most_common())
@@ -33,7 +37,8 @@ def main(cfg: DictConfig) -> None:
         print(line, flush=True)
     width = shutil.get_terminal_size((120, 24)).columns
     for query in [cfg.query] if cfg.query is not None else queries():
-        print(as_table(index.search(query, embedder, cfg.top), width), flush=True)
+        hits = index.search(query, embedder.prefixed(before["query"]), cfg.top)
+        print(as_table(hits, width), flush=True)
 
 
 def queries():

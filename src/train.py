@@ -26,7 +26,7 @@ def main(cfg: DictConfig) -> int | None:
     from gte.data.module import PairData, prepared_tokenizer
     from gte.errors import UserError
     from gte.figures import loss_curves
-    from gte.hub import history, initialize
+    from gte.hub import history, initialize, take_prompts
     from gte.progress import finished
     from gte.provenance import git_commit
     from gte.remote import place
@@ -41,12 +41,14 @@ def main(cfg: DictConfig) -> int | None:
     stage = build(cfg.stage)
     mixing = {"alpha": cfg.data.alpha, "weights": cfg.data.weights and plain(cfg.data.weights)}
     settings = {"seed": cfg.seed, "sources": choose_sources(cfg), "workers": cfg.workers, "verify": cfg.verify}
-    data = PairData(cfg.data.dir, stage, **mixing, **settings, text_hashes=cfg.mask_repeated_texts)
+    prompts = plain(cfg)["data"]["prompts"]
+    data = PairData(cfg.data.dir, stage, **mixing, **settings, text_hashes=cfg.mask_repeated_texts, prompts=prompts)
     facts = {key: plain(cfg[key]) for key in ("stage", "optim", "model")} | {
         "loss": cfg.loss._target_.rsplit(".")[-1],
         **mixing,
         "seed": cfg.seed,
         "sources": data.source_facts(),
+        "prompts": prompts,
     }
     folder = place(cfg.checkpoint_dir) if cfg.checkpoint_dir else out / "checkpoints"
     resume = find_resume(out, folder, cfg.resume)
@@ -80,7 +82,10 @@ def main(cfg: DictConfig) -> int | None:
     data.check_encoder(encoder)
     if stage.init_from and not resume:
         initialize(encoder, stage.init_from)
-    facts |= {"precision": trainer.precision, "commit": git_commit()}
+    if resume:
+        take_prompts(encoder, resume)
+    data.set_prompts(encoder)
+    facts |= {"precision": trainer.precision, "commit": git_commit(), "sources": data.source_facts()}
     earlier = history(stage.init_from) if stage.init_from else []
     task = ContrastiveTask(
         encoder,

@@ -45,8 +45,9 @@ class KnownEncoder(torch.nn.Module):
         vector = np.asarray(self.vectors.get(text, drawn), dtype=np.float32)
         return vector / np.linalg.norm(vector)
 
-    def encode(self, texts, batch_tokens, normalize, precision, progress):
+    def encode(self, texts, batch_tokens, normalize, precision, progress, prompt):
         assert normalize
+        texts = [prompt + text for text in texts]
         self.encoded += texts
         return np.stack([self.vector(text) for text in texts]) if texts else np.empty((0, WIDTH), np.float32)
 

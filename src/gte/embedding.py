@@ -3,6 +3,7 @@
 Shapes: N texts of a block, D width.
 """
 
+import copy
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.evaluation.model import weights_checksum
+from gte.prompts import find_prompt
 from gte.texts import Text
 
 BLOCK = 8_192  # rows that are encoded together and kept: what a kill loses, at most
@@ -27,7 +29,7 @@ POLICIES = ("keep", "skip", "refuse")
 
 
 class Embedder:
-    """An encoder and how it is run. `identity` is equal where the same texts give the same vectors."""
+    """An encoder and how it is run. `prefix`: the words before each text, None for the model's default prompt."""
 
     def __init__(
         self,
@@ -35,17 +37,28 @@ class Embedder:
         precision: str = "fp32",
         batch_tokens: int | None = None,
         normalize: bool = True,
-        prefix: str = "",
+        prefix: str | None = None,
         progress: bool = False,
     ):
-        self.encoder, self.prefix, self.progress = encoder, prefix, progress
+        self.encoder, self.progress = encoder, progress
+        self.prefix = find_prompt(encoder.settings, words=prefix)
         self.settings = {"precision": precision, "batch_tokens": batch_tokens, "normalize": normalize}
-        device = encoder.device.type
-        self.identity = json.dumps([weights_checksum(encoder), self.settings, prefix, device])
+        self.checksum = weights_checksum(encoder)
+
+    @property
+    def identity(self) -> str:
+        """Equal where the same texts give the same vectors."""
+        return json.dumps([self.checksum, self.settings, self.prefix, self.encoder.device.type])
+
+    def prefixed(self, prefix: str) -> "Embedder":
+        """The same with other words before each text."""
+        other = copy.copy(self)
+        other.prefix = prefix
+        return other
 
     def __call__(self, texts: list[str], where: Callable[[int], str]) -> np.ndarray:
         """Vectors float32 [N, D]. UserError where one is not finite; `where` names a text by its position."""
-        x_ND = self.encoder.encode([self.prefix + text for text in texts], progress=self.progress, **self.settings)
+        x_ND = self.encoder.encode(texts, progress=self.progress, prompt=self.prefix, **self.settings)
         finite_N = np.isfinite(x_ND).all(axis=1)
         if not finite_N.all():
             raise UserError(

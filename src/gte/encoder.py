@@ -23,6 +23,7 @@ from gte.attention import Runs, at_least_float32, first_position, use_packed_att
 from gte.chunks import Plan, plan_chunks
 from gte.errors import UserError
 from gte.pretrained import Settings, load_pretrained, usable_positions
+from gte.prompts import find_prompt, prompt_length
 from gte.recompute import run_again, separate_casts
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -146,9 +147,17 @@ class Encoder(nn.Module):
         """The chunks that `forward` takes for texts of these lengths."""
         return plan_chunks(lengths_N, batch_tokens, self.packed)
 
-    def forward(self, ids_T: Tensor, lengths_N: Tensor, plan: Plan, recompute_fraction: float = 0.0) -> Tensor:
+    def forward(
+        self,
+        ids_T: Tensor,
+        lengths_N: Tensor,
+        plan: Plan,
+        recompute_fraction: float = 0.0,
+        skip_N: Tensor | None = None,
+    ) -> Tensor:
         """Embeddings [N, D], at least float32, of N texts given as token ids end to end, special tokens included.
 
+        skip_N: how many tokens at the start of each text are read but not pooled (a prompt's); None is none.
         A share `recompute_fraction` of the chunks keeps no activations and is run again in the backward pass with the
         same dropout: with 1.0 the memory is that of one chunk, with one backward and the same gradients.
         """
@@ -158,7 +167,8 @@ class Encoder(nn.Module):
         chunks = list(map(torch.from_numpy, plan.chunks))
 
         def embed(rows: Tensor) -> Tensor:
-            return self.embed(ids_T, starts_N[rows], lengths_N[rows])
+            skip = None if skip_N is None else skip_N[rows]
+            return self.embed(ids_T, starts_N[rows], lengths_N[rows], skip)
 
         with separate_casts():
             trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -169,8 +179,8 @@ class Encoder(nn.Module):
         back[plan.order] = np.arange(len(plan.order))
         return sorted_ND[torch.from_numpy(back).to(sorted_ND.device)]
 
-    def embed(self, ids_T: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
-        """Embeddings [n, D] of the texts of one chunk, longest first."""
+    def embed(self, ids_T: Tensor, starts: Tensor, lengths: Tensor, skip: Tensor | None = None) -> Tensor:
+        """Embeddings [n, D] of the texts of one chunk, longest first; `skip`: [n], as in `forward`."""
         pool, arrange = (self.pool_packed, self.pack) if self.packed else (self.pool_padded, self.pad)
         return pool(*arrange(ids_T, starts, lengths))
 
@@ -210,10 +220,10 @@ class Encoder(nn.Module):
         sum_nD = (hidden * mask[..., None]).sum(1, dtype=at_least_float32(hidden))
         return sum_nD / mask.sum(1, keepdim=True)
 
-    def tokenize(self, texts: list[str]) -> list[list[int]]:
-        """Token ids with special tokens, each text cut at `max_length`."""
+    def tokenize(self, texts: list[str], prompt: str = "") -> list[list[int]]:
+        """Token ids with special tokens, each text cut at `max_length`, its prompt counted."""
         return self.tokenizer(
-            texts,
+            [prompt + text for text in texts] if prompt else texts,
             truncation=True,
             max_length=self.max_length,
             return_attention_mask=False,
@@ -228,15 +238,21 @@ class Encoder(nn.Module):
         normalize: bool = True,
         precision: str | None = None,
         progress: bool = False,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
     ) -> np.ndarray:
         """Embeddings float32 [N, D] in the caller's order, D = `dimensions`; unit length where `normalize`.
 
+        Before each text goes `prompt`, else the prompt that the model has under `prompt_name`, else its default one, as
+        in sentence-transformers; prompt="" is none. Raises UserError for a name that it does not have.
         `precision` is fp32 (default), bf16 or fp16: the arithmetic of the language model; pooling stays float32.
         `batch_tokens`: tokens of a chunk, padding included; None suits the device.
         Texts are tokenised and encoded in blocks, so memory beyond the result does not grow with N.
         """
         if isinstance(texts, str):
             raise TypeError("encode takes a list of texts, got one str")
+        prompt = find_prompt(self.settings, prompt_name, prompt)
+        skip = prompt_length(self.tokenizer, prompt, self.max_length) if prompt else 0
         if batch_tokens is None:  # small chunks stay in a processor's cache and pad little; a GPU wants to be filled
             batch_tokens = max(2_048 if self.device.type == "cpu" else 65_536, self.max_length)
         dtype = AUTOCAST[precision or "fp32"]
@@ -246,15 +262,17 @@ class Encoder(nn.Module):
         bar = tqdm(total=len(texts), unit=" texts", disable=not progress, leave=False)
         with evaluating(self), autocast, bar:
             for start in range(0, len(texts), ENCODE_BLOCK):
-                ids = self.tokenize(list(texts[start : start + ENCODE_BLOCK]))
+                ids = self.tokenize(list(texts[start : start + ENCODE_BLOCK]), prompt)
                 lengths = np.fromiter(map(len, ids), np.int64, len(ids))
                 self.counts.update(texts=len(lengths), cut=int((lengths >= self.max_length).sum()))
                 flat = np.concatenate([np.asarray(i, dtype=np.int64) for i in ids])
                 flat_T, lengths_N = torch.from_numpy(flat), torch.from_numpy(lengths)
                 starts_N = lengths_N.cumsum(0) - lengths_N
+                skip_N = None if self.settings.include_prompt or not skip else torch.full_like(lengths_N, skip)
                 for rows in self.plan(lengths, batch_tokens).chunks:
                     index = torch.from_numpy(rows)
-                    x = self.embed(flat_T, starts_N[index], lengths_N[index])[:, : self.dimensions]
+                    skip_n = None if skip_N is None else skip_N[index]
+                    x = self.embed(flat_T, starts_N[index], lengths_N[index], skip_n)[:, : self.dimensions]
                     x = nn.functional.normalize(x, dim=-1) if normalize else x
                     result_ND[start + rows] = x.cpu().numpy()
                     bar.update(len(rows))

@@ -129,6 +129,13 @@ def newest_of_run(folder) -> tuple:
     return folder / "checkpoints" / "last.ckpt", folder / "last.ckpt", folder
 
 
+def take_prompts(encoder: Encoder, checkpoint: str | Path) -> None:
+    """Gives the encoder of a run that is resumed the prompts which its checkpoint was trained with."""
+    stated = read_checkpoint(find_checkpoint(checkpoint))["encoder"].get("settings", {})
+    kept = {key: stated[key] for key in ("prompts", "default_prompt", "include_prompt") if key in stated}
+    encoder.settings = replace(encoder.settings, **kept)
+
+
 def load_encoder(checkpoint: str | Path, trust_remote_code: bool = False) -> Encoder:
     """The encoder of a run directory, a .ckpt, an exported, sentence-transformers or transformers directory.
 
@@ -138,16 +145,6 @@ def load_encoder(checkpoint: str | Path, trust_remote_code: bool = False) -> Enc
     if isinstance(found, Path) and found.is_file():
         return encoder_from_checkpoint(found)
     return Encoder.from_pretrained(found, trust_remote_code=trust_remote_code)
-
-
-def prompt(checkpoint: str | Path, name: str) -> str:
-    """The words that a sentence-transformers directory wants before a text of this kind ('query', 'passage', ...)."""
-    record = Path(find_checkpoint(checkpoint)) / "config_sentence_transformers.json"
-    prompts = read_json(record).get("prompts", {}) if record.exists() else {}
-    if name not in prompts:
-        known = ", ".join(prompts) or "none"
-        raise UserError(f"{checkpoint} names no prompt '{name}' (it has: {known}); give the words by prefix='query: '")
-    return prompts[name]
 
 
 def initialize(encoder: Encoder, init_from: str | Path) -> None:

@@ -86,7 +86,7 @@ def write_onnx(encoder: Encoder, folder: Path, int8: bool = False, sts: str | No
     encoder = encoder.cpu().eval()
     rows = sts_rows(sts) if sts else []
     texts = [row[side] for side in ("sentence1", "sentence2") for row in rows] or SAMPLE
-    expected_ND = encoder.encode(texts)
+    expected_ND = encoder.encode(texts, prompt="")  # a graph begins at the ids: what is before a text is its user's
 
     def compare(form: str, size: int, x_ND: np.ndarray) -> Comparison:
         cosines = (x_ND * expected_ND).sum(1)

@@ -61,7 +61,7 @@ class ContrastiveTask(pl.LightningModule):
         self.check_ids(batch)
         torch.manual_seed(mix(mix(self.seed, batch.step), self.global_rank))
         plan = self.encoder.plan(batch.lengths_R.numpy(), self.stage.batch_tokens)
-        x_RD = self.encoder(batch.ids_T, batch.lengths_R, plan, self.stage.recompute_fraction)
+        x_RD = self.encoder(batch.ids_T, batch.lengths_R, plan, self.stage.recompute_fraction, batch.skip_R)
         n, k = batch.pairs, batch.negatives
         q_ND, d_ND, n_NKD = x_RD[:n], x_RD[n : 2 * n], x_RD[2 * n :].view(n, k, -1) if k else None
         loss = self.loss(q_ND, d_ND, n_NKD, ranks=current_ranks(), text_hashes=batch.hashes_R)

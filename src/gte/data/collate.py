@@ -4,7 +4,7 @@ Texts of a step, in this order: N queries, N documents, N * K negatives (those o
 A list of texts is a pair (flat ids, lengths).
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from torch import Tensor
 
 from gte.data.shards import spans
 from gte.errors import UserError
+
+if TYPE_CHECKING:
+    from gte.data.prompts import Prompt  # which frames by what is here
 
 Texts = tuple[np.ndarray, np.ndarray]
 TRIES = 1_000  # random documents that are drawn for a query until one is neither its own document nor its text
@@ -28,6 +31,7 @@ class Batch(NamedTuple):
     step: int
     checksum: int = 0  # `Mixture.checksum`
     hashes_R: Tensor | None = None  # int64, the bits of `records.text_hash` of each text, where asked for
+    skip_R: Tensor | None = None  # int64, tokens at each text's start that are not pooled, where there are any
 
 
 def collate(
@@ -43,21 +47,30 @@ def collate(
     suffix: list[int],
     text_hashes: bool = False,
     checksum: int = 0,
+    prompts: "dict[str, Prompt] | None" = None,
 ) -> Batch:
     """The batch of the given rows of one source's TokenTable.
 
-    Every text is cut to max_length, special tokens included, as its tokenizer would cut it. With group_size > 1 each
+    Every text is cut to max_length, special tokens and prompt included, as its tokenizer would cut it. `prompts`: what
+    goes before queries, and what before documents and negatives, under `query` and `document`. With group_size > 1 each
     query gets group_size - 1 negatives: its own hard ones, chosen by (seed, step, row), filled with random documents
     of the same source where it has too few (Section 3.4). Raises UserError where hardly any document differs from a
     row's own, and where text_hashes asks for what the shards do not hold.
     """
-    texts = [table.gather("query", rows_N), table.gather("document", rows_N)]
+    kinds = ["query", "document", "document"]  # negatives are documents
+    texts = [table.gather(kind, rows_N) for kind in kinds[:2]]
     hashes = [table.hashes("query", rows_N), table.hashes("document", rows_N)] if text_hashes else []
     if group_size > 1:
         key = hash64(np.uint64(seed), np.uint64(step))
         *negatives, negative_hashes = gather_group(table, rows_N, group_size - 1, key, text_hashes)
         texts.append(negatives)
         hashes.append(negative_hashes)
+    skips = [np.zeros(len(lengths), np.int64) for _, lengths in texts]
+    for place, kind in enumerate(kinds[: len(texts)]):
+        if prompts and kind in prompts:
+            texts[place] = prompts[kind].before(texts[place], max_length - len(prefix) - len(suffix))
+            skips[place] += prompts[kind].skip
+    skip_R = np.concatenate(skips)
     flat = np.concatenate([ids for ids, _ in texts])
     lengths = np.concatenate([lengths for _, lengths in texts])
     ids_T, lengths_R = frame(flat, lengths, max_length, prefix, suffix)
@@ -70,6 +83,7 @@ def collate(
         step=step,
         checksum=checksum,
         hashes_R=torch.from_numpy(np.concatenate(hashes).view(np.int64)) if text_hashes else None,
+        skip_R=torch.from_numpy(skip_R) if skip_R.any() else None,
     )
 
 

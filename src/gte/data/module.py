@@ -8,9 +8,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gte.data.collate import Batch, collate
 from gte.data.mixture import Mixture
+from gte.data.prompts import Prompt, fit_prompt, some_texts, trained_with, words_by_source
 from gte.data.shards import Manifest, TokenTable
 from gte.data.tokenizer import fingerprint, load_tokenizer
 from gte.errors import UserError
+from gte.prompts import prompt_length
 from gte.stage import Stage
 
 
@@ -23,14 +25,22 @@ def prepared_tokenizer(folder: str | Path):
 class Steps(Dataset):
     """Item s is one rank's Batch of step s; nothing else is kept, so any worker can make any step."""
 
-    def __init__(self, tables: list[TokenTable], mixture: Mixture, rank: int, world_size: int, **collation):
-        self.tables, self.mixture = tables, mixture
+    def __init__(
+        self,
+        tables: list[TokenTable],
+        mixture: Mixture,
+        rank: int,
+        world_size: int,
+        prompts: list[dict[str, Prompt]],
+        **collation,
+    ):
+        self.tables, self.mixture, self.prompts = tables, mixture, prompts
         self.rank, self.world_size, self.collation = rank, world_size, collation
 
     def __getitem__(self, step: int) -> Batch:
         source, rows = self.mixture.batch(step, self.rank, self.world_size)
         facts = {"source": source, "step": step, "checksum": self.mixture.checksum(step)}
-        return collate(self.tables[source], rows, **facts, **self.collation)
+        return collate(self.tables[source], rows, prompts=self.prompts[source], **facts, **self.collation)
 
 
 class StepsFrom(Sampler):
@@ -52,9 +62,10 @@ class PairData(pl.LightningDataModule):
     `sources`: names to use, None for all of the stage. `weights`: how often each is drawn in proportion to the others,
     by name, in place of alpha. `text_hashes`: whether batches carry the hashes of their texts. Step s of the training
     is the same global batch whatever the number of ranks or workers, and wherever the run was resumed. Every shard is
-    there in its full size; `verify` also reads them all and compares checksums before the first step. Raises UserError
-    where the folder holds no data of the stage, a name is unknown, a weight is missing or not positive, or a source is
-    smaller than the global batch.
+    there in its full size; `verify` also reads them all and compares checksums before the first step. `prompts`: the
+    words before queries and documents, see `words_by_source`; they act once `set_prompts` is told the encoder. Raises
+    UserError where the folder holds no data of the stage, a name is unknown, a weight is missing or not positive, or a
+    source is smaller than the global batch.
     """
 
     def __init__(
@@ -69,6 +80,7 @@ class PairData(pl.LightningDataModule):
         verify: bool = False,
         weights: dict[str, float] | None = None,
         text_hashes: bool = False,
+        prompts: dict[str, str | dict[str, str]] | None = None,
     ):
         super().__init__()
         self.folder, self.manifest = Path(folder), Manifest.load(folder)
@@ -94,6 +106,8 @@ class PairData(pl.LightningDataModule):
         listed = None if weights is None else self.list_weights(weights)
         self.mixture = Mixture(sizes, alpha=alpha, seed=seed, global_batch=stage.global_batch, weights=listed)
         self.total_steps = stage.total_steps(sum(sizes))
+        self.given_prompts, self.said = prompts, ""
+        self.prompts: list[dict[str, Prompt]] = [{} for _ in self.tables]
 
     def list_weights(self, weights: dict[str, float]) -> list[float]:
         """The weights in order of the sources. Raises UserError for one that is missing, unknown or not positive."""
@@ -133,6 +147,40 @@ class PairData(pl.LightningDataModule):
                 f"set stage.max_length={encoder.max_length}"
             )
 
+    def set_prompts(self, encoder) -> None:
+        """Puts the prompts before the texts of every batch, and leaves in `encoder.settings` what it is trained with.
+
+        Raises UserError for a kind or source that is not there, for words that leave no room for a text, and where the
+        tokenizer would read them together with the texts in another way.
+        """
+        known = list(self.manifest.sources)
+        by_source = words_by_source(self.given_prompts, self.source_names, known, encoder.settings)
+        facts = self.manifest.tokenizer
+        longest = self.stage.max_length - len(facts["prefix"]) - len(facts["suffix"])
+        off, tried = [], {}
+        for place, (table, words) in enumerate(zip(self.tables, by_source.values(), strict=True)):
+            for kind, prompt in words.items():
+                skip = prompt_length(encoder.tokenizer, prompt, self.stage.max_length)
+                skip = 0 if encoder.settings.include_prompt else skip
+                texts = some_texts(self.folder, table, kind, encoder.tokenizer)
+                key = f"data.prompts.{table.name}.{kind}"
+                fitted = fit_prompt(prompt, encoder.tokenizer, texts, skip, longest, table.max_tokens, key)
+                self.prompts[place][kind], wrong = fitted
+                if wrong:
+                    off.append(f"{wrong} of {len(texts)} of {table.name}")
+                tried.setdefault((kind, prompt), []).append(table.name)
+        if self.given_prompts is not None:
+            encoder.settings = trained_with(encoder.settings, by_source)
+        everywhere = len(self.source_names)
+        said = [
+            f"'{words}' before each {kind}" + ("" if len(names) == everywhere else f" of {', '.join(names)}")
+            for (kind, words), names in tried.items()
+        ]
+        own = " (the model's own; data.prompts={} is none)" if said and self.given_prompts is None else ""
+        self.said = f", {', '.join(said)}{own}" if said else ""
+        if off:
+            self.said += f", with other tokens than the tokenizer's in {', '.join(off)} texts tried"
+
     def check_ranks(self, world_size: int) -> None:
         """Raises UserError where a step's pairs do not divide over the ranks."""
         batch = self.stage.global_batch
@@ -143,19 +191,23 @@ class PairData(pl.LightningDataModule):
             )
 
     def source_facts(self) -> dict[str, dict]:
-        """Rows, licence and probability p_i of each source that is trained on."""
-        licences = {name: self.manifest.sources[name]["licence"] for name in self.source_names}
-        return {
-            name: {"rows": len(table), "licence": licences[name], "probability": round(p, 6)}
-            for name, table, p in zip(self.source_names, self.tables, self.mixture.probabilities.tolist(), strict=True)
-        }
+        """Rows, licence and probability p_i of each source that is trained on, and its prompts, where it has any."""
+        facts = {}
+        for name, table, prompts, p in zip(
+            self.source_names, self.tables, self.prompts, self.mixture.probabilities.tolist(), strict=True
+        ):
+            licence = self.manifest.sources[name]["licence"]
+            facts[name] = {"rows": len(table), "licence": licence, "probability": round(p, 6)}
+            if prompts:
+                facts[name]["prompts"] = {kind: prompt.words for kind, prompt in prompts.items()}
+        return facts
 
     def describe(self) -> str:
         """One line of what the stage will do."""
         pairs = sum(map(len, self.tables))
         return (
             f"{pairs:,} rows of {len(self.tables)} sources, {self.total_steps} steps of {self.stage.global_batch} "
-            f"in groups of {self.stage.group_size}"
+            f"in groups of {self.stage.group_size}{self.said}"
         )
 
     def prepare_data(self) -> None:
@@ -170,6 +222,7 @@ class PairData(pl.LightningDataModule):
             self.mixture,
             rank,
             world_size,
+            self.prompts,
             seed=self.seed,
             max_length=self.stage.max_length,
             group_size=self.stage.group_size,

@@ -136,7 +136,7 @@ def read_recipe(data: dict, *, fetch_again: bool = False) -> Recipe:
     Raises UserError for unknown sources and keys.
     """
     data = dict(data)
-    for key in ("dir", "alpha", "weights"):  # where to, and how to mix: neither is part of what is made
+    for key in ("dir", "alpha", "weights", "prompts"):  # where to, and how to train on it: no part of what is made
         data.pop(key, None)
     path, header, names = data.pop("path", None), data.pop("header", None), data.pop("sources")
     if path is not None or "raw" not in data:

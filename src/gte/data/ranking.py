@@ -108,16 +108,22 @@ def best(documents: np.ndarray, scores: np.ndarray, depth: int) -> list[int]:
 
 
 def rank_dense(
-    queries: Sequence[str], documents: Sequence[str], search: Search, *, embed: Callable, device: str = "cpu"
+    queries: Sequence[str],
+    documents: Sequence[str],
+    search: Search,
+    *,
+    embed: Callable,
+    embed_queries: Callable | None = None,
+    device: str = "cpu",
 ) -> Iterator[list[int]]:
-    """By cosine, in float32. `embed`: texts -> unit vectors, float32 [n, D].
+    """By cosine, in float32. `embed`: texts -> unit vectors, float32 [n, D]; `embed_queries`: of queries, if another.
 
     In memory are the queries' vectors and one block of scores; the documents' vectors, each computed once, lie in a
     temporary file of 4 D bytes a document, where TMPDIR says.
     """
     if not len(queries):
         return
-    q_ND = torch.from_numpy(embed(queries))
+    q_ND = torch.from_numpy((embed_queries or embed)(queries))
     with tempfile.TemporaryFile() as file:
         d_MD = np.memmap(file, np.float32, "w+", shape=(len(documents), q_ND.shape[1]))
         for start in range(0, len(documents), ENCODED):

@@ -14,9 +14,11 @@ from typing import BinaryIO
 import numpy as np
 
 
-def text_keys(texts: Sequence[str]) -> np.ndarray:
-    """64-bit hashes [N] of the texts: among 10M of them two different ones share a hash with probability 3e-6."""
-    digests = (hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in texts)
+def text_keys(texts: Sequence[str], prompt: str = "") -> np.ndarray:
+    """64-bit hashes [N] of the texts behind a prompt: of 10M, two share a hash with probability 3e-6."""
+    key = hashlib.blake2b(prompt.encode(), digest_size=16).digest() if prompt else b""
+    hashes = (hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, key=key) for text in texts)
+    digests = (each.digest() for each in hashes)
     return np.frombuffer(b"".join(digests), "<u8")
 
 

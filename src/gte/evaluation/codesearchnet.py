@@ -8,6 +8,7 @@ Shapes: N queries, M candidates, D width.
 import numpy as np
 from mteb.abstasks import AbsTask
 from mteb.abstasks.task_metadata import TaskMetadata
+from mteb.types import PromptType
 
 from gte.errors import UserError
 from gte.evaluation.folder import SAME_SPLIT, Folder
@@ -78,7 +79,8 @@ class CodeSearchNet(AbsTask):
         queries, codes = data_split
         if not hasattr(model, "embed"):
             raise UserError(f"{self.metadata.name} ranks by embeddings; this model has none")
-        q_ND, d_MD = model.embed(queries), model.embed(codes)
+        q_ND = model.embed(queries, model.prompt(self.metadata, PromptType.query))
+        d_MD = model.embed(codes, model.prompt(self.metadata, PromptType.document))
         scores = {"mrr": mean_reciprocal_rank(q_ND, d_MD)}
         if len(queries) >= 1000:
             scores["mrr_1k"] = blocked_reciprocal_rank(q_ND, d_MD[: len(q_ND)])

@@ -22,6 +22,7 @@ from gte.evaluation.cache import VectorCache, text_keys
 from gte.evaluation.search import best_documents
 from gte.hub import find_checkpoint, load_encoder
 from gte.pool import EncoderPool
+from gte.prompts import KINDS, find_prompt, prompt_of, with_prompts
 
 BM25_NAME = "bm25"
 # what a configuration says of a model besides how it computes
@@ -59,7 +60,9 @@ def choose_devices(device: str | list[str]) -> list[str]:
 class EncoderModel:
     """mteb's encoder and search protocols over `Encoder.encode`, on several devices where there is a `pool`.
 
-    Unit vectors, cosine similarity, exact search; equal texts are embedded once.
+    Unit vectors, cosine similarity, exact search; equal texts are embedded once. A text's prompt is the one that mteb
+    gives a SentenceTransformer: that of the task's name or kind, or of queries or documents, else the default one.
+    `prompts_used`: the words by kind of text, of all that was asked for since it was last emptied.
     """
 
     mteb_model_meta = None  # asked for by mteb's protocols, used only where it writes its own result files
@@ -80,12 +83,39 @@ class EncoderModel:
         self.cache = VectorCache(encoder.dimensions) if cache is None else cache
         self.pool = pool
         self.devices = [str(encoder.device)] if pool is None else pool.devices
+        # sentence-transformers names these two for every model: it is what keeps the default prompt from retrieval
+        self.prompts = dict.fromkeys(KINDS, "") | encoder.settings.prompts
+        self.prompts_used: dict[str, str] = {}
         self.texts = 0  # asked for so far
         self.encoded = 0  # of these, run through the encoder
 
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors float32 [N, D] in the caller's order. UserError where one is not finite."""
-        keys_U, first_U, unique_N = np.unique(text_keys(texts), return_index=True, return_inverse=True)
+    def prompt(self, task_metadata, prompt_type=None) -> str:
+        """The words before a text of this task, by mteb's own order of precedence; noted in `prompts_used`."""
+        from mteb.models.abs_encoder import get_prompt_name
+
+        name = get_prompt_name(self.prompts, task_metadata, prompt_type)
+        words = find_prompt(self.encoder.settings) if name is None else self.prompts[name]
+        if words:
+            self.prompts_used["text" if prompt_type is None else prompt_type.value] = words
+        return words
+
+    @property
+    def note(self) -> str | None:
+        """Names the model's prompt for documents where mteb, which reads only what is called `document`, passes it."""
+        words = prompt_of(self.encoder.settings, "document")
+        if not words or self.prompts["document"]:
+            return None
+        name = next(name for name, own in self.prompts.items() if own == words and name not in KINDS)
+        return (
+            f"mteb has no use for the prompt '{name}'; prompts={{query: ..., document: '{words}'}} gives documents it"
+        )
+
+    def embed(self, texts: Sequence[str], prompt: str = "") -> np.ndarray:
+        """Unit vectors float32 [N, D] in the caller's order, of the texts behind the prompt's words.
+
+        UserError where one is not finite.
+        """
+        keys_U, first_U, unique_N = np.unique(text_keys(texts, prompt), return_index=True, return_inverse=True)
         rows_U = self.cache.find(keys_U)
         result_UD = np.empty((len(keys_U), self.encoder.dimensions), np.float32)
         result_UD[rows_U >= 0] = self.cache.read(rows_U[rows_U >= 0])
@@ -96,11 +126,11 @@ class EncoderModel:
         block = KEPT_AFTER * len(self.devices)
         for start in range(0, len(new), block):
             rows = new[start : start + block]
-            result_UD[rows] = self.finite([texts[i] for i in first_U[rows]])
+            result_UD[rows] = self.finite([texts[i] for i in first_U[rows]], prompt)
             self.cache.add(keys_U[rows], result_UD[rows])
         return result_UD[unique_N]
 
-    def finite(self, texts: list[str]) -> np.ndarray:
+    def finite(self, texts: list[str], prompt: str = "") -> np.ndarray:
         """The encoder's vectors [N, D] of texts that no cache holds; UserError where one is not finite."""
         x_ND = (self.pool or self.encoder).encode(
             texts,
@@ -108,6 +138,7 @@ class EncoderModel:
             normalize=True,
             precision=self.precision,
             progress=self.progress,
+            prompt=prompt,
         )
         finite_N = np.isfinite(x_ND).all(axis=1)
         if not finite_N.all():
@@ -117,9 +148,9 @@ class EncoderModel:
             )
         return x_ND
 
-    def encode(self, inputs, **_) -> np.ndarray:
+    def encode(self, inputs, *, task_metadata, prompt_type=None, **_) -> np.ndarray:
         """mteb hands over a loader of small batches; all its texts are taken at once, to be sorted by length."""
-        return self.embed(list(inputs.dataset["text"]))
+        return self.embed(list(inputs.dataset["text"]), self.prompt(task_metadata, prompt_type))
 
     def similarity(self, a_ND, b_MD) -> torch.Tensor:
         """Cosines [N, M] in float32; of a single vector [D] those of one row."""
@@ -142,10 +173,11 @@ class EncoderModel:
         from mteb.types import PromptType
 
         loader = create_dataloader(queries, task_metadata=task_metadata, prompt_type=PromptType.query)
-        ids, q_ND = queries["id"], self.encode(loader)
+        q_ND = self.encode(loader, task_metadata=task_metadata, prompt_type=PromptType.query)
+        ids, prompt = queries["id"], self.prompt(task_metadata, PromptType.document)
         if top_ranked is not None:
-            return self.rank_candidates(ids, q_ND, top_ranked, top_k)
-        values_NK, numbers_NK = best_documents(q_ND, self.corpus_blocks(), top_k, self.devices[0])
+            return self.rank_candidates(ids, q_ND, top_ranked, top_k, prompt)
+        values_NK, numbers_NK = best_documents(q_ND, self.corpus_blocks(prompt), top_k, self.devices[0])
         found = np.unique(numbers_NK).tolist()
         names = dict(zip(found, self.corpus.select_columns(["id"])[found]["id"], strict=True))
         return {
@@ -153,16 +185,18 @@ class EncoderModel:
             for query, numbers, values in zip(ids, numbers_NK.tolist(), values_NK.tolist(), strict=True)
         }
 
-    def corpus_blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+    def corpus_blocks(self, prompt: str) -> Iterator[tuple[int, np.ndarray]]:
         """Number of the first document and vectors [M, D] of one block after the other."""
         size = KEPT_AFTER * len(self.devices)
         with tqdm(total=len(self.corpus), unit=" documents", disable=not self.progress, leave=False) as bar:
             for first in range(0, len(self.corpus), size):
-                d_MD = self.embed(document_texts(self.corpus[first : first + size]))
+                d_MD = self.embed(document_texts(self.corpus[first : first + size]), prompt)
                 yield first, d_MD
                 bar.update(len(d_MD))
 
-    def rank_candidates(self, ids: Sequence[str], q_ND: np.ndarray, candidates: dict[str, list[str]], top_k: int):
+    def rank_candidates(
+        self, ids: Sequence[str], q_ND: np.ndarray, candidates: dict[str, list[str]], top_k: int, prompt: str
+    ) -> dict[str, dict[str, float]]:
         """Cosines by query among its own candidates, for as many queries at a time as fit into a block."""
         row_of = {document: row for row, document in enumerate(self.corpus["id"])}
         results = {}
@@ -170,7 +204,7 @@ class EncoderModel:
         for group in np.split(np.arange(len(sizes)), np.flatnonzero(np.diff(sizes)) + 1):
             rows_of = {query: [row_of[name] for name in candidates.get(ids[query], ())] for query in group}
             rows = np.unique(list(itertools.chain.from_iterable(rows_of.values()))).astype(int)
-            d_MD = self.embed(document_texts(self.corpus[rows.tolist()]))
+            d_MD = self.embed(document_texts(self.corpus[rows.tolist()]), prompt)
             for query, own in rows_of.items():
                 scores = d_MD[np.searchsorted(rows, own)] @ q_ND[query]
                 best = np.argsort(-scores, kind="stable")[:top_k]
@@ -179,6 +213,9 @@ class EncoderModel:
 
     def describe(self) -> dict:
         """What identifies the model in a result: equal values give equal scores."""
+        settings = self.encoder.settings
+        prompts = {name: words for name, words in settings.prompts.items() if words}
+        prompted = {"prompts": prompts, "default_prompt": settings.default_prompt} if prompts else {}
         return {
             "weights": weights_checksum(self.encoder),
             "parameters": sum(p.numel() for p in self.encoder.parameters()),
@@ -186,6 +223,7 @@ class EncoderModel:
             "max_length": self.encoder.max_length,
             "precision": self.precision,
             "device": " ".join(self.devices),
+            **prompted,
         }
 
     def cut(self) -> str:
@@ -275,9 +313,11 @@ def load_model(
     progress: bool,
     cache: str | None = None,
     cache_gb: float = 1,
+    prompts: dict[str, str] | None = None,
 ):
     """The model that `checkpoint` names, on one device or spread over several.
 
+    `prompts`: other ones than the model's own, see `with_prompts`.
     It is tried on one text, so that damaged weights show at once. `cache`: a folder where its embeddings are kept, up
     to `cache_gb` GB a model.
     """
@@ -285,6 +325,7 @@ def load_model(
         return BM25()
     devices = [device] if isinstance(device, str) else device
     encoder = load_encoder(checkpoint)
+    encoder.settings = with_prompts(encoder.settings, prompts)
     pool = EncoderPool(checkpoint, devices) if len(devices) > 1 else None
     if pool is None:
         encoder.to(devices[0])

@@ -161,6 +161,8 @@ def run_suite(
     for label, checkpoint in checkpoints.items():
         say(f"{label} ({checkpoint})")
         model = load_model(checkpoint)
+        if note := getattr(model, "note", None):
+            say(f"  note: {note}")
         entry = run_model(model, label, checkpoint, plan, out, say)
         results["models"][label] = entry | {"averages": averages(entry, kinds)}
         if line := model.cut():
@@ -207,6 +209,7 @@ def run_task(task, model, description: dict, file: Path) -> tuple[dict, bool]:
         if earlier.get("identity") == identity:
             return earlier["result"], False
     texts = model.texts
+    model.prompts_used = {}
     scores = task.run(model)
     result = {
         "type": task.kind,
@@ -215,6 +218,7 @@ def run_task(task, model, description: dict, file: Path) -> tuple[dict, bool]:
         "scores": {key: round(value, 3) for key, value in scores.items()},
         "seconds": round(time.monotonic() - started, 2),
         "texts": model.texts - texts,
+        "prompts": model.prompts_used,
         "precision": model.precision,
         "split": task.split,
         "notes": task.notes,
