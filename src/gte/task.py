@@ -49,6 +49,11 @@ class ContrastiveTask(pl.LightningModule):
         self.skipped = {"all": 0, "in_a_row": 0}
         self.step_metrics: dict[str, Tensor | float] = {}
         if stage.recompute_layers:
+            if not encoder.lm.supports_gradient_checkpointing:
+                raise UserError(
+                    "stage.recompute_layers=true is not supported by transformers for the model type "
+                    f"'{encoder.lm.config.model_type}'; save memory by stage.recompute_fraction=1.0"
+                )
             encoder.lm.gradient_checkpointing_enable({"use_reentrant": False})
 
     def training_step(self, batch: Batch, _) -> Tensor:
