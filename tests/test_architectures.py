@@ -130,11 +130,9 @@ def test_recomputed_layers_of_packed_chunks_give_the_same_gradients(made, kind):
 
 
 def test_a_model_whose_layers_cannot_be_recomputed_is_refused_by_name(made):
-    stage = SimpleNamespace(recompute_layers=True)
-    with pytest.raises(UserError, match="stage.recompute_layers=true .* 'albert'.*recompute_fraction"):
-        ContrastiveTask(
-            Encoder.from_pretrained(made("albert")), None, None, stage, total_steps=1, sources=[], history=[]
-        )
+    stage, encoder = SimpleNamespace(recompute_layers=True), Encoder.from_pretrained(made("albert"))
+    with pytest.raises(UserError, match=r"stage.recompute_layers=true .* 'albert'.*recompute_fraction"):
+        ContrastiveTask(encoder, None, None, stage, total_steps=1, sources=[], history=[])
 
 
 @pytest.mark.parametrize("kind", ["bert", "modernbert"])

@@ -50,7 +50,7 @@ def position_ids(ids_T: Tensor, within_T: Tensor, config) -> Tensor:
         return within_T
     real_T = (ids_T != config.pad_token_id).long()
     counted_T = real_T.cumsum(0)
-    first_T = torch.arange(len(ids_T)) - within_T  # of a token's text
+    first_T = torch.arange(len(ids_T), device=ids_T.device) - within_T  # of a token's text
     return (counted_T - (counted_T - real_T)[first_T]) * real_T + config.pad_token_id
 
 

@@ -49,7 +49,8 @@ class Encoder(nn.Module):
     ):
         super().__init__()
         given = {"max_length": max_length, "pooling": pooling}
-        self.settings = replace(settings or Settings(), **{key: value for key, value in given.items() if value})
+        given = {key: value for key, value in given.items() if value is not None}
+        self.settings = replace(settings or Settings(), **given)
         if self.settings.pooling not in POOLINGS:
             raise UserError(f"pooling={self.settings.pooling} is not known; choose one of: {', '.join(POOLINGS)}")
         positions = usable_positions(lm.config)
@@ -219,8 +220,8 @@ class Encoder(nn.Module):
             rows = torch.arange(len(hidden), device=hidden.device)
             return hidden[rows, self.chosen(lengths, skip).to(hidden.device)].to(dtype)
         if skip is not None:
-            pooled = torch.arange(hidden.shape[1]) >= skip[:, None]
-            mask = pooled.to(hidden.device) if mask is None else mask & pooled.to(hidden.device)
+            pooled = torch.arange(hidden.shape[1], device=hidden.device) >= skip.to(hidden.device)[:, None]
+            mask = pooled if mask is None else mask & pooled
         if mask is None:
             return hidden.mean(1, dtype=dtype)
         sum_nD = (hidden * mask[..., None]).sum(1, dtype=dtype)
@@ -302,8 +303,8 @@ ENCODE_BLOCK = 65_536  # texts tokenised at a time
 def mean_of_parts(hidden_TD: Tensor, first: Tensor, end: Tensor) -> Tensor:
     """The mean of the rows from `first` up to `end`, in at least float32, one a text: [n, D]; 0 where there is none."""
     dtype, counts = at_least_float32(hidden_TD), end - first
-    rows = torch.arange(int(counts.sum())) + (first - (counts.cumsum(0) - counts)).repeat_interleave(counts)
-    text = torch.arange(len(counts)).repeat_interleave(counts)
+    text = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+    rows = torch.arange(len(text), device=counts.device) + (first - (counts.cumsum(0) - counts))[text]
     rows, text, counts = (x.to(hidden_TD.device) for x in (rows, text, counts))
     sum_nD = hidden_TD.new_zeros(len(counts), hidden_TD.shape[1], dtype=dtype)
     return sum_nD.index_add(0, text, hidden_TD[rows].to(dtype)) / counts.clamp(min=1)[:, None]
