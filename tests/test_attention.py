@@ -5,11 +5,10 @@ import copy
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer, DistilBertConfig, DistilBertModel, RobertaConfig, RobertaModel
+from transformers import AutoModel, AutoTokenizer, RobertaConfig, RobertaModel
 
 from gte import attention
 from gte.encoder import Encoder
-from gte.errors import UserError
 
 LENGTHS = torch.tensor([3, 9, 9, 4, 17, 3, 9, 30])
 
@@ -82,14 +81,6 @@ def test_dropout_of_attention_changes_no_mean(dtype, eager):
     dropped = torch.stack([attention.attend_each(*qkv, runs, 0.5, None, eager).detach() for _ in range(2000)])
     assert exact.abs().max() > 1 and not torch.equal(dropped[0], dropped[1])
     torch.testing.assert_close(dropped.float().mean(0), exact.float(), atol=0.12, rtol=0)
-
-
-def test_a_model_with_other_positions_is_padded_and_refuses_to_be_packed(small_model):
-    lm = DistilBertModel(DistilBertConfig(vocab_size=120, dim=32, n_layers=1, n_heads=2, hidden_dim=48))
-    tokenizer = AutoTokenizer.from_pretrained(small_model)
-    assert not Encoder(lm, tokenizer, 32).packed
-    with pytest.raises(UserError, match="not known to be right for the model type 'distilbert'"):
-        Encoder(lm, tokenizer, 32, padding_free=True)
 
 
 def test_a_saved_model_does_not_name_our_attention(bert, small_model, tmp_path):

@@ -39,7 +39,7 @@ GRID = list(itertools.product(*map(options, GROUPS)))
 
 def test_the_grid_is_the_whole_grid():
     assert {row[0] for row in GRID} == {"pretrain", "finetune"}
-    assert {row[1] for row in GRID} == {"tiny", "tiny_64", "tiny_256", "small", "base", "large"}
+    assert {row[1] for row in GRID} == {"tiny", "tiny_64", "tiny_256", "small", "base", "large", "modernbert"}
     assert {"pretrain", "finetune", "demo", "local"} <= {row[2] for row in GRID}
     assert {row[3] for row in GRID} == {"cpu", "gpu", "ddp", "deepspeed"}
     assert {row[4] for row in GRID} == {"improved", "vanilla"}

@@ -2,12 +2,14 @@
 
 A packed batch is one row of T tokens. `runs` says how they fall apart: [(texts, tokens a text), ...] in order. On a CPU
 each run is one dense attention; on a GPU all of them are one variable-length kernel. Without `runs` it is
-transformers' own scaled-dot-product attention over a padded batch.
+transformers' own scaled-dot-product attention over a padded batch. A layer with a window sees only the tokens that lie
+at most so far away in the text (ModernBERT's local layers).
 
 Shapes: H heads, T tokens of all texts, L tokens of a text, E width of a head.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -19,13 +21,15 @@ from transformers.masking_utils import sdpa_mask
 ATTENTION = "within_texts"
 Runs = Sequence[tuple[int, int]]
 
-# first position of a text, for models that add learnt absolute positions and nothing else that depends on the place
-FIRST_POSITION = {"bert": 0, "electra": 0, "roberta": 1, "xlm-roberta": 1, "camembert": 1}  # after the padding id, if 1
+# kinds that know a token's place by its position id alone: from 0 on, or RoBERTa's, which come after the padding id
+FROM_ZERO = {"albert", "bert", "distilbert", "electra", "modernbert", "nomic_bert"}
+AFTER_PADDING = {"camembert", "roberta", "xlm-roberta"}
+BAND_ROWS = 256  # queries of a windowed layer that are taken at a time
 
 
 def use_packed_attention(lm: nn.Module) -> bool:
     """Makes the language model take packed batches; False, and no change, where its kind is not known to be fit."""
-    known = lm.config.model_type in FIRST_POSITION and getattr(lm, "_supports_attention_backend", False)
+    known = lm.config.model_type in FROM_ZERO | AFTER_PADDING and getattr(lm, "_supports_attention_backend", False)
     if known:
         lm.set_attn_implementation(ATTENTION)
     return known
@@ -36,9 +40,23 @@ def at_least_float32(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def first_position(config) -> int:
-    """The position of a text's first token."""
-    return (config.pad_token_id + 1) * FIRST_POSITION[config.model_type]
+def position_ids(ids_T: Tensor, within_T: Tensor, config) -> Tensor:
+    """The positions [T] that transformers gives the tokens of texts end to end, each text on its own.
+
+    within_T: the place of a token in its text, from 0. RoBERTa's kinds count the tokens that are not the padding id, so
+    a text that spells `<pad>` does not move those behind it.
+    """
+    if config.model_type in FROM_ZERO:
+        return within_T
+    real_T = (ids_T != config.pad_token_id).long()
+    counted_T = real_T.cumsum(0)
+    first_T = torch.arange(len(ids_T), device=ids_T.device) - within_T  # of a token's text
+    return (counted_T - (counted_T - real_T)[first_T]) * real_T + config.pad_token_id
+
+
+def no_mask(config) -> dict[str, None] | None:
+    """The attention mask of a packed batch: none, by kind of layer where the language model would make its own."""
+    return {"full_attention": None, "sliding_attention": None} if config.model_type == "modernbert" else None
 
 
 def attend(
@@ -50,37 +68,85 @@ def attend(
     dropout: float = 0.0,
     scaling: float | None = None,
     runs: Runs | None = None,
+    sliding_window: int | None = None,
     **options,
 ) -> tuple[Tensor, None]:
-    """softmax(q k^T scaling) v within each text: [1, H, T, E] thrice -> [1, T, H, E], as transformers asks for it."""
-    if runs is None:
+    """softmax(q k^T scaling) v within each text: [1, H, T, E] thrice -> [1, T, H, E], as transformers asks for it.
+
+    sliding_window: one more than how many tokens before and behind itself a token sees; None is all.
+    """
+    if runs is None:  # the mask knows the window
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
     query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))  # [T, H, E]
-    if query.is_cuda:
+    longest = max(length for _, length in runs)
+    window = None if sliding_window is None or longest <= sliding_window else sliding_window - 1
+    if query.is_cuda and window is None:
         return attend_jagged(query, key, value, runs, dropout, scaling)[None], None
     # in native bf16, PyTorch's fused kernel takes twice as long backward on short texts; in fp32 it takes 0.8 times
     eager = module.training and query.dtype == torch.bfloat16  # also where a chunk runs without a graph at first
-    return attend_each(query, key, value, runs, dropout, scaling, 128 if eager else 0)[None], None
+    return attend_each(query, key, value, runs, dropout, scaling, 128 if eager else 0, window)[None], None
 
 
 def attend_each(
-    query: Tensor, key: Tensor, value: Tensor, runs: Runs, dropout: float, scaling: float | None, eager: int = 0
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    runs: Runs,
+    dropout: float,
+    scaling: float | None,
+    eager: int = 0,
+    window: int | None = None,
 ) -> Tensor:
-    """[T, H, E]: one dense attention a run; of texts of up to `eager` tokens step by step, else by the fused kernel."""
+    """[T, H, E]: one dense attention a run; of texts of up to `eager` tokens step by step, else by the fused kernel.
+
+    window: how many tokens before and behind itself a token sees; None is all.
+    """
     sizes = [texts * length for texts, length in runs]
     parts = []
     for run, *qkv in zip(runs, *(x.split(sizes) for x in (query, key, value)), strict=True):
         q, k, v = (x.unflatten(0, run).transpose(1, 2) for x in qkv)
-        if run[1] <= eager:
-            scores = (q @ k.transpose(2, 3)).mul(scaling or q.shape[-1] ** -0.5)
-            weights = torch.softmax(scores, -1, dtype=at_least_float32(scores)).to(v.dtype)
-            part = F.dropout(weights, dropout) @ v if dropout else weights @ v
-        else:
-            part = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling)
+        dense = attend_by_steps if run[1] <= eager else F.scaled_dot_product_attention
+        part = attend_band(dense, q, k, v, window, dropout_p=dropout, scale=scaling)
         parts.append(part.transpose(1, 2).flatten(0, 1))
     return torch.cat(parts)
+
+
+def attend_by_steps(
+    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, scale: float | None = None
+) -> Tensor:
+    """F.scaled_dot_product_attention by single products; attn_mask is added."""
+    scores = (q @ k.transpose(2, 3)).mul(scale or q.shape[-1] ** -0.5)
+    if attn_mask is not None:
+        scores = scores + attn_mask
+    weights = torch.softmax(scores, -1, dtype=at_least_float32(scores)).to(v.dtype)
+    return F.dropout(weights, dropout_p) @ v if dropout_p else weights @ v
+
+
+def attend_band(dense, q: Tensor, k: Tensor, v: Tensor, window: int | None, **options) -> Tensor:
+    """dense(q, k, v) of [texts, H, L, E], where a token sees those up to `window` before and behind it; None is all.
+
+    Long texts a block of queries at a time, each with the keys that it can see: the work grows with L, not L squared.
+    """
+    length = q.shape[2]
+    if window is None or length <= window + 1:
+        return dense(q, k, v, **options)
+    band, parts = band_mask(window, q.dtype, q.device), []
+    for first, rows in zip(range(0, length, BAND_ROWS), q.split(BAND_ROWS, 2), strict=True):
+        start, end = max(first - window, 0), min(first + rows.shape[2] + window, length)
+        mask = band[first - start :][: rows.shape[2], : end - start]
+        parts.append(dense(rows, k[:, :, start:end], v[:, :, start:end], attn_mask=mask, **options))
+    return torch.cat(parts, 2)
+
+
+@lru_cache(maxsize=8)
+def band_mask(window: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[window + BAND_ROWS, 2 window + BAND_ROWS]: 0 where column and row are at most `window` apart, else -inf."""
+    with torch.inference_mode(False):  # it is used under a graph too
+        rows, columns = torch.arange(window + BAND_ROWS)[:, None], torch.arange(2 * window + BAND_ROWS)
+        mask = torch.zeros(len(rows), len(columns), dtype=dtype)
+        return mask.masked_fill_((rows - columns).abs() > window, -torch.inf).to(device)
 
 
 def attend_jagged(

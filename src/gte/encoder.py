@@ -1,4 +1,4 @@
-"""The encoder: a language model with mean pooling (Eqs. 1-2), run over length-sorted chunks under a token budget.
+"""The encoder: a language model with pooling (Eqs. 1-2: the mean), run over length-sorted chunks under a token budget.
 
 A chunk is packed, its texts end to end without padding, where `gte.attention` knows the language model to be right that
 way; otherwise it is padded to its longest text, which costs a few percent since texts are sorted by length.
@@ -19,20 +19,22 @@ from tqdm.auto import tqdm
 from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from gte.attention import Runs, at_least_float32, first_position, use_packed_attention
+from gte.attention import Runs, at_least_float32, no_mask, position_ids, use_packed_attention
 from gte.chunks import Plan, plan_chunks
 from gte.errors import UserError
 from gte.pretrained import Settings, load_pretrained, usable_positions
 from gte.prompts import find_prompt, prompt_length
 from gte.recompute import run_again, separate_casts
 
+POOLINGS = ("mean", "cls", "last")
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Encoder(nn.Module):
     """E(x): mean over a text's tokens, special tokens included, of the language model's last layer (Eqs. 1-2).
 
-    settings: what its files say of its vectors; max_length overrides theirs. padding_free: whether chunks are packed;
+    settings: what its files say of its vectors; max_length and pooling override theirs. pooling: mean, as in the paper,
+    cls, a text's first token, or last, its last one. padding_free: whether chunks are packed;
     None does so on a CPU where `gte.attention` knows how. compile: whether torch.compile works on the language model,
     on padded chunks unless told otherwise.
     """
@@ -45,10 +47,14 @@ class Encoder(nn.Module):
         padding_free: bool | None = None,
         compile: bool = False,
         settings: Settings | None = None,
+        pooling: str | None = None,
     ):
         super().__init__()
-        settings = settings or Settings()
-        self.settings = settings if max_length is None else replace(settings, max_length=max_length)
+        given = {"max_length": max_length, "pooling": pooling}
+        given = {key: value for key, value in given.items() if value is not None}
+        self.settings = replace(settings or Settings(), **given)
+        if self.settings.pooling not in POOLINGS:
+            raise UserError(f"pooling={self.settings.pooling} is not known; choose one of: {', '.join(POOLINGS)}")
         positions = usable_positions(lm)
         if self.max_length > positions:
             raise UserError(
@@ -182,14 +188,14 @@ class Encoder(nn.Module):
     def embed(self, ids_T: Tensor, starts: Tensor, lengths: Tensor, skip: Tensor | None = None) -> Tensor:
         """Embeddings [n, D] of the texts of one chunk, longest first; `skip`: [n], as in `forward`."""
         pool, arrange = (self.pool_packed, self.pack) if self.packed else (self.pool_padded, self.pad)
-        return pool(*arrange(ids_T, starts, lengths))
+        return pool(*arrange(ids_T, starts, lengths), lengths, skip)
 
     def pack(self, ids_T: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Runs]:
         """Token ids [1, T] of texts end to end, their positions [1, T], and the runs of equal length."""
         first = lengths.cumsum(0) - lengths
         within = torch.arange(int(lengths.sum())) - first.repeat_interleave(lengths)
         ids = ids_T[starts.repeat_interleave(lengths) + within].long()
-        positions = within + first_position(self.lm.config)
+        positions = position_ids(ids, within, self.lm.config)
         length, texts = torch.unique_consecutive(lengths, return_counts=True)
         runs = list(zip(texts.tolist(), length.tolist(), strict=True))
         return *(x[None].to(self.device, non_blocking=True) for x in (ids, positions)), runs
@@ -205,20 +211,41 @@ class Encoder(nn.Module):
         ids = torch.where(mask, ids_T[index.clamp_(max=len(ids_T) - 1)].long(), self.pad_id)
         return ids.to(self.device, non_blocking=True), mask.to(self.device, non_blocking=True)
 
-    def pool_packed(self, ids: Tensor, positions: Tensor, runs: Runs) -> Tensor:
-        """Eq. 1, then Eq. 2, summed in float32: [n, D]."""
-        hidden_TD = self.lm(input_ids=ids, position_ids=positions, runs=runs).last_hidden_state[0]
-        parts = hidden_TD.split([texts * length for texts, length in runs])
+    def pool_packed(
+        self, ids: Tensor, positions: Tensor, runs: Runs, lengths: Tensor, skip: Tensor | None = None
+    ) -> Tensor:
+        """Eq. 1, then Eq. 2, summed in float32, or another pooling: [n, D]."""
+        mask = no_mask(self.lm.config)
+        hidden_TD = self.lm(input_ids=ids, attention_mask=mask, position_ids=positions, runs=runs).last_hidden_state[0]
         dtype = at_least_float32(hidden_TD)
+        first = lengths.cumsum(0) - lengths
+        if self.settings.pooling != "mean":
+            return hidden_TD[(first + self.chosen(lengths, skip)).to(self.device)].to(dtype)
+        if skip is not None:
+            return mean_of_parts(hidden_TD, first + skip.minimum(lengths), first + lengths)
+        parts = hidden_TD.split([texts * length for texts, length in runs])
         return torch.cat([part.unflatten(0, run).mean(1, dtype=dtype) for part, run in zip(parts, runs, strict=True)])
 
-    def pool_padded(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+    def pool_padded(self, ids: Tensor, mask: Tensor | None, lengths: Tensor, skip: Tensor | None = None) -> Tensor:
         """The same over a mask."""
         hidden = self.lm(input_ids=ids, attention_mask=None if mask is None else mask.long()).last_hidden_state
+        dtype = at_least_float32(hidden)
+        if self.settings.pooling != "mean":
+            rows = torch.arange(len(hidden), device=hidden.device)
+            return hidden[rows, self.chosen(lengths, skip).to(hidden.device)].to(dtype)
+        if skip is not None:
+            pooled = torch.arange(hidden.shape[1], device=hidden.device) >= skip.to(hidden.device)[:, None]
+            mask = pooled if mask is None else mask & pooled
         if mask is None:
-            return hidden.mean(1, dtype=at_least_float32(hidden))
-        sum_nD = (hidden * mask[..., None]).sum(1, dtype=at_least_float32(hidden))
-        return sum_nD / mask.sum(1, keepdim=True)
+            return hidden.mean(1, dtype=dtype)
+        sum_nD = (hidden * mask[..., None]).sum(1, dtype=dtype)
+        return sum_nD / mask.sum(1, keepdim=True).clamp(min=1)
+
+    def chosen(self, lengths: Tensor, skip: Tensor | None) -> Tensor:
+        """The token of each text, counted from its first, whose vector pooling by cls or last takes: [n]."""
+        if self.settings.pooling == "last":
+            return lengths - 1
+        return torch.zeros_like(lengths) if skip is None else torch.where(skip < lengths, skip, 0)
 
     def tokenize(self, texts: list[str], prompt: str = "") -> list[list[int]]:
         """Token ids with special tokens, each text cut at `max_length`, its prompt counted."""
@@ -312,6 +339,16 @@ def cut_line(counts: Counter[str], max_length: int) -> str:
         return ""
     share = f"{counts['cut']:,} of {counts['texts']:,} texts"
     return f"{share} have {max_length:,} tokens or more: what is beyond was cut"
+
+
+def mean_of_parts(hidden_TD: Tensor, first: Tensor, end: Tensor) -> Tensor:
+    """The mean of the rows from `first` up to `end`, in at least float32, one a text: [n, D]; 0 where there is none."""
+    dtype, counts = at_least_float32(hidden_TD), end - first
+    text = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+    rows = torch.arange(len(text), device=counts.device) + (first - (counts.cumsum(0) - counts))[text]
+    rows, text, counts = (x.to(hidden_TD.device) for x in (rows, text, counts))
+    sum_nD = hidden_TD.new_zeros(len(counts), hidden_TD.shape[1], dtype=dtype)
+    return sum_nD.index_add(0, text, hidden_TD[rows].to(dtype)) / counts.clamp(min=1)[:, None]
 
 
 def native_bf16(device_type: str) -> bool:

@@ -51,6 +51,11 @@ class ContrastiveTask(pl.LightningModule):
         encoder.train()  # from_pretrained of transformers gives eval mode, which Lightning would keep: no dropout
         if stage.recompute_layers:
             lm = encoder.lm
+            if not lm.supports_gradient_checkpointing:
+                raise UserError(
+                    "stage.recompute_layers=true is not supported by transformers for the model type "
+                    f"'{lm.config.model_type}'; save memory by stage.recompute_fraction=1.0"
+                )
             enable = getattr(lm, "activation_checkpointing_enable", lm.gradient_checkpointing_enable)  # its older name
             enable({"use_reentrant": False})
 
