@@ -55,8 +55,8 @@ def model_card(
         f"# {name}",
         "",
         f"A text-embedding model: {parameters / 1e6:.1f}M parameters, {encoder.dimensions} dimensions, texts of up to "
-        f"{encoder.max_length} tokens, pooling by {encoder.settings.pooling}, cosine similarity. Trained by multi-stage "
-        f"contrastive learning ({PAPER}).",
+        f"{encoder.max_length} tokens, pooling by {encoder.settings.pooling}, cosine similarity. Trained by "
+        f"multi-stage contrastive learning ({PAPER}).",
         "",
         "```python",
         "from sentence_transformers import SentenceTransformer",
