@@ -560,14 +560,10 @@ class Hub(BaseHTTPRequestHandler):
         commit = commit_of(commits.get(revision, revision))
         files = sorted(file for file in folder.rglob("*") if file.is_file())
         if action == ["tree"]:
+            names = {str(file.relative_to(folder)): file for file in files}
             entries = [
-                {
-                    "type": "file",
-                    "path": str(file.relative_to(folder)),
-                    "size": file.stat().st_size,
-                    "oid": digest(file),
-                }
-                for file in files
+                {"type": "file", "path": name, "size": file.stat().st_size, "oid": digest(file)}
+                for name, file in names.items()
             ]
             self.reply(200, json.dumps(entries).encode())
         elif action == ["resolve"]:

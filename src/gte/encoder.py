@@ -277,16 +277,16 @@ class Encoder(nn.Module):
 ENCODE_BLOCK = 65_536  # texts tokenised at a time
 
 
+def native_bf16(device_type: str) -> bool:
+    """Whether bfloat16 matrix products run on this machine's own instructions, where they are 2-3x float32."""
+    if device_type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.cuda.is_bf16_supported()
+
+
 def cut_line(counts: Counter[str], max_length: int) -> str:
     """How many of the texts that `Encoder.counts` holds were cut, or end just there; nothing where none was."""
     if not counts["cut"]:
         return ""
     share = f"{counts['cut']:,} of {counts['texts']:,} texts"
     return f"{share} have {max_length:,} tokens or more: what is beyond was cut"
-
-
-def native_bf16(device_type: str) -> bool:
-    """Whether bfloat16 matrix products run on this machine's own instructions, where they are 2-3x float32."""
-    if device_type == "cpu":
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.cuda.is_bf16_supported()
