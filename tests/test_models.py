@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -132,8 +133,11 @@ def assert_equal_vectors(encoder: Encoder, other, texts: list[str] = TEXTS, **op
     np.testing.assert_allclose(encoder.encode(texts), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("pooling", MODES)
-@pytest.mark.parametrize("kind", KINDS)
+# of a decoder, the first token sees no text
+TABLE = [(kind, pooling) for kind in KINDS for pooling in MODES if (kind, pooling) != ("qwen3", "cls")]
+
+
+@pytest.mark.parametrize(("kind", "pooling"), TABLE)
 def test_a_model_gives_the_vectors_that_sentence_transformers_gives_and_so_does_its_export(
     made, kind, pooling, tmp_path
 ):
@@ -171,6 +175,7 @@ def test_what_sentence_transformers_saves_is_read_in_full(made, tmp_path):
     other.save(str(tmp_path / "saved"))
     encoder = Encoder.from_pretrained(tmp_path / "saved")
     assert encoder.settings == Settings(20, "mean", prompts | {"document": ""}, "passage", False, 12)
+    encoder.settings = replace(encoder.settings, default_prompt=None)
     assert encoder.encode(["w1"]).shape == (1, 12)
     assert_equal_vectors(encoder, other, prompt="")
 
