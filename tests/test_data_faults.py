@@ -14,10 +14,12 @@ import pyarrow as pa
 import pytest
 from test_shards import make_table
 from test_train import TINY
+from tokenizers import processors
 
 from gte.data.module import PairData, prepared_tokenizer
 from gte.data.prepare import prepare, read_recipe
-from gte.data.shards import MANIFEST, TokenTable, views
+from gte.data.shards import MANIFEST, Manifest, TokenTable, views
+from gte.data.tokenizer import first_fingerprint
 from gte.errors import UserError
 from gte.stage import Stage
 
@@ -114,6 +116,41 @@ def start(folder: Path, verify: bool) -> None:
     data = PairData(folder, stage, alpha=0.5, seed=0, verify=verify)
     data.check_encoder(SimpleNamespace(tokenizer=prepared_tokenizer(folder), max_length=128))
     data.prepare_data()
+
+
+def check(folder: Path, tokenizer) -> None:
+    """What training asks of a model that reads texts by this tokenizer."""
+    stage = Stage("pretrain", 32, 16, 1, None, 1, 1.0, None, 1024, 0.0)
+    PairData(folder, stage, alpha=0.5, seed=0).check_encoder(SimpleNamespace(tokenizer=tokenizer, max_length=128))
+
+
+def test_a_model_that_adds_a_token_or_leaves_one_out_around_texts_does_not_fit_the_data(prepared):
+    added, bare, left = (prepared_tokenizer(prepared) for _ in range(3))
+    check(prepared, added)
+    added.add_tokens(["[QUERY]"])
+    bare.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+    left.truncation_side = "left"
+    for tokenizer, line in ((added, "reads another one"), (bare, "reads another one"), (left, "truncation_side")):
+        with pytest.raises(UserError, match=line):
+            check(prepared, tokenizer)
+
+
+@pytest.mark.parametrize("added", [[], ["[QUERY]"]])
+def test_data_of_the_first_manifests_fit_the_tokenizer_that_lies_beside_them(prepared, tmp_path, added):
+    """Their fingerprint knew nothing of added tokens: the tokenizer in the folder does."""
+    folder = tmp_path / "data"
+    shutil.copytree(prepared, folder)
+    tokenizer = prepared_tokenizer(folder)
+    tokenizer.add_tokens(added)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    manifest = Manifest.load(folder)
+    manifest.tokenizer["fingerprint"] = first_fingerprint(tokenizer)
+    manifest.save(folder)
+    check(folder, prepared_tokenizer(folder))
+    other = prepared_tokenizer(prepared if added else folder)
+    other.add_tokens([] if added else ["[QUERY]"])
+    with pytest.raises(UserError, match="reads another one"):
+        check(folder, other)
 
 
 @pytest.mark.parametrize(("fault", "hidden", "line"), FAULTS)

@@ -6,11 +6,13 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from tokenizers import processors
 
 from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.export import export
-from gte.hub import find_checkpoint, initialize, load_encoder, prompt
+from gte.hub import describe, find_checkpoint, initialize, load_encoder, prompt
+from gte.pretrained import Settings
 
 TEXTS = ["", "one", "many words in a row " * 30, "query about a document"]
 
@@ -25,12 +27,43 @@ def test_run_directory_ckpt_and_export_give_the_same_embeddings(run, tmp_path):
         np.testing.assert_array_equal(loaded.encode(TEXTS), expected)
 
 
+def write_run(folder, encoder):
+    """A run directory with this encoder."""
+    content = {"state_dict": {f"encoder.{key}": value for key, value in encoder.state_dict().items()}}
+    (folder / "checkpoints").mkdir(parents=True)
+    torch.save(content | {"encoder": describe(encoder)}, folder / "checkpoints" / "last.ckpt")
+    return folder
+
+
 def test_initialize_copies_the_weights_of_any_checkpoint(run, small_model):
     folder, trained = run
     encoder = Encoder.from_pretrained(small_model, max_length=32)
     assert not np.allclose(encoder.encode(TEXTS), trained.encode(TEXTS))
     initialize(encoder, folder)
     np.testing.assert_array_equal(encoder.encode(TEXTS), trained.encode(TEXTS))
+
+
+def test_a_stage_that_starts_from_a_model_keeps_its_prompts_and_its_cut(run, small_model, tmp_path):
+    folder, trained = run
+    trained.settings = Settings(32, "mean", {"query": "one "}, "query", False, 8)
+    export(write_run(tmp_path / "second", trained), tmp_path / "model", "m")
+    encoder = Encoder.from_pretrained(small_model, max_length=20)
+    initialize(encoder, tmp_path / "model")
+    assert encoder.settings == Settings(20, "mean", {"query": "one "}, "query", False, 8)
+    initialize(encoder, folder)  # which has none
+    assert encoder.settings.prompts == {"query": "one "}
+
+
+def test_a_stage_that_starts_from_a_model_pools_and_reads_texts_as_it_does(run, small_model, tmp_path):
+    _, trained = run
+    encoder = Encoder.from_pretrained(small_model)
+    trained.settings = Settings(32, "cls")
+    with pytest.raises(UserError, match=r"pools by cls, the model of this stage by mean; set model\.pooling=cls"):
+        initialize(encoder, write_run(tmp_path / "cls", trained))
+    trained.settings = Settings(32)
+    trained.tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+    with pytest.raises(UserError, match="was trained with another tokenizer"):
+        initialize(encoder, write_run(tmp_path / "bare", trained))
 
 
 def test_a_checkpoint_of_another_model_is_refused_with_the_first_difference(run, small_model):

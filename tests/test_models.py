@@ -3,6 +3,8 @@
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -42,7 +44,7 @@ KINDS = {
     "mpnet": ROBERTA,
     "mt5": T5,
     "nomic_bert": BERT,
-    "qwen2": SIZES | {"num_key_value_heads": 1, "max_position_embeddings": 64},
+    "qwen3": SIZES | {"num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 64},
     "roberta": ROBERTA,
     "roberta-prelayernorm": ROBERTA,
     "t5": T5,
@@ -131,8 +133,11 @@ def assert_equal_vectors(encoder: Encoder, other, texts: list[str] = TEXTS, **op
     np.testing.assert_allclose(encoder.encode(texts), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("pooling", MODES)
-@pytest.mark.parametrize("kind", KINDS)
+# of a decoder, the first token sees no text
+TABLE = [(kind, pooling) for kind in KINDS for pooling in MODES if (kind, pooling) != ("qwen3", "cls")]
+
+
+@pytest.mark.parametrize(("kind", "pooling"), TABLE)
 def test_a_model_gives_the_vectors_that_sentence_transformers_gives_and_so_does_its_export(
     made, kind, pooling, tmp_path
 ):
@@ -151,8 +156,8 @@ def test_a_model_gives_the_vectors_that_sentence_transformers_gives_and_so_does_
 def test_a_directory_without_modules_is_pooled_as_sentence_transformers_pools_it(made):
     folder = made("bert")
     assert_equal_vectors(Encoder.from_pretrained(folder), peer(folder))
-    folder = made("qwen2")
-    edit_json(folder / "config.json", architectures=["Qwen2ForCausalLM"])
+    folder = made("qwen3")
+    edit_json(folder / "config.json", architectures=["Qwen3ForCausalLM"])
     encoder = Encoder.from_pretrained(folder)
     assert encoder.settings.pooling == "last"
     assert_equal_vectors(encoder, peer(folder))
@@ -170,6 +175,7 @@ def test_what_sentence_transformers_saves_is_read_in_full(made, tmp_path):
     other.save(str(tmp_path / "saved"))
     encoder = Encoder.from_pretrained(tmp_path / "saved")
     assert encoder.settings == Settings(20, "mean", prompts | {"document": ""}, "passage", False, 12)
+    encoder.settings = replace(encoder.settings, default_prompt=None)
     assert encoder.encode(["w1"]).shape == (1, 12)
     assert_equal_vectors(encoder, other, prompt="")
 
@@ -238,7 +244,7 @@ def stated(folder: Path, **lengths) -> Path:
         ("modernbert", {"max_position_embeddings": 2048, "model_max_length": 2048}, 300, 300),
         (
             "modernbert",
-            {"max_position_embeddings": 2048, "model_max_length": 10**30, "max_seq_length": None},
+            {"max_position_embeddings": 2048, "model_max_length": 10**30},
             None,
             2048,
         ),
@@ -314,9 +320,7 @@ def test_two_towers_of_weights_and_weights_of_another_shape_are_refused(made):
         Encoder.from_pretrained(folder)
     folder = made("bert")
     rewrite(folder, lambda weights: weights | {"encoder.layer.0.output.dense.bias": torch.zeros(7)})
-    with pytest.raises(
-        UserError, match=r"weight encoder\.layer\.0\.output\.dense\.bias is \(7,\) in .* and \(32,\) by"
-    ):
+    with pytest.raises(UserError, match=r"encoder\.layer\.0\.output\.dense\.bias is \(7,\) in .* and \(32,\) by"):
         Encoder.from_pretrained(folder)
 
 
@@ -394,7 +398,10 @@ REFUSED = [
     (write(OWN, max_seq_length="long"), r"bert_config\.json: max_seq_length='long'"),
     (write(OWN, query_length=8), r"bert_config\.json: query_length=8 is not supported"),
     (write(OWN, transformer_task="fill-mask"), r"bert_config\.json: transformer_task='fill-mask' is not supported"),
-    (write(OWN, tokenizer_args={"add_special_tokens": False, "x": 1}), r"json: tokenizer_args\.x=1 is not"),
+    (
+        write(OWN, tokenizer_args={"add_special_tokens": False, "dtype": 1}),
+        r"json: tokenizer_args\.add_special_tokens=False",
+    ),
     (write("adapter_config.json", peft_type="LORA"), r"adapter_config\.json: adapters are not read"),
 ]
 
@@ -444,7 +451,6 @@ def test_models_compared_by_another_measure_are_said_to_be(made, capsys):
                       encoder_attention_heads=2, decoder_attention_heads=2), "a bart is an encoder and a decoder"),
         ("clip", dict(projection_dim=16), "CLIPModel"),
         ("xlnet", dict(d_model=32, n_layer=1, n_head=2, d_inner=32), "token_type_ids, which are not given"),
-        ("funnel", dict(d_model=32, block_sizes=[1, 1], n_head=2, d_head=16, d_inner=32), r"token_type_ids"),
     ],
 )  # fmt: skip
 def test_language_models_of_another_build_are_one_line(made, kind, sizes, line):
@@ -455,7 +461,7 @@ def test_language_models_of_another_build_are_one_line(made, kind, sizes, line):
     if kind != "clip":
         config.vocab_size = 65
     AutoModel.from_config(config).save_pretrained(folder)
-    if kind in ("xlnet", "funnel"):
+    if kind == "xlnet":
         rules = json.loads((folder / "tokenizer.json").read_text())
         rules["post_processor"]["single"][0]["SpecialToken"]["type_id"] = 2
         write_json(folder / "tokenizer.json", rules)
@@ -559,19 +565,24 @@ class Hub(BaseHTTPRequestHandler):
         commit = commit_of(commits.get(revision, revision))
         files = sorted(file for file in folder.rglob("*") if file.is_file())
         if action == ["tree"]:
+            names = {str(file.relative_to(folder)): file for file in files}
             entries = [
-                {"type": "file", "path": file.relative_to(folder).as_posix(), "size": file.stat().st_size, "oid": "b"}
-                for file in files
+                {"type": "file", "path": name, "size": file.stat().st_size, "oid": digest(file)}
+                for name, file in names.items()
             ]
             self.reply(200, json.dumps(entries).encode())
         elif action == ["resolve"]:
             file = folder.joinpath(*rest[1:])
             if file in files:
-                self.reply(200, file.read_bytes(), ETag=f'"{file.name}-{commit}"', X_Repo_Commit=commit)
+                self.reply(200, file.read_bytes(), ETag=f'"{digest(file)}"', X_Repo_Commit=commit)
             else:
                 self.reply(404, X_Error_Code="EntryNotFound")
         else:
             self.reply(200, json.dumps({"id": name, "sha": commit, "siblings": [], "private": False}).encode())
+
+
+def digest(file: Path) -> str:
+    return sha256(file.read_bytes()).hexdigest()
 
 
 def commit_of(revision: str) -> str:

@@ -153,12 +153,13 @@ def read_length(folder: Path) -> int | None:
     """
     file, settings = read_transformer(folder)
     for key, value in settings.items():
+        given = {key: value}
         if key in ARGUMENTS and isinstance(value, dict):
-            foreign = sorted(set(value) - NEUTRAL_ARGUMENTS)
-            key = ".".join([key, *foreign[:1]])
-            value = value[foreign[0]] if foreign else None
-        if value and key not in READ and NEUTRAL.get(key) != value:
-            raise UserError(f"{file}: {key}={value!r} is not supported here, and the vectors would differ without it")
+            given = {f"{key}.{name}": part for name, part in value.items() if name not in NEUTRAL_ARGUMENTS}
+        elif key in READ or not value or NEUTRAL.get(key) == value:
+            given = {}
+        for name, part in given.items():
+            raise UserError(f"{file}: {name}={part!r} is not supported here, and the vectors would differ without it")
     text = (settings.get("modality_config") or {}).get("text")
     if text is not None and text != {"method": "forward", "method_output_name": "last_hidden_state"}:
         raise UserError(f"{file}: modality_config.text={text} is not the last layer of the language model")

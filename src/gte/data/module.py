@@ -10,7 +10,7 @@ from gte.data.collate import Batch, collate
 from gte.data.mixture import Mixture
 from gte.data.prompts import Prompt, fit_prompt, some_texts, trained_with, words_by_source
 from gte.data.shards import Manifest, TokenTable
-from gte.data.tokenizer import fingerprint, load_tokenizer
+from gte.data.tokenizer import fingerprint, first_fingerprint, load_tokenizer
 from gte.errors import UserError
 from gte.prompts import prompt_length
 from gte.stage import Stage
@@ -130,8 +130,11 @@ class PairData(pl.LightningDataModule):
 
     def check_encoder(self, encoder) -> None:
         """Raises UserError where the shards were made with another tokenizer, or hold longer texts than it takes."""
-        facts = self.manifest.tokenizer
-        if fingerprint(encoder.tokenizer) != facts["fingerprint"]:
+        facts, own = self.manifest.tokenizer, fingerprint(encoder.tokenizer)
+        same = own == facts["fingerprint"]
+        if not same and first_fingerprint(encoder.tokenizer) == facts["fingerprint"]:
+            same = own == fingerprint(prepared_tokenizer(self.folder))  # prepared while that was all a manifest held
+        if not same:
             raise UserError(
                 f"the shards in {self.folder} were made with the tokenizer '{facts['name']}', the model reads another "
                 "one; prepare the data again with data.tokenizer=<the model's> and its own data.dir"

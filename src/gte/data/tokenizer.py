@@ -138,6 +138,13 @@ def fingerprint(tokenizer) -> str:
     return hashlib.sha256(rules(tokenizer).encode()).hexdigest()
 
 
+def first_fingerprint(tokenizer) -> str:
+    """As manifests held it at first: without added tokens, and without the special tokens around a text."""
+    state = json.loads(backend(tokenizer).to_str())
+    parts = {key: state.get(key) for key in ("model", "normalizer", "pre_tokenizer")}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
 def rules(tokenizer) -> str:
     """A fast tokenizer's rules as one string: tokenizer.json without what each encoding sets or decoding uses."""
     state = json.loads(backend(tokenizer).to_str())
