@@ -4,6 +4,7 @@ They are given to PyTorch as its kernels for the CPU, so what differentiates the
 """
 
 from contextlib import contextmanager
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ def texts_of(q, k, v, offsets: Tensor, dropout: float, seed: int, scale, window)
     """Each text's range, its q, k and v in float32 [H, L, E], its weights, and what dropout multiplies these by."""
     generator, ends = torch.Generator().manual_seed(seed), offsets.tolist()
     assert ends[0] == 0 and ends[-1] == len(q) and offsets.dtype == torch.int32
-    for start, end in zip(ends, ends[1:], strict=False):
+    for start, end in pairwise(ends):
         one = [x[start:end].transpose(0, 1).float() for x in (q, k, v)]
         scores = one[0] @ one[1].mT * scale
         if window is not None:

@@ -1,8 +1,8 @@
 """The training step and encode without a GPU: fake tensors that know their device, so that a mix-up fails here.
 
 Their device is "cuda" where PyTorch finds one. Elsewhere it is "meta", taken for a GPU: PyTorch without CUDA cannot go
-backward through fake CUDA tensors. What asks a tensor for its value fails as well, since none has any: on a GPU the host
-would have to wait there.
+backward through fake CUDA tensors. What asks a tensor for its value fails as well, since none has any: there the host
+would have to wait for a GPU.
 """
 
 from contextlib import nullcontext
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch._subclasses import FakeTensorMode
+from torch._subclasses import FakeTensorMode, fake_impls
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
 
@@ -37,7 +37,9 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "numpy", real_numbers(torch.Tensor.numpy))
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: x.clone())  # which a processor alone cannot
     monkeypatch.setattr(encoder_module, "to_host", lambda x_ND: np.zeros(on_gpu(x_ND).shape, np.float32))
-    monkeypatch.setattr("gte.loss._chunk_rows", lambda x_RD: 3)
+    monkeypatch.setattr("gte.loss._chunk_rows", lambda x_RD: 8)
+    efficient = torch.ops.aten._efficient_attention_backward.default
+    monkeypatch.setitem(fake_impls.op_implementations_dict, efficient, efficient_backward)
     if not REAL:  # generators and autocast, which "meta" has not; they place no tensor
         monkeypatch.setattr(recompute, "random_state", lambda device: None)
         monkeypatch.setattr(recompute, "set_random_state", lambda state, device: None)
@@ -49,6 +51,14 @@ def gpu(monkeypatch):
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield
     torch.__future__.set_overwrite_module_params_on_conversion(before)
+
+
+def efficient_backward(mode, operator, grad, q, k, v, *given, **named):
+    """For PyTorch's own, whose arguments are not those of the operator (2.13: it lacks `out`)."""
+    tensors = [x for x in (grad, q, k, v, *given) if isinstance(x, torch.Tensor) and x.ndim]
+    assert {x.device for x in tensors} == {q.device}
+    with mode:
+        return *map(torch.empty_like, (q, k, v)), q.new_empty(0)
 
 
 def real_numbers(numpy):
@@ -102,7 +112,7 @@ def train(encoder: Encoder, monkeypatch, loss=improved_contrastive_loss, negativ
     plans, made = [], encoder.plan
     monkeypatch.setattr(encoder, "plan", lambda *given: plans.append(made(*given)) or plans[-1])
     with unset_fake_temporarily():  # a batch comes from a worker, as tensors of the host
-        batch = batch_of(6, negatives, hashes)
+        batch = batch_of(5, negatives, hashes)
     value = task.training_step(batch, 0)
     on_gpu(value).backward()
     for name, parameter in encoder.lm.named_parameters():
@@ -120,7 +130,7 @@ def test_a_training_step_stays_on_the_gpu(small_model, gpu, monkeypatch, dtype, 
 @pytest.mark.parametrize("loss", [improved_contrastive_loss, contrastive_loss])
 @pytest.mark.parametrize(("negatives", "hashes"), [(0, True), (3, False), (3, True)])
 def test_both_losses_with_negatives_and_hashes_stay_on_the_gpu(small_model, gpu, monkeypatch, loss, negatives, hashes):
-    train(fake_encoder(small_model, torch.bfloat16), monkeypatch, loss, negatives, hashes)
+    train(fake_encoder(small_model, torch.bfloat16), monkeypatch, loss, negatives, hashes, fraction=0.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
