@@ -2,6 +2,7 @@
 
 import copy
 
+import cuda_on_cpu
 import numpy as np
 import pytest
 import torch
@@ -43,15 +44,108 @@ def roberta():
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
-@pytest.mark.parametrize("kernel", ["attend_each", "attend_jagged"])
-def test_packed_embeddings_and_gradients_equal_padded_ones(request, small_model, monkeypatch, kind, kernel):
+def test_packed_embeddings_and_gradients_equal_padded_ones(request, small_model, kind):
     packed, padded = encoders(request.getfixturevalue(kind), small_model)
-    called = []
-    chosen = getattr(attention, kernel)
-    monkeypatch.setattr(attention, "attend_each", lambda *given: called.append(kernel) or chosen(*given[:6]))
     for one, other in zip(embeddings_and_gradients(packed), embeddings_and_gradients(padded), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=2e-6)
-    assert len(called) == 4  # 84 tokens in two chunks, through two layers
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+@pytest.mark.parametrize("kernel", ["flash", "efficient"])
+def test_what_a_gpu_is_given_packed_equals_padded(request, small_model, monkeypatch, kind, kernel):
+    packed, padded = encoders(request.getfixturevalue(kind), small_model)
+    expected = embeddings_and_gradients(padded)
+    monkeypatch.setattr(attention, "flash_fits", lambda device, dtype, width: kernel == "flash")
+    with cuda_on_cpu.pretended(monkeypatch):
+        found = embeddings_and_gradients(packed)
+        assert cuda_on_cpu.calls == 4 * [(kernel, None)]  # 84 tokens in two chunks, through two layers
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("fraction", [0.5, 1.0])
+def test_a_gpu_draws_the_same_dropout_in_what_it_recomputes(small_model, monkeypatch, fraction):
+    lm = AutoModel.from_pretrained(small_model)  # its files ask for dropout of 0.1
+    encoder = Encoder(lm, AutoTokenizer.from_pretrained(small_model), 32, padding_free=True).train()
+    ids, results = torch.randint(5, 50, (int(LENGTHS.sum()),)), []
+    with cuda_on_cpu.pretended(monkeypatch):
+        for share, seed in ((0.0, 1), (fraction, 1), (fraction, 2)):
+            encoder.zero_grad()
+            torch.manual_seed(seed)
+            x_ND = encoder(ids, LENGTHS, encoder.plan(LENGTHS.numpy(), 32), share)
+            (x_ND * torch.arange(encoder.width)).sum().backward()
+            results.append([x_ND.detach(), *(p.grad for p in encoder.lm.parameters())])
+    kept, again, other = results
+    for one, same in zip(kept, again, strict=True):
+        torch.testing.assert_close(one, same)
+    assert not torch.allclose(again[0], other[0], rtol=1e-3)
+
+
+def test_a_window_reaches_the_kernel_and_only_flash_has_one(monkeypatch):
+    qkv, offsets = random_qkv(12, torch.float32), torch.tensor([0, 5, 12], dtype=torch.int32)
+    with cuda_on_cpu.pretended(monkeypatch):
+        with pytest.raises(ValueError, match="no kernel with a window"):
+            attention.attend_varlen(*qkv, offsets, 7, 0.0, None, window=2)
+        half = [x.to(torch.float16) for x in qkv]
+        found = attention.attend_varlen(*half, offsets, 7, 0.0, None, window=2)
+        assert cuda_on_cpu.calls == [("flash", 2)]
+    place = torch.arange(7)
+    near = (place[:, None] - place).abs() <= 2
+    for start, end in ((0, 5), (5, 12)):
+        q, k, v = (x[start:end].transpose(0, 1) for x in qkv)
+        seen = near[: end - start, : end - start]
+        exact = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(0, 1)
+        torch.testing.assert_close(found[start:end].float(), exact, rtol=0.01, atol=0.005)
+
+
+@pytest.mark.parametrize(
+    ("weights", "autocast", "packed"),
+    [
+        (torch.float32, None, False),
+        (torch.float32, torch.float16, True),
+        (torch.float32, torch.bfloat16, True),
+        (torch.bfloat16, None, True),
+        (torch.float16, None, True),
+    ],
+)
+def test_a_gpu_packs_in_half_precision_whether_by_autocast_or_by_weights(
+    bert, small_model, monkeypatch, weights, autocast, packed
+):
+    encoder = Encoder(bert, AutoTokenizer.from_pretrained(small_model), 32).to(weights)
+    monkeypatch.setattr(attention, "has_flash", lambda device: device == torch.device("cuda"))
+    monkeypatch.setattr(Encoder, "device", torch.device("cuda"))
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: kind == "cuda" and autocast is not None)
+    monkeypatch.setattr(torch, "get_autocast_dtype", lambda kind: autocast)
+    assert encoder.plan(LENGTHS.numpy(), 64).packed == packed
+    monkeypatch.setattr(attention, "has_flash", lambda device: False)
+    assert not encoder.plan(LENGTHS.numpy(), 64).packed
+    encoder.padding_free = True
+    assert encoder.plan(LENGTHS.numpy(), 64).packed
+
+
+def test_flash_takes_heads_of_up_to_256_in_eights_and_half_precision(monkeypatch):
+    monkeypatch.setattr(attention, "has_flash", lambda device: True)
+    fits = {width for width in range(4, 300, 4) if attention.flash_fits(None, torch.bfloat16, width)}
+    assert fits == set(range(8, 257, 8))
+    assert not attention.flash_fits(None, torch.float32, 64)
+
+
+def test_a_padded_batch_is_masked_without_a_question_to_the_device(small_model, monkeypatch):
+    _, padded = encoders(AutoModel.from_pretrained(small_model), small_model)
+    expected = embeddings_and_gradients(padded)
+
+    def asked(*given, **named):
+        raise AssertionError("transformers looks at the mask's values")
+
+    monkeypatch.setattr("transformers.masking_utils._ignore_bidirectional_mask_sdpa", asked)
+    for one, other in zip(embeddings_and_gradients(padded), expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_an_encoder_leaves_no_attention_to_cudnn(bert, small_model):
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    Encoder(bert, AutoTokenizer.from_pretrained(small_model), 32)
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
 
 
 def test_a_text_does_not_see_its_neighbours(bert, small_model):
@@ -87,14 +181,3 @@ def test_a_saved_model_does_not_name_our_attention(bert, small_model, tmp_path):
     packed, _ = encoders(bert, small_model)
     packed.save(tmp_path)
     assert attention.ATTENTION not in (tmp_path / "config.json").read_text()
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: pytest tests/test_attention.py there")
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_on_cuda_packed_equals_padded_in_half_precision(bert, small_model, dtype):
-    results = []
-    for encoder in encoders(bert, small_model):
-        with torch.autocast("cuda", dtype):
-            results.append(embeddings_and_gradients(encoder.cuda()))
-    for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other, rtol=0.05, atol=0.02)

@@ -2,15 +2,19 @@
 
 import json
 import shutil
+import threading
 
+import cuda_on_cpu
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
 from gte.chunks import plan_chunks
 from gte.encoder import Encoder
 from gte.errors import UserError
+from gte.fast_ids import FastIds
 
 DENSE = [
     {"type": "sentence_transformers.models.Transformer", "path": ""},
@@ -114,7 +118,7 @@ def test_a_budget_below_one_text_is_refused_with_both_numbers():
 def test_recomputed_chunks_give_the_same_gradients_with_dropout(small_model, fraction):
     encoder = Encoder.from_pretrained(small_model).train()
     ids, lengths = flat_inputs(encoder, [f"{'number ' * (i % 11)}{i}" for i in range(40)])
-    plan = plan_chunks(lengths.numpy(), 64)
+    plan = encoder.plan(lengths.numpy(), 64)
     weights = torch.randn(40, encoder.width)
     assert len(plan.chunks) > 4
 
@@ -137,7 +141,7 @@ def test_recomputed_chunks_give_the_same_gradients_with_dropout(small_model, fra
 def test_forward_returns_rows_in_the_order_of_the_texts(small_model):
     encoder = Encoder.from_pretrained(small_model).eval()
     ids, lengths = flat_inputs(encoder, TEXTS)
-    rows = encoder(ids, lengths, plan_chunks(lengths.numpy(), 64))
+    rows = encoder(ids, lengths, encoder.plan(lengths.numpy(), 64))
     expected = encoder.encode(TEXTS, normalize=False)
     np.testing.assert_allclose(rows.detach(), expected, atol=2e-6)
 
@@ -190,3 +194,141 @@ def test_from_scratch_has_the_asked_sizes_and_depends_on_the_seed_alone(small_mo
     assert models[0].width == 16 and len(models[0].lm.encoder.layer) == 3 and models[0].max_length == 40
     one, same, other = (model.encode(["some text"]) for model in models)
     assert np.array_equal(one, same) and not np.allclose(one, other)
+
+
+ODD_TEXTS = [
+    *(
+        "",
+        " ",
+        "one",
+        "Two WORDS, and more.",
+        "x" * 3000,
+        "many words " * 300,
+        "na\u00efve caf\u00e9 \u6771\u4eac \U0001f642",
+    ),
+    *(
+        "[SEP] in a text [MASK]",
+        "a\tb\nc\x00d\x7fe",
+        "  leading, trailing  ",
+        "e\u0301 combined",
+        "under_score-dash",
+        "</s><pad>",
+    ),
+]
+
+
+def tokenizers(folder, minilm, tmp_path):
+    """By name: of several kinds and settings."""
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel()
+    special = ["<s>", "<pad>", "</s>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    trained.train_from_iterator(ODD_TEXTS, trainer)
+    no_specials = PreTrainedTokenizerFast(tokenizer_object=trained, pad_token="<pad>")
+    ours, added, real = (AutoTokenizer.from_pretrained(path) for path in (folder, folder, minilm))
+    left, raw = (AutoTokenizer.from_pretrained(folder) for _ in range(2))
+    left.truncation_side, raw.split_special_tokens = "left", True
+    added.add_tokens(["under_score", "caf\u00e9"])
+
+    class Own(type(real)):
+        def __call__(self, texts, **options):
+            return super().__call__([text.replace("o", "0") for text in texts], **options)
+
+    own = Own.from_pretrained(minilm)
+    return dict(bert=ours, left=left, raw=raw, added=added, padding_to_128=real, own_call=own, bytes=no_specials)
+
+
+@pytest.mark.parametrize("cores", [1, 16])
+@pytest.mark.parametrize("max_length", [3, 12, 64])
+def test_ids_are_those_of_the_tokenizers_own_call(small_model, minilm, tmp_path, monkeypatch, cores, max_length):
+    monkeypatch.setattr("gte.fast_ids.cores", lambda: cores)
+    by_words = set()
+    for name, tokenizer in tokenizers(small_model, minilm, tmp_path).items():
+        expected = tokenizer(ODD_TEXTS, truncation=True, max_length=max_length)["input_ids"]
+        fast = FastIds(tokenizer, max_length)
+        ids, lengths = fast(ODD_TEXTS)
+        assert ids.tolist() == sum(expected, []) and lengths.tolist() == list(map(len, expected)), name
+        by_words |= {name} if fast.words else set()
+    assert by_words == ({"bert", "padding_to_128"} if cores == 1 else set())
+    assert fast([])[0].shape == (0,)
+
+
+def test_a_changed_tokenizer_or_length_is_read_anew(small_model):
+    encoder = Encoder.from_pretrained(small_model)
+    first = encoder.token_ids()
+    assert encoder.token_ids() is first
+    encoder.tokenizer.truncation_side = "left"
+    assert encoder.token_ids() is not first
+    encoder.tokenizer.add_tokens(["colour"])
+    assert encoder.token_ids()(["colour"])[0].tolist() == encoder.tokenizer("colour")["input_ids"]
+
+
+@pytest.mark.parametrize("wrong", [None, 3, b"bytes", ("a", "pair")])
+def test_what_is_no_text_is_named_with_its_number(small_model, monkeypatch, wrong):
+    monkeypatch.setattr("gte.encoder.ENCODE_BLOCK", 8)
+    texts = ["a text"] * 20 + [wrong]  # in the third block, so in the thread
+    with pytest.raises(TypeError, match=f"number 20 is a {type(wrong).__name__}: "):
+        Encoder.from_pretrained(small_model).encode(texts)
+
+
+def test_the_next_block_is_tokenised_while_one_is_encoded(small_model, monkeypatch):
+    monkeypatch.setattr("gte.encoder.ENCODE_BLOCK", 8)
+    encoder = Encoder.from_pretrained(small_model)
+    tokenised = {start: threading.Event() for start in (0, 8, 16)}
+    ids, embed, order, encoded = encoder.token_ids(), encoder.embed, [], []
+
+    def told(texts, first):
+        order.append(first)
+        found = ids(texts, first)
+        tokenised[first].set()
+        return found
+
+    def after_the_next(placed, chunk):
+        encoded.append(len(placed.host_lengths_N))
+        assert tokenised[min(8 * len(encoded), 16)].wait(10)
+        assert len(order) <= len(encoded) + 1  # and none further ahead
+        return embed(placed, chunk)
+
+    monkeypatch.setattr(encoder, "token_ids", lambda: told)
+    monkeypatch.setattr(encoder, "embed", after_the_next)
+    assert encoder.encode(["a text"] * 24).shape == (24, 32)
+    assert order == [0, 8, 16] and encoded == [8, 8, 8]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_weights_in_half_precision_on_a_gpu_keep_the_direction(minilm, monkeypatch, precision):
+    encoder = Encoder.from_pretrained(minilm)
+    texts = ["A girl is styling her hair.", "Graph colouring is NP-hard. " * 12, "short", "", "\u6771\u4eac"]
+    exact = encoder.encode(texts)
+    with cuda_on_cpu.pretended(monkeypatch):
+        rounded = encoder.encode(texts, precision=precision)
+        assert cuda_on_cpu.calls == [("flash", None)] * 6 and not np.array_equal(exact, rounded)
+    assert (exact * rounded).sum(1).min() > 0.999
+
+
+def test_the_weights_of_a_training_are_as_they_were_after_encode_in_half_precision(small_model, monkeypatch):
+    encoder = Encoder.from_pretrained(small_model)
+    encoder.lm.tied = encoder.lm.embeddings.word_embeddings  # a weight in two places
+    before = {name: (p, p.detach().clone()) for name, p in encoder.named_parameters(remove_duplicate=False)}
+    hung, called = [], []
+    for parameter in encoder.lm.parameters():  # as DistributedDataParallel does: on the node that adds its gradient
+        node = parameter.view_as(parameter).grad_fn.next_functions[0][0]
+        node.register_hook(lambda *given: called.append(0))
+        hung.append(node)
+    with cuda_on_cpu.pretended(monkeypatch):
+        first = encoder.encode(["a text"], precision="fp16")
+        with monkeypatch.context() as patch:
+            patch.setattr(encoder, "embed", lambda *given: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                encoder.encode(["a text"], precision="fp16")
+        for name, parameter in encoder.named_parameters(remove_duplicate=False):
+            assert parameter is before[name][0] and torch.equal(parameter, before[name][1]), name
+        with torch.no_grad():  # a step of training
+            encoder.lm.embeddings.word_embeddings.weight.neg_()
+        assert not np.allclose(encoder.encode(["a text"], precision="fp16"), first, atol=0.01)
+    ids, lengths = flat_inputs(encoder, ["a text"])
+    encoder(ids, lengths, encoder.plan(lengths.numpy(), 64)).sum().backward()
+    assert len(called) == len(hung) > 30

@@ -1,11 +1,11 @@
 """Attention within texts that lie end to end, without padding: what the language model calls by the name ATTENTION.
 
 A packed batch is one row of T tokens. `runs` says how they fall apart: [(texts, tokens a text), ...] in order. On a CPU
-each run is one dense attention; on a GPU all of them are one variable-length kernel. Without `runs` it is
-transformers' own scaled-dot-product attention over a padded batch. A layer with a window sees only the tokens that lie
-at most so far away in the text (ModernBERT's local layers).
+each run is one dense attention; on a GPU all of them are one variable-length kernel, which takes `offsets` instead.
+Without `runs` it is transformers' own scaled-dot-product attention over a padded batch. A layer with a window sees only
+the tokens that lie at most so far away in the text (ModernBERT's local layers).
 
-Shapes: H heads, T tokens of all texts, L tokens of a text, E width of a head.
+Shapes: n texts, H heads, T tokens of all texts, L tokens of a text, E width of a head.
 """
 
 from collections.abc import Sequence
@@ -24,11 +24,19 @@ Runs = Sequence[tuple[int, int]]
 # kinds that know a token's place by its position id alone: from 0 on, or RoBERTa's, which come after the padding id
 FROM_ZERO = {"albert", "bert", "distilbert", "electra", "modernbert", "nomic_bert"}
 AFTER_PADDING = {"camembert", "roberta", "xlm-roberta"}
+TAKES_MASK = {"bert", "camembert", "electra", "roberta", "xlm-roberta"}  # kinds whose layers all take one ready mask
 BAND_ROWS = 256  # queries of a windowed layer that are taken at a time
 
 
 def use_packed_attention(lm: nn.Module) -> bool:
-    """Makes the language model take packed batches; False, and no change, where its kind is not known to be fit."""
+    """Makes the language model take packed batches; False, and no change, where its kind is not known to be fit.
+
+    From here on this process takes no attention of cuDNN's. PyTorch prefers it to flash on a Hopper GPU, where under
+    torch 2.11 its dropout acts in steps of 1/16, so that 0.1 is never 0.1, and it plans every new shape anew: a run of
+    16,384 pairs has 100 new (texts, length) in its first 20 steps. Not around the calls that need it: layers that are
+    recomputed in a backward pass run outside of them, and would draw other masks than forward.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
     known = lm.config.model_type in FROM_ZERO | AFTER_PADDING and getattr(lm, "_supports_attention_backend", False)
     if known:
         lm.set_attn_implementation(ATTENTION)
@@ -59,6 +67,26 @@ def no_mask(config) -> dict[str, None] | None:
     return {"full_attention": None, "sliding_attention": None} if config.model_type == "modernbert" else None
 
 
+def on_cuda(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
+def has_flash(device: torch.device) -> bool:
+    """Whether PyTorch's flash kernels run on this device: Ampere or newer."""
+    built = torch.backends.cuda.is_flash_attention_available()
+    return built and on_cuda(device) and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def flash_fits(device: torch.device, dtype: torch.dtype, width: int) -> bool:
+    """Whether they take packed texts of heads of this width and type."""
+    return dtype in (torch.float16, torch.bfloat16) and width % 8 == 0 and width <= 256 and has_flash(device)
+
+
+def takes_mask_as_it_is(lm: nn.Module) -> bool:
+    """Whether all layers of the language model take a mask [n, 1, 1, L] without looking at it on the host."""
+    return lm.config.model_type in TAKES_MASK and lm.config._attn_implementation == ATTENTION
+
+
 def attend(
     module: nn.Module,
     query: Tensor,
@@ -69,11 +97,13 @@ def attend(
     scaling: float | None = None,
     runs: Runs | None = None,
     sliding_window: int | None = None,
+    offsets: Tensor | None = None,
     **options,
 ) -> tuple[Tensor, None]:
     """softmax(q k^T scaling) v within each text: [1, H, T, E] thrice -> [1, T, H, E], as transformers asks for it.
 
-    sliding_window: one more than how many tokens before and behind itself a token sees; None is all.
+    sliding_window: one more than how many tokens before and behind itself a token sees; None is all. offsets: where
+    each text begins, then T, int32 [n + 1] on the device: for a GPU.
     """
     if runs is None:  # the mask knows the window
         return sdpa_attention_forward(
@@ -82,8 +112,9 @@ def attend(
     query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))  # [T, H, E]
     longest = max(length for _, length in runs)
     window = None if sliding_window is None or longest <= sliding_window else sliding_window - 1
-    if query.is_cuda and window is None:
-        return attend_jagged(query, key, value, runs, dropout, scaling)[None], None
+    windowed = window is not None and not flash_fits(query.device, query.dtype, query.shape[-1])
+    if offsets is not None and query.dtype != torch.float64 and not windowed:
+        return attend_varlen(query, key, value, offsets, longest, dropout, scaling, window)[None], None
     # in native bf16, PyTorch's fused kernel takes twice as long backward on short texts; in fp32 it takes 0.8 times
     eager = module.training and query.dtype == torch.bfloat16  # also where a chunk runs without a graph at first
     return attend_each(query, key, value, runs, dropout, scaling, 128 if eager else 0, window)[None], None
@@ -149,18 +180,33 @@ def band_mask(window: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         return mask.masked_fill_((rows - columns).abs() > window, -torch.inf).to(device)
 
 
-def attend_jagged(
-    query: Tensor, key: Tensor, value: Tensor, runs: Runs, dropout: float, scaling: float | None
+def attend_varlen(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    offsets: Tensor,
+    longest: int,
+    dropout: float,
+    scaling: float | None,
+    window: int | None = None,
 ) -> Tensor:
-    """[T, H, E]: all texts in one kernel (flash or memory-efficient attention of variable length on CUDA)."""
-    lengths = torch.tensor([length for texts, length in runs for _ in range(texts)])
-    offsets = F.pad(lengths.cumsum(0), (1, 0)).to(query.device, non_blocking=True)
-    ends = {"min_seqlen": int(lengths.min()), "max_seqlen": int(lengths.max())}
-    q, k, v = (
-        torch.nested.nested_tensor_from_jagged(x.contiguous(), offsets, **ends).transpose(1, 2)
-        for x in (query, key, value)
-    )
-    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling).transpose(1, 2).values()
+    """[T, H, E]: all texts in one kernel on a GPU; flash where it fits, else memory-efficient attention, as in float32.
+
+    window: how many tokens before and behind itself a token sees, None is all; only flash knows it. These operators
+    and not torch.nn.attention.varlen, which has no dropout, nor nested tensors, which took 43 ms of the host's time a
+    chunk. Their masks are drawn from the device's generator, by as many numbers with a gradient as without.
+    """
+    texts = (offsets, offsets, longest, longest)
+    if flash_fits(query.device, query.dtype, query.shape[-1]):
+        sides = {"window_size_left": window, "window_size_right": window}
+        return torch.ops.aten._flash_attention_forward(
+            query, key, value, *texts, dropout, False, False, scale=scaling, **sides
+        )[0]
+    if window is not None:
+        raise ValueError(f"attention of {query.dtype} in heads of {query.shape[-1]} has no kernel with a window here")
+    return torch.ops.aten._efficient_attention_forward(
+        query[None], key[None], value[None], None, *texts, dropout, 0, compute_log_sumexp=True, scale=scaling
+    )[0][0]
 
 
 AttentionInterface.register(ATTENTION, attend)

@@ -8,9 +8,13 @@ Shapes: N texts, T tokens of all texts end to end, L tokens of the longest text 
 
 import copy
 from collections import Counter
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,9 +23,19 @@ from tqdm.auto import tqdm
 from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from gte.attention import Runs, at_least_float32, no_mask, position_ids, use_packed_attention
-from gte.chunks import Plan, plan_chunks
+from gte.attention import (
+    Runs,
+    at_least_float32,
+    flash_fits,
+    no_mask,
+    on_cuda,
+    position_ids,
+    takes_mask_as_it_is,
+    use_packed_attention,
+)
+from gte.chunks import Placed, Plan, place, plan_chunks
 from gte.errors import UserError
+from gte.fast_ids import FastIds
 from gte.pretrained import Settings, load_pretrained, usable_positions
 from gte.prompts import find_prompt, prompt_length
 from gte.recompute import run_again, separate_casts
@@ -34,9 +48,9 @@ class Encoder(nn.Module):
     """E(x): mean over a text's tokens, special tokens included, of the language model's last layer (Eqs. 1-2).
 
     settings: what its files say of its vectors; max_length and pooling override theirs. pooling: mean, as in the paper,
-    cls, a text's first token, or last, its last one. padding_free: whether chunks are packed;
-    None does so on a CPU where `gte.attention` knows how. compile: whether torch.compile works on the language model,
-    on padded chunks unless told otherwise.
+    cls, a text's first token, or last, its last one. padding_free: whether chunks are packed; None does so where
+    `gte.attention` knows how, on a GPU in half precision only. compile: whether torch.compile works on the language
+    model, on padded chunks unless told otherwise.
     """
 
     def __init__(
@@ -81,6 +95,7 @@ class Encoder(nn.Module):
         self.width = lm.config.hidden_size
         self.counts: Counter[str] = Counter()  # of `encode`: the texts, and those of them that fill max_length
         self.pad_id = tokenizer.pad_token_id or 0
+        self.fast_ids: FastIds | None = None
 
     @classmethod
     def from_pretrained(
@@ -145,12 +160,25 @@ class Encoder(nn.Module):
         return next(self.lm.parameters()).device
 
     @property
+    def computing_dtype(self) -> torch.dtype:
+        """In what the language model multiplies now: autocast's type, else that of its weights."""
+        kind = self.device.type
+        casts = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        return torch.get_autocast_dtype(kind) if casts else next(self.lm.parameters()).dtype
+
+    @property
     def packed(self) -> bool:
-        """Whether chunks are packed: padding_free, or the choice that it leaves."""
-        return self.device.type == "cpu" if self.padding_free is None else self.padding_free
+        """Whether chunks are packed: padding_free, or the choice that it leaves.
+
+        On a GPU in float32 they are not: attention of padded texts is no slower there, and no less exact.
+        """
+        if self.padding_free is not None:
+            return self.padding_free
+        width = self.width // self.lm.config.num_attention_heads
+        return self.device.type == "cpu" or flash_fits(self.device, self.computing_dtype, width)
 
     def plan(self, lengths_N: np.ndarray, batch_tokens: int) -> Plan:
-        """The chunks that `forward` takes for texts of these lengths."""
+        """The chunks that `forward` takes for texts of these lengths, under the precision that holds now."""
         return plan_chunks(lengths_N, batch_tokens, self.packed)
 
     def forward(
@@ -164,77 +192,95 @@ class Encoder(nn.Module):
         """Embeddings [N, D], at least float32, of N texts given as token ids end to end, special tokens included.
 
         skip_N: how many tokens at the start of each text are read but not pooled (a prompt's); None is none.
+        Ids, lengths and skip_N lie on the host; they go to the model's device once, and nothing there is waited for.
         A share `recompute_fraction` of the chunks keeps no activations and is run again in the backward pass with the
         same dropout: with 1.0 the memory is that of one chunk, with one backward and the same gradients.
         """
-        starts_N = lengths_N.cumsum(0) - lengths_N
+        placed = place(ids_T, lengths_N.numpy(), plan, self.device, None if skip_N is None else skip_N.numpy())
         # the longest chunks first: they hold the most activations
-        again = round(recompute_fraction * len(plan.chunks)) if torch.is_grad_enabled() else 0
-        chunks = list(map(torch.from_numpy, plan.chunks))
+        again = round(recompute_fraction * len(placed.chunks)) if torch.is_grad_enabled() else 0
 
-        def embed(rows: Tensor) -> Tensor:
-            skip = None if skip_N is None else skip_N[rows]
-            return self.embed(ids_T, starts_N[rows], lengths_N[rows], skip)
+        def embed(chunk: range) -> Tensor:
+            return self.embed(placed, chunk)
 
         with separate_casts():
             trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-            pooled = [run_again(embed, chunks[:again], trained, self.device)] if again else []
-            pooled += map(embed, chunks[again:])
-        sorted_ND = torch.cat(pooled) if pooled else torch.empty(0, self.width, device=self.device)
-        back = np.empty_like(plan.order)
-        back[plan.order] = np.arange(len(plan.order))
-        return sorted_ND[torch.from_numpy(back).to(sorted_ND.device)]
+            pooled = [run_again(embed, placed.chunks[:again], trained, self.device)] if again else []
+            pooled += map(embed, placed.chunks[again:])
+        return torch.cat(pooled)[placed.back_N] if pooled else torch.empty(0, self.width, device=self.device)
 
-    def embed(self, ids_T: Tensor, starts: Tensor, lengths: Tensor, skip: Tensor | None = None) -> Tensor:
-        """Embeddings [n, D] of the texts of one chunk, longest first; `skip`: [n], as in `forward`."""
-        pool, arrange = (self.pool_packed, self.pack) if self.packed else (self.pool_padded, self.pad)
-        return pool(*arrange(ids_T, starts, lengths), lengths, skip)
+    def embed(self, placed: Placed, chunk: range) -> Tensor:
+        """Embeddings [n, D] of the texts of one chunk, longest first."""
+        rows = slice(chunk.start, chunk.stop)
+        lengths, skip = placed.lengths_N[rows], None if placed.skip_N is None else placed.skip_N[rows]
+        pool, arrange = (self.pool_packed, self.pack) if placed.packed else (self.pool_padded, self.pad)
+        texts = arrange(placed.ids_T, placed.starts_N[rows], lengths, placed.host_lengths_N[rows])
+        return pool(*texts, lengths, skip)
 
-    def pack(self, ids_T: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Runs]:
-        """Token ids [1, T] of texts end to end, their positions [1, T], and the runs of equal length."""
-        first = lengths.cumsum(0) - lengths
-        within = torch.arange(int(lengths.sum())) - first.repeat_interleave(lengths)
-        ids = ids_T[starts.repeat_interleave(lengths) + within].long()
+    def pack(
+        self, ids_T: Tensor, starts: Tensor, lengths: Tensor, host_lengths: np.ndarray
+    ) -> tuple[Tensor, Tensor, Runs, Tensor | None]:
+        """Token ids [1, T] of texts end to end, their positions [1, T], the runs of equal length, and for a GPU the
+        offsets [n + 1] of the texts."""
+        total = int(host_lengths.sum())
+        ends = lengths.cumsum(0)
+        within = torch.arange(total, device=self.device)
+        within -= (ends - lengths).repeat_interleave(lengths, output_size=total)
+        ids = ids_T[starts.repeat_interleave(lengths, output_size=total) + within].long()
         positions = position_ids(ids, within, self.lm.config)
-        length, texts = torch.unique_consecutive(lengths, return_counts=True)
-        runs = list(zip(texts.tolist(), length.tolist(), strict=True))
-        return *(x[None].to(self.device, non_blocking=True) for x in (ids, positions)), runs
+        changes = np.flatnonzero(np.diff(host_lengths, prepend=-1))
+        texts = np.diff(changes, append=len(host_lengths))
+        runs = list(zip(texts.tolist(), host_lengths[changes].tolist(), strict=True))
+        offsets = nn.functional.pad(ends, (1, 0)).int() if on_cuda(self.device) else None
+        return ids[None], positions[None], runs, offsets
 
-    def pad(self, ids_T: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
+    def pad(
+        self, ids_T: Tensor, starts: Tensor, lengths: Tensor, host_lengths: np.ndarray
+    ) -> tuple[Tensor, Tensor | None]:
         """Token ids [n, L], and their mask [n, L], which is None where there is no padding."""
-        longest, shortest = int(lengths.max()), int(lengths.min())
-        columns = torch.arange(longest)
+        longest, shortest = int(host_lengths.max()), int(host_lengths.min())
+        columns = torch.arange(longest, device=self.device)
         index = starts[:, None] + columns
         if longest == shortest:
-            return ids_T[index].to(self.device, torch.int64, non_blocking=True), None
+            return ids_T[index].long(), None
         mask = columns < lengths[:, None]
-        ids = torch.where(mask, ids_T[index.clamp_(max=len(ids_T) - 1)].long(), self.pad_id)
-        return ids.to(self.device, non_blocking=True), mask.to(self.device, non_blocking=True)
+        return torch.where(mask, ids_T[index.clamp_(max=len(ids_T) - 1)].long(), self.pad_id), mask
 
     def pool_packed(
-        self, ids: Tensor, positions: Tensor, runs: Runs, lengths: Tensor, skip: Tensor | None = None
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        runs: Runs,
+        offsets: Tensor | None,
+        lengths: Tensor,
+        skip: Tensor | None = None,
     ) -> Tensor:
         """Eq. 1, then Eq. 2, summed in float32, or another pooling: [n, D]."""
         mask = no_mask(self.lm.config)
-        hidden_TD = self.lm(input_ids=ids, attention_mask=mask, position_ids=positions, runs=runs).last_hidden_state[0]
+        output = self.lm(input_ids=ids, attention_mask=mask, position_ids=positions, runs=runs, offsets=offsets)
+        hidden_TD = output.last_hidden_state[0]
         dtype = at_least_float32(hidden_TD)
-        first = lengths.cumsum(0) - lengths
         if self.settings.pooling != "mean":
-            return hidden_TD[(first + self.chosen(lengths, skip)).to(self.device)].to(dtype)
+            return hidden_TD[lengths.cumsum(0) - lengths + self.chosen(lengths, skip)].to(dtype)
         if skip is not None:
-            return mean_of_parts(hidden_TD, first + skip.minimum(lengths), first + lengths)
+            return mean_behind(hidden_TD, lengths, skip)
         parts = hidden_TD.split([texts * length for texts, length in runs])
         return torch.cat([part.unflatten(0, run).mean(1, dtype=dtype) for part, run in zip(parts, runs, strict=True)])
 
     def pool_padded(self, ids: Tensor, mask: Tensor | None, lengths: Tensor, skip: Tensor | None = None) -> Tensor:
         """The same over a mask."""
-        hidden = self.lm(input_ids=ids, attention_mask=None if mask is None else mask.long()).last_hidden_state
+        if mask is None:
+            attention_mask = None
+        elif takes_mask_as_it_is(self.lm):  # of [n, L] transformers asks the device whether it masks anything at all
+            attention_mask = mask[:, None, None]
+        else:
+            attention_mask = mask.long()
+        hidden = self.lm(input_ids=ids, attention_mask=attention_mask).last_hidden_state
         dtype = at_least_float32(hidden)
         if self.settings.pooling != "mean":
-            rows = torch.arange(len(hidden), device=hidden.device)
-            return hidden[rows, self.chosen(lengths, skip).to(hidden.device)].to(dtype)
+            return hidden[torch.arange(len(hidden), device=hidden.device), self.chosen(lengths, skip)].to(dtype)
         if skip is not None:
-            pooled = torch.arange(hidden.shape[1], device=hidden.device) >= skip.to(hidden.device)[:, None]
+            pooled = torch.arange(hidden.shape[1], device=hidden.device) >= skip[:, None]
             mask = pooled if mask is None else mask & pooled
         if mask is None:
             return hidden.mean(1, dtype=dtype)
@@ -274,7 +320,8 @@ class Encoder(nn.Module):
         in sentence-transformers; prompt="" is none. Raises UserError for a name that it does not have.
         `precision` is fp32 (default), bf16 or fp16: the arithmetic of the language model; pooling stays float32.
         `batch_tokens`: tokens of a chunk, padding included; None suits the device.
-        Texts are tokenised and encoded in blocks, so memory beyond the result does not grow with N.
+        Texts are tokenised and encoded in blocks, so memory beyond the result does not grow with N; the next block is
+        tokenised while one is encoded. TypeError names what is no text.
         """
         if isinstance(texts, str):
             raise TypeError("encode takes a list of texts, got one str")
@@ -283,27 +330,49 @@ class Encoder(nn.Module):
         if batch_tokens is None:  # small chunks stay in a processor's cache and pad little; a GPU wants to be filled
             batch_tokens = max(2_048 if self.device.type == "cpu" else 65_536, self.max_length)
         dtype = AUTOCAST[precision or "fp32"]
-        # one context over all chunks: autocast then casts each weight once, not once a chunk
-        autocast = torch.autocast(self.device.type, dtype) if dtype else nullcontext()
         result_ND = np.empty((len(texts), self.dimensions), dtype=np.float32)
         bar = tqdm(total=len(texts), unit=" texts", disable=not progress, leave=False)
-        with evaluating(self), autocast, bar:
-            for start in range(0, len(texts), ENCODE_BLOCK):
-                ids = self.tokenize(list(texts[start : start + ENCODE_BLOCK]), prompt)
-                lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+        with evaluating(self), self.computing_in(dtype), bar:
+            packed, token_ids = self.packed, self.token_ids()  # here: autocast is another one in each thread
+
+            def prepare(start: int) -> tuple[int, np.ndarray, np.ndarray, Plan]:
+                ids, lengths = token_ids(texts[start : start + ENCODE_BLOCK], start, prompt)
+                return start, ids, lengths, plan_chunks(lengths, batch_tokens, packed)
+
+            for start, ids, lengths, plan in ahead(prepare, range(0, len(texts), ENCODE_BLOCK)):
                 self.counts.update(texts=len(lengths), cut=int((lengths >= self.max_length).sum()))
-                flat = np.concatenate([np.asarray(i, dtype=np.int64) for i in ids])
-                flat_T, lengths_N = torch.from_numpy(flat), torch.from_numpy(lengths)
-                starts_N = lengths_N.cumsum(0) - lengths_N
-                skip_N = None if self.settings.include_prompt or not skip else torch.full_like(lengths_N, skip)
-                for rows in self.plan(lengths, batch_tokens).chunks:
-                    index = torch.from_numpy(rows)
-                    skip_n = None if skip_N is None else skip_N[index]
-                    x = self.embed(flat_T, starts_N[index], lengths_N[index], skip_n)[:, : self.dimensions]
-                    x = nn.functional.normalize(x, dim=-1) if normalize else x
-                    result_ND[start + rows] = x.cpu().numpy()
-                    bar.update(len(rows))
+                skip_N = None if self.settings.include_prompt or not skip else np.full_like(lengths, skip)
+                placed = place(torch.from_numpy(ids), lengths, plan, self.device, skip_N)
+                parts = []
+                for chunk in placed.chunks:
+                    parts.append(self.embed(placed, chunk))
+                    bar.update(len(chunk))
+                x_ND = torch.cat(parts)[placed.back_N, : self.dimensions]
+                x_ND = nn.functional.normalize(x_ND, dim=-1) if normalize else x_ND
+                result_ND[start : start + len(lengths)] = to_host(x_ND)  # the one wait of a block
         return result_ND
+
+    @contextmanager
+    def computing_in(self, dtype: torch.dtype | None):
+        """Within, the language model multiplies in this type; None changes nothing.
+
+        On a GPU by a copy of its weights: so the activations between the products are as narrow, and no cast is left.
+        Elsewhere by one autocast context, which casts each weight once and keeps sums and normalisation in float32.
+        """
+        if dtype is None:
+            yield
+        elif on_cuda(self.device):
+            with cast_weights(self.lm, dtype):
+                yield
+        else:
+            with torch.autocast(self.device.type, dtype):
+                yield
+
+    def token_ids(self) -> FastIds:
+        """What gives the ids of `tokenize` end to end; kept for as long as tokenizer and length stay the same."""
+        if self.fast_ids is None or not self.fast_ids.serves(self.tokenizer, self.max_length):
+            self.fast_ids = FastIds(self.tokenizer, self.max_length)
+        return self.fast_ids
 
     def save(self, folder: str | Path) -> None:
         """Weights (safetensors), configuration and tokenizer, as `from_pretrained` and transformers read them."""
@@ -318,7 +387,43 @@ class Encoder(nn.Module):
         tokenizer.save_pretrained(folder)
 
 
-ENCODE_BLOCK = 65_536  # texts tokenised at a time
+ENCODE_BLOCK = 8_192  # texts tokenised at a time
+
+Item = TypeVar("Item")
+
+
+def ahead(make: Callable[[int], Item], numbers: Sequence[int]) -> Iterator[Item]:
+    """make(number) of each number in order; the next one is made in a thread while the caller works with one."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = None
+        for number, following in zip_longest(numbers, numbers[1:]):
+            item = make(number) if coming is None else coming.result()
+            coming = None if following is None else thread.submit(make, following)
+            yield item
+
+
+@contextmanager
+def cast_weights(module: nn.Module, dtype: torch.dtype):
+    """Within, the floating-point parameters of a module are copies in this type; buffers stay as they are.
+
+    The parameters themselves are put aside, not changed: gradients, an optimizer and DDP, which hangs on them, see
+    nothing of it. The copies are made anew each time, so they never are those of an earlier training step.
+    """
+    kept = [(part, dict(part.named_parameters(recurse=False))) for part in module.modules()]
+    copies = {p: nn.Parameter(p.detach().to(dtype), False) for p in module.parameters() if p.is_floating_point()}
+    try:
+        for part, parameters in kept:
+            for name, parameter in parameters.items():
+                setattr(part, name, copies.get(parameter, parameter))
+        yield
+    finally:
+        for part, parameters in kept:
+            for name, parameter in parameters.items():
+                setattr(part, name, parameter)
+
+
+def to_host(x: Tensor) -> np.ndarray:
+    return x.cpu().numpy()
 
 
 @contextmanager
@@ -341,14 +446,14 @@ def cut_line(counts: Counter[str], max_length: int) -> str:
     return f"{share} have {max_length:,} tokens or more: what is beyond was cut"
 
 
-def mean_of_parts(hidden_TD: Tensor, first: Tensor, end: Tensor) -> Tensor:
-    """The mean of the rows from `first` up to `end`, in at least float32, one a text: [n, D]; 0 where there is none."""
-    dtype, counts = at_least_float32(hidden_TD), end - first
-    text = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
-    rows = torch.arange(len(text), device=counts.device) + (first - (counts.cumsum(0) - counts))[text]
-    rows, text, counts = (x.to(hidden_TD.device) for x in (rows, text, counts))
-    sum_nD = hidden_TD.new_zeros(len(counts), hidden_TD.shape[1], dtype=dtype)
-    return sum_nD.index_add(0, text, hidden_TD[rows].to(dtype)) / counts.clamp(min=1)[:, None]
+def mean_behind(hidden_TD: Tensor, lengths: Tensor, skip: Tensor) -> Tensor:
+    """The mean of each text's rows but its first `skip`, in at least float32: [n, D]; 0 where none is left."""
+    total = len(hidden_TD)
+    text = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths, output_size=total)
+    within = torch.arange(total, device=lengths.device) - (lengths.cumsum(0) - lengths)[text]
+    rows_TD = hidden_TD.to(at_least_float32(hidden_TD)) * (within >= skip[text])[:, None]
+    sum_nD = rows_TD.new_zeros(len(lengths), hidden_TD.shape[1]).index_add(0, text, rows_TD)
+    return sum_nD / (lengths - skip).clamp(min=1)[:, None]
 
 
 def native_bf16(device_type: str) -> bool:

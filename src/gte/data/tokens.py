@@ -28,8 +28,8 @@ BLANKS = re.compile(r"[ \t\n\r]+")
 class Tokens:
     """A tokenizer's ids of texts, without special tokens, cut to `max_tokens`."""
 
-    def __init__(self, tokenizer, max_tokens: int):
-        self.max_tokens = max_tokens
+    def __init__(self, tokenizer, max_tokens: int, max_words: int | None = None):
+        self.max_tokens, self.max_words = max_tokens, max_words or MAX_WORDS
         self.head = CHARACTERS_PER_TOKEN * max_tokens
         self.id_type = pa.uint16() if max(tokenizer.get_vocab().values()) < 2**16 else pa.uint32()
         self.rust = Tokenizer.from_str(backend(tokenizer).to_str())  # a copy: the caller's keeps its settings
@@ -78,7 +78,7 @@ class Tokens:
 
     def _numbers(self, pieces: list[str]) -> np.ndarray:
         """The number under which each piece's ids are remembered."""
-        if len(self._known) > MAX_WORDS:
+        if len(self._known) > self.max_words:
             self._forget()
         new = [piece for piece in dict.fromkeys(pieces) if piece not in self._known]
         if new:
