@@ -1,9 +1,9 @@
 """On a GPU: what is computed there is what a processor computes in float64, and a run lives on after a kill.
 
 Tolerances are multiples of a type's spacing at 1 (float16 2^-10, bfloat16 2^-7, float32 2^-23), of relative distances
-|found - exact| / |exact|: an embedding is rounded some 20 times on its way through two layers, at random, which comes
-to less than 4 spacings; gradients come back through the same layers and are sums over 48 texts: 8. Float32 gets 64,
-since its products may be summed in any order.
+|found - exact| / |exact|. On a processor, where autocast rounds at the same places, the embeddings of two layers came
+to 0.10 spacings of either half type and their gradients to 0.17; in float32, to 0.6 and 2.8. Ten times as much is
+allowed: a kernel may round its weights too. A text that saw its neighbour would be 100 spacings away.
 """
 
 import subprocess
@@ -92,16 +92,16 @@ def test_packed_and_padded_chunks_are_those_of_float64(small_model, exact, dtype
     encoder = make(small_model, width, padding_free=padding_free).to(DEVICE)
     found_x, found_gradients, was_packed = step(encoder, dtype, fraction)
     assert was_packed == packed
-    unit = 64 * spacing(torch.float32) if dtype is None else 4 * spacing(dtype)
-    assert distance(found_x, x) < unit
-    assert distance(found_gradients, gradients) < 2 * unit
+    scale = 16 * spacing(torch.float32) if dtype is None else spacing(dtype)
+    assert distance(found_x, x) < scale
+    assert distance(found_gradients, gradients) < 2 * scale
 
 
 @pytest.mark.parametrize("dtype", HALF)
 def test_weights_in_half_precision_are_packed_without_autocast(small_model, exact, dtype):
     width, x, _ = exact
     found_x, _, packed = step(make(small_model, width).to(DEVICE, dtype))
-    assert packed and distance(found_x, x) < 8 * spacing(dtype)  # sums and normalisation are as narrow
+    assert packed and distance(found_x, x) < 3 * spacing(dtype)  # sums are as narrow: 0.29 there
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_window_hides_what_is_further_away(window):
         near = (place[:, None] - place).abs() <= window
         one = (x[rows_L].double().transpose(0, 1) for x in (q, k, v))
         exact = torch.nn.functional.scaled_dot_product_attention(*one, attn_mask=near).transpose(0, 1)
-        assert distance([found[rows_L]], [exact]) < 4 * spacing(torch.float16)
+        assert distance([found[rows_L]], [exact]) < spacing(torch.float16)
 
 
 @pytest.mark.parametrize("loss", [improved_contrastive_loss, contrastive_loss])
