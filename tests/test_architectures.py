@@ -129,11 +129,21 @@ def test_recomputed_layers_of_packed_chunks_give_the_same_gradients(made, kind):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * max(1.0, float(other.abs().max())))
 
 
+def without_dropout(encoder: Encoder) -> Encoder:
+    """In training mode, where layers are recomputed; compiled code would draw other random numbers."""
+    for part in encoder.train().modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+        elif isinstance(getattr(part, "attention_dropout", None), float):
+            part.attention_dropout = 0.0
+    return encoder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "modernbert"])
 def test_a_compiled_model_gives_the_vectors_and_gradients_of_the_plain_one(made, kind):
-    plain = Encoder.from_pretrained(made(kind), padding_free=False).eval()
-    compiled = Encoder.from_pretrained(made(kind), compile=True).eval()
+    plain = without_dropout(Encoder.from_pretrained(made(kind), padding_free=False))
+    compiled = without_dropout(Encoder.from_pretrained(made(kind), compile=True))
     compiled.lm.gradient_checkpointing_enable({"use_reentrant": False})
     results = [embeddings_and_gradients(encoder, texts=TEXTS[:12]) for encoder in (plain, compiled)]
     for one, other in zip(*results, strict=True):
