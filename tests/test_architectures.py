@@ -90,9 +90,9 @@ def test_a_text_among_others_has_the_vector_that_plain_transformers_gives_it_alo
     assert np.abs(padded.encode(TEXTS, batch_tokens=256, normalize=False) - expected).max() < 1e-5
 
 
-def embeddings_and_gradients(encoder: Encoder, recompute_fraction: float = 0.0) -> list[torch.Tensor]:
-    """Of all texts, in chunks of 128 tokens."""
-    ids = encoder.tokenize(TEXTS)
+def embeddings_and_gradients(encoder: Encoder, recompute_fraction: float = 0.0, texts=TEXTS) -> list[torch.Tensor]:
+    """Of texts in chunks of 128 tokens."""
+    ids = encoder.tokenize(texts)
     lengths = torch.tensor([len(text) for text in ids])
     plan = encoder.plan(lengths.numpy(), 128)
     torch.manual_seed(1)
@@ -127,6 +127,33 @@ def test_recomputed_layers_of_packed_chunks_give_the_same_gradients(made, kind):
     encoder.lm.gradient_checkpointing_enable({"use_reentrant": False})
     for one, other in zip(kept, embeddings_and_gradients(encoder), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * max(1.0, float(other.abs().max())))
+
+
+def without_dropout(encoder: Encoder) -> Encoder:
+    """In training mode, where layers are recomputed; compiled code would draw other random numbers."""
+    for part in encoder.train().modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+        elif isinstance(getattr(part, "attention_dropout", None), float):
+            part.attention_dropout = 0.0
+    return encoder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["bert", "modernbert"])
+def test_a_compiled_model_gives_the_vectors_and_gradients_of_the_plain_one(made, kind):
+    plain = without_dropout(Encoder.from_pretrained(made(kind), padding_free=False))
+    compiled = without_dropout(Encoder.from_pretrained(made(kind), compile=True))
+    compiled.lm.gradient_checkpointing_enable({"use_reentrant": False})
+    results = [embeddings_and_gradients(encoder, texts=TEXTS[:12]) for encoder in (plain, compiled)]
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * max(1.0, float(other.abs().max())))
+
+
+def test_a_compiled_model_refuses_to_be_packed(made):
+    assert not Encoder.from_pretrained(made("bert"), compile=True).packed
+    with pytest.raises(UserError, match=r"^model.compile=true works on padded chunks only; set model.padding_free"):
+        Encoder.from_pretrained(made("bert"), compile=True, padding_free=True)
 
 
 def test_a_model_whose_layers_cannot_be_recomputed_is_refused_by_name(made):

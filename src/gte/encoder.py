@@ -50,7 +50,7 @@ class Encoder(nn.Module):
     settings: what its files say of its vectors; max_length and pooling override theirs. pooling: mean, as in the paper,
     cls, a text's first token, or last, its last one. padding_free: whether chunks are packed; None does so where
     `gte.attention` knows how, on a GPU in half precision only. compile: whether torch.compile works on the language
-    model, on padded chunks unless told otherwise.
+    model; chunks are then padded, since packed ones would be compiled anew for each mix of lengths.
     """
 
     def __init__(
@@ -81,7 +81,9 @@ class Encoder(nn.Module):
                 f"attention without padding is not known to be right for the model type '{lm.config.model_type}'; "
                 "set model.padding_free=null"
             )
-        self.padding_free = False if not packs or (compile and padding_free is None) else padding_free
+        if padding_free and compile:
+            raise UserError("model.compile=true works on padded chunks only; set model.padding_free=null or false")
+        self.padding_free = False if not packs or compile else padding_free
         self.compiled = compile
         if compile:
             lm.compile(dynamic=True)
