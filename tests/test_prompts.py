@@ -23,7 +23,7 @@ from gte.data.mining import mine
 from gte.data.module import PairData
 from gte.data.prompts import fit_prompt, flatten
 from gte.data.ranking import rank_dense
-from gte.data.tokenizer import special_ids
+from gte.data.tokenizer import plain_reader, special_ids
 from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.evaluation.cache import text_keys
@@ -309,7 +309,7 @@ def test_ids_behind_a_prompt_are_the_tokenizers_own_of_the_whole_string(name, to
     longest = max_length - len(prefix) - len(suffix)
     flat = flatten([tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts])
     for words in ("query: ", "represent this:\n"):
-        prompt, wrong = fit_prompt(words, tokenizer, texts, 0, longest, 510, "data.prompts.query")
+        prompt, wrong = fit_prompt(words, plain_reader(tokenizer), texts, 0, longest, 510, "data.prompts.query")
         assert wrong == 0 and (words[-1] == "\n" or (prompt.reader is None) == (name != "bytes"))
         ids, lengths = frame(*prompt.before(flat, longest), max_length, prefix, suffix)
         expected = tokenizer([words + text for text in texts], truncation=True, max_length=max_length)["input_ids"]
@@ -318,12 +318,10 @@ def test_ids_behind_a_prompt_are_the_tokenizers_own_of_the_whole_string(name, to
 
 
 def test_words_that_run_into_the_text_are_refused_and_a_few_texts_that_differ_are_counted():
-    tokenizer, known, unknown = dict(tokenizers())["words"], ["many words"] * 60, ["☃ words"] * 50
+    reader, known, unknown = plain_reader(dict(tokenizers())["words"]), ["many words"] * 60, ["☃ words"] * 50
     with pytest.raises(UserError, match=r"data.prompts.a.query='quer': .* 60 of 110 .*, 'many words' .* with a blank"):
-        fit_prompt("quer", tokenizer, known + unknown, 0, 30, 510, "data.prompts.a.query")
-    counts = [
-        fit_prompt("[", tokenizer, [*texts, *known, *known], 0, 30, 510, "key")[1] for texts in ([], ["SEP] words"])
-    ]
+        fit_prompt("quer", reader, known + unknown, 0, 30, 510, "data.prompts.a.query")
+    counts = [fit_prompt("[", reader, [*texts, *known, *known], 0, 30, 510, "key")[1] for texts in ([], ["SEP] words"])]
     assert counts == [0, 1]
 
 

@@ -62,4 +62,4 @@ def prompt_length(tokenizer: PreTrainedTokenizerBase, words: str, max_length: in
             f"the prompt {words[:40]!r} takes {len(ids)} tokens, special ones included, of max_length={max_length}: "
             "nothing of a text is left; shorten it"
         )
-    return len(ids) - (ids[-1:] != [] and ids[-1] in tokenizer.all_special_ids)
+    return len(ids) - (bool(ids) and ids[-1] in tokenizer.all_special_ids)

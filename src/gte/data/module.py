@@ -10,7 +10,7 @@ from gte.data.collate import Batch, collate
 from gte.data.mixture import Mixture
 from gte.data.prompts import Prompt, fit_prompt, some_texts, trained_with, words_by_source
 from gte.data.shards import Manifest, TokenTable
-from gte.data.tokenizer import fingerprint, first_fingerprint, load_tokenizer
+from gte.data.tokenizer import fingerprint, first_fingerprint, load_tokenizer, plain_reader
 from gte.errors import UserError
 from gte.prompts import prompt_length
 from gte.stage import Stage
@@ -158,16 +158,16 @@ class PairData(pl.LightningDataModule):
         """
         known = list(self.manifest.sources)
         by_source = words_by_source(self.given_prompts, self.source_names, known, encoder.settings)
-        facts = self.manifest.tokenizer
+        facts, reader = self.manifest.tokenizer, plain_reader(encoder.tokenizer)
         longest = self.stage.max_length - len(facts["prefix"]) - len(facts["suffix"])
         off, tried = [], {}
         for place, (table, words) in enumerate(zip(self.tables, by_source.values(), strict=True)):
             for kind, prompt in words.items():
                 skip = prompt_length(encoder.tokenizer, prompt, self.stage.max_length)
                 skip = 0 if encoder.settings.include_prompt else skip
-                texts = some_texts(self.folder, table, kind, encoder.tokenizer)
+                texts = some_texts(self.folder, table, kind, reader)
                 key = f"data.prompts.{table.name}.{kind}"
-                fitted = fit_prompt(prompt, encoder.tokenizer, texts, skip, longest, table.max_tokens, key)
+                fitted = fit_prompt(prompt, reader, texts, skip, longest, table.max_tokens, key)
                 self.prompts[place][kind], wrong = fitted
                 if wrong:
                     off.append(f"{wrong} of {len(texts)} of {table.name}")

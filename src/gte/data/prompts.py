@@ -17,7 +17,6 @@ from tokenizers import Tokenizer
 
 from gte.data.collate import Texts, frame
 from gte.data.shards import spans
-from gte.data.tokenizer import backend
 from gte.errors import UserError
 from gte.pretrained import Settings
 from gte.prompts import KINDS, NAMES, prompt_of
@@ -106,16 +105,13 @@ def trained_with(settings: Settings, by_source: dict[str, dict[str, str]]) -> Se
 
 
 def fit_prompt(
-    words: str, tokenizer, texts: list[str], skip: int, longest: int, max_tokens: int, key: str
+    words: str, reader: Tokenizer, texts: list[str], skip: int, longest: int, max_tokens: int, key: str
 ) -> tuple[Prompt, int]:
-    """The prompt that gives `texts` the ids which the tokenizer gives the strings, and how many of them it does not.
+    """The prompt that gives `texts` the ids which `reader` gives the strings, and how many of them it does not.
 
     longest: ids that a text may have; max_tokens: of the prepared texts. Raises UserError, with `key`, where more than
     WRONG of them get other ids.
     """
-    reader = Tokenizer.from_str(backend(tokenizer).to_str())
-    reader.no_padding()
-    reader.no_truncation()
     alone, whole = read(reader, texts), read(reader, [words + text for text in texts])
     heads = [tuple(w[: len(w) - len(a)]) for a, w in zip(alone, whole, strict=True) if w[len(w) - len(a) :] == a]
     ids = list(Counter(heads).most_common(1)[0][0]) if heads else read(reader, [words])[0]
@@ -135,7 +131,7 @@ def fit_prompt(
     return best, len(fewest)
 
 
-def some_texts(folder: Path, table, kind: str, tokenizer) -> list[str]:
+def some_texts(folder: Path, table, kind: str, reader: Tokenizer) -> list[str]:
     """TRIED of a source's queries or documents; where its pairs were not kept, spelt from their ids."""
     pairs = folder / "pairs" / f"{table.name}.parquet"
     if pairs.exists():
@@ -143,5 +139,5 @@ def some_texts(folder: Path, table, kind: str, tokenizer) -> list[str]:
         texts = [] if rows is None else rows.column(0).to_pylist()
     else:
         ids = split(table.gather(kind, np.arange(min(TRIED, len(table)))))
-        texts = [backend(tokenizer).decode(each, skip_special_tokens=False) for each in ids]
+        texts = [reader.decode(each, skip_special_tokens=False) for each in ids]
     return [text for text in texts if text]

@@ -158,11 +158,16 @@ def backend(tokenizer) -> Tokenizer:
     return tokenizer.backend_tokenizer
 
 
-def special_ids(tokenizer) -> tuple[list[int], list[int]]:
-    """The ids that the tokenizer puts before and after a single text, found by letting it do so."""
+def plain_reader(tokenizer) -> Tokenizer:
+    """A copy of the Rust tokenizer that neither pads nor cuts; the caller's keeps its settings."""
     rust = Tokenizer.from_str(backend(tokenizer).to_str())
     rust.no_padding()  # all-MiniLM-L6-v2's tokenizer.json, for one, pads every text to 128
     rust.no_truncation()
-    encoded = rust.encode("a", add_special_tokens=True)
+    return rust
+
+
+def special_ids(tokenizer) -> tuple[list[int], list[int]]:
+    """The ids that the tokenizer puts before and after a single text, found by letting it do so."""
+    encoded = plain_reader(tokenizer).encode("a", add_special_tokens=True)
     inner = [place for place, special in enumerate(encoded.special_tokens_mask) if not special]
     return encoded.ids[: inner[0]], encoded.ids[inner[-1] + 1 :]

@@ -13,10 +13,9 @@ from itertools import chain
 
 import numpy as np
 import pyarrow as pa
-from tokenizers import Tokenizer
 
 from gte.data.shards import spans
-from gte.data.tokenizer import backend
+from gte.data.tokenizer import plain_reader
 
 CHARACTERS_PER_TOKEN = 16  # of a text far longer than max_tokens, this much is tokenised at first
 MAX_WORDS = 2_000_000  # distinct words that are remembered, some 300 MB
@@ -32,9 +31,7 @@ class Tokens:
         self.max_tokens, self.max_words = max_tokens, max_words or MAX_WORDS
         self.head = CHARACTERS_PER_TOKEN * max_tokens
         self.id_type = pa.uint16() if max(tokenizer.get_vocab().values()) < 2**16 else pa.uint32()
-        self.rust = Tokenizer.from_str(backend(tokenizer).to_str())  # a copy: the caller's keeps its settings
-        self.rust.no_padding()
-        self.rust.no_truncation()
+        self.rust = plain_reader(tokenizer)
         state = json.loads(self.rust.to_str())
         self.by_words = works_by_words(state)
         self.lowercase = self.by_words and state["normalizer"]["lowercase"]
