@@ -280,9 +280,9 @@ def test_the_next_block_is_tokenised_while_one_is_encoded(small_model, monkeypat
     tokenised = {start: threading.Event() for start in (0, 8, 16)}
     ids, embed, order, encoded = encoder.token_ids(), encoder.embed, [], []
 
-    def told(texts, first):
+    def told(texts, first, prompt):
         order.append(first)
-        found = ids(texts, first)
+        found = ids(texts, first, prompt)
         tokenised[first].set()
         return found
 

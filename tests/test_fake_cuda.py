@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch._subclasses import FakeTensorMode, fake_impls
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
-from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from gte import attention, chunks, recompute
 from gte import encoder as encoder_module
@@ -82,6 +82,9 @@ def same_device(module: nn.Embedding, given) -> None:
     assert given[0].device == module.weight.device, "ids and embeddings are on different devices"
 
 
+CONFIG = {"modernbert": dict(local_attention=8, global_attn_every_n_layers=2)}
+
+
 def fake_encoder(folder, dtype: torch.dtype, kind: str = "bert", **options) -> Encoder:
     with unset_fake_temporarily():
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -89,8 +92,11 @@ def fake_encoder(folder, dtype: torch.dtype, kind: str = "bert", **options) -> E
             sizes = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=2)
             encoder = Encoder.from_scratch(tokenizer, max_length=32, dropout=0.1, **sizes, **options)
         else:
-            config = DistilBertConfig(vocab_size=len(tokenizer), dim=32, n_layers=2, n_heads=2, hidden_dim=48)
-            encoder = Encoder(DistilBertModel(config), tokenizer, 32, **options)
+            sizes = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=96)
+            config = AutoConfig.for_model(
+                kind, vocab_size=len(tokenizer), pad_token_id=0, **sizes, **CONFIG.get(kind, {})
+            )
+            encoder = Encoder(AutoModel.from_config(config), tokenizer, 32, **options)
     for module in encoder.modules():
         if isinstance(module, nn.Embedding):
             module.register_forward_pre_hook(same_device)
@@ -138,9 +144,21 @@ def test_packed_chunks_stay_on_the_gpu_in_full_precision_too(small_model, gpu, m
     assert train(fake_encoder(small_model, dtype, padding_free=True), monkeypatch).packed
 
 
-def test_a_model_that_cannot_be_packed_is_padded_on_the_gpu(small_model, gpu, monkeypatch):
+@pytest.mark.parametrize(("kind", "packed"), [("mpnet", False), ("distilbert", True), ("modernbert", True)])
+def test_other_kinds_stay_on_the_gpu(small_model, gpu, monkeypatch, kind, packed):
     monkeypatch.setattr("transformers.masking_utils._ignore_bidirectional_mask_sdpa", lambda *given, **named: False)
-    assert not train(fake_encoder(small_model, torch.bfloat16, "distilbert"), monkeypatch).packed
+    assert train(fake_encoder(small_model, torch.bfloat16, kind), monkeypatch).packed == packed
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
+def test_every_pooling_stays_on_the_gpu_with_and_without_a_prompt_left_out(small_model, gpu, dtype, pooling):
+    encoder = fake_encoder(small_model, dtype, pooling=pooling)
+    with unset_fake_temporarily():
+        batch, skip_N = batch_of(5, 0, False), torch.full((10,), 2)
+    for skip in (None, skip_N):
+        plan = encoder.plan(np.asarray(batch.lengths_R.numpy()), 64)
+        on_gpu(encoder(batch.ids_T, batch.lengths_R, plan, 1.0, skip)).sum().backward()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
