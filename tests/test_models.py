@@ -286,7 +286,7 @@ def test_scripts_say_how_many_texts_were_cut(made, script, tmp_path):
         (["embed", model, "in=texts.txt", "out=e.npy"], "2 of 3 texts have 20 tokens or more: what is beyond was cut"),
         (["eval", model, "suite=local", "data_dir=tasks", "out=scores"], "4 of 8 texts have 20 tokens or more"),
         (["mine", model, "in=pairs.jsonl", "out=mined"], "1 of 4 texts have 20 tokens or more"),
-        (["search", model, "folder=tasks", "query=w1"], "1 of 1 texts have 20 tokens or more"),
+        (["search", model, "folder=tasks", "query=w1"], "4 of 4 texts have 20 tokens or more"),
     ):
         code, out, err = script(*arguments, "precision=fp32")
         assert code == 0 and line in out, (arguments, out, err)
