@@ -274,6 +274,24 @@ def test_the_end_of_a_text_within_the_models_length_has_a_say(made):
     np.testing.assert_array_equal(beyond, encoder.encode(["w1 " * 3000 + "w3"])[0])
 
 
+def test_scripts_say_how_many_texts_were_cut(made, script, tmp_path):
+    folder = stated(write_modules(made("bert")), max_seq_length=20)
+    (tmp_path / "texts.txt").write_text("w1 w2\n" + "w1 " * 30 + "\n" + "w2 " * 31 + "\n")
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"query": "w1", "pos": "w2 " * 40}) + '\n["w3", "w4 w5"]\n')
+    scored = [{"sentence1": f"w{n} " * 25, "sentence2": f"w{n} w1", "score": n} for n in range(4)]
+    (tmp_path / "tasks" / "STS12").mkdir(parents=True)
+    (tmp_path / "tasks" / "STS12" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in scored))
+    model = f"checkpoint={folder}"
+    for arguments, line in (
+        (["embed", model, "in=texts.txt", "out=e.npy"], "2 of 3 texts have 20 tokens or more: what is beyond was cut"),
+        (["eval", model, "suite=local", "data_dir=tasks", "out=scores"], "4 of 8 texts have 20 tokens or more"),
+        (["mine", model, "in=pairs.jsonl", "out=mined"], "1 of 4 texts have 20 tokens or more"),
+        (["search", model, "folder=tasks", "query=w1"], "4 of 4 texts have 20 tokens or more"),
+    ):
+        code, out, err = script(*arguments, "precision=fp32")
+        assert code == 0 and line in out, (arguments, out, err)
+
+
 # --- weights that do not fit
 
 
@@ -339,6 +357,23 @@ def test_pickled_weights_and_a_vocabulary_alone_are_read(bin_model):
     torch.testing.assert_close(encoder.lm.state_dict(), {k: v for k, v in lm.state_dict().items() if "pooler" not in k})
     assert encoder.tokenizer.is_fast and encoder.tokenize(["ONE two"]) == [[2, 5, 6, 3]]
     assert_equal_vectors(encoder, peer(folder), ["one", "two one", "one two two"])
+
+
+def test_pickled_weights_that_are_code_or_no_weights_are_one_line_without_advice_to_run_them(bin_model, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    folder, _ = bin_model
+    for content, line in ((Evil(), "it would run io.open"), (b"no pickle", "torch.save has not written it")):
+        if isinstance(content, bytes):
+            (folder / "pytorch_model.bin").write_bytes(content)
+        else:
+            torch.save({"embeddings.word_embeddings.weight": content}, folder / "pytorch_model.bin")
+        with pytest.raises(UserError, match=rf"cannot read the weights .*pytorch_model\.bin: {line}") as refusal:
+            Encoder.from_pretrained(folder)
+        assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.fixture

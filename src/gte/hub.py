@@ -1,19 +1,17 @@
 """Models in: whatever `checkpoint=` may name becomes an Encoder; what is known of it besides its weights."""
 
-import re
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import torch
 from transformers import AutoTokenizer
 
 from gte.data.tokenizer import fingerprint
 from gte.encoder import Encoder
-from gte.errors import UserError, first_line
+from gte.errors import UserError
 from gte.files import read_json
 from gte.offline import loading
-from gte.pretrained import Settings, new_model, read_config
+from gte.pretrained import Settings, load_pickle, new_model, read_config
 from gte.remote import is_address, local_copy, place
 
 SCHEMA = 2  # of what `describe` writes into a checkpoint; 1 knew only the mean and no prompts, and is read too
@@ -45,12 +43,7 @@ def history(checkpoint: str | Path) -> list[dict]:
 
 def read_checkpoint(path: Path) -> dict:
     """The content of a .ckpt file, without running any code from it. Raises UserError where it is not one of ours."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises many kinds for a truncated, foreign or pickled file
-        foreign = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-        reason = f"it would run {foreign[1]}" if foreign else first_line(error)
-        raise UserError(f"cannot read the checkpoint {path}: {reason}") from error
+    content = load_pickle(path, "checkpoint", mmap=True)
     if isinstance(content, dict) and path.name == ZERO_FILE.name:
         content["state_dict"] = content.get("fp32_weights", content.get("module", {}))
     parts = [content.get(key) if isinstance(content, dict) else None for key in ("encoder", "state_dict")]

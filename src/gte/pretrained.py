@@ -1,6 +1,7 @@
 """A model's own files, read: its language model, its tokenizer, and all else that they say about its vectors."""
 
 import inspect
+import re
 import sys
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -263,6 +264,8 @@ def load_weights(folder: Path, config: PretrainedConfig, trust_remote_code: bool
     """
     if (folder / "adapter_config.json").exists():
         raise UserError(f"{folder / 'adapter_config.json'}: adapters are not read; merge it into the weights first")
+    if any(file.suffix == ".bin" for file in find_weights(folder)):
+        read_weights(folder)  # says what is wrong with a pickle, where transformers says how to run its code
     encoder = ENCODERS.get(config.model_type)
     kind = getattr(transformers, encoder) if encoder else AutoModel
     options = {"config": config, "dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
@@ -296,13 +299,30 @@ def missing_weights(lm: nn.Module, found: dict) -> list[str]:
     return [key for key in lm.state_dict() if key in found["missing_keys"] and not key.startswith("pooler.")]
 
 
-def without_prefix(folder: Path, missing: list[str]) -> dict[str, torch.Tensor] | None:
-    """The weights of a directory without the one prefix under which most missing keys are found; None where none is."""
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """All weights of a directory by their names in the files."""
     weights = {}
     for file in find_weights(folder):
-        safe = file.suffix == ".safetensors"
-        weights |= load_file(file) if safe else torch.load(file, map_location="cpu", weights_only=True)
-    weights = {key.replace("_orig_mod.", ""): value for key, value in weights.items()}  # of torch.compile, anywhere
+        weights |= load_file(file) if file.suffix == ".safetensors" else load_pickle(file, "weights")
+    return weights
+
+
+def load_pickle(file: Path, what: str, **options) -> dict:
+    """The content of a file that torch.save wrote; none of its code runs. Raises UserError where it needs any."""
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True, **options)
+    except Exception as error:  # torch raises many kinds for a truncated, foreign or pickled file
+        foreign = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        reason = f"it would run {foreign[1]}" if foreign else first_line(error)
+        if "weights_only" in reason:  # advice to run it
+            reason = "torch.save has not written it, or not all of it"
+        raise UserError(f"cannot read the {what} {file}: {reason}") from error
+
+
+def without_prefix(folder: Path, missing: list[str]) -> dict[str, torch.Tensor] | None:
+    """The weights of a directory without the one prefix under which most missing keys are found; None where none is."""
+    named = read_weights(folder).items()
+    weights = {key.replace("_orig_mod.", ""): value for key, value in named}  # of torch.compile, anywhere
     wanted = set(missing)
     prefixes: Counter[str] = Counter()
     for key in weights:

@@ -343,6 +343,7 @@ def load_model(
         model.finite(["The quick brown fox jumps over the lazy dog."])
     except UserError as error:
         raise UserError(f"{checkpoint}: {error}") from error
+    (pool or encoder).counts.clear()
     model.progress = progress
     return model
 
