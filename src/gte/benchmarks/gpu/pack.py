@@ -86,7 +86,7 @@ def prepare_pairs(source: Path, rows: int) -> None:
                 for query, document in pairs[number * rows : (number + 1) * rows]:
                     row = {"query": query[:CHARACTERS], "pos": document[:CHARACTERS]}
                     out.write(json.dumps(row, ensure_ascii=False) + "\n")
-        settings = [f"data.path={raw}", f"data.dir={PACK / 'data'}", f"out={PACK / 'data'}", "data.max_tokens=126"]
+        settings = [f"data.path={raw}", f"out={(PACK / 'data').resolve()}", "data.max_tokens=126"]
         model = minilm()
         run(
             [sys.executable, "src/prepare.py", "data=local", *settings, *([f"data.tokenizer={model}"] if model else [])]

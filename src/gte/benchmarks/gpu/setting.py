@@ -7,12 +7,16 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from gte.benchmarks.gpu.findings import Skipped
+
+if TYPE_CHECKING:  # torch takes seconds, which a check that needs none is spared
+    from torch import Tensor
+
+    from gte.encoder import Encoder
 
 WIDTHS = {"base": 768, "minilm": 384}  # BERT-base and MiniLM-L12-H384: 12 layers, 12 heads
 
@@ -62,6 +66,8 @@ class Setting:
 
     def model(self, name: str, layers: int = 12, dropout: float = 0.1) -> Path:
         """The directory of a model of random weights; made once."""
+        import torch
+
         from gte.data.tokenizer import load_tokenizer
         from gte.encoder import Encoder
 
@@ -72,13 +78,13 @@ class Setting:
             Encoder.from_scratch(tokenizer, max_length=512, dropout=dropout, **self.sizes(name, layers)).save(folder)
         return folder
 
-    def encoder(self, folder: Path, device: str | None = None, **options):
+    def encoder(self, folder: Path, device: str | None = None, **options) -> "Encoder":
         """A model directory as it is trained: on the device, dropout at work."""
         from gte.encoder import Encoder
 
         return Encoder.from_pretrained(folder, **options).to(device or self.device).train()
 
-    def batch(self, pairs: int) -> tuple[Tensor, Tensor]:
+    def batch(self, pairs: int) -> "tuple[Tensor, Tensor]":
         """The first step of the real pairs: token ids end to end [T] and the texts' lengths [2 pairs]."""
         from gte.data.module import PairData
         from gte.stage import Stage
