@@ -10,9 +10,10 @@ from gte.benchmarks.gpu.setting import Setting
 
 
 def main(name: str, module: str, setting: str, file: str) -> None:
-    findings = Findings(Path(file))
+    chosen = Setting(**json.loads(setting))
+    findings = Findings(Path(file), judge=not chosen.small)
     try:
-        getattr(importlib.import_module(module), name)(findings, Setting(**json.loads(setting)))
+        getattr(importlib.import_module(module), name)(findings, chosen)
     except Skipped as reason:
         findings.write(skipped=str(reason), done=True)
     except Exception as error:

@@ -18,11 +18,12 @@ class Skipped(Exception):
 class Findings:
     """Collect what a check measures, in `file`.
 
-    rows: {label: {name: number}}. faults: what is wrong, a line each. targets: {name: {goal, measured, met}}.
+    rows: {label: {name: number}}. faults: what is wrong, a line each. targets: {name: {goal, measured, met}}, none
+    without `judge`: small sizes on a CPU say nothing of a card's.
     """
 
-    def __init__(self, file: Path):
-        self.file = file
+    def __init__(self, file: Path, judge: bool = True):
+        self.file, self.judge = file, judge
         self.rows: dict[str, dict] = {}
         self.faults: list[str] = []
         self.targets: dict[str, dict] = {}
@@ -54,13 +55,17 @@ class Findings:
 
     def at_least(self, name: str, goal: float, measured: float, unit: str) -> None:
         """Note a target that is met from `goal` on."""
-        self.targets[name] = {"goal": f"≥ {goal:g} {unit}", "measured": measured, "met": bool(measured >= goal)}
-        self.write()
+        self.target(name, f"≥ {goal:g} {unit}", measured, measured >= goal)
 
     def at_most(self, name: str, goal: float, measured: float, unit: str) -> None:
         """Note a target that is met up to `goal`."""
-        self.targets[name] = {"goal": f"≤ {goal:g} {unit}", "measured": measured, "met": bool(measured <= goal)}
-        self.write()
+        self.target(name, f"≤ {goal:g} {unit}", measured, measured <= goal)
+
+    def target(self, name: str, goal: str, measured: float, met: bool) -> None:
+        """Note a target beside what was measured."""
+        if self.judge:
+            self.targets[name] = {"goal": goal, "measured": measured, "met": bool(met)}
+            self.write()
 
     def attempt(self, label: str, function: Callable[[], dict]) -> dict | None:
         """Add the row that `function` returns; where it raises, a fault, so that the other rows are still measured.

@@ -92,7 +92,7 @@ def loss_speed(findings: Findings, setting: Setting) -> None:
 
 def loss_million(findings: Findings, setting: Setting) -> None:
     """All of it at the largest width that a trial of a sixteenth of the pairs, 1/256 of the work, says to fit."""
-    n, limit = (4096, 60.0) if setting.small else (MILLION, 100.0)
+    n, limit = (1024, 60.0) if setting.small else (MILLION, 75.0)
     for width in (768, 384, 64):
         tried = measure(improved_contrastive_loss, n // 16, width, setting.device)
         expected = tried["seconds"] * 256
