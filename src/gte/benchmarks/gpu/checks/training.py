@@ -157,7 +157,7 @@ def deepspeed(findings: Findings, setting: Setting) -> None:
         return  # it refuses a CPU; that it loads is all that a dry run can show
     import torch
 
-    out, steps = Path(setting.work) / "zero", 8
+    out, steps = Path(setting.work) / "zero", 24
     environment = LOOPBACK | {
         "DS_SKIP_CUDA_CHECK": "1",  # nothing is compiled: the wheel has no kernels
         "DS_ACCELERATOR": "cuda",
