@@ -2,9 +2,11 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 DEMO := runs/demo
+DATA ?= ../shared/data
+ONLY = $(if $(CHECKS),--only $(CHECKS))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all chaos lint audit collect notebooks clean
+.PHONY: help demo test test-all chaos gpu gpu-here gpu-pack lint audit collect notebooks clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -42,6 +44,20 @@ chaos: .venv/test.installed  ## kills, damaged files, full disks, hostile input:
 	$(PY) -m pytest tests/test_kills.py tests/test_remote.py tests/test_data_faults.py tests/test_fuzz.py \
 	    tests/test_refusing_disks.py tests/test_numerics.py tests/test_security.py tests/test_input_faults.py \
 	    tests/test_slurm.py
+
+gpu:  ## check the CUDA path on one card in nine minutes, CHECKS=a,b some of it: experiments/gpu
+	@$(PYTHON) src/gte/benchmarks/gpu/card.py
+	@if [ -e .gpu/check.sh ] && [ ! -e .venv/bin/python ]; then bash .gpu/check.sh $(ONLY); \
+	    else $(MAKE) --no-print-directory gpu-here; fi
+
+gpu-here: .venv/test.installed | .gpu/data/manifest.json
+	PYTHONPATH=src $(PY) -m gte.benchmarks.gpu $(ONLY)
+
+.gpu/data/manifest.json: | .venv/test.installed
+	PYTHONPATH=src $(PY) -m gte.benchmarks.gpu.pack --no-wheels --data $(DATA)
+
+gpu-pack: .venv/test.installed  ## fill .gpu and .whl for a CUDA machine without a network, where .gpu/check.sh runs
+	PYTHONPATH=src $(PY) -m gte.benchmarks.gpu.pack --data $(DATA)
 
 lint: .venv/test.installed  ## style checks
 	$(PY) -m ruff check .

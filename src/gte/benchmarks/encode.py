@@ -7,47 +7,64 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from gte.benchmarks.measure import compare, encoder_flops, in_child, matmul_rate, take_turns
+from gte.benchmarks.measure import compare, encoder_flops, in_child, matmul_rate, ours_alike, take_turns
 from gte.benchmarks.texts import Steps, lengths, report, sentence_transformer, write_model
 from gte.encoder import AUTOCAST, Encoder, native_bf16
 from gte.memory import peak_memory
 
 BATCH = 32  # texts; the default of sentence-transformers' encode, and what a plain loop would take
+BATCHES = (32, 256, 1024)
 
 
 def run(
     data: str,
     *,
     model: str | None = None,
+    architecture: str = "bert",
     hidden_size: int = 384,
     num_hidden_layers: int = 6,
     texts: int = 2048,
     max_length: int = 128,
     rounds: int = 5,
     device: str = "cpu",
+    precisions: list[str] | None = None,
+    batch_sizes: list[int] | None = None,
     alpha: float = 0.5,
     seed: int = 0,
 ) -> list[dict]:
-    """A row a variant: seconds, texts/s, rate of useful arithmetic, peak memory of a process of its own.
+    """Encode with ours and with the peers; `ratio` compares within one precision.
 
-    data, model, mfu: as in `gte.benchmarks.train`. All variants give the same embeddings, or RuntimeError.
+    Args:
+        data, model, architecture: as in `gte.benchmarks.train`.
+        precisions: fp32 (always taken), bf16, fp16; by default fp32, where it is native bf16, and on a GPU fp16.
+        batch_sizes: texts a batch of sentence-transformers; each is tried once and the fastest takes part.
+    Returns: a row a variant: seconds, texts/s, useful arithmetic, `mfu` as in training, peak memory of a process of its
+        own, and the peer's `batch_size`.
+    Raises: RuntimeError where a variant gives other embeddings.
     """
+    if precisions is None:
+        precisions = (["bf16"] if native_bf16(device) else []) + (["fp16"] if device != "cpu" else [])
+    precisions = ["fp32", *(precision for precision in precisions if precision != "fp32")]
     with tempfile.TemporaryDirectory() as folder:
         if model is None:
             model = f"{folder}/model"
-            write_model(Path(model), data, hidden_size, num_hidden_layers, dropout=0.0)
+            write_model(Path(model), data, architecture, hidden_size, num_hidden_layers, dropout=0.0)
         job = dict(data=data, model=model, texts=texts, max_length=max_length, device=device, alpha=alpha, seed=seed)
-        names = ["ours fp32", "sentence_transformers fp32", "padded fp32"]
-        if native_bf16(device):
-            names += ["ours bf16", "sentence_transformers bf16"]
         corpus = make_corpus(job)
-        encoders = {name: make(name, job) for name in names}
+        encoders, sizes = {}, {}
+        for precision in precisions:
+            encoders[f"ours {precision}"] = make(f"ours {precision}", job)
+            name = f"sentence_transformers {precision}"
+            sizes[name], encoders[name] = fastest(name, job, corpus, batch_sizes or BATCHES)
+        encoders["padded fp32"] = make("padded fp32", job)
+        sizes["padded fp32"] = BATCH
         reference_ND = encoders["ours fp32"](corpus)  # warms up as well
         for name, encode in encoders.items():
             cosine = (encode(corpus) * reference_ND).sum(1).min()
@@ -62,10 +79,27 @@ def run(
             one |= {"texts_per_s": texts / one["seconds"], "gflops": flops / one["seconds"] / 1e9}
             one["mfu"] = flops / one["seconds"] / one.pop("rate")
         facts = {"texts": texts, "max_length": max_length, "device": device, "threads": torch.get_num_threads()}
-        rows = compare(measured, "ours fp32", **facts)
+        rows = compare(measured, ours_alike, architecture=encoder.lm.config.model_type, **facts)
         for row in rows:
-            row["peak_mb"] = in_child("gte.benchmarks.encode", row["variant"], json.dumps(job))["peak"] / 2**20
+            row["batch_size"] = sizes.get(row["variant"])
+            own = json.dumps(job | {"batch_size": row["batch_size"]})
+            row["peak_mb"] = in_child("gte.benchmarks.encode", row["variant"], own)["peak"] / 2**20
     return rows
+
+
+def fastest(
+    name: str, job: dict, corpus: list[str], batch_sizes: Sequence[int]
+) -> tuple[int, Callable[[list[str]], np.ndarray]]:
+    """The batch size with which a peer encodes the corpus fastest, each tried once, and the function of the peer."""
+    found = {}
+    for size in batch_sizes:
+        encode = make(name, job | {"batch_size": size})
+        encode(corpus[: 2 * BATCH])
+        start = time.perf_counter()
+        encode(corpus)
+        found[size] = time.perf_counter() - start, encode
+    best = min(found, key=lambda size: found[size][0])
+    return best, found[best][1]
 
 
 def make_corpus(job: dict) -> list[str]:
@@ -80,9 +114,9 @@ def make(name: str, job: dict):
     variant, precision = name.split()
     if variant == "sentence_transformers":
         peer = sentence_transformer(job["model"], job["max_length"], job["device"])
-        if precision == "bf16":
-            peer = peer.bfloat16()
-        options = dict(batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False)
+        if AUTOCAST[precision]:
+            peer = peer.to(AUTOCAST[precision])  # the weights themselves, as its users do
+        options = dict(batch_size=job["batch_size"], normalize_embeddings=True, show_progress_bar=False)
         return lambda texts: np.asarray(peer.encode(texts, convert_to_numpy=True, **options), dtype=np.float32)
     encoder = Encoder.from_pretrained(job["model"], job["max_length"]).to(job["device"])
     if variant == "ours":

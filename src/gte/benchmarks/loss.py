@@ -1,6 +1,6 @@
 """The improved loss against its dense form and sentence-transformers' on raw embeddings: time and peak memory.
 
-`python -m gte.benchmarks.loss VARIANT N WIDTH` prints one process's peak in bytes.
+`python -m gte.benchmarks.loss VARIANT N WIDTH DEVICE` prints one process's peak in bytes.
 """
 
 import json
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gte.benchmarks.measure import compare, in_child, take_turns
+from gte.benchmarks.measure import compare, in_child, synchronize, take_turns
 from gte.loss import improved_contrastive_loss
 from gte.memory import peak_memory
 
@@ -70,22 +70,29 @@ def embeddings(n: int, width: int, device: str = "cpu") -> tuple[Tensor, Tensor]
 def step(loss: Callable, q_ND: Tensor, d_ND: Tensor) -> float:
     """Seconds of one forward and backward."""
     q_ND.grad = d_ND.grad = None
-    synchronize = torch.cuda.synchronize if q_ND.is_cuda else lambda: None
-    synchronize()
+    synchronize(q_ND.device.type)
     start = time.perf_counter()
     loss(q_ND, d_ND).backward()
-    synchronize()
+    synchronize(q_ND.device.type)
     return time.perf_counter() - start
 
 
-def memory(variant: str, n: int, width: int) -> dict:
+def memory(variant: str, n: int, width: int, device: str) -> dict:
     """Bytes above the inputs, gradients included, at the peak of one forward and backward."""
     loss = variants()[variant]()
-    step(loss, *embeddings(64, width))  # libraries load and start their threads
-    batch = embeddings(n, width)
-    before = peak_memory()
+    step(loss, *embeddings(64, width, device))  # libraries load and start their threads
+    batch = embeddings(n, width, device)
+    before = restart_peak(device)
     step(loss, *batch)
-    return {"peak": peak_memory() - before}
+    return {"peak": peak_memory(device) - before}
+
+
+def restart_peak(device: str) -> int:
+    """Bytes from which a peak counts: a process's peak so far; or what lies on a GPU, whose peak starts anew."""
+    if device == "cpu":
+        return peak_memory()
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
 
 
 LARGE = (("ours", 16384, 384), ("ours", 65536, 64))
@@ -101,7 +108,8 @@ def run(
     """A row of time a variant, and a row of memory a (variant, n, width); by default all variants, and ours at LARGE.
 
     Time: median seconds of a forward and backward, and its ratio to ours round by round. The variants take turns
-    within a round, so that what else the machine does falls on all of them. Memory: MiB above the inputs, on the CPU.
+    within a round, so that what else the machine does falls on all of them. Memory: MiB above the inputs, on the same
+    device, in a process of its own.
     """
     losses = {name: make() for name, make in variants().items()}
     for loss in losses.values():
@@ -111,10 +119,10 @@ def run(
     measured = take_turns(turns, rounds)
     rows = compare(measured, "ours", n=n, width=width, device=device, threads=torch.get_num_threads())
     for name, n_, width_ in memory_of if memory_of is not None else [(name, n, width) for name in losses] + list(LARGE):
-        peak = in_child("gte.benchmarks.loss", name, n_, width_)["peak"]
-        rows.append({"variant": name, "n": n_, "width": width_, "device": "cpu", "peak_mb": peak / 2**20})
+        peak = in_child("gte.benchmarks.loss", name, n_, width_, device)["peak"]
+        rows.append({"variant": name, "n": n_, "width": width_, "device": device, "peak_mb": peak / 2**20})
     return rows
 
 
 if __name__ == "__main__":
-    print(json.dumps(memory(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))
+    print(json.dumps(memory(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])))

@@ -1,4 +1,4 @@
-"""What the benchmarks of training and encoding work on: the texts of a prepared folder and a BERT to read them.
+"""What the benchmarks of training and encoding work on: the texts of a prepared folder and a model to read them.
 
 A step's texts are those that training would take at that step, for every variant.
 """
@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from transformers import ModernBertConfig, ModernBertModel
 
 from gte.data.mixture import Mixture
 from gte.data.shards import Manifest
 from gte.data.tokenizer import load_tokenizer
 from gte.encoder import Encoder
+from gte.errors import UserError
 
 
 class Steps:
@@ -32,18 +34,54 @@ class Steps:
         return table.column("query").to_pylist(), table.column("document").to_pylist()
 
 
-def write_model(folder: Path, data: str, hidden_size: int, num_hidden_layers: int, dropout: float) -> None:
-    """A BERT of random weights over the vocabulary of the prepared data, heads of 64, as a directory."""
+ARCHITECTURES = ("bert", "modernbert")
+
+
+def write_model(
+    folder: Path, data: str, architecture: str, hidden_size: int, num_hidden_layers: int, dropout: float
+) -> None:
+    """Write a model of random weights over the vocabulary of the prepared data, heads of 64, as a directory.
+
+    Args:
+        architecture: bert, or modernbert: a gated unit of 1.5 times the width, rotary positions, a window of 128
+            tokens in two layers of three, as in ModernBERT-base.
+        dropout: of all places where the architecture has one.
+    Raises: UserError for another architecture.
+    """
+    if architecture not in ARCHITECTURES:
+        raise UserError(f"benchmark.architecture={architecture} must be one of {', '.join(ARCHITECTURES)}")
     torch.manual_seed(0)
-    Encoder.from_scratch(
-        load_tokenizer(Path(data) / "tokenizer"),
-        hidden_size=hidden_size,
-        num_hidden_layers=num_hidden_layers,
-        num_attention_heads=hidden_size // 64,
-        intermediate_size=4 * hidden_size,
-        max_length=512,
-        dropout=dropout,
-    ).save(folder)
+    tokenizer = load_tokenizer(Path(data) / "tokenizer")
+    sizes = dict(
+        hidden_size=hidden_size, num_hidden_layers=num_hidden_layers, num_attention_heads=max(hidden_size // 64, 1)
+    )
+    if architecture == "bert":
+        encoder = Encoder.from_scratch(
+            tokenizer, **sizes, intermediate_size=4 * hidden_size, max_length=512, dropout=dropout
+        )
+    else:
+        config = ModernBertConfig(
+            vocab_size=len(tokenizer),
+            **sizes,
+            intermediate_size=3 * hidden_size // 2,
+            local_attention=128,
+            attention_dropout=dropout,
+            mlp_dropout=dropout,
+            embedding_dropout=dropout,
+            pad_token_id=tokenizer.pad_token_id,
+            cls_token_id=tokenizer.cls_token_id,
+            sep_token_id=tokenizer.sep_token_id,
+            bos_token_id=tokenizer.cls_token_id,
+            eos_token_id=tokenizer.sep_token_id,
+        )
+        encoder = Encoder(ModernBertModel(config), tokenizer, 512)
+    encoder.save(folder)
+
+
+def largest_dropout(config) -> float:
+    """The largest dropout that a model's configuration states, the classifiers' aside: 0 where it has none."""
+    rates = [value for key, value in config.to_dict().items() if "dropout" in key and "classifier" not in key]
+    return max((rate for rate in rates if isinstance(rate, float)), default=0.0)
 
 
 def sentence_transformer(folder: str, max_length: int, device: str):

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,21 +21,32 @@ import numpy as np
 import torch
 
 from gte.benchmarks.loss import dense_by_block
-from gte.benchmarks.measure import compare, encoder_flops, in_child, matmul_rate, take_turns
-from gte.benchmarks.texts import Steps, lengths, report, sentence_transformer, write_model
+from gte.benchmarks.measure import (
+    compare,
+    encoder_flops,
+    in_child,
+    matmul_rate,
+    ours_alike,
+    synchronize,
+    take_turns,
+)
+from gte.benchmarks.texts import Steps, largest_dropout, lengths, report, sentence_transformer, write_model
 from gte.encoder import AUTOCAST, Encoder, native_bf16
+from gte.errors import UserError
 from gte.memory import peak_memory
 
 FOUR = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
 TRAIN = Path(__file__).parents[2] / "train.py"
 LIGHTNING = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 LEARNING_RATE = 1e-5
+HALF_APART = 0.05  # of the first losses in bf16 and fp16, where sentence-transformers computes its logits in these
 
 
 def run(
     data: str,
     *,
     model: str | None = None,
+    architecture: str = "bert",
     hidden_size: int = 256,
     num_hidden_layers: int = 4,
     dropout: float = 0.0,
@@ -44,56 +56,87 @@ def run(
     rounds: int = 3,
     batch_tokens: int = 2048,
     recompute_fraction: float = 0.0,
-    mini_batch: int | None = None,
+    mini_batch: int | list[int] | None = None,
     device: str = "cpu",
     precisions: list[str] | None = None,
     peers: list[str] | None = None,
     alpha: float = 0.5,
     seed: int = 0,
 ) -> list[dict]:
-    """A row a variant: seconds a step, pairs/s, tokens/s, peak memory, padding, rate of useful arithmetic.
+    """Train with ours and with each peer in every precision; `ratio` compares within one precision.
 
-    data: a prepared folder. model: a directory; None makes a BERT of random weights of the given sizes. mini_batch:
-    that of sentence-transformers' cached loss; None takes its plain loss. precisions: ours, by default fp32 and, where
-    it is native, bf16; peers run in the first of them. `mfu` is the share of the matrix-product rate that this machine
-    reached between the turns in the same precision. Raises RuntimeError where the variants do not train alike.
+    Args:
+        data: a prepared folder.
+        model: a model directory, whose own dropout counts; None makes one of random weights of the given sizes.
+        architecture: bert or modernbert, of a model made here.
+        mini_batch: that of sentence-transformers' cached loss, in pairs; a list tries each; None takes its plain loss.
+        precisions: fp32, bf16, fp16; by default fp32 and, where it is native, bf16. Peers run in all of them.
+        peers: sentence_transformers, padded; by default both.
+    Returns: a row a variant: seconds a step, pairs/s, tokens/s, peak memory, padding, useful arithmetic. `mfu` is the
+        latter's share of the matrix-product rate that this machine reached between the turns in the same precision.
+    Raises: RuntimeError where the variants do not train alike; UserError for an unknown architecture or peer.
     """
     precisions = precisions or ["fp32", *(["bf16"] if native_bf16(device) else [])]
     with tempfile.TemporaryDirectory() as folder:
         if model is None:
             model = f"{folder}/model"
-            write_model(Path(model), data, hidden_size, num_hidden_layers, dropout)
+            write_model(Path(model), data, architecture, hidden_size, num_hidden_layers, dropout)
         job = dict(data=data, model=model, pairs=pairs, max_length=max_length, steps=steps, device=device)
-        job |= dict(precision=precisions[0], mini_batch=mini_batch, alpha=alpha, seed=seed)
+        job |= dict(alpha=alpha, seed=seed)
         encoder = Encoder.from_pretrained(model, max_length)
+        dropout = largest_dropout(encoder.lm.config)
         texts = Steps(data, pairs, alpha, seed)
         tokens = [lengths(encoder, sum(texts[step], [])) for step in range(1, steps + 1)]
         flops = sum(encoder_flops(length, encoder.lm.config, backward=True) for length in tokens)
         settings = [f"stage.batch_tokens={batch_tokens}", f"stage.recompute_fraction={recompute_fraction}"]
-        variants = {
-            f"ours {precision}": partial(ours, job | {"precision": precision}, settings, folder)
-            for precision in precisions
-        }
-        for peer in peers if peers is not None else ("sentence_transformers", "padded"):
-            variants[f"{peer} {precisions[0]}"] = partial(in_child, "gte.benchmarks.train", peer, json.dumps(job))
-        for name, turn in variants.items():
-            dtype = AUTOCAST[name.split()[-1]] or torch.float32
-            variants[name] = partial(with_rate, turn, device, dtype)
+        variants = {}
+        for precision in precisions:
+            dtype = AUTOCAST[precision] or torch.float32
+            mine = job | {"precision": precision}
+            turns = {"ours": partial(ours, mine, settings, folder)}
+            for name, portion in chosen_peers(peers, mini_batch):
+                theirs = json.dumps(mine | {"mini_batch": portion})
+                turns[name] = partial(in_child, "gte.benchmarks.train", name.split(",")[0], theirs)
+            for name, turn in turns.items():
+                variants[f"{name} {precision}"] = partial(with_rate, turn, device, dtype)
         measured = take_turns(variants, rounds)
-    first = {name: turns[0].pop("loss") for name, turns in measured.items()}
-    ours_first = first[f"ours {precisions[0]}"]
-    if dropout == 0 and not all(np.isclose(loss, ours_first, rtol=0.02) for loss in first.values()):
-        raise RuntimeError(f"the variants do not train alike, their first losses are {first}")
+    check_first_losses({name: turns[0]["loss"] for name, turns in measured.items()}, dropout)
     for turn in sum(measured.values(), []):
-        turn.pop("loss", None)
         turn |= {
+            "first_loss": turn.pop("loss"),
             "pairs_per_s": pairs / turn["seconds"],
             "tokens_per_s": sum(length.sum() for length in tokens) / steps / turn["seconds"],
             "gflops": flops / steps / turn["seconds"] / 1e9,
             "mfu": flops / steps / turn["seconds"] / turn.pop("rate"),
         }
-    facts = {"pairs": pairs, "max_length": max_length, "device": device, "threads": torch.get_num_threads()}
-    return compare(measured, f"ours {precisions[0]}", **facts)
+    facts = {"architecture": encoder.lm.config.model_type, "dropout": dropout, "pairs": pairs, "max_length": max_length}
+    facts |= {"device": device, "threads": torch.get_num_threads()}
+    return compare(measured, ours_alike, **facts)
+
+
+def chosen_peers(peers: list[str] | None, mini_batch: int | list[int] | None) -> list[tuple[str, int | None]]:
+    """The peers' names, and for each the pairs of a portion of the cached loss, None without one."""
+    portions = list(mini_batch) if isinstance(mini_batch, Sequence) else [mini_batch]
+    chosen = []
+    for peer in PEERS if peers is None else peers:
+        if peer not in PEERS:
+            raise UserError(f"benchmark.peers: {peer} is none of {', '.join(PEERS)}")
+        if peer == "sentence_transformers" and len(portions) > 1:
+            chosen += [(f"{peer}, portions of {portion}", portion) for portion in portions]
+        else:
+            chosen.append((peer, portions[0]))
+    return chosen
+
+
+def check_first_losses(losses: dict[str, float], dropout: float) -> None:
+    """Raise RuntimeError where a variant's first loss is another than that of ours in the same precision.
+
+    With dropout they differ by their random numbers, and nothing is compared.
+    """
+    for name, loss in losses.items():
+        allowed = 0.02 if name.endswith("fp32") else HALF_APART
+        if dropout == 0 and not np.isclose(loss, losses[ours_alike(name)], rtol=allowed):
+            raise RuntimeError(f"the variants do not train alike, their first losses are {losses}")
 
 
 def with_rate(turn, device: str, dtype: torch.dtype) -> dict:
@@ -218,12 +261,8 @@ def padding(tokenizer, steps: list[tuple[list[str], list[str]]], job: dict) -> f
     return 1 - real / computed
 
 
-def synchronize(device: str) -> None:
-    """Waits for a GPU."""
-    if device != "cpu":
-        torch.cuda.synchronize()
-
+PEERS = {"sentence_transformers": sentence_transformers, "padded": padded}
 
 if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    report({"sentence_transformers": sentence_transformers, "padded": padded}[sys.argv[1]](json.loads(sys.argv[2])))
+    report(PEERS[sys.argv[1]](json.loads(sys.argv[2])))
