@@ -1,4 +1,4 @@
-"""Hard negatives for files of pairs: python src/mine.py in=PAIRS out=FOLDER"""
+"""Hard negatives for files of pairs: python src/mine.py in=PAIRS"""
 
 import sys
 from functools import partial
@@ -11,6 +11,7 @@ from gte.build import plain, script
 
 @script("mine")
 def main(cfg: DictConfig) -> None:
+    from gte.data.columns import Wanted
     from gte.data.mining import mine_files
     from gte.data.ranking import rank_bm25, rank_dense
     from gte.evaluation.model import BM25_NAME, choose_devices, choose_precision, load_model
@@ -24,7 +25,10 @@ def main(cfg: DictConfig) -> None:
     if checkpoint != BM25_NAME:
         model = load_model(checkpoint, precision, batch_tokens, devices, progress=sys.stderr.isatty())
         rank = partial(rank_dense, embed=model.finite, device=devices[0])
-    for line in mine_files(inputs, out, corpus=corpus, raw=raw, rank=rank, **settings):
+    keys = ("columns", "score", "min_score", "header", "delimiter")
+    wanted = Wanted(**{key: settings.pop(key) for key in keys}, prefix="")
+    found = {"corpus": corpus, "raw": raw, "rank": rank, "by": str(checkpoint), "wanted": wanted}
+    for line in mine_files(inputs, out, **found, **settings):
         print(line, flush=True)
 
 

@@ -157,6 +157,18 @@ def refuse_unknown_keys(cfg: DictConfig, name: str) -> None:
         raise UserError(f"unknown key '{unknown[0]}'; conf/{name}.yaml knows: {', '.join(sorted(known))}")
 
 
+def typed() -> dict[str, str]:
+    """The settings on the command line: {key: value as it was typed}, marks of Hydra left out."""
+    pairs = (override.partition("=") for override in HydraConfig.get().overrides.task)
+    return {key.lstrip("+~"): value for key, _, value in pairs}
+
+
+def tokenizer_of(model: str) -> str | None:
+    """Whose tokenizer a model reads: a name of conf/model, of the hub, or a directory; None for random weights."""
+    file = CONF / "model" / f"{model}.yaml"
+    return yaml.safe_load(file.read_text()).get("name_or_path") if file.is_file() else str(model)
+
+
 def plain(cfg: DictConfig) -> dict:
     """The configuration as dicts, lists and values, interpolations resolved."""
     return OmegaConf.to_container(cfg, resolve=True)

@@ -1,4 +1,7 @@
-"""The exceptions that mean: the user can mend this."""
+"""The exceptions that mean: the user can mend this; and what their lines have in common."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
@@ -16,3 +19,9 @@ class PointsFailed(UserError):
 def first_line(error: BaseException) -> str:
     """What an exception says, in one line; its kind where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def did_you_mean(name: str, known: Iterable) -> str:
+    """', did you mean …?' with the closest of the known names, or nothing."""
+    close = difflib.get_close_matches(str(name), [str(one) for one in known], n=3, cutoff=0.6)
+    return f", did you mean {' or '.join(close)}?" if close else ""

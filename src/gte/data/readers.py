@@ -63,6 +63,7 @@ READERS = {
     "codesearchnet": "gte.data.formats.codesearchnet:read_codesearchnet",
     "fever": "gte.data.formats.fever:read_fever",
     "hotpotqa": "gte.data.formats.hotpotqa:read_hotpotqa",
+    "json": "gte.data.formats.arrays:read_json",
     "medi": "gte.data.formats.medi:read_medi",
     "nli": "gte.data.formats.nli:read_nli",
     "passages": "gte.data.formats.passages:read_passages",
@@ -501,6 +502,8 @@ class Rewindable:
         """Whether the row is one line with the end of a quoted cell that began before it."""
         (line, *more) = self.taken
         cells = line.rstrip("\r\n").split(self.delimiter)
-        return not more and any(cell.endswith('"') and not cell.startswith('"') for cell in cells) and (
-            line.count('"') % 2 == 1
+        return (
+            not more
+            and any(cell.endswith('"') and not cell.startswith('"') for cell in cells)
+            and (line.count('"') % 2 == 1)
         )
