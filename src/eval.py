@@ -22,14 +22,14 @@ def main(cfg: DictConfig) -> int:
     settings = plain(cfg)
     suite = build(cfg.suite)
     checkpoints = name_checkpoints(settings["checkpoint"])
-    todo = plan(suite, cfg.data_dir, settings["tasks"], cfg.split)
 
     from gte.evaluation.model import check_checkpoint, choose_devices, choose_precision, load_model
 
-    devices = choose_devices(settings["device"])
-    precision = choose_precision(cfg.precision, devices[0])
     for checkpoint in checkpoints.values():
         check_checkpoint(checkpoint)
+    todo = plan(suite, cfg.data_dir, settings["tasks"], cfg.split)
+    devices = choose_devices(settings["device"])
+    precision = choose_precision(cfg.precision, devices[0])
     load = functools.partial(
         load_model,
         precision=precision,

@@ -26,7 +26,8 @@ def main(cfg: DictConfig) -> None:
         model = load_model(checkpoint, precision, batch_tokens, devices, progress=sys.stderr.isatty())
         rank = partial(rank_dense, embed=model.finite, device=devices[0])
     keys = ("columns", "score", "min_score", "header", "delimiter")
-    wanted = Wanted(**{key: settings.pop(key) for key in keys}, prefix="")
+    stated = {key: settings.pop(key) for key in keys}
+    wanted = Wanted(**stated | {"columns": stated["columns"] or {}}, prefix="")
     found = {"corpus": corpus, "raw": raw, "rank": rank, "by": str(checkpoint), "wanted": wanted}
     for line in mine_files(inputs, out, **found, **settings):
         print(line, flush=True)

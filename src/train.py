@@ -7,7 +7,19 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from gte.build import build, build_encoder, build_loggers, build_trainer, choose_sources, plain, script
+from gte.build import (
+    build,
+    build_encoder,
+    build_loggers,
+    build_trainer,
+    check_loss,
+    choose_sources,
+    plain,
+    refuse_unread,
+    require_prepared,
+    script,
+    typed,
+)
 
 UNFINISHED = 75  # exit code of a run that was told to stop: EX_TEMPFAIL of sysexits.h, "try again"
 
@@ -16,9 +28,9 @@ UNFINISHED = 75  # exit code of a run that was told to stop: EX_TEMPFAIL of syse
 def main(cfg: DictConfig) -> int | None:
     from gte.callbacks import find_resume, run_callbacks
     from gte.checkpoint import WholeFiles
-    from gte.data.module import PairData, prepared_tokenizer
+    from gte.data.module import PairData, group_size_of, prepared_tokenizer
     from gte.figures import loss_curves
-    from gte.hub import history, initialize
+    from gte.hub import find_checkpoint, history, initialize, steps_of
     from gte.progress import finished
     from gte.provenance import git_commit
     from gte.remote import place
@@ -31,9 +43,18 @@ def main(cfg: DictConfig) -> int | None:
     )  # hints on worker counts and the like
     out = Path(cfg.out)
     tell_of_dead_ranks(out)
+    refuse_unread("data", ("dir", "alpha", "weights"), "src/prepare.py", {"sources": "choose by sources=[...]"})
     stage = build(cfg.stage)
-    mixing = {"alpha": cfg.data.alpha, "weights": cfg.data.weights and plain(cfg.data.weights)}
+    require_prepared(cfg)
+    weights = cfg.data.weights and {str(name): weight for name, weight in plain(cfg.data.weights).items()}
+    mixing = {"alpha": cfg.data.alpha, "weights": weights}
     settings = {"seed": cfg.seed, "sources": choose_sources(cfg), "workers": cfg.workers, "verify": cfg.verify}
+    if "stage.group_size" not in typed():
+        cfg.stage.group_size = group_size_of(cfg.data.dir, stage, settings["sources"])
+        stage = build(cfg.stage)
+    check_loss(cfg.loss, build(cfg.loss))
+    if stage.init_from:
+        find_checkpoint(stage.init_from)
     data = PairData(cfg.data.dir, stage, **mixing, **settings, text_hashes=cfg.mask_repeated_texts)
     facts = {key: plain(cfg[key]) for key in ("stage", "optim", "model")} | {
         "loss": cfg.loss._target_.rsplit(".")[-1],
@@ -86,6 +107,8 @@ def main(cfg: DictConfig) -> int | None:
         task.double()  # Lightning does so after it has read a checkpoint, whose weights float32 would round
     if trainer.is_global_zero:
         print(f"{stage.name}: {data.describe()}, {trainer.precision}, writes {out}", flush=True)
+        if resume:
+            print(f"{stage.name}: goes on after step {steps_of(resume)}, from {resume}", flush=True)
     trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
     if trainer.is_global_zero:
         loss_curves({stage.name: out / "metrics.csv"}, out / "loss.png")

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import fields
 
 
 class UserError(ValueError):
@@ -25,3 +26,19 @@ def did_you_mean(name: str, known: Iterable) -> str:
     """', did you mean …?' with the closest of the known names, or nothing."""
     close = difflib.get_close_matches(str(name), [str(one) for one in known], n=3, cutoff=0.6)
     return f", did you mean {' or '.join(close)}?" if close else ""
+
+
+def check_numbers(group: str, settings) -> None:
+    """Raises UserError where a field of a dataclass that is declared as a number is none.
+
+    group: of conf, as the user types it. A whole number may be a float's, and None where it is declared.
+    """
+    kinds = {int: "a whole number", float: "a number"}
+    for one in fields(settings):
+        value, declared = getattr(settings, one.name), str(getattr(one.type, "__name__", one.type))
+        kind = next((kind for kind in kinds if kind.__name__ in declared), None)
+        if kind is None or "tuple" in declared or (value is None and "None" in declared):
+            continue
+        fits = isinstance(value, int) if kind is int else isinstance(value, int | float)
+        if isinstance(value, bool) or not fits:
+            raise UserError(f"{group}.{one.name}={value} must be {kinds[kind]}")
