@@ -6,26 +6,19 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from gte.build import plain, script, tokenizer_of, typed
+from gte.build import plain, script
 
 
 @script("prepare")
 def main(cfg: DictConfig) -> None:
     from gte.data.prepare import prepare, read_recipe
-    from gte.errors import UserError
 
     out = Path(cfg.out)
     if out.is_dir() and not any(out.iterdir()):
         out.rmdir()  # Hydra made it; it comes into being when it is complete
     if out.is_relative_to(Path.cwd()):
         out = out.relative_to(Path.cwd())
-    data = plain(cfg.data)
-    if cfg.model is not None:
-        tokenizer = tokenizer_of(cfg.model)
-        if data["tokenizer"] not in (None, tokenizer) and "data.tokenizer" in typed():
-            raise UserError(f"model={cfg.model} and data.tokenizer={data['tokenizer']}: give one of the two")
-        data["tokenizer"] = tokenizer
-    recipe = read_recipe(data, fetch_again=cfg.force)
+    recipe = read_recipe(plain(cfg.data), fetch_again=cfg.force)
     command = shlex.join(["python", *sys.argv])
     prepare(recipe, out, engine=cfg.engine, force=cfg.force, command=command, dry_run=cfg.dry_run)
 

@@ -4,6 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -22,21 +23,19 @@ LITERAL = {
     "results", "resume", "stage.init_from", "sts",
 }  # fmt: skip
 OPEN = ("data.columns", "columns", "data.weights", "source_sets")  # mappings whose keys are the user's
-MODELS = {
-    "train": True,
-    "prepare": False,
-}  # scripts that take a model's name as model=, and whether it is a group there
 
 
 def read_arguments(script: str, arguments: list[str]) -> list[str]:
     """The arguments of a script as Hydra takes them.
 
     script: name of the primary configuration. Paths are quoted where they need it, a leading ~/ is the user's home; a
-    key of a mapping of the user's own is added; in train, model=NAME of no file in conf/model is model.name_or_path.
+    key of a mapping of the user's own is added; model=NAME of no file in conf/model is model.name_or_path in train, and
+    model= is data.tokenizer in prepare.
     Raises UserError for an argument that Hydra cannot parse, with the way to quote it.
     """
     sweeps = {"-m", "--multirun"} & set(arguments)
-    result = []
+    result: list[str] = []
+    model = None  # whose tokenizer prepare takes
     for argument in arguments:
         key, is_override, value = argument.partition("=")
         bare = key.lstrip("+")
@@ -45,16 +44,20 @@ def read_arguments(script: str, arguments: list[str]) -> list[str]:
             continue
         if bare in LITERAL:
             value = literal(value, bool(sweeps))
-        if key == "model.name_or_path" and MODELS.get(script) is False:
-            result = [other for other in result if not other.startswith("model=")]
-            key = "model"
-        if key == "model" and MODELS.get(script) and names_model(value.strip('"')):
-            result += ["model=base", f"model.name_or_path={literal(value, False)}"]
+        if script == "train" and key == "model" and names_model(value.strip('"')):
+            result += ["model=base", f"model.name_or_path={value}"]
+            continue
+        if script == "prepare" and key in ("model", "model.name_or_path"):
+            model = value.strip('"')  # name_or_path comes after the choice of conf/model that it belongs to
             continue
         if key.startswith(tuple(f"{mapping}." for mapping in OPEN)):
             key = f"++{key}"
         result.append(f"{key}={value}")
         check(result[-1], argument)
+    if model is not None:
+        if any(argument.startswith("data.tokenizer=") for argument in arguments):
+            raise UserError(f"model={model} and data.tokenizer= both say whose tokenizer; give one")
+        result.append(f"data.tokenizer={literal(tokenizer_of(model), bool(sweeps))}")
     return result
 
 
@@ -70,6 +73,20 @@ def literal(value: str, sweeps: bool) -> str:
         return value if sweeps and not Path(value).exists() else quote(value)
     number = isinstance(override.value(), int | float) and not isinstance(override.value(), bool)
     return quote(value) if number else value
+
+
+def tokenizer_of(model: str) -> str:
+    """Whose tokenizer a model reads: a name of conf/model, of the hub, or a directory; null for random weights.
+
+    Raises UserError for what is none of these.
+    """
+    file = CONF / "model" / f"{model}.yaml"
+    if file.is_file():
+        return yaml.safe_load(file.read_text()).get("name_or_path", "null")
+    if not names_model(model):
+        known = [path.stem for path in file.parent.glob("*.yaml")]
+        raise UserError(f"model={model} is neither a directory nor in conf/model{did_you_mean(model, known)}")
+    return model
 
 
 def names_model(value: str) -> bool:
