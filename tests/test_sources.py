@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from gte.data.columns import Wanted
 from gte.data.prepare import read_recipe
 from gte.data.records import Pair, Rejected, Triple
-from gte.data.columns import Wanted
 from gte.data.sources import FOLDER, Raw, Source, infer_sources, load_source, locate, source_files
 from gte.errors import UserError
 

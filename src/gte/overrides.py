@@ -8,7 +8,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
@@ -71,8 +71,9 @@ def literal(value: str, sweeps: bool) -> str:
         return quote(value)
     if override.is_sweep_override():
         return value if sweeps and not Path(value).exists() else quote(value)
-    number = isinstance(override.value(), int | float) and not isinstance(override.value(), bool)
-    return quote(value) if number else value
+    found = override.value()
+    as_typed = found is None or isinstance(found, bool | QuotedString) or found == value
+    return value if as_typed else quote(value)
 
 
 def tokenizer_of(model: str) -> str:
@@ -127,10 +128,9 @@ def quote(value: str) -> str:
 
 
 def quote_inside(value: str) -> str:
-    """A list or mapping with quotes around each of its texts."""
-    return re.sub(
-        r"""([{\[,:]\s*)([^\s{}\[\],:"'][^{}\[\],:"']*)""", lambda part: part[1] + quote(part[2].rstrip()), value
-    )
+    """A list or mapping with quotes around each of its texts, but for the names of a mapping, which take none."""
+    text = r"""([{\[,:]\s*)([^\s{}\[\],:"'][^{}\[\],:"']*)(?=\s*[,\]}])"""
+    return re.sub(text, lambda part: part[1] + quote(part[2].rstrip()), value)
 
 
 def known_settings(script: str, arguments: list[str]) -> dict:
@@ -154,12 +154,13 @@ def near_key(script: str, key: str, arguments: list[str]) -> str:
     siblings = [path.removeprefix(f"{parent}.") for path in paths if parent and path.startswith(f"{parent}.")]
     siblings = siblings if parent else [str(name) for name in settings]
     siblings = [name for name in siblings if "." not in name]
-    close = did_you_mean(last, siblings)
-    if close and parent:
-        close = close.replace("did you mean ", f"did you mean {parent}.").replace(" or ", f" or {parent}.")
-    if not close:
-        elsewhere = [path for path in paths if path.rpartition(".")[2] == last][:3]
-        close = f", did you mean {' or '.join(elsewhere)}?" if elsewhere else did_you_mean(key, paths)
+    elsewhere = [path for path in paths if path.rpartition(".")[2] == last][:3]
+    if elsewhere:
+        close = f", did you mean {' or '.join(elsewhere)}?"
+    elif siblings and parent:
+        close = did_you_mean(last, siblings).replace("mean ", f"mean {parent}.").replace(" or ", f" or {parent}.")
+    else:
+        close = did_you_mean(key, paths)
     has = f"; {parent or f'conf/{script}.yaml'} has: {', '.join(siblings)}" if siblings and not close else ""
     return f"unknown key '{key}'{close}{has}"
 

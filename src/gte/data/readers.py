@@ -26,6 +26,7 @@ from gte.errors import UserError
 
 MAX_LINE = 16 * 2**20  # bytes; a longer line is rejected, and never held in memory as a whole
 MAX_ROW_LINES = 10_000  # of a csv row; the longest texts of real tables, code files, stay below
+GROUP_ROWS = 2**20  # of a parquet file's row group, at most, as pyarrow writes them
 DOUBT_LINES = 64  # of a csv row, at which it is first asked whether an open quote swallows rows
 BOM = b"\xef\xbb\xbf"
 KINDS = {".gz": "gzip", ".zst": "zstd"}  # what is unpacked, by a name's suffix
@@ -216,20 +217,37 @@ def read_tsv(
 
 
 def read_parquet(path: Path | zipfile.Path, fields: Fields) -> Iterator[Record]:
-    """Rows of a parquet file. Raises UserError where a column is missing."""
+    """Rows of a parquet file. Raises UserError where a column is missing.
+
+    A row group that is damaged part-way costs its own rows from there on, each of them a rejection.
+    """
     row, seen = 0, set()
     try:
         with path.open("rb") as stream:
             file = pq.ParquetFile(stream)
             require_columns(path, fields, file.schema_arrow.names)
-            for batch in file.iter_batches(batch_size=1024, columns=fields.names or None):
-                for value in decoded_rows(batch):
+            for group in range(file.num_row_groups):
+                end = row + file.metadata.row_group(group).num_rows
+                for value in group_rows(file, group, fields.names or None):
                     row += 1
                     yield from [Rejected("invalid UTF-8", row)] if value is None else records(value, fields, row, seen)
+                for lost in range(row + 1, min(end, row + GROUP_ROWS) + 1):  # a damaged footer may say anything
+                    yield Rejected("damaged row group", lost)
+                row = max(row, end)
     except (pa.ArrowException, *DAMAGE) as error:
         if getattr(error, "errno", None):
             raise
         yield Rejected("damaged file", row)
+
+
+def group_rows(file: pq.ParquetFile, group: int, names: list[str] | None) -> Iterator[dict | None]:
+    """The rows of a row group as dicts up to where it is damaged; None for one whose text is not UTF-8."""
+    try:
+        for batch in file.iter_batches(batch_size=1024, row_groups=[group], columns=names):
+            yield from decoded_rows(batch)
+    except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None):
+            raise
 
 
 def paired(rows: Iterator[Row | Rejected], fields: Fields, split: Callable | None = None) -> Iterator[Record]:
