@@ -1,5 +1,6 @@
 """Score checkpoints on a suite: python src/eval.py checkpoint=RUN_DIR suite=demo"""
 
+import contextlib
 import functools
 import os
 import sys
@@ -16,6 +17,7 @@ def main(cfg: DictConfig) -> int:
     from gte.evaluation.suite import exit_code, name_checkpoints, plan, run_suite
     from gte.evaluation.table import as_csv, as_markdown, as_text, cells, csv_text
     from gte.figures import loss_curves
+    from gte.ticker import still_at
 
     if cfg.data_dir is not None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # with local folders nothing is asked of the hub
@@ -39,7 +41,8 @@ def main(cfg: DictConfig) -> int:
         cache=cfg.cache,
         cache_gb=cfg.cache_gb,
     )
-    results = run_suite(checkpoints, suite, todo, cfg.out, load)
+    with contextlib.nullcontext() if sys.stderr.isatty() else still_at("evaluating"):
+        results = run_suite(checkpoints, suite, todo, cfg.out, load)
     files = {"table.md": as_markdown(results), "table.csv": as_csv(results)}
     files |= {f"{name}.csv": csv_text(table) for name, (_, table) in paper_tables(results).items()}
     for name, text in files.items():

@@ -1,6 +1,7 @@
 """Train one stage: python src/train.py stage=pretrain model=base"""
 
 import logging
+import sys
 import warnings
 from pathlib import Path
 
@@ -38,9 +39,10 @@ def main(cfg: DictConfig) -> int | None:
     from gte.zero import check_resume
 
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    # hints on worker counts and the like, from every rank
     warnings.filterwarnings(
-        "ignore", module="pytorch_lightning|lightning_fabric"
-    )  # hints on worker counts and the like
+        "ignore", module=r"pytorch_lightning|lightning_fabric|torch\.utils\.data|torch\.distributed"
+    )
     out = Path(cfg.out)
     tell_of_dead_ranks(out)
     refuse_unread("data", ("dir", "alpha", "weights"), "src/prepare.py", {"sources": "choose by sources=[...]"})
@@ -58,6 +60,7 @@ def main(cfg: DictConfig) -> int | None:
     data = PairData(cfg.data.dir, stage, **mixing, **settings, text_hashes=cfg.mask_repeated_texts)
     facts = {key: plain(cfg[key]) for key in ("stage", "optim", "model")} | {
         "loss": cfg.loss._target_.rsplit(".")[-1],
+        "temperature": cfg.loss.get("temperature"),
         **mixing,
         "seed": cfg.seed,
         "sources": data.source_facts(),
@@ -80,6 +83,7 @@ def main(cfg: DictConfig) -> int | None:
         logger=build_loggers(cfg),
         callbacks=callbacks,
         default_root_dir=str(out),
+        enable_progress_bar=sys.stderr.isatty(),
     )
     trainer.strategy.checkpoint_io = WholeFiles(out)
     data.check_ranks(trainer.world_size)

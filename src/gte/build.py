@@ -118,6 +118,10 @@ def one_line(error: BaseException) -> str | None:
         cause = error.__cause__
         if isinstance(cause, UserError):
             return str(cause)
+        if located := re.match(r"Error locating target '(\S+)'", str(error)):
+            key = re.search(r"full_key: (\S+)", str(error))
+            told = [line.strip() for line in str(cause).splitlines() if line.strip()]
+            return f"{key[1] if key else 'configuration'}: {located[1]} cannot be imported: {told[-1]}"
         if isinstance(cause, TypeError) and re.search(r"unexpected keyword|missing .* required", str(cause)):
             key = re.search(r"full_key: (\S+)", str(error))
             return f"configuration {key[1] if key else ''}: {cause}"

@@ -28,6 +28,7 @@ from gte.data.sources import LOCAL, Raw, Source, configuration, infer_sources, l
 from gte.data.tokenizer import fingerprint, load_tokenizer, special_ids, train_tokenizer
 from gte.data.tokens import Tokens
 from gte.errors import UserError, did_you_mean
+from gte.ticker import still_at
 
 TRAINING_PAIRS = 60_000  # a tokenizer is trained on so many pairs at most, of each source in proportion
 TOKENS_BATCH = 8_192  # pairs tokenised at a time
@@ -201,7 +202,9 @@ def fetch(function: str, folder: Path, *, again: bool) -> None:
         part = folder.parent / f".{folder.name}.fetching"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
-        getattr(import_module(module), name)(part)
+        say(f"{function}: writes {folder}")
+        with still_at(f"{function}: at work"):
+            getattr(import_module(module), name)(part)
         put_in_place(part, folder)
     say(f"{function}: wrote {folder}, {time.perf_counter() - start:.1f} s")
 
@@ -344,7 +347,8 @@ def write_pairs(
             **maker(),
         }
         make = partial(source_pairs, recipe, source, raws[source.name], earlier, evaluation, build)
-        made, is_new = once(build, f"{source.name}.pairs", key, make)
+        with still_at(f"{source.name}: at work"):
+            made, is_new = once(build, f"{source.name}.pairs", key, make)
         tally = Tally(**made["tally"])
         facts[source.name] = describe_source(source.category, source.stages, source.licence, tally, made["files"][0])
         how_long = f"{time.perf_counter() - start:6.1f} s" if is_new else "made before"
