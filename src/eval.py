@@ -1,5 +1,6 @@
 """Score checkpoints on a suite: python src/eval.py checkpoint=RUN_DIR suite=demo"""
 
+import contextlib
 import functools
 import os
 import sys
@@ -16,20 +17,21 @@ def main(cfg: DictConfig) -> int:
     from gte.evaluation.suite import exit_code, name_checkpoints, plan, run_suite
     from gte.evaluation.table import as_csv, as_markdown, as_text, cells, csv_text
     from gte.figures import loss_curves
+    from gte.ticker import still_at
 
     if cfg.data_dir is not None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # with local folders nothing is asked of the hub
     settings = plain(cfg)
     suite = build(cfg.suite)
     checkpoints = name_checkpoints(settings["checkpoint"])
-    todo = plan(suite, cfg.data_dir, settings["tasks"], cfg.split)
 
     from gte.evaluation.model import check_checkpoint, choose_devices, choose_precision, load_model
 
-    devices = choose_devices(settings["device"])
-    precision = choose_precision(cfg.precision, devices[0])
     for checkpoint in checkpoints.values():
         check_checkpoint(checkpoint)
+    todo = plan(suite, cfg.data_dir, settings["tasks"], cfg.split)
+    devices = choose_devices(settings["device"])
+    precision = choose_precision(cfg.precision, devices[0])
     load = functools.partial(
         load_model,
         precision=precision,
@@ -40,7 +42,8 @@ def main(cfg: DictConfig) -> int:
         cache_gb=cfg.cache_gb,
         prompts=settings["prompts"],
     )
-    results = run_suite(checkpoints, suite, todo, cfg.out, load)
+    with contextlib.nullcontext() if sys.stderr.isatty() else still_at("evaluating"):
+        results = run_suite(checkpoints, suite, todo, cfg.out, load)
     files = {"table.md": as_markdown(results), "table.csv": as_csv(results)}
     files |= {f"{name}.csv": csv_text(table) for name, (_, table) in paper_tables(results).items()}
     for name, text in files.items():

@@ -1,4 +1,4 @@
-"""Hard negatives for files of pairs: python src/mine.py in=PAIRS out=FOLDER"""
+"""Hard negatives for files of pairs: python src/mine.py in=PAIRS"""
 
 import sys
 from functools import partial
@@ -11,6 +11,7 @@ from gte.build import plain, script
 
 @script("mine")
 def main(cfg: DictConfig) -> None:
+    from gte.data.columns import Wanted
     from gte.data.mining import mine_files
     from gte.data.ranking import rank_bm25, rank_dense
     from gte.evaluation.model import BM25_NAME, choose_devices, choose_precision, load_model
@@ -26,7 +27,11 @@ def main(cfg: DictConfig) -> None:
         model = load_model(checkpoint, precision, batch_tokens, devices, sys.stderr.isatty(), prompts=prompts)
         queries, documents = (partial(model.finite, prompt=prompt_of(model.encoder.settings, kind)) for kind in KINDS)
         rank = partial(rank_dense, embed=documents, embed_queries=queries, device=devices[0])
-    for line in mine_files(inputs, out, corpus=corpus, raw=raw, rank=rank, **settings):
+    keys = ("columns", "score", "min_score", "header", "delimiter")
+    stated = {key: settings.pop(key) for key in keys}
+    wanted = Wanted(**stated | {"columns": stated["columns"] or {}}, prefix="")
+    found = {"corpus": corpus, "raw": raw, "rank": rank, "by": str(checkpoint), "wanted": wanted}
+    for line in mine_files(inputs, out, **found, **settings):
         print(line, flush=True)
     if checkpoint != BM25_NAME and (line := model.cut()):
         print(line)

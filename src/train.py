@@ -1,13 +1,26 @@
 """Train one stage: python src/train.py stage=pretrain model=base"""
 
 import logging
+import sys
 import warnings
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
 
-from gte.build import build, build_encoder, build_loggers, build_trainer, choose_sources, plain, script
+from gte.build import (
+    build,
+    build_encoder,
+    build_loggers,
+    build_trainer,
+    check_loss,
+    choose_sources,
+    plain,
+    refuse_unread,
+    require_prepared,
+    script,
+    typed,
+)
 
 READ_WARNINGS = (  # of Lightning 2.6 about what is meant here, or about PyTorch's newer names; all others are shown
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
@@ -15,6 +28,7 @@ READ_WARNINGS = (  # of Lightning 2.6 about what is meant here, or about PyTorch
     "You have overridden `transfer_batch_to_device` in `LightningModule`",  # chunks are moved one by one
     "You're resuming from a checkpoint that ended before the epoch ended",  # the data start at the step, exactly
     ".*does not have many workers which may be a bottleneck",  # workers= is the user's choice
+    "This DataLoader will create .* worker processes in total",
 )
 UNFINISHED = 75  # exit code of a run that was told to stop: EX_TEMPFAIL of sysexits.h, "try again"
 
@@ -23,10 +37,10 @@ UNFINISHED = 75  # exit code of a run that was told to stop: EX_TEMPFAIL of syse
 def main(cfg: DictConfig) -> int | None:
     from gte.callbacks import find_resume, run_callbacks
     from gte.checkpoint import WholeFiles
-    from gte.data.module import PairData, prepared_tokenizer
+    from gte.data.module import PairData, group_size_of, prepared_tokenizer
     from gte.errors import UserError
     from gte.figures import loss_curves
-    from gte.hub import history, initialize, take_prompts
+    from gte.hub import find_checkpoint, history, initialize, steps_of, take_prompts
     from gte.progress import finished
     from gte.provenance import git_commit
     from gte.remote import place
@@ -38,13 +52,25 @@ def main(cfg: DictConfig) -> int | None:
         warnings.filterwarnings("ignore", message=message)
     out = Path(cfg.out)
     tell_of_dead_ranks(out)
+    refuse_unread(
+        "data", ("dir", "alpha", "weights", "prompts"), "src/prepare.py", {"sources": "choose by sources=[...]"}
+    )
     stage = build(cfg.stage)
-    mixing = {"alpha": cfg.data.alpha, "weights": cfg.data.weights and plain(cfg.data.weights)}
+    require_prepared(cfg)
+    weights = cfg.data.weights and {str(name): weight for name, weight in plain(cfg.data.weights).items()}
+    mixing = {"alpha": cfg.data.alpha, "weights": weights}
     settings = {"seed": cfg.seed, "sources": choose_sources(cfg), "workers": cfg.workers, "verify": cfg.verify}
+    if "stage.group_size" not in typed():
+        cfg.stage.group_size = group_size_of(cfg.data.dir, stage, settings["sources"])
+        stage = build(cfg.stage)
+    check_loss(cfg.loss, build(cfg.loss))
+    if stage.init_from:
+        find_checkpoint(stage.init_from)
     prompts = plain(cfg)["data"]["prompts"]
     data = PairData(cfg.data.dir, stage, **mixing, **settings, text_hashes=cfg.mask_repeated_texts, prompts=prompts)
     facts = {key: plain(cfg[key]) for key in ("stage", "optim", "model")} | {
         "loss": cfg.loss._target_.rsplit(".")[-1],
+        "temperature": cfg.loss.get("temperature"),
         **mixing,
         "seed": cfg.seed,
         "sources": data.source_facts(),
@@ -68,6 +94,7 @@ def main(cfg: DictConfig) -> int | None:
         logger=build_loggers(cfg),
         callbacks=callbacks,
         default_root_dir=str(out),
+        enable_progress_bar=sys.stderr.isatty(),
     )
     trainer.strategy.checkpoint_io = WholeFiles(out)
     data.check_ranks(trainer.world_size)
@@ -102,6 +129,8 @@ def main(cfg: DictConfig) -> int | None:
         task.double()  # Lightning does so after it has read a checkpoint, whose weights float32 would round
     if trainer.is_global_zero:
         print(f"{stage.name}: {data.describe()}, {trainer.precision}, writes {out}", flush=True)
+        if resume:
+            print(f"{stage.name}: goes on after step {steps_of(resume)}, from {resume}", flush=True)
     trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
     if trainer.is_global_zero:
         loss_curves({stage.name: out / "metrics.csv"}, out / "loss.png")

@@ -48,7 +48,7 @@ def test_every_format_gives_the_same_texts_in_order_with_their_ids(name, tmp_pat
     assert [text.text for text in texts] == [row.strip() for row in ROWS]
     first = 2 if name in ("a.csv", "a.tsv") else 1  # the header is a line
     assert [text.row for text in texts] == list(range(first, first + len(ROWS)))
-    if not ids and name not in ("a.csv", "a.tsv"):
+    if not ids:
         assert [text.id for text in texts] == [f"id{i}" for i in range(len(ROWS))]
 
 

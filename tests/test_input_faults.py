@@ -42,6 +42,7 @@ LINE_FORMATS = {
     "jsonl": Fields(), "python": Fields(), "codesearchnet": Fields("docstring", "code"),
 }  # fmt: skip
 ROW_FORMATS = {
+    "json": Fields(),
     "passages": Fields("question", "positive_ctxs", "hard_negative_ctxs"),
     "hotpotqa": Fields("question", "supporting", "others"), "medi": Fields("query", "pos", "neg"),
 }  # fmt: skip

@@ -195,7 +195,7 @@ def test_files_of_pairs_become_sources_of_triples_and_every_row_is_accounted_for
     assert "one: read 61, kept 60, rejected 1 (invalid JSON 1)" in said and "two: read 40, kept 40, rejected 0" in said
     assert "more: read 3, kept 2, rejected 1 (empty query 1)" in said
     assert "two.jsonl.gz: 40 triples" in said and "40 rows had negatives of their own, which are not in it" in said
-    assert sorted(path.name for path in out.iterdir()) == ["one.jsonl.gz", "two.jsonl.gz"]
+    assert sorted(path.name for path in out.iterdir()) == [".mined.json", "one.jsonl.gz", "two.jsonl.gz"]
     found = triples(out / "one.jsonl.gz") + triples(out / "two.jsonl.gz")
     documents = [text.strip() for text in documents]
     assert [row["query"] for row in found] == queries and [row["pos"] for row in found] == documents

@@ -339,3 +339,62 @@ def test_real_files_of_these_formats_are_read(path, name, fields, options, kinds
     found = list(reader(name)(shared_dir("data/raw_samples") / path, fields, **options))
     assert found and {type(record) for record in found} <= kinds
     assert any(not isinstance(record, Rejected) for record in found)
+
+
+def spoilt(rng: random.Random, text: bytes) -> bytes:
+    """The text of a csv file with one quote too many: put in, in place of another byte, or before a row."""
+    place = rng.randrange(20, len(text) - 1)
+    kind = rng.randrange(3)
+    if kind == 2:
+        place = max(20, text.rfind(b"\n", 0, place) + 1)
+    return text[:place] + b'"' + text[place + (kind == 1) :]
+
+
+@pytest.mark.parametrize("style", ["plain", "quoted where needed", "all quoted", "several lines"])
+def test_one_quote_too_many_costs_one_row_of_a_csv(tmp_path, style):
+    rng = random.Random(style)
+    words = ["red", "blue", "ok."] + (["a, b", '5" disk'] if style != "plain" else [])
+    for _ in range(25):
+        rows = [(f"what is number {n}", f"text {n} " + " ".join(rng.choices(words, k=8))) for n in range(300)]
+        if style == "several lines":
+            rows = [(q, f"{d}\n\nsecond, line\nthird" if n % 3 == 0 else d) for n, (q, d) in enumerate(rows)]
+        stream = io.StringIO(newline="")
+        quoting = csv.QUOTE_ALL if style == "all quoted" else csv.QUOTE_MINIMAL
+        csv.writer(stream, lineterminator="\n", quoting=quoting).writerows([("title", "body"), *rows])
+        path = write(tmp_path / "a.csv", spoilt(rng, stream.getvalue().encode()))
+        found = list(read_csv(path, Fields("title", "body")))
+        lost = set(rows) - {(record.query, record.document) for record in found if isinstance(record, Pair)}
+        assert len(lost) <= 1
+        assert all(isinstance(record, Pair) or record.row <= path.read_bytes().count(b"\n") for record in found)
+
+
+def test_a_quote_that_is_never_closed_is_a_fault_at_its_line_with_all_rows_behind_it_read(tmp_path):
+    lines = [f"q{n},d{n}" for n in range(5_000)]
+    lines[100] = '"q100,d100'
+    found = list(read_csv(write(tmp_path / "a.csv", "\n".join(["title,body", *lines])), Fields("title", "body")))
+    assert [record for record in found if isinstance(record, Rejected)] == [Rejected("quote that is not closed", 102)]
+    assert [record.query for record in found if isinstance(record, Pair)] == [f"q{n}" for n in range(5_000) if n != 100]
+    long = "\n".join(f"line {n} of a text, which is a long one" for n in range(3_000))
+    text = f'title,body\nq,"{long}"\nr,d\n'
+    assert list(read_csv(write(tmp_path / "b.csv", text), Fields("title", "body"))) == [
+        Pair("q", long, 3_001),
+        Pair("r", "d", 3_002),
+    ]
+
+
+def test_a_damaged_row_group_costs_its_own_rows_and_each_is_told(tmp_path):
+    table = pa.table({"title": [f"q{n}" for n in range(3_000)], "body": [f"d{n}" for n in range(3_000)]})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=1_000)
+    data = bytearray((tmp_path / "a.parquet").read_bytes())
+    place = pq.read_metadata(tmp_path / "a.parquet").row_group(1).column(0).data_page_offset
+    data[place : place + 100] = bytes(100)
+    (tmp_path / "a.parquet").write_bytes(data)
+    found = list(read_parquet(tmp_path / "a.parquet", NAMED_PAIR))
+    assert [record.row for record in found] == list(range(1, 3_001))
+    assert {record.reason for record in found if isinstance(record, Rejected)} == {"damaged row group"}
+    assert [record.query for record in found if isinstance(record, Pair)][-1_000:] == [
+        f"q{n}" for n in range(2_000, 3_000)
+    ]
+
+
+NAMED_PAIR = Fields("title", "body")

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from gte.data.columns import Wanted
 from gte.data.prepare import read_recipe
 from gte.data.records import Pair, Rejected, Triple
 from gte.data.sources import FOLDER, Raw, Source, infer_sources, load_source, locate, source_files
@@ -278,7 +279,7 @@ def make_folder(folder: Path) -> None:
     (folder / "lists.jsonl").write_text(json.dumps(["q", "d"]))
     (folder / "named.jsonl").write_text(json.dumps({"id": "x", "title": "q", "body": "d"}))
     (folder / "other.jsonl").write_text(json.dumps({"n": 1, "left": "q", "right": "d"}))
-    (folder / "plain.tsv").write_text("q\td\tthird\n")
+    (folder / "plain.tsv").write_text("q\td\n")
     (folder / "headed.tsv").write_text("question\tanswer\nq\td\n")
     with open(folder / "quoted.csv", "w", newline="") as file:
         csv.writer(file).writerows([["sent0", "sent1", "hard_neg"], ["q", "d", "n"]])
@@ -308,7 +309,7 @@ def test_a_zip_among_a_users_files_is_none_of_them(tmp_path):
 def test_header_can_be_stated_where_names_do_not_tell(tmp_path):
     (tmp_path / "a.tsv").write_text("left\tright\nq\td\n")
     for header, pairs in ((None, 2), (False, 2), (True, 1)):
-        (source,) = infer_sources(tmp_path, header)
+        (source,) = infer_sources(tmp_path, Wanted(header=header))
         assert len(list(source.read(Raw("a.tsv", tmp_path / "a.tsv")))) == pairs
 
 

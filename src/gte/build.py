@@ -15,19 +15,19 @@ import hydra
 import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gte.errors import PointsFailed, UserError
+from gte.errors import PointsFailed, UserError, did_you_mean, first_line
+from gte.overrides import CONF, OPEN, dotted, known_settings, near_key, read_arguments
 
 # Hydra raises, instead of printing pages and exiting, where HYDRA_FULL_ERROR is set; the second name tells a process
 # that we start whether its user set the first
 SHOW_TRACEBACK = "HYDRA_FULL_ERROR" in os.environ and "GTE_ONE_LINE_ERRORS" not in os.environ
 os.environ |= {"HYDRA_FULL_ERROR": "1"} | ({} if SHOW_TRACEBACK else {"GTE_ONE_LINE_ERRORS": "1"})
-CONF = Path(__file__).resolve().parents[2] / "conf"
 SECRET = re.compile(  # api_key=X, settings={api_key: X}, s3://X:Y@...
     r"[\w.+@/-]*((api_?key|token|password|secret)=(?!null$).|=\{.*(api_?key|password) *:|=\w+://[^/@ ]+:[^/@ ]+@)",
     re.IGNORECASE,
@@ -52,6 +52,7 @@ def script(name: str) -> Callable:
 
         def work(cfg: DictConfig) -> int:
             refuse_unknown_keys(cfg, name)
+            refuse_added_keys(cfg, name)
             cfg.out = HydraConfig.get().runtime.output_dir
             return main(cfg) or 0
 
@@ -68,7 +69,14 @@ def script(name: str) -> Callable:
         def entry() -> None:
             with one_line_errors():
                 refuse_secrets(sys.argv[1:])
-                hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
+                sys.argv[1:] = read_arguments(name, sys.argv[1:])
+                try:
+                    hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
+                except ConfigCompositionException as error:
+                    unknown = re.match(r"Could not override '([^']+)'", str(error))
+                    if unknown is None:
+                        raise
+                    raise UserError(near_key(name, unknown[1], sys.argv[1:])) from error
             sys.exit(max(codes, default=0))
 
         return entry
@@ -110,6 +118,10 @@ def one_line(error: BaseException) -> str | None:
         cause = error.__cause__
         if isinstance(cause, UserError):
             return str(cause)
+        if located := re.match(r"Error locating target '(\S+)'", str(error)):
+            key = re.search(r"full_key: (\S+)", str(error))
+            told = [line.strip() for line in str(cause).splitlines() if line.strip()]
+            return f"{key[1] if key else 'configuration'}: {located[1]} cannot be imported: {told[-1]}"
         if isinstance(cause, TypeError) and re.search(r"unexpected keyword|missing .* required", str(cause)):
             key = re.search(r"full_key: (\S+)", str(error))
             return f"configuration {key[1] if key else ''}: {cause}"
@@ -123,6 +135,8 @@ def one_line(error: BaseException) -> str | None:
     if isinstance(error, HydraException | OmegaConfBaseException):
         text = f"{error}\n{error.__cause__ or ''}" if isinstance(error, HydraException) else str(error)
         text = text.split("Config search path")[0]
+        if missing := re.search(r"Missing mandatory value: (\S+)", text):
+            return f"{missing[1]}= is missing: give it a value"
         lines = [line.strip() for line in text.splitlines()]
         skipped = ("To append", "full_key", "object_type", "reference_type")
         lines = [line for line in lines if line and not line.startswith(skipped)]
@@ -154,7 +168,45 @@ def refuse_unknown_keys(cfg: DictConfig, name: str) -> None:
     known = (set(primary) | {group.split("@")[0].split("/")[0] for group in groups}) - {"defaults", "hydra"}
     unknown = sorted(set(map(str, cfg)) - known)
     if unknown:
-        raise UserError(f"unknown key '{unknown[0]}'; conf/{name}.yaml knows: {', '.join(sorted(known))}")
+        close = did_you_mean(unknown[0], known)
+        raise UserError(f"unknown key '{unknown[0]}'{close}; conf/{name}.yaml knows: {', '.join(sorted(known))}")
+
+
+def refuse_added_keys(cfg: DictConfig, name: str) -> None:
+    """Raises UserError for a key that `+group.key=` added where nothing reads it; constructors refuse theirs."""
+    for override in HydraConfig.get().overrides.task:
+        key = override.partition("=")[0]
+        parent = key.lstrip("+").rpartition(".")[0]
+        if not key.startswith("+") or not parent or parent.split("@")[0].startswith(OPEN):
+            continue
+        node = OmegaConf.select(cfg, parent)
+        if isinstance(node, DictConfig) and "_target_" not in node:
+            arguments = HydraConfig.get().overrides.task
+            if key.lstrip("+") not in dotted(known_settings(name, list(arguments))):
+                raise UserError(near_key(name, key.lstrip("+"), list(arguments)))
+
+
+def refuse_unread(group: str, read: tuple[str, ...], script: str, advice: dict[str, str]) -> None:
+    """Raises UserError for a setting of a group on the command line that this script does not read.
+
+    read: the keys that it reads. script: the one that reads the others. advice: what to do instead, by key.
+    """
+    for key in typed():
+        name = key.removeprefix(f"{group}.").split(".")[0]
+        if not key.startswith(f"{group}.") or name in read:
+            continue
+        instead = advice.get(name, f"give it to {script}")
+        close = did_you_mean(name, read)
+        acts = close.replace("did you mean ", f"did you mean {group}.") or f"; {instead}"
+        raise UserError(
+            f"{key} is not read here{acts}; of {group} are read: {', '.join(f'{group}.{one}' for one in read)}"
+        )
+
+
+def typed() -> dict[str, str]:
+    """The settings on the command line: {key: value as it was typed}, marks of Hydra left out."""
+    pairs = (override.partition("=") for override in HydraConfig.get().overrides.task)
+    return {key.lstrip("+~"): value for key, _, value in pairs}
 
 
 def plain(cfg: DictConfig) -> dict:
@@ -170,12 +222,42 @@ def choose_sources(cfg: DictConfig) -> list[str] | None:
         raise UserError(
             f"sources={sources} is no list in source_sets ({known}); a single source is sources=[{sources}]"
         )
-    return sets[sources] if isinstance(sources, str) else sources
+    chosen = sets[sources] if isinstance(sources, str) else sources
+    return chosen and [str(name) for name in chosen]  # Hydra reads a source called 2020 as a number
 
 
 def build(cfg: DictConfig, **objects):
     """The one constructor call that a config's `_target_` names; `objects` are what is no configuration."""
     return instantiate(cfg, **objects)
+
+
+def check_loss(cfg: DictConfig, loss: Callable) -> None:
+    """Calls a loss on two pairs as training will. Raises UserError for one of another signature, or of no scalar."""
+    from gte.gather import current_ranks
+
+    x_ND = torch.eye(2)
+    try:
+        value = loss(x_ND, x_ND, x_ND[:, None], ranks=current_ranks(), text_hashes=None)
+    except TypeError as error:
+        raise UserError(
+            f"loss: {cfg._target_} is no function (q_ND, d_ND, n_NKD, *, ranks, text_hashes): {first_line(error)}"
+        ) from error
+    if not (isinstance(value, torch.Tensor) and value.ndim == 0):
+        raise UserError(f"loss: {cfg._target_} must return a scalar tensor, it returns {type(value).__name__}")
+
+
+def require_prepared(cfg: DictConfig) -> None:
+    """Raises UserError where the chosen data are not prepared, with the command that prepares them."""
+    folder = Path(cfg.data.dir)
+    if (folder / "manifest.json").is_file():
+        return
+    name = cfg.data.name
+    path = " data.path=FOLDER model=<the same as here>" if name == "local" else ""
+    place = f" data.dir={folder}" if "data.dir" in typed() else ""
+    raise UserError(
+        f"{folder} is no prepared folder: it has no manifest.json; make it with python src/prepare.py "
+        f"data={name}{path}{place}"
+    )
 
 
 def build_encoder(cfg: DictConfig, load_tokenizer: Callable):

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 
+from gte import ticker
 from gte.checkpoint import Checkpoints, damage, newest_first, newest_whole
 from gte.data.collate import Batch
 from gte.data.module import steps_done
@@ -82,6 +84,26 @@ class Progress(TQDMProgressBar):
         return bar
 
 
+class ProgressLines(Callback):
+    """A line a minute and one at the end, for a log file: steps done, time left, loss, pairs/s."""
+
+    def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        self.start = self.last = time.monotonic()
+        self.first = steps_done(trainer)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, outputs, batch: Batch, index) -> None:
+        now, step = time.monotonic(), batch.step + 1
+        if not trainer.is_global_zero or (now - self.last < ticker.EVERY and step < task.total_steps):
+            return
+        self.last = now
+        left = (now - self.start) / (step - self.first) * (task.total_steps - step)
+        loss, rate = (float(task.step_metrics[f"train/{key}"]) for key in ("loss", "pairs_per_s"))
+        ticker.to_stderr(
+            f"step {step:,}/{task.total_steps:,}, {ticker.spell(now - self.start)}, {ticker.spell(left)} left, "
+            f"loss {loss:.3g}, {rate:.3g} pairs/s"
+        )
+
+
 class StopOnSignal(Callback):
     """Ends training after the step under way, on all ranks, once one of them got SIGUSR1, SIGTERM or Ctrl-C.
 
@@ -124,7 +146,8 @@ class StopOnSignal(Callback):
 
 def run_callbacks(out: Path, folder, **kept) -> list[Callback]:
     """Callbacks of a run that writes to `out`, its checkpoints to `folder`; `kept` as of `Checkpoints`."""
-    return [Metrics(out), Progress(refresh_rate=10), StopOnSignal(), Checkpoints(folder, **kept)]
+    progress = Progress(refresh_rate=10) if sys.stderr.isatty() else ProgressLines()
+    return [Metrics(out), progress, StopOnSignal(), Checkpoints(folder, **kept)]
 
 
 def find_resume(out: Path, folder, resume: str | None) -> Path | None:

@@ -1,17 +1,21 @@
 """The model card of an exported directory, in the hub's format: use, scores, training stages, data and licences."""
 
 import json
+import re
 from math import nan
 from pathlib import Path
 
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from yaml import YAMLError
 
 from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.evaluation.model import weights_checksum
 from gte.onnx import Comparison
 from gte.pretrained import Settings
+from gte.remote import is_address
 
+OWN_NAME = re.compile(r"""SentenceTransformer\(\s*['"]([\w-]+/[\w.-]+)['"]""")  # how a card has its model loaded
 PAPER = "Li et al. 2023, arXiv:2308.03281"
 
 
@@ -50,7 +54,7 @@ def model_card(
     parameters = sum(p.numel() for p in encoder.parameters())
     lines = [
         "---",
-        metadata(name, scores, license).strip(),
+        metadata(name, scores, license, base_of(stages)).strip(),
         "---",
         f"# {name}",
         "",
@@ -81,8 +85,35 @@ def model_card(
     return "\n".join(lines) + "\n"
 
 
-def metadata(name: str, scores: dict | None, license: str | None) -> str:
-    """The card's YAML head; scores as the hub's model-index."""
+def published(name: str) -> str:
+    """A model's name for others to read: of a path on this machine no more than its last part."""
+    is_path = Path(name).is_absolute() or name.startswith((".", "~")) or Path(name).exists() or name.count("/") > 1
+    return Path(name).name if is_path and not is_address(name) else name
+
+
+def base_of(stages: list[dict]) -> tuple[str | None, str | None]:
+    """(hub name, licence) of the model that the first stage started from, each None where it is not known.
+
+    Of a local directory both are what its own model card says.
+    """
+    if not stages:
+        return None, None
+    name = stages[0]["stage"]["init_from"] or stages[0]["model"].get("name_or_path")
+    if name is None:
+        return None, None
+    card = Path(name) / "README.md"
+    if not card.is_file():
+        return (name if published(name) == name and not is_address(name) else None), None
+    own = OWN_NAME.search(card.read_text(encoding="utf-8", errors="replace"))
+    try:
+        license = ModelCard.load(card).data.license
+    except (ValueError, OSError, YAMLError):  # no card of the hub's
+        license = None
+    return own and own[1], license
+
+
+def metadata(name: str, scores: dict | None, license: str | None, base: tuple[str | None, str | None]) -> str:
+    """The card's YAML head; scores as the hub's model-index. The licence is the base model's where none is given."""
     results = [
         EvalResult(
             task_type=task["type"],
@@ -98,7 +129,8 @@ def metadata(name: str, scores: dict | None, license: str | None) -> str:
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
         tags=["sentence-transformers", "feature-extraction", "sentence-similarity", "text-embedding"],
-        license=license,
+        base_model=base[0],
+        license=license or base[1],
         model_name=name if results else None,
         eval_results=results or None,
     ).to_yaml()
@@ -181,10 +213,10 @@ def stage_lines(number: int, record: dict) -> list[str]:
         "steps": f"{record['steps']} of {stage['global_batch']} pairs, groups of {stage['group_size']}",
         "text length": f"{stage['max_length']} tokens",
         "learning rate": f"{record['optim']['lr'] * stage['lr_scale']:g}, AdamW, linear decay",
-        "loss": record["loss"],
+        "loss": record["loss"] + (f", temperature {record['temperature']:g}" if record.get("temperature") else ""),
         "mixture": f"{mixing}, one source a batch, seed {record['seed']}",
         "precision": record["precision"],
-        "started from": stage["init_from"] or record["model"].get("name_or_path", "random weights"),
+        "started from": published(stage["init_from"] or record["model"].get("name_or_path", "random weights")),
         "commit": record["commit"],
     }
     return [

@@ -1,4 +1,8 @@
-"""The exceptions that mean: the user can mend this."""
+"""The exceptions that mean: the user can mend this; and what their lines have in common."""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import fields
 
 
 class UserError(ValueError):
@@ -16,3 +20,25 @@ class PointsFailed(UserError):
 def first_line(error: BaseException) -> str:
     """What an exception says, in one line; its kind where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def did_you_mean(name: str, known: Iterable) -> str:
+    """', did you mean …?' with the closest of the known names, or nothing."""
+    close = difflib.get_close_matches(str(name), [str(one) for one in known], n=3, cutoff=0.6)
+    return f", did you mean {' or '.join(close)}?" if close else ""
+
+
+def check_numbers(group: str, settings) -> None:
+    """Raises UserError where a field of a dataclass that is declared as a number is none.
+
+    group: of conf, as the user types it. A whole number may be a float's, and None where it is declared.
+    """
+    kinds = {int: "a whole number", float: "a number"}
+    for one in fields(settings):
+        value, declared = getattr(settings, one.name), str(getattr(one.type, "__name__", one.type))
+        kind = next((kind for kind in kinds if kind.__name__ in declared), None)
+        if kind is None or "tuple" in declared or (value is None and "None" in declared):
+            continue
+        fits = isinstance(value, int) if kind is int else isinstance(value, int | float)
+        if isinstance(value, bool) or not fits:
+            raise UserError(f"{group}.{one.name}={value} must be {kinds[kind]}")

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from gte.data.tokenizer import fingerprint
 from gte.encoder import Encoder
-from gte.errors import UserError
+from gte.errors import UserError, did_you_mean
 from gte.files import read_json
 from gte.offline import loading
 from gte.pretrained import Settings, load_pickle, new_model, read_config
@@ -39,6 +39,12 @@ def history(checkpoint: str | Path) -> list[dict]:
         return read_checkpoint(found).get("history", [])
     record = Path(found) / HISTORY_FILE
     return read_json(record, list) if record.exists() else []
+
+
+def steps_of(checkpoint: str | Path) -> int:
+    """The steps that the last stage of a checkpoint has made."""
+    *_, last = history(checkpoint) or [{}]
+    return last.get("steps", 0)
 
 
 def read_checkpoint(path: Path) -> dict:
@@ -112,8 +118,12 @@ def find_checkpoint(path: str | Path) -> Path | str:
         raise UserError(
             f"{folder} is neither a run directory (checkpoints/last.ckpt) nor a model directory (config.json)"
         )
-    if folder.is_absolute() or str(path).startswith(".") or folder.suffix == ".ckpt" or len(folder.parts) > 2:
-        raise UserError(f"checkpoint {path} does not exist; name a run directory, a .ckpt file or a model directory")
+    beside = folder.parent != Path() and folder.parent.is_dir()  # runs/pretrian beside runs/pretrain is no hub's name
+    if folder.is_absolute() or str(path).startswith(".") or folder.suffix == ".ckpt" or len(folder.parts) > 2 or beside:
+        close = did_you_mean(folder.name, [one.name for one in folder.parent.iterdir()]) if beside else ""
+        raise UserError(
+            f"checkpoint {path} does not exist{close}; name a run directory, a .ckpt file or a model directory"
+        )
     return str(path)
 
 

@@ -81,6 +81,7 @@ class WandbRun(WandbLogger):
 
     def __init__(self, out: str, data: str, resume: str | None, settings: dict, **options):
         offline_without_key()
+        os.environ.setdefault("WANDB_SILENT", "true")  # it prints some 35 lines a run
         self.out, self.manifest = Path(out), Path(data) / "manifest.json"
         self.last: dict[str, int] = {}  # metric -> the last step that W&B was given of it
         if rank_zero_only.rank == 0:
@@ -97,6 +98,7 @@ class WandbRun(WandbLogger):
         begins = self._experiment is None
         run = super().experiment
         if begins and self._experiment is not None:  # on rank 0
+            print(f"W&B run {run.id}: {run.url or run.dir}", flush=True)
             self.keep("manifest", "data", self.manifest.name, self.manifest.read_text())
         return run
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from gte.errors import UserError
+from gte.errors import UserError, check_numbers
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Optim:
     clip_norm: float
 
     def __post_init__(self):
+        check_numbers("optim", self)
         if not self.lr > 0:
             raise UserError(f"optim.lr must be positive, got {self.lr}")
         if not 0 <= self.warmup_fraction <= 1:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gte.errors import UserError
+from gte.errors import UserError, check_numbers
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Stage:
     recompute_layers: bool = False
 
     def __post_init__(self):
+        check_numbers("stage", self)
         if (self.steps is None) == (self.epochs is None):
             raise UserError(f"give one of stage.steps and stage.epochs, got {self.steps} and {self.epochs}")
         for key in ("max_length", "global_batch", "group_size", "batch_tokens"):

@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gte.data.readers import MAX_LINE, decoded_rows, lines, read_csv, read_tsv, require_columns
-from gte.data.records import Fields, Pair, Rejected, Unfit, clean, encodable
+from gte.data.readers import MAX_LINE, decoded_rows, lines, require_columns, table_rows
+from gte.data.records import Fields, Rejected, Unfit, clean, encodable
 from gte.data.sources import split_name
 from gte.errors import UserError
 
@@ -100,14 +101,16 @@ def read_jsonl(path: Path, field: str, id_field: str | None) -> Iterator[Text]:
             yield as_text(row, value, field, id_field)
 
 
-def read_table(read, path: Path, field: str, id_field: str | None) -> Iterator[Text]:
+def read_table(
+    path: Path, field: str, id_field: str | None, delimiter: str = ",", quoting: str = "minimal"
+) -> Iterator[Text]:
     """csv and tsv with a header."""
-    for record in read(path, Fields(field, id_field or field), header=True):
-        if isinstance(record, Pair):
-            yield Text(record.row, record.document if id_field else str(record.row), record.query)
+    check = partial(require_columns, path, Fields(field, id_field))
+    for row in table_rows(path, header=True, delimiter=delimiter, quoting=quoting, check=check):
+        if isinstance(row, Rejected):
+            yield Text(row.row, str(row.row), None, row.reason)
         else:
-            reason = record.reason.replace("query", "text").replace("document", str(id_field))
-            yield Text(record.row, str(record.row), "" if reason == "empty text" else None, reason)
+            yield as_text(row[0], row[1], field, id_field)
 
 
 def read_parquet(path: Path, field: str, id_field: str | None) -> Iterator[Text]:
@@ -131,7 +134,7 @@ def read_parquet(path: Path, field: str, id_field: str | None) -> Iterator[Text]
 READERS = {
     "txt": read_txt,
     "jsonl": read_jsonl,
-    "csv": lambda *arguments: read_table(read_csv, *arguments),
-    "tsv": lambda *arguments: read_table(read_tsv, *arguments),
+    "csv": read_table,
+    "tsv": partial(read_table, delimiter="\t", quoting="none"),
     "parquet": read_parquet,
 }

@@ -105,12 +105,15 @@ def put_in_place(build: Path, out: Path) -> None:
 def find_complete(out: Path, stated: dict) -> Manifest | None:
     """The manifest of a complete folder of this very configuration, None where there is nothing yet.
 
-    Raises UserError where the folder was prepared from another configuration, or a shard of it is missing.
+    Nor is there where only a tokenizer is named now, and the one there was trained for want of a name. Raises UserError
+    where the folder was prepared from another configuration, or a shard of it is missing.
     """
     if not (out / MANIFEST).exists():
         return None
     made = Manifest.load(out)
     stated = plain(stated)
+    if made.configuration != stated and gets_tokenizer(made.configuration, stated):
+        return None
     if made.configuration != stated:
         raise UserError(
             f"{out} was prepared from another configuration ({first_difference(made.configuration, stated)}); "
@@ -120,6 +123,13 @@ def find_complete(out: Path, stated: dict) -> Manifest | None:
         for shard in facts["shards"]:
             checked(out, shard)
     return made
+
+
+def gets_tokenizer(old: dict, new: dict) -> bool:
+    """Whether a folder whose tokenizer was trained for want of a name is now given one, and nothing else is new."""
+    tokenizer = ("tokenizer", "vocab_size")
+    named = old.get("tokenizer") is None and new.get("tokenizer") is not None
+    return named and all(old.get(key) == new.get(key) for key in {*old, *new} if key not in tokenizer)
 
 
 def first_difference(old, new, key: str = "") -> str:

@@ -14,14 +14,18 @@ from pathlib import Path
 
 import numpy as np
 
+from gte.data.columns import FIND_OUT, Wanted
 from gte.data.mixture import mix, permute
+from gte.data.preview import describe, preview
 from gte.data.ranking import Ranker, Search, rank_bm25
 from gte.data.records import Field, Pair, Rejected, Triple
-from gte.data.sources import Source, infer_source, load_source, local_source, locate, source_files
+from gte.data.sources import Source, infer_source, load_source, local_source, locate, pair_files, source_files
 from gte.errors import UserError
+from gte.files import read_json
 
 TOKENS = re.compile(r"[^\W_]+|[^\w\s]|_")  # runs of letters and digits, and other marks one by one
 REMEMBERED = 100_000  # documents whose tokens are kept while answers are looked for
+INDEX = ".mined.json"  # hidden: the folder may be one of pairs
 DRAWN = 64  # random documents drawn at a time
 
 
@@ -182,16 +186,22 @@ def mine_files(
     answers: str | None = None,
     rows: int | None = None,
     raw: Path = Path("data/raw"),
+    wanted: Wanted = FIND_OUT,
+    by: str = "bm25",
     **settings,
 ) -> Iterator[str]:
     """Mines files of pairs, or sources of conf/source, and writes folder/<name>.jsonl.gz of each; yields what was done.
+
+    A folder stands for its files of pairs. What was mined for a file is noted in folder/.mined.json, where `mined_for`
+    finds it. `wanted`: what the user says about the columns. `by`: what ranks, for people.
 
     Candidates are the documents of all of them together, and `corpus_field` of every row of the `corpus` files. `rows`:
     the first so many pairs of each. `answers`: the column that holds an answer or a list of answers. `raw`: where
     sources have their folders. `settings`: those of `mine`. Each file appears when it is complete. Raises UserError for
     what cannot be read or would be written over, for inputs of one name, and for an answers column that no row has.
     """
-    sources = [find_source(name, raw) for name in names]
+    names = [str(file) for name in names for file in files_of(name)]
+    sources = [find_source(name, raw, replace(wanted, several=len(names) > 1)) for name in names]
     targets = [folder / f"{source.name}.jsonl.gz" for source, _ in sources]
     for name, target in zip(names, targets, strict=True):
         if targets.count(target) > 1 or target.resolve() in [Path(each).resolve() for each in [*names, *corpus]]:
@@ -202,6 +212,9 @@ def mine_files(
         yield each.describe()
         if not each.records:
             raise UserError(f"{each.name} has no row that can be used; nothing was written")
+    for source, where in sources:
+        if source.columns:
+            yield "\n".join(describe(source.name, source.files, preview(source, locate(source, where))))
     pairs = [pair for each in inputs for pair in each.records]
     if answers and not any(pair.answers for pair in pairs):
         raise UserError(f"answers={answers}: no row has an answer there; name the column that holds them")
@@ -216,9 +229,11 @@ def mine_files(
         **settings,
     )
     left = iter(mined.texts)
-    for each, share, target in zip(inputs, shares, targets, strict=True):
+    for name, each, share, target in zip(names, inputs, shares, targets, strict=True):
         negatives = list(islice(left, share))
         write_triples(target, each.records[:share], negatives)
+        if Path(name).is_file():
+            note_mined(folder, each.name, str(Path(name).resolve()), {"by": by, "rows": share})
         own = sum(isinstance(record, Triple) for record in each.records[:share])
         bare = sum(not group for group in negatives)
         yield (
@@ -228,7 +243,38 @@ def mine_files(
     yield f"{mined.random:,} of the negatives are random; {mined.answered:,} documents left out for an answer in them"
 
 
-def find_source(name: str, raw: Path) -> tuple[Source, Path]:
+def files_of(name: str) -> list:
+    """The files of pairs in a folder; anything else by its own name. Raises UserError for a folder without any."""
+    if not Path(name).is_dir():
+        return [name]
+    files, _ = pair_files(Path(name))
+    if not files:
+        raise UserError(f"in={name}: the folder holds no .jsonl, .csv, .tsv or .parquet file")
+    return files
+
+
+def note_mined(folder: Path, name: str, file: str, facts: dict) -> None:
+    """Keeps in folder/.mined.json for which file the negatives of that name were mined."""
+    index = folder / INDEX
+    known = read_json(index) if index.exists() else {}
+    unfinished = index.with_name(f".{index.name}.part")
+    unfinished.write_text(json.dumps({**known, name: {"file": file, **facts}}, indent=1) + "\n", encoding="utf-8")
+    os.replace(unfinished, index)
+
+
+def mined_for(source: Source, raw: Path, folder: Path | None) -> tuple[Path | None, str]:
+    """The file of negatives that `mine_files` wrote to `folder` for a user's file, and what the user is told of it."""
+    file = folder and folder / f"{source.name}.jsonl.gz"
+    if file is None or not file.is_file() or not (folder / INDEX).is_file():
+        return None, ""
+    made = read_json(folder / INDEX).get(source.name, {})
+    (own,) = locate(source, raw)
+    if made.get("file") != str(own.path.resolve()):
+        return None, f"{source.name}: {file} is not used: it was mined for {made.get('file')}"
+    return file, f"{source.name}: with the negatives of {file} ({made.get('by')}); data.mined=null leaves them out"
+
+
+def find_source(name: str, raw: Path, wanted: Wanted) -> tuple[Source, Path]:
     """A file, or the source of that name where there is no such file, and the folder to look in.
 
     Raises UserError for a source whose rows give their pairs only together with others.
@@ -240,7 +286,7 @@ def find_source(name: str, raw: Path) -> tuple[Source, Path]:
                 f"{name} joins rows of its files; prepare it first, and mine <data.dir>/pairs/{name}.parquet"
             )
         return source, raw
-    return infer_source(Path(name)), Path(name).parent
+    return infer_source(Path(name), wanted), Path(name).parent
 
 
 def read_corpus(path: Path, text: Field) -> Input:

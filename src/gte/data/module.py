@@ -22,6 +22,18 @@ def prepared_tokenizer(folder: str | Path):
     return load_tokenizer(Path(folder) / "tokenizer")
 
 
+def group_size_of(folder: str | Path, stage: Stage, sources: list[str] | None) -> int:
+    """The stage's group size as far as the data has negatives: one positive and at most as many as a row has.
+
+    1 where no source of the stage has any; 1 as well for a stage of plain pairs.
+    """
+    manifest = Manifest.load(folder)
+    names = [name for name, facts in manifest.sources.items() if stage.name in facts["stages"]]
+    names = [name for name in names if sources is None or name in sources]
+    most = max((TokenTable(folder, manifest, name).most_negatives() for name in names), default=stage.group_size)
+    return min(stage.group_size, 1 + most)
+
+
 class Steps(Dataset):
     """Item s is one rank's Batch of step s; nothing else is kept, so any worker can make any step."""
 
@@ -101,7 +113,7 @@ class PairData(pl.LightningDataModule):
             if size < stage.global_batch:
                 raise UserError(
                     f"source {name} has {size} rows, fewer than one global batch of {stage.global_batch}: lower "
-                    "stage.global_batch, leave it out of data.sources, or merge it with another source"
+                    "stage.global_batch, leave it out by sources=[...], or merge it with another source"
                 )
         listed = None if weights is None else self.list_weights(weights)
         self.mixture = Mixture(sizes, alpha=alpha, seed=seed, global_batch=stage.global_batch, weights=listed)
@@ -137,7 +149,7 @@ class PairData(pl.LightningDataModule):
         if not same:
             raise UserError(
                 f"the shards in {self.folder} were made with the tokenizer '{facts['name']}', the model reads another "
-                "one; prepare the data again with data.tokenizer=<the model's> and its own data.dir"
+                "one; prepare the data again with model=<the same as here>, and data.dir= where both are needed"
             )
         if encoder.tokenizer.truncation_side != "right":
             raise UserError(
@@ -208,9 +220,10 @@ class PairData(pl.LightningDataModule):
     def describe(self) -> str:
         """One line of what the stage will do."""
         pairs = sum(map(len, self.tables))
+        own = "" if any(table.has_negatives for table in self.tables) else " (no source has negatives)"
         return (
             f"{pairs:,} rows of {len(self.tables)} sources, {self.total_steps} steps of {self.stage.global_batch} "
-            f"in groups of {self.stage.group_size}{self.said}"
+            f"in groups of {self.stage.group_size}{own}{self.said}"
         )
 
     def prepare_data(self) -> None:

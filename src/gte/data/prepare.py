@@ -5,7 +5,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
@@ -16,16 +16,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gte.data.columns import Wanted
 from gte.data.contamination import REASONS, Decontamination, EvaluationTexts
 from gte.data.folder import WORK, building_site, code, find_complete, locked, once, put_in_place, refuse_foreign
-from gte.data.mining import mine
+from gte.data.mining import mine, mined_for
 from gte.data.pairs import Tally, hash_file, make_pairs, use_engine
+from gte.data.preview import describe, preview
 from gte.data.records import text_hash
 from gte.data.shards import Manifest, described, write_shards
-from gte.data.sources import Raw, Source, configuration, infer_sources, load_source, locate
+from gte.data.sources import LOCAL, Raw, Source, configuration, infer_sources, load_source, locate, pair_files
 from gte.data.tokenizer import fingerprint, load_tokenizer, special_ids, train_tokenizer
 from gte.data.tokens import Tokens
-from gte.errors import UserError
+from gte.errors import UserError, did_you_mean
+from gte.ticker import still_at
 
 TRAINING_PAIRS = 60_000  # a tokenizer is trained on so many pairs at most, of each source in proportion
 TOKENS_BATCH = 8_192  # pairs tokenised at a time
@@ -65,6 +68,7 @@ class Recipe:
     sources to mine, by name. evaluation: a folder to copy to eval/. max_rejected: share of a source's rows that may be
     rejected, those that it filters out not counted. dedup_across: whether a pair that an earlier source has is a
     duplicate as well. decontaminate: what pairs with texts of evaluation sets are, which are left out; None keeps them.
+    notes: lines that the user is told first.
     """
 
     name: str
@@ -78,6 +82,7 @@ class Recipe:
     max_rejected: float = 0.1
     dedup_across: bool = False
     decontaminate: Decontamination | None = None
+    notes: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raises UserError for names that clash or are unknown and for numbers of no sense, before any work."""
@@ -138,28 +143,42 @@ def read_recipe(data: dict, *, fetch_again: bool = False) -> Recipe:
     data = dict(data)
     for key in ("dir", "alpha", "weights", "prompts"):  # where to, and how to train on it: no part of what is made
         data.pop(key, None)
-    path, header, names = data.pop("path", None), data.pop("header", None), data.pop("sources")
+    path, mined, names = data.pop("path", None), data.pop("mined", None), data.pop("sources")
+    stated = {key: data.pop(key, None) for key in ("columns", "score", "min_score", "header", "delimiter")}
     if path is not None or "raw" not in data:
         if path is None:
             raise UserError(f"data={data['name']} needs a folder of raw files: data.path=FOLDER")
-        local = {source.name: source for source in infer_sources(path, header)}
-        if unknown := [name for name in names or [] if name not in local]:
+        local = {
+            source.name: source
+            for source in infer_sources(path, Wanted(**stated | {"columns": stated["columns"] or {}}))
+        }
+        names = [str(name) for name in names or local]
+        if unknown := [name for name in names if name not in local]:
             raise UserError(f"{path} has no file for '{unknown[0]}'; it has: {', '.join(local)}")
-        data |= {"raw": path, "sources": [local[name] for name in names or local]}
+        raw = Path(path).parent if Path(path).is_file() else Path(path)
+        others = pair_files(Path(path))[1]
+        notes = [f"{path}: not read: {', '.join(others)}"] if others else []
+        sources = []
+        for name in names:
+            file, note = mined_for(local[name], raw, mined and Path(mined))
+            sources.append(replace(local[name], mined=file and str(file)))
+            notes += [note] if note else []
+        data |= {"raw": raw, "sources": sources, "notes": tuple(notes)}
     else:
         data["sources"] = [load_source(name).in_folder(Path(data["raw"])) for name in names or []]
     data["raw"] = Path(data["raw"])
     if function := data.pop("fetch", None):
         fetch(function, data["raw"], again=fetch_again)
     data["evaluation"] = Path(data["evaluation"]) if data.get("evaluation") else None
-    known = [part.name for part in fields(Recipe)]
+    known = [part.name for part in fields(Recipe) if part.name != "notes"]
     try:
         data["triples"] = {name: Triples(**facts) for name, facts in (data.get("triples") or {}).items()}
     except TypeError as error:
         raise UserError(f"data.triples: {error}") from error
     data["decontaminate"] = read_decontamination(data.get("decontaminate"))
-    if unknown := [key for key in data if key not in known]:
-        raise UserError(f"unknown key 'data.{unknown[0]}'; known: {', '.join(known)}")
+    if unknown := [key for key in data if key not in [*known, "notes"]]:
+        close = did_you_mean(unknown[0], known)
+        raise UserError(f"unknown key 'data.{unknown[0]}'{close}; known: {', '.join(known)}")
     return Recipe(**data)
 
 
@@ -183,23 +202,38 @@ def fetch(function: str, folder: Path, *, again: bool) -> None:
         part = folder.parent / f".{folder.name}.fetching"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
-        getattr(import_module(module), name)(part)
+        say(f"{function}: writes {folder}")
+        with still_at(f"{function}: at work"):
+            getattr(import_module(module), name)(part)
         put_in_place(part, folder)
     say(f"{function}: wrote {folder}, {time.perf_counter() - start:.1f} s")
 
 
 def prepare(
-    recipe: Recipe, out: Path, *, engine: str = "native", force: bool = False, command: str = "", report: Report = say
-) -> Manifest:
+    recipe: Recipe,
+    out: Path,
+    *,
+    engine: str = "native",
+    force: bool = False,
+    command: str = "",
+    report: Report = say,
+    dry_run: bool = False,
+) -> Manifest | None:
     """Makes the prepared folder `out`, or finds it made: `manifest.json`, `pairs/`, `shards/`, `tokenizer/`, `eval/`.
 
     Everything is written to a hidden folder beside `out`, which takes its name at the very end: `out` is complete or
     not there, whenever the process dies. What was finished then, source by source, is taken over by the next run. A
     complete folder of the same configuration is left as it is; of another one it is refused, unless `force` says to
-    replace it. Two runs with equal raw files write equal bytes, but for the time in the manifest.
+    replace it; but where nothing is new beside a tokenizer in place of one that nobody asked for, it is replaced. Two
+    runs with equal raw files write equal bytes, but for the time in the manifest. `dry_run`: tell how the user's files
+    are read, write nothing and return None.
     """
     recipe.check()
     raws = recipe.locate()
+    if dry_run:
+        look_at(recipe, raws, report)
+        report("dry run: nothing is written")
+        return None
     stated = recipe.configuration(raws)
     given = None if recipe.tokenizer is None else load_tokenizer(recipe.tokenizer)  # may fail: before hours of work
     use_engine(engine)
@@ -209,12 +243,33 @@ def prepare(
             report(f"{out} is complete and up to date: nothing to do (force=true makes it anew)")
             return made
         refuse_foreign(out)
+        shown = look_at(recipe, raws, report)
         with building_site(out, report) as build:
             manifest = fill(recipe, raws, given, build, report)
+            for name, columns in shown.items():
+                manifest.sources[name]["columns"] = columns
             manifest.configuration, manifest.command = stated, command
             manifest.save(build)
     report(table(manifest, out))
     return manifest
+
+
+def look_at(recipe: Recipe, raws: dict[str, list[Raw]], report: Report) -> dict[str, dict]:
+    """Tells what of each of a user's own files is read as what, and warns; returns it by source."""
+    for note in recipe.notes:
+        report(f"note: {note}")
+    shown = {}
+    for source in recipe.sources:
+        if source.category == LOCAL:
+            shown[source.name] = preview(source, raws[source.name])
+            for line in describe(source.name, ", ".join(raw.name for raw in raws[source.name]), shown[source.name]):
+                report(line)
+    if shown and recipe.tokenizer is None:
+        report(
+            "note: no tokenizer is named, so one is trained on these pairs, which only models of random weights "
+            "(model=tiny) read; model=NAME_OR_FOLDER takes that of a pretrained model"
+        )
+    return shown
 
 
 def fill(recipe: Recipe, raws: dict[str, list[Raw]], tokenizer, build: Path, report: Report) -> Manifest:
@@ -292,7 +347,8 @@ def write_pairs(
             **maker(),
         }
         make = partial(source_pairs, recipe, source, raws[source.name], earlier, evaluation, build)
-        made, is_new = once(build, f"{source.name}.pairs", key, make)
+        with still_at(f"{source.name}: at work"):
+            made, is_new = once(build, f"{source.name}.pairs", key, make)
         tally = Tally(**made["tally"])
         facts[source.name] = describe_source(source.category, source.stages, source.licence, tally, made["files"][0])
         how_long = f"{time.perf_counter() - start:6.1f} s" if is_new else "made before"

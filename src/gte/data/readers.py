@@ -13,6 +13,7 @@ import lzma
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -24,6 +25,9 @@ from gte.data.records import Fields, Keyed, Record, Rejected, Unfit, records, sp
 from gte.errors import UserError
 
 MAX_LINE = 16 * 2**20  # bytes; a longer line is rejected, and never held in memory as a whole
+MAX_ROW_LINES = 10_000  # of a csv row; the longest texts of real tables, code files, stay below
+GROUP_ROWS = 2**20  # of a parquet file's row group, at most, as pyarrow writes them
+DOUBT_LINES = 64  # of a csv row, at which it is first asked whether an open quote swallows rows
 BOM = b"\xef\xbb\xbf"
 KINDS = {".gz": "gzip", ".zst": "zstd"}  # what is unpacked, by a name's suffix
 MAGIC = {
@@ -60,6 +64,7 @@ READERS = {
     "codesearchnet": "gte.data.formats.codesearchnet:read_codesearchnet",
     "fever": "gte.data.formats.fever:read_fever",
     "hotpotqa": "gte.data.formats.hotpotqa:read_hotpotqa",
+    "json": "gte.data.formats.arrays:read_json",
     "medi": "gte.data.formats.medi:read_medi",
     "nli": "gte.data.formats.nli:read_nli",
     "passages": "gte.data.formats.passages:read_passages",
@@ -150,9 +155,30 @@ def read_csv(
 
     With a header, fields are column names; without, positions. Raises UserError where the header lacks a field.
     """
+    seen: set[int] = set()
+    check = partial(require_columns, path, fields)
+    for row in table_rows(path, header=header, delimiter=delimiter, quoting=quoting, max_line=max_line, check=check):
+        if isinstance(row, Rejected):
+            yield row
+        else:
+            yield from records(row[1], fields, row[0], seen)
+
+
+def table_rows(
+    path: Path | zipfile.Path,
+    *,
+    header: bool,
+    delimiter: str = ",",
+    quoting: str = "minimal",
+    max_line: int = MAX_LINE,
+    check: Callable[[list[str]], None] = lambda columns: None,
+) -> Iterator[Row | Rejected]:
+    """The rows of a csv or tsv file as (line, {column: cell}), without a header as (line, cells).
+
+    Column names are stripped. `check` is called with them before the first row, and may raise.
+    """
     rejected: list[Rejected] = []
     text = texts(lines(path, max_line), rejected)
-    seen: set[int] = set()
     rows = split_lines(text, delimiter) if quoting == "none" else quoted_rows(text, delimiter, max_line)
     columns = None
     for row, lines_read, cells in rows:
@@ -164,16 +190,16 @@ def read_csv(
         elif broken:
             yield Rejected("row with a rejected line", row)
         elif header and columns is None:
-            columns = cells
-            require_columns(path, fields, columns)
+            columns = [cell.strip() for cell in cells]
+            check(columns)
         elif not cells:
             continue
         elif columns is None:
-            yield from records(cells, fields, row, seen)
+            yield row, cells
         elif len(cells) != len(columns):
             yield Rejected("too few columns" if len(cells) < len(columns) else "too many columns", row)
         else:
-            yield from records(dict(zip(columns, cells, strict=True)), fields, row, seen)
+            yield row, dict(zip(columns, cells, strict=True))
     yield from rejected
 
 
@@ -191,20 +217,37 @@ def read_tsv(
 
 
 def read_parquet(path: Path | zipfile.Path, fields: Fields) -> Iterator[Record]:
-    """Rows of a parquet file. Raises UserError where a column is missing."""
+    """Rows of a parquet file. Raises UserError where a column is missing.
+
+    A row group that is damaged part-way costs its own rows from there on, each of them a rejection.
+    """
     row, seen = 0, set()
     try:
         with path.open("rb") as stream:
             file = pq.ParquetFile(stream)
             require_columns(path, fields, file.schema_arrow.names)
-            for batch in file.iter_batches(batch_size=1024, columns=fields.names or None):
-                for value in decoded_rows(batch):
+            for group in range(file.num_row_groups):
+                end = row + file.metadata.row_group(group).num_rows
+                for value in group_rows(file, group, fields.names or None):
                     row += 1
                     yield from [Rejected("invalid UTF-8", row)] if value is None else records(value, fields, row, seen)
+                for lost in range(row + 1, min(end, row + GROUP_ROWS) + 1):  # a damaged footer may say anything
+                    yield Rejected("damaged row group", lost)
+                row = max(row, end)
     except (pa.ArrowException, *DAMAGE) as error:
         if getattr(error, "errno", None):
             raise
         yield Rejected("damaged file", row)
+
+
+def group_rows(file: pq.ParquetFile, group: int, names: list[str] | None) -> Iterator[dict | None]:
+    """The rows of a row group as dicts up to where it is damaged; None for one whose text is not UTF-8."""
+    try:
+        for batch in file.iter_batches(batch_size=1024, row_groups=[group], columns=names):
+            yield from decoded_rows(batch)
+    except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None):
+            raise
 
 
 def paired(rows: Iterator[Row | Rejected], fields: Fields, split: Callable | None = None) -> Iterator[Record]:
@@ -385,16 +428,100 @@ def split_lines(text: Iterator[str], delimiter: str) -> Iterator[tuple[int, int,
 
 
 def quoted_rows(text: Iterator[str], delimiter: str, max_cell: int) -> Iterator[tuple[int, int, list[str] | Rejected]]:
-    """(row, lines of the row, cells) by RFC-4180; a rejection in place of cells that csv cannot read."""
-    csv.field_size_limit(max_cell)  # an unclosed quote would otherwise swallow the rest of the file
-    rows = csv.reader(text, delimiter=delimiter, strict=True)
-    before = 0
+    """(row, lines of the row, cells) by RFC-4180; a rejection in place of cells that csv cannot read.
+
+    A quote that is never closed, or closed by that of a later row, costs its own line: the lines behind it are read
+    anew, as rows. It is told by what cannot be parsed, by MAX_ROW_LINES, and by lines within the quotes that are all
+    rows of the table's width.
+    """
+    csv.field_size_limit(max_cell)
+    source = Rewindable(text, delimiter)
+    rows = csv.reader(source, delimiter=delimiter, strict=True)
     while True:
+        source.begin_row()
         try:
-            cells: list[str] | Rejected = next(rows)
+            cells = next(rows)
+            if source.swallows():
+                raise Runaway
         except StopIteration:
             return
+        except (csv.Error, Runaway):
+            if len(source.taken) == 1:
+                yield source.number, 1, Rejected("malformed row", source.number)
+            else:
+                first = source.rewind()
+                yield first, 1, Rejected("quote that is not closed", first)
+            continue
+        if source.number <= source.doubted and source.stray_quote():
+            yield source.number, 1, Rejected("malformed row", source.number)
+            continue
+        source.width = source.width or len(cells)
+        yield source.number, len(source.taken), cells
+
+
+class Runaway(Exception):
+    """A quoted cell holds more lines than a cell does."""
+
+
+class Rewindable:
+    """Lines of which those behind the first one of a row can be read again; what csv.reader iterates over.
+
+    number: of the line read last. taken: the lines of the row at hand. width: cells of the table's first row, 0 before
+    it. doubted: up to this line a rewound row went.
+    """
+
+    def __init__(self, text: Iterator[str], delimiter: str):
+        self.text, self.delimiter = text, delimiter
+        self.taken: list[str] = []
+        self.again: list[str] = []  # the next line last
+        self.number = self.width = self.doubted = 0
+
+    def __iter__(self) -> "Rewindable":
+        return self
+
+    def __next__(self) -> str:
+        line = self.again.pop() if self.again else next(self.text)
+        self.number += 1
+        self.taken.append(line)
+        if len(self.taken) > MAX_ROW_LINES or (len(self.taken) == DOUBT_LINES and self.swallows()):
+            raise Runaway
+        return line
+
+    def begin_row(self) -> None:
+        self.taken = []
+
+    def rewind(self) -> int:
+        """Gives back all lines of the row but its first, whose number it returns."""
+        first = self.number - len(self.taken) + 1
+        self.doubted = max(self.doubted, self.number)
+        self.again += reversed(self.taken[1:])
+        self.number, self.taken = first, self.taken[:1]
+        return first
+
+    def swallows(self) -> bool:
+        """Whether the row's lines look like rows themselves, each as wide as the table, its first one but for a quote.
+
+        So do two lines of some texts, hence five at least.
+        """
+        first, *others = self.taken
+        if len(others) < 4 or self.width < 2:
+            return False
+        before, _, after = first.rpartition('"')
+        return self.is_row(before + after) and all(map(self.is_row, others))
+
+    def is_row(self, line: str) -> bool:
+        try:
+            cells = next(csv.reader([line], delimiter=self.delimiter, strict=True), [])
         except csv.Error:
-            cells = Rejected("malformed row", rows.line_num)
-        yield rows.line_num, rows.line_num - before, cells
-        before = rows.line_num
+            return False
+        return len(cells) == self.width and all(cells)
+
+    def stray_quote(self) -> bool:
+        """Whether the row is one line with the end of a quoted cell that began before it."""
+        (line, *more) = self.taken
+        cells = line.rstrip("\r\n").split(self.delimiter)
+        return (
+            not more
+            and any(cell.endswith('"') and not cell.startswith('"') for cell in cells)
+            and (line.count('"') % 2 == 1)
+        )

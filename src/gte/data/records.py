@@ -70,7 +70,9 @@ class Fields:
     not, have there. replace: regular expressions and what takes their place in queries and documents. min_query,
     min_document, max_document: characters that a text of a pair must have, or must not exceed.
 
-    A list of names is joined by ": ", empty parts left out. All None: the shape of the row decides, one of
+    A list of names is joined by ": ", empty parts left out; of negatives each is one. score, min_score: the column of a
+    number that must be at least so much. A list of passages (objects with title and text) counts as their texts. All
+    None: the shape of the row decides, one of
     {"query", "pos", "neg"} ("document" or "answer" for "pos"), {"set": [...]}, {"text": [title, body]},
     [query, document] and [query, document, negative]. answers: the column that holds the strings which answer a query.
     """
@@ -86,11 +88,14 @@ class Fields:
     min_document: int = 0
     max_document: int | None = None
     answers: str | None = None
+    score: str | int | None = None
+    min_score: float | None = None
 
     @property
     def names(self) -> list[str]:
         """The columns that every row must have."""
-        wanted = [self.query, self.document, self.negatives, self.answers, self.id, *self.keep, *self.drop]
+        wanted = [self.query, self.document, self.negatives, self.answers, self.id, self.score]
+        wanted += [*self.keep, *self.drop]
         flat = [name for one in wanted for name in (one if isinstance(one, list) else [one])]
         return list(dict.fromkeys(name for name in flat if isinstance(name, str)))
 
@@ -112,6 +117,8 @@ def records(
             raise Unfit("unknown shape of row")
         if fields.keep or fields.drop:
             check_filters(value, fields)
+        if fields.score is not None:
+            check_score(value, fields)
         if fields.id is not None and seen is not None:
             check_id(value, fields.id, seen)
         query, documents, negatives = (split or split_row)(value, fields)
@@ -160,6 +167,17 @@ def check_filters(value, fields: Fields) -> None:
                 raise Unfit(f"{FILTERED}{name} is {'not ' if wanted else ''}{said}")
 
 
+def check_score(value, fields: Fields) -> None:
+    """Raises Unfit for a row whose score is too low, or no number."""
+    found = cell(value, fields.score)
+    try:
+        score = float(found)
+    except (TypeError, ValueError, OverflowError):
+        raise Unfit("missing score" if found in (None, "") else "wrong type of score") from None
+    if not score >= fields.min_score:
+        raise Unfit(f"{FILTERED}{fields.score} under {fields.min_score:g}")
+
+
 def check_id(value, name: str | int, seen: set[int]) -> None:
     """Adds a row's id to those seen. Raises Unfit where it is there already."""
     identity = cell(value, name)
@@ -186,8 +204,8 @@ def split_row(value, fields: Fields) -> tuple:
     """(query, documents, negatives) of a raw row, unchecked; the query of a {"set": [...]} is None."""
     if isinstance(value, dict):
         if fields.query is not None:
-            query, document = pick(value, fields.query), pick(value, fields.document)
-            negatives = None if fields.negatives is None else pick(value, fields.negatives)
+            query, document = pick(value, fields.query), passages(pick(value, fields.document))
+            negatives = gather(value, fields.negatives)
         elif "query" in value:
             query, negatives = value["query"], value.get("neg")
             document = next((value[name] for name in ("pos", "document", "answer") if name in value), None)
@@ -202,14 +220,37 @@ def split_row(value, fields: Fields) -> tuple:
         positions = [fields.query, fields.document, fields.negatives]
         if not isinstance(fields.query, int):
             positions = [0, 1, 2 if len(value) > 2 else None]
-        if any(position is not None and position >= len(value) for position in positions):
+        if any(position >= len(value) for position in flat_positions(positions)):
             raise Unfit("too few columns")
-        query, document, negatives = (None if position is None else value[position] for position in positions)
+        query, document = value[positions[0]], value[positions[1]]
+        negatives = gather(value, positions[2])
     else:
         raise Unfit("unknown shape of row")
     if query is None:
         raise Unfit("missing query")
     return query, document if isinstance(document, list) else [document], negatives
+
+
+def flat_positions(positions: list) -> list[int]:
+    several = positions[2] if isinstance(positions[2], list) else [positions[2]]
+    return [position for position in [*positions[:2], *several] if position is not None]
+
+
+def gather(row: dict | list, field: Field):
+    """The negatives of a field; of several fields those of all, as one list."""
+    if field is None:
+        return None
+    if not isinstance(field, list):
+        return passages(cell(row, field))
+    found = [passages(cell(row, name)) for name in field]
+    return [text for one in found for text in (one if isinstance(one, list) else [one]) if text is not None]
+
+
+def passages(value):
+    """The texts, "title: text", of a list of passages; any other value as it is."""
+    if not isinstance(value, list) or not any(isinstance(one, dict) for one in value):
+        return value
+    return [pick(one, ["title", "text"]) if isinstance(one, dict) else one for one in value]
 
 
 def pick(row: dict, field: Field):

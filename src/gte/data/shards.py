@@ -186,6 +186,13 @@ class TokenTable:
         lengths = offsets[:, 1] - offsets[:, 0]
         return self._copy("negatives", shard_of, offsets[:, 0], lengths), lengths, counts_N
 
+    def most_negatives(self) -> int:
+        """The most hard negatives that a row of the first shard has."""
+        if not self.has_negatives or not len(self):
+            return 0
+        edges = self._buffers(0)["negatives"][0]
+        return int((edges[1:].astype(np.int64) - edges[:-1]).max())
+
     def hashes(self, column: str, rows_N: np.ndarray) -> np.ndarray:
         """uint64 [N]: `records.text_hash` of the texts of "query" or "document"."""
         shards = np.searchsorted(self.starts, rows_N, side="right") - 1

@@ -1,6 +1,5 @@
 """Sources of text pairs: what conf/source/**/<name>.yaml states, and where their raw files are on this machine."""
 
-import difflib
 import fnmatch
 import glob
 import hashlib
@@ -17,23 +16,24 @@ from pathlib import Path, PurePosixPath
 import pyarrow.parquet as pq
 import yaml
 
-from gte.data.readers import MAX_LINE, join, lines, reader
-from gte.data.records import Field, Fields, Keyed, KeyedRow, Record, Rejected, encodable, records
-from gte.errors import UserError, first_line
+from gte.data.columns import FIND_OUT, SAMPLE, Wanted, choose_columns, could_be_names, find_delimiter, find_header, flat
+from gte.data.readers import MAX_LINE, decoded_rows, join, lines, reader, table_rows
+from gte.data.records import Field, Fields, Keyed, KeyedRow, Record, Rejected, Triple, encodable, records
+from gte.errors import UserError, did_you_mean, first_line
 from gte.offline import hub_reachable
 
 FOLDER = Path(__file__).resolve().parents[3] / "conf" / "source"
 STAGES = ("pretrain", "finetune")
+ANY_POSITIVE = ("pos", "document", "answer")  # names of which each row of a file may have another
 LOCAL = "local"  # category of a user's own files
-LOCAL_FORMATS = ("jsonl", "csv", "tsv", "parquet")
+LOCAL_FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
 
-# column names by which a user's file is understood without being told
-QUERY_NAMES = ("query", "question", "title", "anchor", "premise", "sentence1", "sent0", "text1", "headline", "comment")
-DOCUMENT_NAMES = (
-    "pos", "document", "positive", "passage", "answer", "body", "text", "abstract", "hypothesis", "sentence2", "sent1",
-    "text2", "description", "code",
-)  # fmt: skip
-NEGATIVE_NAMES = ("neg", "negatives", "negative", "hard_neg")
+OTHER_FILES = {
+    "xlsx": "save it as CSV",
+    "xls": "save it as CSV",
+    "ods": "save it as CSV",
+    "txt": "name it .tsv or .csv",
+}
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,9 @@ class Source:
     hub, hub_config, hub_split, hub_files: where `datasets` finds it. folder: below the raw folder, `name` by default.
     files: glob of its raw files there; a zip counts as the folder that it holds. forms: other raw forms that the folder
     may hold instead, each as the keys that differ. url: where a person gets them. query, document, negatives, answers,
-    id, keep, drop, replace, min_query, min_document, max_document: see `Fields`. options: further arguments of the
-    reader. pairs: n_i of Eq. 4, an estimate where `estimate` says so.
+    id, keep, drop, replace, min_query, min_document, max_document, score, min_score: see `Fields`. options: further
+    arguments of the reader. pairs: n_i of Eq. 4, an estimate where `estimate` says so. columns: of a user's file, which
+    are used as what, for people. mined: a file of negatives that `mine` found for its rows.
     """
 
     name: str
@@ -69,12 +70,16 @@ class Source:
     min_query: int = 0
     min_document: int = 0
     max_document: int | None = None
+    score: str | int | None = None
+    min_score: float | None = None
     options: dict = field(default_factory=dict)
     forms: list[dict] = field(default_factory=list)
     answers: str | None = None
     pairs: int | None = None
     estimate: bool = False
     licence: str = "unknown"
+    columns: dict = field(default_factory=dict)
+    mined: str | None = None
 
     @property
     def fields(self) -> Fields:
@@ -107,7 +112,8 @@ class Source:
         if raw.path is None:
             return read_hub(self)
         place = raw.path if raw.member is None else zipfile.Path(raw.path, raw.member)
-        return reader(self.reader)(place, self.fields, **self.options)
+        found = reader(self.reader)(place, self.fields, **self.options)
+        return found if self.mined is None else with_mined(found, Path(self.mined), place)
 
     def combine(self, rows: Iterator[KeyedRow]) -> Iterator[tuple[str, Record]]:
         """The records, each with its file, of the rows of one key in their order."""
@@ -180,12 +186,6 @@ def check_addresses(path: Path, form: dict) -> None:
         raise UserError(f"{path}: hub_files is '{files}', which names no files within the data set")
     if url is not None and not str(url).startswith("https://"):
         raise UserError(f"{path}: url is '{url}'; only https:// is taken")
-
-
-def did_you_mean(name: str, known) -> str:
-    """', did you mean …?' with the closest of the known names, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
-    return f", did you mean {' or '.join(close)}?" if close else ""
 
 
 def locate(source: Source, raw_folder: Path) -> list[Raw]:
@@ -286,39 +286,85 @@ def read_hub(source: Source) -> Iterator[Record]:
         ) from error
 
 
-def infer_sources(folder: str | Path, header: bool | None = None) -> list[Source]:
-    """Every jsonl, csv, tsv (each also .gz or .zst) and parquet file of a folder as a source for both stages.
+def infer_sources(path: str | Path, wanted: Wanted = FIND_OUT) -> list[Source]:
+    """Every jsonl, json, csv, tsv (each also .gz or .zst) and parquet file of a folder as a source for both stages.
 
-    Names: the files' stems. Columns: well-known names, else the first two with text; a table whose first line holds no
-    well-known name has no header, unless `header` says otherwise. Raises UserError for a missing folder, one without
-    such files, two files of one stem, and a file whose first rows are understood by none of these.
+    path: the folder, or one such file. Names: the files' stems. Which column is what: `gte.data.columns`. Raises
+    UserError for a missing folder, one without such files, two files of one stem, and a file that is not understood.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; data.path=FOLDER takes one of jsonl, csv, tsv or parquet files")
-    found: dict[str, Source] = {}
-    for path in sorted(folder.iterdir()):
-        stem, suffix = split_name(path)
-        if not path.is_file() or not stem or suffix not in LOCAL_FORMATS:
-            continue
+    path = Path(path)
+    if not path.exists():
+        raise UserError(
+            f"there is no folder {path}; {wanted.prefix}path=FOLDER takes one of jsonl, csv, tsv or parquet files"
+        )
+    files, others = pair_files(path)
+    found: dict[str, Path] = {}
+    for file in files:
+        stem, _ = split_name(file)
         if stem in found:
-            raise UserError(f"{folder} holds two files for the source '{stem}': rename {path.name} or the other")
-        found[stem] = infer_source(path, header)
+            raise UserError(f"{path} holds two files for the source '{stem}': rename {file.name} or the other")
+        found[stem] = file
     if not found:
-        raise UserError(f"{folder} holds no .jsonl, .csv, .tsv or .parquet file (.gz and .zst are read too)")
-    return list(found.values())
+        held = f"; it holds {', '.join(others[:5])}{', ...' if others[5:] else ''}" if others else ""
+        raise UserError(f"{path} holds no .jsonl, .csv, .tsv or .parquet file (.json, .gz and .zst are read too){held}")
+    wanted = replace(wanted, several=len(found) > 1)
+    wanted.check(list(found), path)
+    sources = [infer_source(file, wanted) for file in found.values()]
+    if wanted.min_score is not None and not any(source.score is not None for source in sources):
+        raise UserError(
+            f"{wanted.prefix}min_score={wanted.min_score:g}: no file of {path} has a column of scores; name it: "
+            f"{wanted.prefix}score=COLUMN"
+        )
+    return sources
+
+
+def pair_files(path: Path) -> tuple[list[Path], list[str]]:
+    """The files of a folder that may hold pairs, in order of name; and what else is there, with what to do about it."""
+    if path.is_file():
+        return ([path], []) if split_name(path)[1] in LOCAL_FORMATS else ([], [other_file(path)])
+    files, others = [], []
+    for file in sorted(path.iterdir()):
+        stem, suffix = split_name(file)
+        if not file.is_file() or file.name.startswith("."):
+            continue
+        rows = suffix in LOCAL_FORMATS and (suffix != "json" or holds_rows(file))
+        if stem and rows:
+            files.append(file)
+        else:
+            others.append(other_file(file))
+    return files, others
+
+
+def other_file(path: Path) -> str:
+    """A file that is not read, by its name, and what makes it one that is."""
+    suffix = split_name(path)[1]
+    way_out = "no array and no lines of JSON" if suffix == "json" else OTHER_FILES.get(suffix)
+    return f"{path.name} ({way_out})" if way_out else path.name
+
+
+def holds_rows(path: Path) -> bool:
+    """Whether a .json file is an array, or has a JSON value a line; a configuration is neither."""
+    first = next(
+        (item for item in lines(path, MAX_LINE) if isinstance(item, tuple) and not isinstance(item, Rejected)), None
+    )
+    if first is None or first[1].lstrip().startswith(b"["):
+        return True
+    try:
+        return isinstance(json.loads(first[1]), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def split_name(path: Path) -> tuple[str, str]:
     """Stem and format of a file's name, compression aside: ('faq', 'csv') for faq.csv.gz."""
     stem, _, suffix = path.name.removesuffix(".gz").removesuffix(".zst").rpartition(".")
-    return stem, suffix
+    return stem, suffix.lower()
 
 
-def infer_source(path: Path, header: bool | None = None) -> Source:
+def infer_source(path: Path, wanted: Wanted = FIND_OUT) -> Source:
     """One file of pairs as a source of its own folder, as in `infer_sources`. Raises UserError for what it is not."""
     source = local_source(path)
-    return replace(source, **infer_columns(path, source.reader, header))
+    return replace(source, **infer_columns(path, source, wanted))
 
 
 def local_source(path: Path) -> Source:
@@ -331,35 +377,98 @@ def local_source(path: Path) -> Source:
     return Source(stem, LOCAL, STAGES, suffix, files=glob.escape(path.name), folder=".")
 
 
-def infer_columns(path: Path, suffix: str, header: bool | None) -> dict:
-    """Fields and options of a user's file as its first rows show them; {} where their shape says it all."""
-    if suffix == "parquet":
-        try:
-            columns = pq.ParquetFile(path).schema_arrow.names
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} is no parquet file: {error}") from error
-        return choose_columns(path, columns)
-    if suffix == "jsonl":
-        rows = [value for value in islice(json_values(path), 100) if isinstance(value, dict | list)]
-        if not rows:
-            raise UserError(f"{path} holds no JSON row within its first 100 lines")
-        if any(not isinstance(record, Rejected) for row in rows for record in records(row, Fields(), 1)):
-            return {}
-        objects = [row for row in rows if isinstance(row, dict)]
-        columns = [[key for key, value in row.items() if isinstance(value, str | list)] for row in objects]
-        return choose_columns(path, max(columns, key=len, default=[]))
-    line = next((item[1] for item in lines(path, MAX_LINE) if not isinstance(item, Rejected)), b"")
-    cells = line.decode(errors="replace").split("\t" if suffix == "tsv" else ",")
-    cells = [cell.strip().strip('"') for cell in cells]
+def infer_columns(path: Path, source: Source, wanted: Wanted) -> dict:
+    """Fields and options of a user's file as its first rows show them; of rows whose shape says it all no fields."""
+    if source.reader == "parquet":
+        columns, rows = parquet_sample(path)
+        return choose_columns(path, source.name, columns, rows, wanted)
+    if source.reader in ("csv", "tsv"):
+        return infer_table(path, source, wanted)
+    rows = [value for value in islice(json_values(path, source.reader), SAMPLE) if isinstance(value, dict | list)]
+    if not rows:
+        raise UserError(f"{path} holds no JSON row within its first {SAMPLE:,} lines")
+    objects = [row for row in rows if isinstance(row, dict)]
+    stated = wanted.of(source.name)
+    if not stated and (not objects or any(has_shape(row) for row in objects)):
+        if all(isinstance(record, Rejected) for row in rows for record in records(row, Fields(), 1)):
+            raise UserError(f"{path}: a query and a document are needed, its first row is {json.dumps(rows[0])[:80]}")
+        return {"columns": {"shape": "lists and sets of texts"}}
+    if not objects:
+        objects = [dict(enumerate(row)) for row in rows]
+    columns = list(dict.fromkeys(key for row in objects for key in row))
+    chosen = choose_columns(path, source.name, columns, objects, wanted)
+    as_shape = chosen["query"] == "query" and chosen["document"] in ANY_POSITIVE and "score" not in chosen
+    if not stated and as_shape and chosen["negatives"] in (None, "neg"):
+        return {"columns": chosen["columns"]}  # by the row's shape: another row may have another one of ANY_POSITIVE
+    return chosen
+
+
+def has_shape(row: dict) -> bool:
+    """Whether an object is one of a shape that has no columns: a set of texts, or a pair as a list."""
+    return isinstance(row.get("set"), list) or ("query" not in row and isinstance(row.get("text"), list))
+
+
+def infer_table(path: Path, source: Source, wanted: Wanted) -> dict:
+    """Fields and options of a csv or tsv file."""
+    first = [
+        item[1].decode(errors="replace") for item in islice(lines(path, MAX_LINE), 50) if isinstance(item[1], bytes)
+    ]
+    usual = "\t" if source.reader == "tsv" else ","
+    delimiter = wanted.separator() or find_delimiter([line for line in first if line.strip()], usual)
+    quoting = "none" if source.reader == "tsv" and delimiter == usual else "minimal"
+    options = {} if delimiter == usual else {"delimiter": delimiter}
+    if source.reader == "tsv" and options:
+        options["quoting"] = quoting
+    sample = table_rows(path, header=False, delimiter=delimiter, quoting=quoting)
+    rows = [row[1] for row in islice(sample, SAMPLE) if not isinstance(row, Rejected)]
+    if not rows or len(rows[0]) < 2:
+        raise UserError(
+            f"{path} has one column; a query and a document are needed; what separates its columns? "
+            f"'{wanted.prefix}delimiter=\";\"'"
+        )
+    header = wanted.header
     if header is None:
-        header = any(cell in QUERY_NAMES for cell in cells) and any(cell in DOCUMENT_NAMES for cell in cells)
-    if len(cells) < 2:
-        raise UserError(f"{path} has one column; a query and a document are needed")
-    return {"options": {"header": header}, **(choose_columns(path, cells) if header else {"query": 0, "document": 1})}
+        stated = [name for name in flat(wanted.of(source.name).values()) if not isinstance(name, dict)]
+        header = any(isinstance(name, str) for name in stated) or (not stated and find_header(rows[0], rows[1:]))
+    columns = [cell.strip() for cell in rows[0]] if header else list(range(len(rows[0])))
+    as_dicts = [dict(zip(columns, row, strict=False)) for row in rows[header:]]
+    try:
+        chosen = choose_columns(path, source.name, columns, as_dicts, wanted)
+    except UserError as error:
+        if wanted.header is not None:
+            raise
+        other = "is a row" if header else "names them"
+        raise UserError(f"{error}; {wanted.prefix}header={str(not header).lower()} if its first line {other}") from None
+    if not header and wanted.header is None and could_be_names(rows[0]):
+        chosen["columns"]["note"] = f"its first line is taken as a pair; {wanted.prefix}header=true if it is names"
+    if "keep" in chosen:
+        chosen["keep"] = {name: as_texts(values) for name, values in chosen["keep"].items()}
+    return {**chosen, "options": {"header": bool(header), **options}}
 
 
-def json_values(path: Path) -> Iterator:
-    """The values of a jsonl file's rows, None for one that is no JSON."""
+def as_texts(values) -> list[str]:
+    """What a cell must hold, as a table spells it."""
+    return [str(value) for value in (values if isinstance(values, list) else [values])]
+
+
+def parquet_sample(path: Path) -> tuple[list[str], list[dict]]:
+    """The columns of a parquet file and its first rows. Raises UserError where it is none."""
+    try:
+        file = pq.ParquetFile(path)
+        batch = next(file.iter_batches(batch_size=SAMPLE), None)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is no parquet file: {first_line(error)}") from error
+    rows = [] if batch is None else [row for row in decoded_rows(batch) if row is not None]
+    return file.schema_arrow.names, rows
+
+
+def json_values(path: Path, format: str) -> Iterator:
+    """The values of a file's rows, None for one that is no JSON."""
+    if format == "json":
+        from gte.data.formats.arrays import json_rows
+
+        yield from (None if isinstance(row, Rejected) else row[1] for row in json_rows(path, MAX_LINE))
+        return
     for item in lines(path, MAX_LINE):
         try:
             yield None if isinstance(item, Rejected) else json.loads(item[1])
@@ -367,21 +476,46 @@ def json_values(path: Path) -> Iterator:
             yield None
 
 
-def choose_columns(path: Path, columns: list[str]) -> dict:
-    """The well-known column names of a file, else its first two. Raises UserError for fewer than two."""
-    query = next((name for name in QUERY_NAMES if name in columns), None)
-    document = next((name for name in DOCUMENT_NAMES if name in columns and name != query), None)
-    if query is None or document is None:
-        if len(columns) < 2:
-            raise UserError(f"{path} has the columns {columns}; a query and a document are needed")
-        query, document = columns[:2]
-    negatives = next((name for name in NEGATIVE_NAMES if name in columns and name not in (query, document)), None)
-    return {"query": query, "document": document, "negatives": negatives}
+def with_mined(found: Iterator[Record], file: Path, raw) -> Iterator[Record]:
+    """The records of a file with the negatives that `mine` found for them, in the same order, beside their own.
+
+    Raises UserError where these were mined for other rows.
+    """
+    again = f"mine them again: python src/mine.py in={raw}, or leave them out: data.mined=null"
+    rows = (json.loads(item[1]) for item in lines(file, MAX_LINE) if not isinstance(item, Rejected))
+    for record in found:
+        row = None if isinstance(record, Rejected) else next(rows, None)
+        if row is None:
+            yield record
+            continue
+        if (row["query"], row["pos"]) != record[:2]:
+            raise UserError(f"{file} has the negatives of other rows than {raw}, from row {record.row} on; {again}")
+        own = record.negatives if isinstance(record, Triple) else []
+        texts = list(dict.fromkeys([*own, *(text for text in row["neg"] if text != record.document)]))
+        if texts:
+            record = Triple(record.query, record.document, texts, record.row, record.answers)
+        yield record
+    if next(rows, None) is not None:
+        raise UserError(f"{file} has the negatives of more rows than {raw} has; {again}")
 
 
 def configuration(source: Source, raws: list[Raw]) -> dict:
     """What a prepared source depends on: its own statement and a digest of its raw files' names, sizes and times."""
-    notes = ("url", "pairs", "estimate", "forms", "answers")  # of which nothing in the prepared folder depends
+    notes = (
+        "url",
+        "pairs",
+        "estimate",
+        "forms",
+        "answers",
+        "columns",
+    )  # nothing in the prepared folder depends on them
     stated = {key.name: getattr(source, key.name) for key in fields(Source) if key.name not in notes}
-    digest = hashlib.sha256("\n".join(raw.stamp for raw in raws).encode()).hexdigest()
+    stated = {
+        key: value for key, value in stated.items() if value is not None or key not in ("score", "min_score", "mined")
+    }
+    stamps = [raw.stamp for raw in raws]
+    if source.mined is not None:
+        mined = Path(source.mined)
+        stamps.append(raw_file(mined, mined.parent).stamp)
+    digest = hashlib.sha256("\n".join(stamps).encode()).hexdigest()
     return {**stated, "stages": list(source.stages), "raw files": digest}

@@ -5,11 +5,16 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from gte.data.readers import BOM, Line, Row, Unreadable, json_values, lines, open_raw
-from gte.data.records import Rejected
+from gte.data.readers import BOM, MAX_LINE, Line, Row, Unreadable, json_values, lines, open_raw, paired
+from gte.data.records import Fields, Record, Rejected
 
 MARK = re.compile(rb'[]["{},]')  # outside of a string
 STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)  # the rest of a string, up to its quote or a cut escape
+
+
+def read_json(path: Path | zipfile.Path, fields: Fields, *, max_row: int = MAX_LINE) -> Iterator[Record]:
+    """The items of a JSON array, or JSON lines, in any of the shapes of `Fields`."""
+    return paired(json_rows(path, max_row), fields)
 
 
 def json_rows(path: Path | zipfile.Path, max_row: int) -> Iterator[Row | Rejected]:

@@ -1,0 +1,175 @@
+"""The command line before Hydra reads it: paths as they are typed, and help where it would only say that it cannot."""
+
+import re
+import shlex
+from pathlib import Path
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, QuotedString
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from gte.errors import UserError, did_you_mean
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+# settings whose values are taken as they stand, whatever Hydra's grammar makes of =, ~, a comma or a letter like é
+LITERAL = {
+    "cache", "checkpoint", "checkpoint_dir", "corpus", "data.decontaminate.folder", "data.delimiter", "data.dir",
+    "data.mined", "data.path", "data.raw", "data.tokenizer", "data_dir", "delimiter", "evaluate.data_dir", "folder",
+    "hydra.run.dir", "hydra.sweep.dir", "in", "model", "model.name_or_path", "name", "out", "paths.data", "paths.raw",
+    "results", "resume", "stage.init_from", "sts",
+}  # fmt: skip
+OPEN = ("data.columns", "columns", "data.weights", "source_sets")  # mappings whose keys are the user's
+
+
+def read_arguments(script: str, arguments: list[str]) -> list[str]:
+    """The arguments of a script as Hydra takes them.
+
+    script: name of the primary configuration. Paths are quoted where they need it, a leading ~/ is the user's home; a
+    key of a mapping of the user's own is added; model=NAME of no file in conf/model is model.name_or_path in train, and
+    model= is data.tokenizer in prepare.
+    Raises UserError for an argument that Hydra cannot parse, with the way to quote it.
+    """
+    sweeps = {"-m", "--multirun"} & set(arguments)
+    result: list[str] = []
+    model = None  # whose tokenizer prepare takes
+    for argument in arguments:
+        key, is_override, value = argument.partition("=")
+        bare = key.lstrip("+")
+        if argument.startswith("-") or not is_override:
+            result.append(argument)
+            continue
+        if bare in LITERAL:
+            value = literal(value, bool(sweeps))
+        if script == "train" and key == "model" and names_model(value.strip('"')):
+            result += ["model=base", f"model.name_or_path={value}"]
+            continue
+        if script == "prepare" and key in ("model", "model.name_or_path"):
+            model = value.strip('"')  # name_or_path comes after the choice of conf/model that it belongs to
+            continue
+        if key.startswith(tuple(f"{mapping}." for mapping in OPEN)):
+            key = f"++{key}"
+        result.append(f"{key}={value}")
+        check(result[-1], argument)
+    if model is not None:
+        if any(argument.startswith("data.tokenizer=") for argument in arguments):
+            raise UserError(f"model={model} and data.tokenizer= both say whose tokenizer; give one")
+        result.append(f"data.tokenizer={literal(tokenizer_of(model), bool(sweeps))}")
+    return result
+
+
+def literal(value: str, sweeps: bool) -> str:
+    """A path as Hydra takes it: quoted where its grammar stumbles over it, or would see a number or several values."""
+    if value[:1] in ("'", '"', "[", "{"):
+        return value
+    value = str(Path(value).expanduser()) if value.startswith("~/") else value
+    override = parsed(f"key={value}")
+    if override is None:
+        return quote(value)
+    if override.is_sweep_override():
+        return value if sweeps and not Path(value).exists() else quote(value)
+    found = override.value()
+    as_typed = found is None or isinstance(found, bool | QuotedString) or found == value
+    return value if as_typed else quote(value)
+
+
+def tokenizer_of(model: str) -> str:
+    """Whose tokenizer a model reads: a name of conf/model, of the hub, or a directory; null for random weights.
+
+    Raises UserError for what is none of these.
+    """
+    file = CONF / "model" / f"{model}.yaml"
+    if file.is_file():
+        return yaml.safe_load(file.read_text()).get("name_or_path", "null")
+    if not names_model(model):
+        known = [path.stem for path in file.parent.glob("*.yaml")]
+        raise UserError(f"model={model} is neither a directory nor in conf/model{did_you_mean(model, known)}")
+    return model
+
+
+def names_model(value: str) -> bool:
+    """Whether a value of model= is a directory or a hub's name, not a choice of conf/model, nor a slip of one."""
+    known = [path.stem for path in (CONF / "model").glob("*.yaml")]
+    if value in known or "," in value or value == "null":
+        return False
+    return "/" in value or Path(value).exists() or not did_you_mean(value, known)
+
+
+def check(override: str, typed: str) -> None:
+    """Raises UserError for an override that Hydra cannot parse, with the way to type it."""
+    if parsed(override) is not None:
+        return
+    key, _, value = typed.partition("=")
+    for try_ in (quote(value), quote_inside(value)):
+        if value[:1] in "[{" and try_ == quote(value):
+            continue
+        if parsed(f"{key}={try_}") is not None:
+            raise UserError(f"{typed} cannot be parsed; quote it: {shlex.quote(f'{key}={try_}')}")
+    raise UserError(f"{typed} cannot be parsed; a value with other signs than letters, digits and ./:-_ needs quotes: "
+                    f"""'{key}="..."'""")  # fmt: skip
+
+
+def parsed(override: str) -> Override | None:
+    """An override as Hydra parses it; None where it does not."""
+    try:
+        return OverridesParser.create().parse_override(override)
+    except HydraException:
+        return None
+
+
+def quote(value: str) -> str:
+    """A text in Hydra's double quotes."""
+    escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
+    tail = re.search(r"\\*$", escaped)[0]
+    return f'"{escaped}{tail}"'
+
+
+def quote_inside(value: str) -> str:
+    """A list or mapping with quotes around each of its texts, but for the names of a mapping, which take none."""
+    text = r"""([{\[,:]\s*)([^\s{}\[\],:"'][^{}\[\],:"']*)(?=\s*[,\]}])"""
+    return re.sub(text, lambda part: part[1] + quote(part[2].rstrip()), value)
+
+
+def known_settings(script: str, arguments: list[str]) -> dict:
+    """The composed settings of a script, with the choices of groups among its arguments and nothing else."""
+    GlobalHydra.instance().clear()
+    choices = [one for one in arguments if (CONF / one.partition("=")[0].lstrip("+")).is_dir() and "," not in one]
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        for overrides in (choices, []):
+            try:
+                return OmegaConf.to_container(compose(script, overrides=overrides), resolve=False)
+            except HydraException:
+                continue
+    return {}
+
+
+def near_key(script: str, key: str, arguments: list[str]) -> str:
+    """One line for a setting that a script does not have: the nearest ones that it has."""
+    settings = known_settings(script, arguments)
+    paths = dotted(settings)
+    parent, _, last = key.rpartition(".")
+    siblings = [path.removeprefix(f"{parent}.") for path in paths if parent and path.startswith(f"{parent}.")]
+    siblings = siblings if parent else [str(name) for name in settings]
+    siblings = [name for name in siblings if "." not in name]
+    elsewhere = [path for path in paths if path.rpartition(".")[2] == last][:3]
+    if elsewhere:
+        close = f", did you mean {' or '.join(elsewhere)}?"
+    elif siblings and parent:
+        close = did_you_mean(last, siblings).replace("mean ", f"mean {parent}.").replace(" or ", f" or {parent}.")
+    else:
+        close = did_you_mean(key, paths)
+    has = f"; {parent or f'conf/{script}.yaml'} has: {', '.join(siblings)}" if siblings and not close else ""
+    return f"unknown key '{key}'{close}{has}"
+
+
+def dotted(settings: dict, prefix: str = "") -> list[str]:
+    """The full names of all settings, those of groups included."""
+    found = []
+    for key, value in settings.items():
+        found.append(f"{prefix}{key}")
+        if isinstance(value, dict):
+            found += dotted(value, f"{prefix}{key}.")
+    return found

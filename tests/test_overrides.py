@@ -1,0 +1,103 @@
+"""The command line: paths are taken as they stand, and what cannot be understood is answered with what to type."""
+
+import os
+import shlex
+
+import pytest
+
+from gte.errors import UserError
+from gte.overrides import near_key, parsed, quote, read_arguments
+
+PATHS = [
+    "multirun/mixing_ratio/alpha=0.5,seed=42", "donn\u00e9es", "a b", "what?", "x#y(1){2}[3]", "2020", "1e3", 'a"b',
+    "it's",     "a\\\\", "C:\\data", "a=b", "plain/path", "-", "s3://bucket/run", "~name",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("key", ["checkpoint", "out", "data.path", "stage.init_from", "hydra.run.dir"])
+def test_a_path_arrives_as_it_was_typed_however_often_it_is_read(path, key):
+    once = read_arguments("eval", [f"{key}={path}"])
+    assert read_arguments("eval", once) == once
+    value = parsed(once[0]).value()
+    assert str(value) == path and not isinstance(value, int | float)
+
+
+def test_a_home_is_the_users_and_null_and_lists_stay_what_they_are():
+    (home,) = read_arguments("eval", ["checkpoint=~/a b"])
+    assert parsed(home).value() == os.path.expanduser("~/a b")
+    typed = ["resume=null", "in=[a,b]", "-m", "model=small,base", "+experiment=mixing_ratio"]
+    assert read_arguments("train", typed) == typed
+
+
+def test_a_comma_is_a_sweep_only_where_sweeps_are_asked_for_and_no_such_path_is_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert parsed(read_arguments("eval", ["checkpoint=a,b"])[0]).value() == "a,b"
+    assert parsed(read_arguments("eval", ["-m", "checkpoint=a,b"])[1]).is_sweep_override()
+    (tmp_path / "a,b").mkdir()
+    assert parsed(read_arguments("eval", ["-m", "checkpoint=a,b"])[1]).value() == "a,b"
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "query=what#is",
+        "stage.name=a(b",
+        "x={a: b=c, d: [e=f, g]}",
+        "x=[\u00e9t\u00e9, b]",
+        "data.columns={query: Fra#ge, pos: \u00e4}",
+    ],
+)
+def test_what_hydra_cannot_parse_is_quoted_back_as_a_line_that_it_can(typed):
+    with pytest.raises(UserError) as error:
+        read_arguments("train", [typed])
+    line = str(error.value)
+    assert "\n" not in line and line.startswith(typed)
+    (again,) = shlex.split(line.split("quote it: ")[1])
+    assert parsed(again) is not None
+    value = parsed(again).value()
+    assert str(value).replace("'", "") == typed.partition("=")[2]  # a list or mapping as Python spells it
+
+
+def test_quotes_give_any_text_back():
+    for text in ["a", 'a"b', "a\\\\", '\\\\"', 'a\\\\\\\\"', "\u00e9#(){}[],=~"]:
+        assert parsed(f"x={quote(text)}").value() == text
+
+
+@pytest.mark.parametrize(
+    ("script", "key", "line"),
+    [
+        ("train", "stage.stepz", "did you mean stage.steps?"),
+        ("train", "stag.steps", "did you mean stage.steps?"),
+        ("train", "steps", "did you mean stage.steps?"),
+        ("train", "sed", "did you mean seed"),
+        ("prepare", "data.colums", "did you mean data.columns?"),
+        ("prepare", "data.decontaminate.foldr", "did you mean data.decontaminate.folder?"),
+        ("mine", "negative", "did you mean negatives?"),
+        ("embed", "feild", "did you mean field?"),
+        ("eval", "precison", "did you mean precision?"),
+        ("export", "licence", "did you mean license?"),
+        ("search", "fodler", "did you mean folder?"),
+        ("train", "stage.qqqqq", "stage has: "),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_nearest(script, key, line):
+    told = near_key(script, key, ["data=local"] if script == "prepare" else [])
+    assert told.startswith(f"unknown key '{key}'") and line in told, told
+
+
+def test_a_models_name_is_the_same_for_prepare_and_train(tmp_path):
+    assert read_arguments("train", ["model=me/my-model"]) == ["model=base", "model.name_or_path=me/my-model"]
+    assert read_arguments("prepare", ["model=me/my-model"]) == ["data.tokenizer=me/my-model"]
+    odd = tmp_path / "a=b"
+    odd.mkdir()
+    assert parsed(read_arguments("train", [f"model={odd}"])[1]).value() == str(odd)
+    assert parsed(read_arguments("prepare", [f"model={odd}"])[0]).value() == str(odd)
+    assert read_arguments("train", ["model=tiny"]) == ["model=tiny"]
+    assert read_arguments("prepare", ["model=tiny"]) == ["data.tokenizer=null"]
+    assert read_arguments("prepare", ["model=base"]) == ["data.tokenizer=bert-base-uncased"]
+    assert read_arguments("prepare", ["model=base", "model.name_or_path=x/y"]) == ["data.tokenizer=x/y"]
+    with pytest.raises(UserError, match="did you mean tiny"):
+        read_arguments("prepare", ["model=tinny"])
+    with pytest.raises(UserError, match="both say whose tokenizer"):
+        read_arguments("prepare", ["model=x/y", "data.tokenizer=z"])
