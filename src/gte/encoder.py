@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 from gte.attention import Runs, at_least_float32, first_position, use_packed_attention
 from gte.chunks import Plan, plan_chunks
 from gte.errors import UserError
+from gte.fused import use_fused_layers
 from gte.pretrained import Settings, load_pretrained, usable_positions
 from gte.recompute import run_again, separate_casts
 
@@ -62,6 +63,8 @@ class Encoder(nn.Module):
         self.padding_free = False if not packs or (compile and padding_free is None) else padding_free
         if compile:
             lm.compile(dynamic=True)
+        else:
+            use_fused_layers(lm)
         # BERT's pooler takes no part in mean pooling and would get no gradient; it is kept for `save` alone, since
         # other programs expect it in a BERT
         self.unused_pooler = getattr(lm, "pooler", None)
