@@ -36,6 +36,7 @@ from gte.attention import (
 from gte.chunks import Placed, Plan, place, plan_chunks
 from gte.errors import UserError
 from gte.fast_ids import FastIds
+from gte.fused import use_fused_layers
 from gte.pretrained import Settings, load_pretrained, usable_positions
 from gte.prompts import find_prompt, prompt_length
 from gte.recompute import run_again, separate_casts
@@ -87,6 +88,8 @@ class Encoder(nn.Module):
         self.compiled = compile
         if compile:
             lm.compile(dynamic=True)
+        else:
+            use_fused_layers(lm)
         # BERT's pooler takes no part in mean pooling and would get no gradient; it is kept for `save` alone, since
         # other programs expect it in a BERT
         self.unused_pooler = getattr(lm, "pooler", None)
