@@ -12,7 +12,26 @@ from gte.data.shards import Manifest
 from gte.data.tokenizer import load_tokenizer
 from gte.stage import Stage
 
-WORDS = "one two many words in a row and then some more of them query document about text number".split()
+WORDS = [
+    "one",
+    "two",
+    "many",
+    "words",
+    "in",
+    "a",
+    "row",
+    "and",
+    "then",
+    "some",
+    "more",
+    "of",
+    "them",
+    "query",
+    "document",
+    "about",
+    "text",
+    "number",
+]
 SIZES = {"max_length": 32, "global_batch": 8, "steps": 2, "epochs": None, "lr_scale": 0.1, "init_from": None}
 STAGE = {**SIZES, "name": "finetune", "batch_tokens": 2048, "recompute_fraction": 0.0}
 SMALL = ["trainer=cpu", "scale=laptop", "stage.steps=2", "stage.global_batch=8", "stage.max_length=32", "workers=0"]
@@ -45,9 +64,7 @@ def test_three_commands_train_on_own_pairs_with_their_negatives(script, small_mo
     assert batch.negatives == 3 and len(batch.lengths_R) == 8 * (2 + 3)
     tokenizer = load_tokenizer(small_model)
     starts = np.cumsum([0, *batch.lengths_R.tolist()])
-    texts = [
-        tokenizer.decode(batch.ids_T[a:b], skip_special_tokens=True) for a, b in pairwise(starts)
-    ]
+    texts = [tokenizer.decode(batch.ids_T[a:b], skip_special_tokens=True) for a, b in pairwise(starts)]
     documents = {tokenizer.decode(tokenizer(d)["input_ids"], skip_special_tokens=True) for _, d in pairs}
     negatives = [set(texts[16 + 3 * row : 19 + 3 * row]) for row in range(8)]
     assert all(group <= documents - {texts[8 + row]} and len(group) == 3 for row, group in enumerate(negatives))
