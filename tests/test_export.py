@@ -350,3 +350,23 @@ def test_bad_places_and_names_are_one_line(run, script, tmp_path):
 def test_missing_packages_for_onnx_are_named_before_the_work(run, script, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert "requirements-onnx.txt" in script.refused("export", f"checkpoint={run[0]}", "out=model", "onnx=true")
+
+
+def test_a_card_names_base_licence_and_temperature_and_no_folder_of_this_machine(tmp_path):
+    from gte.card import base_of, metadata, stage_lines
+
+    folder = tmp_path / "somewhere" / "model"
+    folder.mkdir(parents=True)
+    record = RECORD | {"model": {"name_or_path": str(folder)}, "temperature": 0.02}
+    assert base_of([record]) == (None, None)
+    (folder / "README.md").write_text(
+        "---\nlicense: apache-2.0\n---\n# x\n```python\nmodel = SentenceTransformer('me/my-model')\n```\n"
+    )
+    head = metadata("x", None, None, base_of([record]))
+    assert "base_model: me/my-model" in head and "license: apache-2.0" in head
+    assert "license: mit" in metadata("x", None, "mit", base_of([record]))
+    text = "\n".join(stage_lines(1, record))
+    assert "temperature 0.02" in text and "started from: model" in text and str(tmp_path) not in text
+    hub = RECORD | {"model": {"name_or_path": "thenlper/gte-base"}}
+    assert base_of([hub]) == ("thenlper/gte-base", None)
+    assert "- started from: thenlper/gte-base" in stage_lines(1, hub)

@@ -12,8 +12,8 @@ SCRIPTS = [
 ]
 PLUGINS = ["hydra_plugins/grids.py", "hydra_plugins/processes.py"]
 ALLOWED = {  # which files may import a package
-    "hydra": {*SCRIPTS, *PLUGINS, "gte/build.py"},
-    "omegaconf": {*SCRIPTS, *PLUGINS, "gte/build.py"},
+    "hydra": {*SCRIPTS, *PLUGINS, "gte/build.py", "gte/overrides.py"},
+    "omegaconf": {*SCRIPTS, *PLUGINS, "gte/build.py", "gte/overrides.py"},
     "pytorch_lightning": {
         *("gte/task.py", "gte/data/module.py", "gte/callbacks.py", "gte/zero.py", "gte/evaluation/during.py"),
         *("gte/loggers.py", "gte/checkpoint.py", "gte/benchmarks/checkpoint.py"),

@@ -13,8 +13,8 @@ from gte.data.tokenizer import load_tokenizer
 from gte.stage import Stage
 
 WORDS = [
-    "one", "two", "many", "words", "in", "a", "row", "and", "then",
-    "some", "more", "of", "them", "query", "document", "about", "text", "number",
+    "one", "two", "many", "words", "in", "a", "row", "and", "then", "some", "more", "of", "them", "query", "document",
+    "about", "text", "number",
 ]  # fmt: skip
 SIZES = {"max_length": 32, "global_batch": 8, "steps": 2, "epochs": None, "lr_scale": 0.1, "init_from": None}
 STAGE = {**SIZES, "name": "finetune", "batch_tokens": 2048, "recompute_fraction": 0.0}

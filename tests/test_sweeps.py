@@ -72,9 +72,13 @@ def test_the_ends_of_every_grid_compose(name, scale):
 
 
 @pytest.fixture
-def started(monkeypatch):
+def started(script, monkeypatch, tmp_path):
     """Commands of the points, which are not run; their exit codes are those in `codes`, then 0."""
     import hydra_plugins.processes as processes
+
+    for data in ("demo", "pretrain"):
+        (tmp_path / "data" / data).mkdir(parents=True)
+        (tmp_path / "data" / data / "manifest.json").write_text("{}")
 
     def run(command, **_):
         run.commands.append(command)
@@ -217,3 +221,9 @@ def test_tables_have_mean_and_spread_over_seeds_in_the_grids_order():
     assert vanilla == ["loss vanilla", "1", "48.00", "10.00", "29.00"]
     spread = f"± {2**0.5:.2f}"  # of two values two apart
     assert improved == ["loss improved", "2", f"51.00 {spread}", "25.00 ± 7.07", "38.00 ± 4.24"]
+
+
+def test_data_that_are_not_there_are_said_once_before_any_point_starts(script, started, tmp_path):
+    (tmp_path / "data/demo/manifest.json").unlink()
+    line = script.refused("train", "-m", "+experiment=mixing_ratio", "scale=laptop")
+    assert "make it with python src/prepare.py data=demo" in line and not started.commands

@@ -216,8 +216,8 @@ def typed() -> dict[str, str]:
 
 
 def plain(cfg: DictConfig) -> dict:
-    """The configuration as dicts, lists and values, interpolations resolved."""
-    return OmegaConf.to_container(cfg, resolve=True)
+    """The configuration as dicts, lists and values, interpolations resolved; what must be given and is not raises."""
+    return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
 
 
 def choose_sources(cfg: DictConfig) -> list[str] | None:
@@ -253,7 +253,7 @@ def check_loss(cfg: DictConfig, loss: Callable) -> None:
 
 
 def require_prepared(cfg: DictConfig) -> None:
-    """Raises UserError where the chosen data are not prepared, with the command that prepares them."""
+    """Raises UserError where the data of a training are not prepared, with the command that prepares them."""
     folder = Path(cfg.data.dir)
     if (folder / "manifest.json").is_file():
         return

@@ -16,7 +16,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from gte.build import refuse_unknown_keys
+from gte.build import refuse_unknown_keys, require_prepared
 from gte.errors import PointsFailed, UserError
 
 
@@ -62,7 +62,7 @@ class Processes(Launcher):
     def place(self, overrides: Sequence[str], number: int) -> tuple[Path, str | None]:
         """The directory of a point, and what its training starts from.
 
-        Raises UserError where its configuration is incomplete or has unknown keys.
+        Raises UserError where its configuration is incomplete or has unknown keys, or its data are not prepared.
         """
         cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
         with open_dict(cfg):
@@ -72,6 +72,7 @@ class Processes(Launcher):
         with open_dict(cfg):
             del cfg.hydra
         refuse_unknown_keys(cfg, self.config.hydra.job.config_name)
+        require_prepared(cfg)  # once, not by each point
         try:
             resolved = OmegaConf.to_container(cfg, resolve=True)
         except OmegaConfBaseException as error:
