@@ -143,6 +143,20 @@ def test_dropout_has_the_mean_and_spread_of_transformers(small_model, autocast):
     assert float((ours.std(0) / spread).mean()) == pytest.approx(1, abs=0.02)
 
 
+@pytest.mark.parametrize("dropout", [0.1, 0.25, 0.9])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_mask_drops_at_the_rate_and_each_of_its_places_by_itself(dropout, dtype):
+    torch.manual_seed(0)
+    mask = fused.draw_mask(torch.empty(999, 1001, dtype=dtype), dropout)
+    assert mask.dtype == dtype and mask.unique().tolist() == [0, 1]
+    mask = mask.double().flatten()
+    deviation = (dropout * (1 - dropout)) ** 0.5
+    assert float(mask.mean()) == pytest.approx(1 - dropout, abs=4 * deviation / len(mask) ** 0.5)
+    centred = (mask - mask.mean()) / deviation
+    for distance in (1, 2, 3, 4, 1001):  # within a draw, the next draw, the next row
+        assert abs(float((centred[distance:] * centred[:-distance]).mean())) < 4 / len(mask) ** 0.5
+
+
 @pytest.mark.parametrize("layers", [False, True])
 @pytest.mark.parametrize("fraction", [0.5, 1.0])
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=["fp32", "bf16"])

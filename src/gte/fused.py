@@ -269,7 +269,7 @@ def attend(qkv: Tensor, context: Tensor, group: Runs, heads: int, dropout: float
     weights = scores.softmax(-1)
     kept = [weights]
     if dropout:
-        kept.append(torch.empty_like(weights).bernoulli_(1 - dropout))
+        kept.append(draw_mask(weights, dropout))
         weights = (weights * kept[1]).mul_(1 / (1 - dropout))
     unpad_group(torch.bmm(weights, v).view(padded[:1].shape), context, group, heads)
     return q, k, v, *kept
@@ -303,11 +303,18 @@ def add_and_norm(x: Tensor, y: Tensor, dropout: float, weight: Tensor, bias: Ten
     """LayerNorm(x + dropout(y)), [T, D]; its argument, mean, 1 / deviation, and the mask of what was not dropped."""
     mask = None
     if dropout:
-        mask = torch.empty_like(y).bernoulli_(1 - dropout)
+        mask = draw_mask(y, dropout)
         y = (y * mask).mul_(1 / (1 - dropout))
     total = x + y
     result, mean, scale = torch.native_layer_norm(total, total.shape[-1:], weight, bias, eps)
     return result, total, mean, scale, mask
+
+
+def draw_mask(like: Tensor, dropout: float) -> Tensor:
+    """0 with probability `dropout` to 1 / 65,536, else 1; from four 16-bit numbers a draw, six times as fast as one."""
+    draws = torch.empty(-(-like.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    bits = draws.view(torch.int16)[: like.numel()].view(like.shape)
+    return torch.ge(bits, round(dropout * 2**16) - 2**15, out=torch.empty_like(like))
 
 
 def add_and_norm_backward(
