@@ -66,11 +66,16 @@ def flatten(lists: Sequence[Sequence[int]], dtype=np.int64) -> Texts:
 def words_by_source(given: dict | None, sources: list[str], known: Sequence[str], settings: Settings) -> dict:
     """source -> {kind: words} by `data.prompts`: {query: words, document: words}, or such a dict by source, or both.
 
-    None stands for the model's own, {} for none; a source's own dict stands for all of the common one. Raises UserError
-    for a kind, or a source, that is not there.
+    None stands for the model's own, also by source, as `trained_with` names them, {} for none; a source's own
+    dict stands for all of the common one. Raises UserError for a kind, or a source, that is not there.
     """
     if given is None:
         given = {kind: prompt_of(settings, kind) for kind in KINDS}
+        for source in sources:
+            own = {
+                kind: settings.prompts[f"{source}-{kind}"] for kind in KINDS if f"{source}-{kind}" in settings.prompts
+            }
+            given = given | {source: own} if own else given
     common, special = {}, {}
     for key, value in given.items():
         if isinstance(value, str) and key in KINDS:
