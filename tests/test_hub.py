@@ -11,7 +11,7 @@ from tokenizers import processors
 from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.export import export
-from gte.hub import describe, find_checkpoint, initialize, load_encoder, prompt
+from gte.hub import describe, find_checkpoint, initialize, load_encoder
 from gte.pretrained import Settings
 
 TEXTS = ["", "one", "many words in a row " * 30, "query about a document"]
@@ -116,16 +116,6 @@ def test_paths_that_are_nothing_are_refused_before_the_hub_is_asked(tmp_path):
     with pytest.raises(UserError, match="neither a run directory"):
         find_checkpoint(tmp_path / "empty")
     assert find_checkpoint("bert-base-uncased") == "bert-base-uncased"
-
-
-def test_a_prompt_is_the_one_that_the_directory_names(run, tmp_path):
-    export(run[0], tmp_path / "model", "my-model")
-    record = tmp_path / "model" / "config_sentence_transformers.json"
-    record.write_text(json.dumps({"prompts": {"query": "search: "}}))
-    assert prompt(tmp_path / "model", "query") == "search: "
-    for checkpoint, known in ((tmp_path / "model", "query"), (run[0], "none")):
-        with pytest.raises(UserError, match=rf"no prompt 'passage' \(it has: {known}\)"):
-            prompt(checkpoint, "passage")
 
 
 def test_python_files_of_a_model_run_only_when_asked_by_name(run, tmp_path):

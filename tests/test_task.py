@@ -200,3 +200,19 @@ def test_compiled_dropout_is_not_recomputed_on_cuda(pretrained):
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.0
     check_compiled(encoder, again, cuda)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has ..."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried ..."),
+    ],
+)
+def test_out_of_memory_names_the_settings_to_change(script, prepared, monkeypatch, error):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(ContrastiveTask, "training_step", fails)
+    line = script.refused("train", *TINY, f"data.dir={prepared}", "out=run")
+    assert "out of memory" in line and "stage.batch_tokens" in line and "stage.recompute_fraction=1.0" in line

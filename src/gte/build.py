@@ -36,6 +36,7 @@ DIED = re.compile(  # a data worker, or a rank: what PyTorch and gloo say of it
     r"DataLoader worker \(pid.*?\) (is killed by signal: \w+|exited unexpectedly)|Connection (closed|reset) by peer"
 )
 NO_ROOM = re.compile("No space left on device|File too large|Disk quota exceeded")
+NO_MEMORY = re.compile(r"^OutOfMemoryError: |^MemoryError: |DefaultCPUAllocator: (can't|not enough)|CUDA out of memory")
 NO_SUCH_PATH = {errno.EACCES, errno.EEXIST, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
 
 
@@ -130,6 +131,11 @@ def one_line(error: BaseException) -> str | None:
         return f"{error.filename}: {error.strerror}; name another path"
     if full := NO_ROOM.search(str(error)):  # libraries have exceptions of their own for it
         return f"cannot write, {full[0].lower()}; make room, or name another out="
+    if NO_MEMORY.search(f"{type(error).__name__}: {error}"):
+        return (
+            "out of memory: in training lower stage.batch_tokens and set stage.recompute_fraction=1.0 (then "
+            "stage.recompute_layers=true), elsewhere lower batch_tokens"
+        )
     if died := dead_process(error):
         return f"a process of this run died ({died}); its last checkpoint is kept: go on with resume=auto and its out="
     if isinstance(error, HydraException | OmegaConfBaseException):

@@ -36,11 +36,11 @@ from gte.attention import (
 from gte.chunks import Placed, Plan, place, plan_chunks
 from gte.errors import UserError
 from gte.fast_ids import FastIds
-from gte.pretrained import Settings, load_pretrained, usable_positions
+from gte.fused import use_fused_layers
+from gte.pretrained import POOLINGS, Settings, load_pretrained, usable_positions
 from gte.prompts import find_prompt, prompt_length
 from gte.recompute import run_again, separate_casts
 
-POOLINGS = ("mean", "cls", "last")
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -67,8 +67,10 @@ class Encoder(nn.Module):
         given = {"max_length": max_length, "pooling": pooling}
         given = {key: value for key, value in given.items() if value is not None}
         self.settings = replace(settings or Settings(), **given)
-        if self.settings.pooling not in POOLINGS:
-            raise UserError(f"pooling={self.settings.pooling} is not known; choose one of: {', '.join(POOLINGS)}")
+        if self.settings.pooling not in POOLINGS.values():
+            raise UserError(
+                f"pooling={self.settings.pooling} is not known; choose one of: {', '.join(POOLINGS.values())}"
+            )
         positions = usable_positions(lm)
         if self.max_length > positions:
             raise UserError(
@@ -87,6 +89,8 @@ class Encoder(nn.Module):
         self.compiled = compile
         if compile:
             lm.compile(dynamic=True)
+        else:
+            use_fused_layers(lm)
         # BERT's pooler takes no part in mean pooling and would get no gradient; it is kept for `save` alone, since
         # other programs expect it in a BERT
         self.unused_pooler = getattr(lm, "pooler", None)

@@ -1,0 +1,195 @@
+"""The written-out halves of a BERT layer give what transformers' layers give, forward and backward."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModel, AutoTokenizer, CamembertConfig, ElectraConfig, RobertaConfig, XLMRobertaConfig
+
+from gte import fused
+from gte.encoder import Encoder
+
+LENGTHS = torch.tensor([17, 16, 16, 15, 9, 9, 9, 4, 3, 1])
+RUNS = [(1, 17), (2, 16), (1, 15), (3, 9), (1, 4), (1, 3), (1, 1)]
+SIZES = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, vocab_size=120)
+OTHERS = {"roberta": RobertaConfig, "xlm-roberta": XLMRobertaConfig, "camembert": CamembertConfig}
+
+
+def load(folder, dropout: float, fuse: bool) -> Encoder:
+    """A saved model with its dropout in the configuration, in training mode."""
+    rates = dict(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    lm = AutoModel.from_pretrained(folder, **rates)
+    encoder = Encoder(lm, AutoTokenizer.from_pretrained(folder), 32).train()
+    if not fuse:
+        for layer in encoder.lm.modules():
+            if isinstance(layer, fused.FusedLayer):
+                layer.__class__ = type(layer).__mro__[2]
+    return encoder
+
+
+def outcome(encoder: Encoder, autocast=None, fraction: float = 0.0, budget: int = 64) -> tuple[torch.Tensor, ...]:
+    """Embeddings and all gradients, in float64."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, 50, (int(LENGTHS.sum()),), generator=generator)
+    plan = encoder.plan(LENGTHS.numpy(), budget)
+    with torch.autocast("cpu", autocast, enabled=autocast is not None):
+        x_ND = encoder(ids, LENGTHS, plan, fraction)
+    assert x_ND.dtype == torch.float32
+    (x_ND * torch.randn(x_ND.shape, generator=generator)).sum().backward()
+    gradients = torch.cat([p.grad.flatten() for p in encoder.parameters() if p.grad is not None])
+    return x_ND.detach().double(), gradients.double()
+
+
+def error(found: torch.Tensor, exact: torch.Tensor) -> float:
+    return float((found - exact).norm() / exact.norm())
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Counts how often a half is run forward."""
+    counted = []
+    for half in (fused.Attention, fused.FeedForward):
+        run = half.apply
+        monkeypatch.setattr(half, "apply", lambda *given, run=run: counted.append(run) or run(*given))
+    return counted
+
+
+@pytest.fixture(params=["bert", "electra", *OTHERS])
+def saved(request, small_model, tmp_path):
+    """A saved model of each kind that is known."""
+    if request.param == "bert":
+        return small_model
+    torch.manual_seed(0)
+    if request.param == "electra":
+        config = ElectraConfig(**SIZES, embedding_size=16, max_position_embeddings=40)
+    else:
+        config = OTHERS[request.param](**SIZES, max_position_embeddings=40, pad_token_id=1, type_vocab_size=1)
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(small_model).save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("autocast", "of_x", "of_gradients"), [(None, 1e-5, 1e-5), (torch.bfloat16, 0.01, 0.02)], ids=["fp32", "bf16"]
+)
+def test_fused_layers_give_the_embeddings_and_gradients_of_transformers(saved, calls, autocast, of_x, of_gradients):
+    exact = outcome(load(saved, 0.0, fuse=False))
+    assert not calls
+    theirs = outcome(load(saved, 0.0, fuse=False), autocast)
+    x, gradients = outcome(load(saved, 0.0, fuse=True), autocast)
+    assert len(calls) == 8  # two halves of two layers, two chunks
+    assert error(x, theirs[0]) < of_x and error(gradients, theirs[1]) < of_gradients
+    if autocast:  # no further from the truth than what they take the place of
+        assert error(x, exact[0]) < 1.2 * error(theirs[0], exact[0])
+        assert error(gradients, exact[1]) < 1.2 * error(theirs[1], exact[1])
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("eager", [True, False])
+def test_gradients_of_both_halves_are_those_of_finite_differences(monkeypatch, dropout, eager):
+    if eager:
+        monkeypatch.setattr(fused, "keeps_weights", lambda *_: True)
+        monkeypatch.setattr(fused, "pads", lambda *_: True)
+    torch.manual_seed(0)
+    runs, width, inner = [(1, 8), (1, 7), (2, 2)], 4, 6
+    assert len(fused.in_groups(runs, torch.float64)) == (2 if eager else 3)  # the first two are padded to one length
+
+    def leaf(*shape):
+        return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+    x = leaf(19, width)
+    square = [leaf(*shape) for _ in range(4) for shape in ((width, width), (width,))]
+    norm = [leaf(width), leaf(width)]
+
+    def attention(x, *parameters):
+        torch.manual_seed(1)
+        return fused.Attention.apply(x, runs, x.dtype, 2, (dropout, dropout), 1e-5, *parameters)
+
+    def feed_forward(x, *parameters):
+        torch.manual_seed(1)
+        return fused.FeedForward.apply(x, x.dtype, dropout, 1e-5, *parameters)
+
+    torch.autograd.gradcheck(attention, (x, *square, *norm))
+    torch.autograd.gradcheck(feed_forward, (x, leaf(inner, width), leaf(inner), leaf(width, inner), leaf(width), *norm))
+
+
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=["fp32", "bf16"])
+def test_padding_texts_of_near_lengths_changes_nothing(small_model, monkeypatch, autocast):
+    grouped = outcome(load(small_model, 0.0, fuse=True), autocast)
+    monkeypatch.setattr(fused, "in_groups", lambda runs, dtype: [[run] for run in runs])
+    alone = outcome(load(small_model, 0.0, fuse=True), autocast)
+    monkeypatch.undo()
+    assert any(len(group) > 1 for group in fused.in_groups(RUNS, torch.bfloat16))
+    for one, other in zip(grouped, alone, strict=True):
+        assert error(one, other) < (0.004 if autocast else 1e-7)
+
+
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=["fp32", "bf16"])
+def test_dropout_has_the_mean_and_spread_of_transformers(small_model, autocast):
+    def draws(fuse: bool) -> torch.Tensor:
+        encoder = load(small_model, 0.2, fuse)
+        torch.manual_seed(0)
+        ids = torch.arange(5, 5 + int(LENGTHS.sum())) % 50 + 5
+        plan = encoder.plan(LENGTHS.numpy(), 128)
+        with torch.no_grad(), torch.autocast("cpu", autocast, enabled=autocast is not None):
+            return torch.stack([encoder(ids, LENGTHS, plan) for _ in range(400)])
+
+    ours, theirs = draws(True), draws(False)
+    assert theirs.std(0).mean() > 0.05  # guard: dropout is really there
+    spread = theirs.std(0)
+    assert ((ours.mean(0) - theirs.mean(0)) / spread).abs().max() < 5 * (2 / 400) ** 0.5
+    assert float((ours.std(0) / spread).mean()) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("layers", [False, True])
+@pytest.mark.parametrize("fraction", [0.5, 1.0])
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=["fp32", "bf16"])
+def test_recomputation_draws_the_same_dropout(small_model, layers, fraction, autocast):
+    encoder = load(small_model, 0.2, fuse=True)
+    torch.manual_seed(3)
+    kept = outcome(encoder, autocast)
+    encoder.zero_grad()
+    if layers:
+        encoder.lm.gradient_checkpointing_enable({"use_reentrant": False})
+    torch.manual_seed(3)
+    again = outcome(encoder, autocast, 0.0 if layers else fraction)
+    torch.manual_seed(4)
+    encoder.zero_grad()
+    assert error(outcome(encoder, autocast)[0], kept[0]) > 0.05  # guard
+    assert error(again[0], kept[0]) < 1e-6 and error(again[1], kept[1]) < (2e-3 if autocast else 1e-5)
+
+
+def test_everything_but_packed_training_is_left_to_transformers(small_model, calls):
+    encoder = load(small_model, 0.0, fuse=True)
+    encoder.encode(["red blue", "green"])
+    encoder.eval()
+    outcome(encoder)
+    encoder.train().padding_free = False
+    outcome(encoder)
+    encoder.padding_free = None
+    encoder.lm.encoder.layer[0].output.dense = nn.Sequential(encoder.lm.encoder.layer[0].output.dense)  # an adapter
+    assert not calls
+    outcome(encoder)
+    assert len(calls) == 4  # the other layer in two chunks
+
+
+def test_a_fused_model_is_copied_pickled_and_saved_like_any_other(small_model, tmp_path):
+    encoder = load(small_model, 0.0, fuse=True)
+    plain = AutoModel.from_pretrained(small_model, add_pooling_layer=False)
+    assert list(encoder.lm.state_dict()) == list(plain.state_dict())
+    assert [name for name, _ in encoder.lm.named_modules()] == [name for name, _ in plain.named_modules()]
+    expected = outcome(encoder)
+    for other in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
+        other.zero_grad()
+        assert isinstance(other.lm.encoder.layer[0], fused.FusedBertLayer)
+        assert all(torch.equal(one, two) for one, two in zip(outcome(other), expected, strict=True))
+    encoder.save(tmp_path)
+    assert "Fused" not in (tmp_path / "config.json").read_text()
+    assert all(
+        torch.equal(p, q)
+        for p, q in zip(
+            plain.parameters(), AutoModel.from_pretrained(tmp_path, add_pooling_layer=False).parameters(), strict=True
+        )
+    )
