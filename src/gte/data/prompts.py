@@ -98,7 +98,7 @@ def words_by_source(given: dict | None, sources: list[str], known: Sequence[str]
 def trained_with(settings: Settings, by_source: dict[str, dict[str, str]]) -> Settings:
     """The settings of a model that was trained so: `query` and `document` as all sources have them, and where sources
     differ each one's as `<source>-query`; the model's other prompts stay."""
-    ours = {name for names in NAMES.values() for name in names}
+    ours = {name for names in NAMES.values() for name in names} | {f"{s}-{kind}" for s in by_source for kind in KINDS}
     prompts = {name: words for name, words in settings.prompts.items() if name not in ours}
     for kind in KINDS:
         words = {source: each.get(kind, "") for source, each in by_source.items()}
