@@ -25,11 +25,14 @@ def main(cfg: DictConfig) -> int:
     suite = build(cfg.suite)
     checkpoints = name_checkpoints(settings["checkpoint"])
 
-    from gte.evaluation.model import check_checkpoint, choose_devices, choose_precision, load_model
+    from gte.evaluation.model import check_checkpoint, choose_devices, choose_precision, load_model, prompt_names
+    from gte.prompts import check_prompts
 
     for checkpoint in checkpoints.values():
         check_checkpoint(checkpoint)
     todo = plan(suite, cfg.data_dir, settings["tasks"], cfg.split)
+    if settings["prompts"]:
+        check_prompts(settings["prompts"], known=prompt_names([*todo.run, *todo.skipped, *suite.tasks]))
     devices = choose_devices(settings["device"])
     precision = choose_precision(cfg.precision, devices[0])
     load = functools.partial(

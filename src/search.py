@@ -18,15 +18,19 @@ def main(cfg: DictConfig) -> None:
     from gte.hub import find_checkpoint, load_encoder
     from gte.index import as_table, index_file, update
     from gte.passages import read_folder
-    from gte.prompts import KINDS, prompt_of, with_prompts
+    from gte.prompts import KINDS, check_prompts, prompt_of, unread_line, with_prompts
 
+    prompts = plain(cfg)["prompts"]
+    check_prompts(prompts, known=())
     find_checkpoint(cfg.checkpoint)
     folder = Path(cfg.folder).expanduser()
     passages, left_out = read_folder(folder, cfg.passage_chars, cfg.include)
     device = choose_device(cfg.device)
     encoder = load_encoder(cfg.checkpoint, cfg.trust_remote_code).to(device)
-    encoder.settings = with_prompts(encoder.settings, plain(cfg)["prompts"])
+    encoder.settings = with_prompts(encoder.settings, prompts)
     before = {kind: prompt_of(encoder.settings, kind) for kind in KINDS}
+    if line := unread_line(encoder.settings):
+        print(line, flush=True)
     precision, progress = choose_precision(cfg.precision, device), sys.stderr.isatty()
     embedder = Embedder(encoder, precision, prefix=before["document"], progress=progress)
     index = update(index_file(Path(cfg.out), folder), passages, embedder)

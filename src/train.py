@@ -38,6 +38,7 @@ def main(cfg: DictConfig) -> int | None:
     from gte.callbacks import find_resume, run_callbacks
     from gte.checkpoint import WholeFiles
     from gte.data.module import PairData, group_size_of, prepared_tokenizer
+    from gte.encoder import cut_line
     from gte.errors import UserError
     from gte.figures import loss_curves
     from gte.hub import find_checkpoint, history, initialize, steps_of, take_prompts
@@ -137,6 +138,8 @@ def main(cfg: DictConfig) -> int | None:
         if trainer.global_step < data.total_steps:
             print(f"{stage.name} stopped after {trainer.global_step} steps; go on with resume=auto out={out}")
             return UNFINISHED
+        if line := cut_line(task.counts, stage.max_length):
+            print(line + (" (counted on rank 0)" if trainer.world_size > 1 else ""))
         print(f"epochs: {', '.join(f'{name} {times:.3g}' for name, times in data.epochs(data.total_steps).items())}")
         print(f"{stage.name} done: {folder / 'last.ckpt'}, loss curve {out / 'loss.png'}")
 

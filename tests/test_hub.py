@@ -49,9 +49,15 @@ def test_a_stage_that_starts_from_a_model_keeps_its_prompts_and_its_cut(run, sma
     export(write_run(tmp_path / "second", trained), tmp_path / "model", "m")
     encoder = Encoder.from_pretrained(small_model, max_length=20)
     initialize(encoder, tmp_path / "model")
-    assert encoder.settings == Settings(20, "mean", {"query": "one "}, "query", False, 8)
-    initialize(encoder, folder)  # which has none
-    assert encoder.settings.prompts == {"query": "one "}
+    own = encoder.settings
+    assert own == Settings(20, "mean", {"query": "one "}, "query", False, 8)
+    initialize(encoder, small_model)  # whose files say nothing of prompts
+    assert encoder.settings == own
+    encoder.settings = Settings(20, "mean", {"query": "two ", "document": "three "})
+    initialize(encoder, tmp_path / "model")
+    assert encoder.settings == own
+    initialize(encoder, folder)  # trained without any
+    assert encoder.settings == Settings(20, truncate_dim=8)
 
 
 def test_a_stage_that_starts_from_a_model_pools_and_reads_texts_as_it_does(run, small_model, tmp_path):

@@ -39,6 +39,7 @@ KINDS = {
     "deberta-v2": BERT | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8},
     "distilbert": dict(dim=32, n_layers=2, n_heads=2, hidden_dim=48, dropout=0.2, max_position_embeddings=64),
     "electra": BERT | {"embedding_size": 16},
+    "layoutlm": BERT,
     "longformer": ROBERTA | {"attention_window": 8},
     "modernbert": SIZES | {"local_attention": 16, "global_attn_every_n_layers": 2, "max_position_embeddings": 64},
     "mpnet": ROBERTA,
@@ -51,6 +52,7 @@ KINDS = {
     "umt5": T5,
     "xlm-roberta": ROBERTA,
 }
+OTHERS = {"big_bird": BERT, "convbert": BERT | {"embedding_size": 32, "head_ratio": 1}, "fnet": BERT}  # not all right
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 WORDS = [f"w{n}" for n in range(60)]
 TEXTS = [" ".join(WORDS[n : n + n * 7 % 23]) for n in range(24)] + ["w1 <pad> w2", "W3 w4", "w7 w8 " * 60, "w9 " * 62]
@@ -73,7 +75,9 @@ def write_lm(folder: Path, kind: str, **change) -> Path:
     """A transformers directory of that kind, every weight of it large enough to tell."""
     torch.manual_seed(0)
     made_tokenizer(model_max_length=64).save_pretrained(folder)
-    config = AutoConfig.for_model(kind, vocab_size=len(SPECIAL + WORDS), pad_token_id=1, **KINDS[kind] | change)
+    config = AutoConfig.for_model(
+        kind, vocab_size=len(SPECIAL + WORDS), pad_token_id=1, **(KINDS | OTHERS)[kind] | change
+    )
     config.bos_token_id = config.cls_token_id = config.decoder_start_token_id = 0
     config.eos_token_id = config.sep_token_id = 2
     lm = AutoModel.from_config(config)
@@ -205,6 +209,28 @@ def test_the_cut_of_the_vectors_and_of_the_texts_is_obeyed_and_kept(made, tmp_pa
         assert encoder.tokenize(TEXTS) != uncut.tokenize(TEXTS)  # other tokens are left
 
 
+@pytest.mark.parametrize("pooling", MODES)
+def test_a_graph_pools_as_the_model_does_or_is_refused(made, pooling, tmp_path):
+    pytest.importorskip("onnxruntime", reason="pip install -r requirements-onnx.txt")
+    from gte.onnx import onnx_embeddings
+
+    def graph(folder: Path) -> Path:
+        export(folder, tmp_path / "export", "m", onnx=True)
+        return tmp_path / "export" / "onnx" / "model.onnx"
+
+    encoder = Encoder.from_pretrained(write_modules(made("bert"), pooling))
+    found = onnx_embeddings(graph(write_modules(made("bert"), pooling)), encoder, TEXTS)
+    np.testing.assert_allclose(found, encoder.encode(TEXTS), atol=1e-4)
+    folder = write_modules(made("bert"), pooling, include_prompt=False, prompts={"query": "w1 w2 "})
+    if pooling != "last":
+        with pytest.raises(UserError, match=r"onnx=true: .* \(include_prompt=false in 1_Pooling/config\.json\)"):
+            graph(folder)
+        return
+    encoder = Encoder.from_pretrained(folder)
+    found = onnx_embeddings(graph(folder), encoder, [f"w1 w2 {text}" for text in TEXTS])
+    np.testing.assert_allclose(found, encoder.encode(TEXTS, prompt_name="query"), atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["t5", "bert"])
 def test_a_run_and_its_checkpoint_keep_the_settings(made, kind, tmp_path):
     from gte.hub import describe
@@ -327,7 +353,9 @@ def test_prefixes_within_names_and_heads_beside_them_are_undone(made):
 def test_the_first_missing_weight_is_named(made, prefix):
     folder = made("bert")
     rewrite(folder, lambda weights: {prefix + k: v for k, v in weights.items() if "layer.1.attention" not in k})
-    with pytest.raises(UserError, match=r"has no encoder\.layer\.1\.attention\.self\.query\.weight \(10 of 39 are"):
+    with pytest.raises(
+        UserError, match=r"model\.safetensors has no encoder\.layer\.1\.attention\.self\.query\.weight \(10 of 39 w"
+    ):
         Encoder.from_pretrained(folder)
 
 
@@ -504,6 +532,33 @@ def test_language_models_of_another_build_are_one_line(made, kind, sizes, line):
     with pytest.raises(UserError, match=line) as refusal:
         Encoder.from_pretrained(folder)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_kind_whose_vectors_depend_on_the_texts_beside_is_refused(tmp_path):
+    for kind in ("fnet", "convbert"):
+        write_lm(tmp_path / kind, kind)
+        with pytest.raises(UserError, match="gives a text other vectors beside a longer one") as refusal:
+            Encoder.from_pretrained(tmp_path / kind)
+        assert kind in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_a_bigbird_is_read_as_far_as_its_attention_does_not_change_with_the_texts_before(tmp_path):
+    blocks = {"attention_type": "block_sparse", "block_size": 4, "num_random_blocks": 1}
+    write_lm(tmp_path, "big_bird", **blocks)
+    fresh = AutoModel.from_pretrained(tmp_path).eval()
+    ids = torch.tensor([Encoder.from_pretrained(tmp_path, 28).tokenize(["w1 w2 w3 " * 20])[0] * 2])
+    with torch.inference_mode():  # what is refused really happens: 56 tokens, before and after a text of 28
+        before, _, after = (fresh(part).last_hidden_state for part in (ids, ids[:, :28], ids))
+    assert (before - after).abs().max() > 1e-3
+    line = r"attention_type=block_sparse gives texts of more than 28 tokens other .* max_seq_length=28"
+    with pytest.raises(UserError, match=line):
+        Encoder.from_pretrained(tmp_path)
+    write_json(tmp_path / OWN, {"max_seq_length": 28})
+    encoder = Encoder.from_pretrained(write_modules(tmp_path))
+    assert_equal_vectors(encoder, peer(tmp_path))
+    (tmp_path / OWN).unlink()
+    edit_json(tmp_path / "config.json", attention_type="original_full")
+    assert_equal_vectors(Encoder.from_pretrained(tmp_path), peer(tmp_path))
 
 
 # --- identity

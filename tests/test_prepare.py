@@ -21,6 +21,7 @@ import pytest
 
 from gte.data import pairs as engine
 from gte.data import prepare as module
+from gte.data.module import PairData
 from gte.data.pairs import use_engine
 from gte.data.prepare import Recipe, Triples, fetch, prepare
 from gte.data.records import pair_hash, text_hash
@@ -28,6 +29,7 @@ from gte.data.shards import Manifest, TokenTable
 from gte.data.sources import Raw, Source, infer_sources
 from gte.data.tokenizer import load_tokenizer
 from gte.errors import UserError
+from gte.stage import Stage
 
 ROOT = Path(__file__).parents[1]
 WORDS = [
@@ -255,6 +257,24 @@ def test_shards_hold_the_tokens_of_the_pairs_row_by_row(prepared):
     negatives = [text for row in rows for text in row["negatives"] or []]
     wanted = [tokenizer(text, add_special_tokens=False)["input_ids"][:16] for text in negatives]
     assert flat.tolist() == [token for ids in wanted for token in ids] and lengths.tolist() == list(map(len, wanted))
+
+
+def test_texts_that_are_cut_are_counted_and_a_stage_that_would_read_further_says_so(prepared, tmp_path):
+    _, out, recipe = prepared
+    said: list[str] = []
+    prepare(replace(recipe, max_tokens=4, tokenizer=str(out / "tokenizer")), tmp_path / "short", report=said.append)
+    tokenizer = load_tokenizer(out / "tokenizer")
+    texts = [
+        row[key] for name in ("words", "triples") for row in read_pairs(out, name) for key in ("query", "document")
+    ]
+    cut = sum(len(ids) >= 4 for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
+    assert 0 < cut < len(texts)
+    line = f"{cut:,} of {len(texts):,} texts have data.max_tokens=4 or more: what is beyond was cut"
+    assert said.count(line) == 1
+    for length, noted in ((6, False), (7, True)):
+        stage = Stage("pretrain", length, 8, 2, None, 1, 1.0, None, 512, 0.0)
+        line = PairData(tmp_path / "short", stage, alpha=0.5, seed=0).describe()
+        assert (", of texts that data.max_tokens=4 cut when they were prepared" in line) == noted
 
 
 def test_the_manifest_states_the_tokenizer_and_the_sources(prepared):

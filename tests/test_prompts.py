@@ -164,6 +164,20 @@ def test_scores_are_those_of_mteb_with_sentence_transformers(choice, make_model,
     )
 
 
+def test_a_prompt_that_nobody_reads_is_refused_by_name(script, make_model, tasks, tmp_path):
+    folder, _ = make_model()
+    write_rows(tmp_path / "pairs.jsonl", [{"query": "one", "pos": "two"}])
+    suite = ["suite=mteb", f"data_dir={tasks}", "tasks=[SciFact]"]
+    scripts = {"mine": ["in=pairs.jsonl"], "search": ["folder=.", "query=one"], "eval": suite}
+    for name, arguments in scripts.items():
+        line = script.refused(name, f"checkpoint={folder}", *arguments, "prompts={qurey: 'x '}")
+        assert "prompts.qurey is not read here, did you mean query" in line
+    line = script.refused("eval", f"checkpoint={folder}", *suite, "prompts={Banking: 'x '}")
+    assert "prompts.Banking is not read here" in line
+    code, _, err = script("eval", f"checkpoint={folder}", *suite, "out=e", "prompts={STS: 'x ', STS12-query: 'y '}")
+    assert code == 0, err  # of other tasks of the suite
+
+
 def test_a_cached_vector_is_of_one_prompt(make_model):
     texts = ["one", "two", "query: one"]
     keys = [text_keys(texts, prompt).tolist() for prompt in ("", "query: ", "query: ", "other ")]
@@ -430,6 +444,28 @@ def test_the_model_keeps_what_it_was_trained_with(prepared, encoder):
         assert all(prompts.keys() <= {"query", "document"} for prompts in data.prompts)
     assert data.source_facts()["times"]["prompts"] == {"query": "when: ", "document": "then: "}
     assert "'new: ' before each query of colours, shapes, triples" in data.describe()
+
+
+def test_words_by_source_are_those_of_the_next_stage_and_go_with_other_ones(prepared, encoder):
+    by_source = {"times": {"query": "red: ", "document": "blue: "}}
+    for given, said in ((by_source, ""), (None, " (the model's own"), ({}, None)):
+        data = PairData(prepared, stage(), alpha=0.5, seed=0, prompts=given)
+        data.set_prompts(encoder)
+        if said is None:
+            assert "before each" not in data.describe() and encoder.settings.prompts == {}
+        else:
+            assert (
+                f"'red: ' before each query of times, 'blue: ' before each document of times{said}" in data.describe()
+            )
+            assert encoder.settings.prompts == {"times-query": "red: ", "times-document": "blue: "}
+
+
+def test_a_model_with_words_by_source_alone_is_said_to_rank_without(script, make_model, tmp_path):
+    folder, _ = make_model({"times-query": "red: "})
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.md").write_text("one of many words")
+    code, out, err = script("search", f"checkpoint={folder}", "folder=notes", "query=one")
+    assert code == 0 and "no prompt of the model (times-query) is for all queries or documents" in out, err
 
 
 def test_prompts_go_from_training_into_checkpoints_the_export_and_the_next_stage(script, prepared, tmp_path):

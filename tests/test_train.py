@@ -186,6 +186,17 @@ def test_a_finished_run_is_not_overwritten(train, script, prepared, tmp_path):
     assert (tmp_path / "run" / "metrics.csv").read_bytes() == before
 
 
+def test_texts_that_are_cut_are_counted_in_a_line(script, prepared, tmp_path):
+    base = ["train", *TINY, f"data.dir={prepared}", "stage.steps=2"]
+    code, out, err = script(*base, "stage.max_length=8", "out=short")
+    cut = [
+        line for line in out.splitlines() if line.endswith("of 128 texts have 8 tokens or more: what is beyond was cut")
+    ]
+    assert code == 0 and len(cut) == 1, err
+    code, out, err = script(*base, "out=long")
+    assert code == 0 and "was cut" not in out, err
+
+
 def test_init_from_another_model_or_another_vocabulary_is_refused(train, script, prepared, small_model, tmp_path):
     train("out=run", "stage.steps=1")
     base = [*TINY, f"data.dir={prepared}", "out=next"]

@@ -96,7 +96,7 @@ class Encoder(nn.Module):
         self.unused_pooler = getattr(lm, "pooler", None)
         if self.unused_pooler is not None:
             self.unused_pooler.requires_grad_(False)
-            lm.pooler = None
+            lm.pooler = nn.Identity()  # of some kinds it is called in any case
         self.tokenizer = tokenizer
         self.width = lm.config.hidden_size
         self.counts: Counter[str] = Counter()  # of `encode`: the texts, and those of them that fill max_length
@@ -387,7 +387,7 @@ class Encoder(nn.Module):
             self.lm.pooler = self.unused_pooler
         self.lm.save_pretrained(folder)
         if self.unused_pooler is not None:
-            self.lm.pooler = None
+            self.lm.pooler = nn.Identity()
         tokenizer = copy.deepcopy(self.tokenizer)
         tokenizer.model_max_length = self.max_length
         tokenizer.save_pretrained(folder)

@@ -14,7 +14,7 @@ from gte.errors import UserError, first_line
 from gte.files import write_json
 from gte.hub import HISTORY_FILE, history, load_encoder
 from gte.offline import hub_reachable
-from gte.onnx import Comparison, require_onnx, write_onnx
+from gte.onnx import Comparison, check_graph, require_onnx, write_onnx
 from gte.pretrained import POOLING_FLAGS, POOLINGS
 from gte.provenance import git_commit
 
@@ -51,6 +51,8 @@ def export(
     if onnx or int8:
         require_onnx()
     encoder, stages = load_encoder(checkpoint, trust_remote_code), history(checkpoint)
+    if onnx or int8:
+        check_graph(encoder.settings)
     scores = find_scores(Path(results), encoder) if results else None
     temporary = out.with_name(out.name + ".partial")
     shutil.rmtree(temporary, ignore_errors=True)

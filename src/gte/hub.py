@@ -153,8 +153,8 @@ def load_encoder(checkpoint: str | Path, trust_remote_code: bool = False) -> Enc
 def initialize(encoder: Encoder, init_from: str | Path) -> None:
     """Copies the weights of any checkpoint that `load_encoder` takes into the encoder.
 
-    Its prompts and the cut of its vectors are taken over, where the encoder has none. Raises UserError where it is
-    another model, pools in another way or reads texts by another tokenizer.
+    Its prompts and the cut of its vectors are taken over; of a model that was trained here, also that it has none.
+    Raises UserError where it is another model, pools in another way or reads texts by another tokenizer.
     """
     other = load_encoder(init_from)
     if fingerprint(other.tokenizer) != fingerprint(encoder.tokenizer):
@@ -168,7 +168,8 @@ def initialize(encoder: Encoder, init_from: str | Path) -> None:
             f"stage.init_from={init_from} pools by {theirs.pooling}, the model of this stage by {ours.pooling}; set "
             f"model.pooling={theirs.pooling}"
         )
-    if not ours.prompts:
+    if theirs.prompts or history(init_from):
         words = {key: getattr(theirs, key) for key in ("prompts", "default_prompt", "include_prompt")}
-        encoder.settings = replace(ours, **words, truncate_dim=ours.truncate_dim or theirs.truncate_dim)
+        encoder.settings = ours = replace(ours, **words)
+    encoder.settings = replace(ours, truncate_dim=theirs.truncate_dim or ours.truncate_dim)
     load_weights(encoder, {f"encoder.{key}": value for key, value in other.state_dict().items()}, Path(init_from))

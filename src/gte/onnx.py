@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.evaluation.folder import FIELDS, Folder
+from gte.pretrained import Settings
 
 INPUTS = ("input_ids", "attention_mask")
 OUTPUTS = ("last_hidden_state", "sentence_embedding")
@@ -74,6 +75,15 @@ def require_onnx() -> None:
         import onnxruntime  # noqa: F401
     except ImportError as error:
         raise UserError(f"onnx=true needs a package more ({error}): pip install -r requirements-onnx.txt") from error
+
+
+def check_graph(settings: Settings) -> None:
+    """UserError where the vector of a text depends on more than its ids: on which of them are a prompt's."""
+    if not settings.include_prompt and settings.pooling != "last" and any(settings.prompts.values()):
+        raise UserError(
+            "onnx=true: the model pools a text without its prompt (include_prompt=false in 1_Pooling/config.json), and "
+            "a graph cannot tell the tokens of one from the other's; export with onnx=false"
+        )
 
 
 def write_onnx(encoder: Encoder, folder: Path, int8: bool = False, sts: str | None = None) -> list[Comparison]:

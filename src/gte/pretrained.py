@@ -106,7 +106,9 @@ def load_pretrained(
         length = NO_LENGTH
         if max_length is None or max_length > length:
             note(f"{name} says no length: texts are cut at {length} tokens")
-    return lm, tokenizer, replace(settings, max_length=min(length, max_length or length))
+    length = min(length, max_length or length)
+    check_attention(config, length, name)
+    return lm, tokenizer, replace(settings, max_length=length)
 
 
 def note(line: str) -> None:
@@ -285,9 +287,8 @@ def load_weights(folder: Path, config: PretrainedConfig, trust_remote_code: bool
             "belong together"
         )
     if lacks := missing_weights(lm, found):
-        raise UserError(
-            f"{folder}: the file of weights has no {lacks[0]} ({len(lacks)} of {len(lm.state_dict())} are missing)"
-        )
+        file, *_ = find_weights(folder) or [folder]
+        raise UserError(f"{file} has no {lacks[0]} ({len(lacks)} of {len(lm.state_dict())} weights are missing)")
     for name, parameter in lm.named_parameters():
         if name in found["missing_keys"]:
             nn.init.zeros_(parameter)  # not random: equal files are equal models
@@ -357,6 +358,37 @@ def check_runs(lm: nn.Module, tokenizer: PreTrainedTokenizerBase, name: str) -> 
         raise UserError(f"{name}: a {type(lm).__name__} gives {tuple(shape)} for {ids.shape[1]} tokens, no vector each")
     if any(encoded.get("token_type_ids") or []) and "token_type_ids" in inspect.signature(lm.forward).parameters:
         raise UserError(f"{name}: its tokenizer marks tokens by token_type_ids, which are not given to the model here")
+    if not keeps_apart(lm, ids, tokenizer.pad_token_id or 0):
+        raise UserError(
+            f"{name}: a {type(lm).__name__} gives a text other vectors beside a longer one: it does not mask padding"
+        )
+
+
+@torch.inference_mode()
+def keeps_apart(lm: nn.Module, ids: torch.Tensor, pad: int) -> bool:
+    """Whether a text [1, L] has the vectors of it alone when it is padded to the length of another."""
+    alone = lm(input_ids=ids).last_hidden_state
+    longer = ids.repeat(1, 4)
+    padded = nn.functional.pad(ids, (0, longer.shape[1] - ids.shape[1]), value=pad)
+    mask = (torch.arange(longer.shape[1]) < torch.tensor([[ids.shape[1]], [longer.shape[1]]])).long()
+    beside = lm(input_ids=torch.cat([padded, longer]), attention_mask=mask).last_hidden_state[:1, : ids.shape[1]]
+    return not (beside - alone).abs().max() > 1e-3 * alone.abs().max()  # also of damaged weights, which have a line
+
+
+def check_attention(config: PretrainedConfig, length: int, name: str) -> None:
+    """Raises UserError for a BigBird that would read long texts by blocks only until a short one comes.
+
+    From then on transformers computes all of them by full attention, so vectors would depend on the texts before.
+    """
+    if config.model_type != "big_bird" or config.attention_type == "original_full":
+        return
+    full = (5 + 2 * config.num_random_blocks) * config.block_size  # tokens up to which it is full anyway
+    if length > full:
+        raise UserError(
+            f"{name}: config.json: attention_type={config.attention_type} gives texts of more than {full} tokens other "
+            f"vectors after a shorter one; set it to original_full, or max_seq_length={full} in "
+            "sentence_bert_config.json"
+        )
 
 
 def usable_positions(lm: nn.Module) -> int:

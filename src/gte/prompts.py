@@ -3,11 +3,13 @@
 The names of the kinds, and what is taken where none is asked for, are those of sentence-transformers.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
+from itertools import chain
 
 from transformers import PreTrainedTokenizerBase
 
-from gte.errors import UserError
+from gte.errors import UserError, did_you_mean
 from gte.pretrained import Settings
 
 KINDS = ("query", "document")
@@ -35,6 +37,31 @@ def prompt_of(settings: Settings, kind: str) -> str:
     return next((settings.prompts[name] for name in NAMES[kind] if settings.prompts.get(name)), "")
 
 
+def unread_line(settings: Settings) -> str:
+    """Names the model's prompts where none of them is one for queries or documents; nothing where one is."""
+    names = [name for name, words in settings.prompts.items() if words]
+    if not names or any(prompt_of(settings, kind) for kind in KINDS):
+        return ""
+    return f"note: no prompt of the model ({', '.join(names)}) is for all queries or documents; prompts= gives one"
+
+
+def check_prompts(prompts: dict[str, str] | None, known: Iterable[str] | None = None, key: str = "prompts") -> None:
+    """Raises UserError where prompts are no dict of words, or one has a name that nobody reads.
+
+    known: names that are read beside those of queries and documents; None is any.
+    """
+    if prompts is None:
+        return
+    if not isinstance(prompts, dict) or not all(isinstance(words, str) for words in prompts.values()):
+        raise UserError(f"{key}={prompts} must be words by kind, {key}={{query: 'query: ', document: 'passage: '}}")
+    read = list(dict.fromkeys([*chain.from_iterable(NAMES.values()), *(known or ())]))
+    for name in prompts:
+        if known is not None and name not in read:
+            others = ", a task or its kind" if known else ""
+            instead = did_you_mean(name, read) or f"; name one of {', '.join(read[:4])}{others}"
+            raise UserError(f"{key}.{name} is not read here{instead}")
+
+
 def with_prompts(settings: Settings, prompts: dict[str, str] | None, key: str = "prompts") -> Settings:
     """The settings with other prompts than the model's own: None leaves these, {} is no prompt at all.
 
@@ -42,8 +69,7 @@ def with_prompts(settings: Settings, prompts: dict[str, str] | None, key: str = 
     """
     if prompts is None:
         return settings
-    if not isinstance(prompts, dict) or not all(isinstance(words, str) for words in prompts.values()):
-        raise UserError(f"{key}={prompts} must be words by kind, {key}={{query: 'query: ', document: 'passage: '}}")
+    check_prompts(prompts, key=key)
     default = settings.default_prompt if settings.default_prompt in prompts else None
     given = replace(settings, prompts=prompts, default_prompt=default)
     words = prompt_of(given, "document")

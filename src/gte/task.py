@@ -1,5 +1,6 @@
 """The LightningModule: encode, loss, log; nothing that would work without a trainer."""
 
+from collections import Counter
 from collections.abc import Callable
 
 import pytorch_lightning as pl
@@ -23,7 +24,8 @@ class ContrastiveTask(pl.LightningModule):
     `loss(q_ND, d_ND, n_NKD, ranks=...)` is the mean over the pairs of all ranks. A step's texts, queries, documents and
     negatives alike, go through the language model together. `history`: facts of this stage and of those before it,
     oldest first, kept in every checkpoint. `step_metrics` is what the last step measured, for gte.callbacks.Metrics:
-    Lightning's own log would repeat a source's last loss at the steps of all other sources.
+    Lightning's own log would repeat a source's last loss at the steps of all other sources. `counts`: the texts that
+    this rank has been given, and those of them that fill the stage's max_length.
 
     A step whose loss or gradient is not finite changes no weight and is counted; after `max_skipped` of them in a row
     UserError stops the run. Dropout is a function of (seed, step, rank), so a resumed run draws what it would have.
@@ -47,6 +49,7 @@ class ContrastiveTask(pl.LightningModule):
         self.total_steps, self.sources, self.history = total_steps, sources, history
         self.seed, self.max_skipped = seed, max_skipped
         self.skipped = {"all": 0, "in_a_row": 0}
+        self.counts: Counter[str] = Counter()
         self.step_metrics: dict[str, Tensor | float] = {}
         encoder.train()  # from_pretrained of transformers gives eval mode, which Lightning would keep: no dropout
         if stage.recompute_layers:
@@ -64,6 +67,7 @@ class ContrastiveTask(pl.LightningModule):
 
     def training_step(self, batch: Batch, _) -> Tensor:
         self.check_ids(batch)
+        self.counts.update(texts=len(batch.lengths_R), cut=int((batch.lengths_R >= self.stage.max_length).sum()))
         torch.manual_seed(mix(mix(self.seed, batch.step), self.global_rank))
         plan = self.encoder.plan(batch.lengths_R.numpy(), self.stage.batch_tokens)
         x_RD = self.encoder(batch.ids_T, batch.lengths_R, plan, self.stage.recompute_fraction, batch.skip_R)

@@ -221,9 +221,12 @@ class PairData(pl.LightningDataModule):
         """One line of what the stage will do."""
         pairs = sum(map(len, self.tables))
         own = "" if any(table.has_negatives for table in self.tables) else " (no source has negatives)"
+        most, around = min(table.max_tokens for table in self.tables), self.manifest.tokenizer
+        short = most + len(around["prefix"]) + len(around["suffix"]) < self.stage.max_length
+        cut = f", of texts that data.max_tokens={most} cut when they were prepared" if short else ""
         return (
             f"{pairs:,} rows of {len(self.tables)} sources, {self.total_steps} steps of {self.stage.global_batch} "
-            f"in groups of {self.stage.group_size}{own}{self.said}"
+            f"in groups of {self.stage.group_size}{own}{cut}{self.said}"
         )
 
     def prepare_data(self) -> None:

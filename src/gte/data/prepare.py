@@ -4,6 +4,7 @@ import json
 import platform
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -472,21 +473,27 @@ def training_texts(build: Path, sizes: dict[str, int]) -> list[str]:
 
 def write_all_shards(facts: dict[str, dict], tokens: Tokens, tokenizer: str, build: Path, report: Report) -> None:
     """Writes shards/<source>/ of every source and adds them to its facts. `tokenizer`: its fingerprint."""
-    start, rows, before = time.perf_counter(), 0, 0
+    start, rows, before, counts = time.perf_counter(), 0, 0, Counter()
     for name, entry in facts.items():
         key = {"pairs": entry["pairs"]["sha256"], "tokenizer": tokenizer, "max_tokens": tokens.max_tokens, **maker()}
         made, is_new = once(build, f"{name}.shards", key, partial(source_shards, name, tokens, build))
         entry["shards"] = made["files"]
+        counts.update(made["counts"])
         rows, before = rows + is_new * entry["kept"], before + (not is_new) * entry["kept"]
     seconds = time.perf_counter() - start
     made_before = f", {before:,} made before" if before else ""
     report(f"token shards: {rows:,} rows, {seconds:.1f} s, {rows / seconds:,.0f} rows/s{made_before}")
+    if counts["cut"]:
+        share = f"{counts['cut']:,} of {counts['texts']:,} texts"
+        report(f"{share} have data.max_tokens={tokens.max_tokens} or more: what is beyond was cut")
 
 
 def source_shards(name: str, tokens: Tokens, build: Path) -> dict:
-    """Writes shards/<source>/; returns the files."""
+    """Writes shards/<source>/; returns the files, and how many texts there are and are cut."""
     shutil.rmtree(build / "shards" / name, ignore_errors=True)  # a killed run's
-    return {"files": write_shards(tokenised(build / "pairs" / f"{name}.parquet", tokens), build, name)}
+    counts = Counter(texts=0, cut=0)
+    files = write_shards(tokenised(build / "pairs" / f"{name}.parquet", tokens, counts), build, name)
+    return {"files": files, "counts": counts}
 
 
 def describe_tokenizer(tokenizer, name: str | None, tokens: Tokens) -> dict:
@@ -504,13 +511,15 @@ def describe_tokenizer(tokenizer, name: str | None, tokens: Tokens) -> dict:
     }
 
 
-def tokenised(path: Path, tokens: Tokens) -> Iterator[pa.RecordBatch]:
-    """The rows of a pairs file as batches of shard rows."""
+def tokenised(path: Path, tokens: Tokens, counts: Counter[str]) -> Iterator[pa.RecordBatch]:
+    """The rows of a pairs file as batches of shard rows; `counts`: how many queries and documents fill max_tokens."""
     for batch in pq.ParquetFile(path).iter_batches(batch_size=TOKENS_BATCH):
         columns = {}
         texts = {name: batch.column(name).to_pylist() for name in ("query", "document")}
         for name in texts:
             columns[name] = tokens.encode(texts[name])
+            lengths = np.diff(columns[name].offsets.to_numpy())
+            counts.update(texts=len(lengths), cut=int((lengths >= tokens.max_tokens).sum()))
         if "negatives" in batch.schema.names:
             negatives = batch.column("negatives").fill_null([])
             distinct = negatives.flatten().dictionary_encode()  # a document is the negative of many queries

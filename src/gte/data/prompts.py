@@ -66,11 +66,16 @@ def flatten(lists: Sequence[Sequence[int]], dtype=np.int64) -> Texts:
 def words_by_source(given: dict | None, sources: list[str], known: Sequence[str], settings: Settings) -> dict:
     """source -> {kind: words} by `data.prompts`: {query: words, document: words}, or such a dict by source, or both.
 
-    None stands for the model's own, {} for none; a source's own dict stands for all of the common one. Raises UserError
-    for a kind, or a source, that is not there.
+    None stands for the model's own, also by source, as `trained_with` names them, {} for none; a source's own
+    dict stands for all of the common one. Raises UserError for a kind, or a source, that is not there.
     """
     if given is None:
         given = {kind: prompt_of(settings, kind) for kind in KINDS}
+        for source in sources:
+            own = {
+                kind: settings.prompts[f"{source}-{kind}"] for kind in KINDS if f"{source}-{kind}" in settings.prompts
+            }
+            given = given | {source: own} if own else given
     common, special = {}, {}
     for key, value in given.items():
         if isinstance(value, str) and key in KINDS:
@@ -93,7 +98,7 @@ def words_by_source(given: dict | None, sources: list[str], known: Sequence[str]
 def trained_with(settings: Settings, by_source: dict[str, dict[str, str]]) -> Settings:
     """The settings of a model that was trained so: `query` and `document` as all sources have them, and where sources
     differ each one's as `<source>-query`; the model's other prompts stay."""
-    ours = {name for names in NAMES.values() for name in names}
+    ours = {name for names in NAMES.values() for name in names} | {f"{s}-{kind}" for s in by_source for kind in KINDS}
     prompts = {name: words for name, words in settings.prompts.items() if name not in ours}
     for kind in KINDS:
         words = {source: each.get(kind, "") for source, each in by_source.items()}

@@ -170,4 +170,6 @@ def special_ids(tokenizer) -> tuple[list[int], list[int]]:
     """The ids that the tokenizer puts before and after a single text, found by letting it do so."""
     encoded = plain_reader(tokenizer).encode("a", add_special_tokens=True)
     inner = [place for place, special in enumerate(encoded.special_tokens_mask) if not special]
+    if not inner:
+        raise UserError("the tokenizer has no token for the letter 'a', nor one for what is unknown: it reads no texts")
     return encoded.ids[: inner[0]], encoded.ids[inner[-1] + 1 :]

@@ -6,9 +6,10 @@ Shapes: N texts, D width.
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -55,6 +56,14 @@ def choose_devices(device: str | list[str]) -> list[str]:
     if device == "auto" and torch.cuda.device_count() > 1:
         return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     return [choose_device(device)] if isinstance(device, str) else list(device)
+
+
+def prompt_names(tasks: Iterable[str]) -> list[str]:
+    """The names of prompts that mteb reads for these tasks: a task's, its kind's, each also for one kind of text."""
+    from mteb.abstasks.task_metadata import TaskType
+
+    names = [*tasks, *get_args(TaskType)]
+    return [*names, *(f"{name}-{kind}" for name in names for kind in KINDS)]
 
 
 class EncoderModel:
