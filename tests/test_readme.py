@@ -1,4 +1,4 @@
-"""Every fenced command of the README is one that exists and composes."""
+"""Every fenced command of the README and of docs/ is one that exists and composes; links lead somewhere."""
 
 import re
 import shlex
@@ -9,8 +9,11 @@ from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+from gte.overrides import read_arguments
+
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [block for page in PAGES for block in re.findall(r"```(\w+)\n(.*?)```", page.read_text(), re.DOTALL)]
 COMMANDS = [
     line.split("#")[0].strip() for kind, text in BLOCKS if kind == "bash" for line in text.splitlines() if line.strip()
 ]
@@ -30,7 +33,7 @@ def test_python_commands_compose(command):
     GlobalHydra.instance().clear()
     given = {override.split("=")[0] for override in overrides}
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
-        cfg = compose(name, overrides=overrides)
+        cfg = compose(name, overrides=read_arguments(name, overrides))
     assert given  # a command without any setting would check nothing
     for key in given - {
         "stage",
@@ -48,6 +51,14 @@ def test_python_commands_compose(command):
         for part in key.split("."):
             assert part in node, f"{key} is no key of conf/{name}.yaml"
             node = node[part]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_within_the_repository_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text())
+    assert links or page.name == "models.md"
+    for link in links:
+        assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make")])
