@@ -9,13 +9,15 @@ from gte.errors import UserError
 from gte.overrides import near_key, parsed, quote, read_arguments
 
 PATHS = [
-    "multirun/mixing_ratio/alpha=0.5,seed=42", "donn\u00e9es", "a b", "what?", "x#y(1){2}[3]", "2020", "1e3", 'a"b',
-    "it's",     "a\\\\", "C:\\data", "a=b", "plain/path", "-", "s3://bucket/run", "~name",
+    "multirun/mixing_ratio/alpha=0.5,seed=42", "donn\u00e9es", "a b", "what?", "x#y(1){2}[3]", "2020", "1e3",
+    "7e55510", 'a"b', "it's", "a\\\\", "C:\\data", "a=b", "plain/path", "-", "s3://bucket/run", "~name",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("key", ["checkpoint", "out", "data.path", "stage.init_from", "hydra.run.dir"])
+@pytest.mark.parametrize(
+    "key", ["checkpoint", "out", "data.path", "stage.init_from", "hydra.run.dir", "model.revision"]
+)
 def test_a_path_arrives_as_it_was_typed_however_often_it_is_read(path, key):
     once = read_arguments("eval", [f"{key}={path}"])
     assert read_arguments("eval", once) == once
