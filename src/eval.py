@@ -19,11 +19,11 @@ def main(cfg: DictConfig) -> int:
     from gte.figures import loss_curves
     from gte.ticker import still_at
 
-    if cfg.data_dir is not None:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # with local folders nothing is asked of the hub
     settings = plain(cfg)
     suite = build(cfg.suite)
     checkpoints = name_checkpoints(settings["checkpoint"])
+    if cfg.data_dir is not None and all(map(is_here, checkpoints.values())):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # with local folders nothing is asked of the hub
 
     from gte.evaluation.model import check_checkpoint, choose_devices, choose_precision, load_model, prompt_names
     from gte.prompts import check_prompts
@@ -61,6 +61,11 @@ def main(cfg: DictConfig) -> int:
         log_table(cells(results), cfg.out, settings)
     print(f"\n{as_text(results)}\n\nscores in points of 100; details in {Path(cfg.out) / 'results.json'}")
     return exit_code(results)
+
+
+def is_here(checkpoint: str) -> bool:
+    """Whether a checkpoint is no name on the hub."""
+    return checkpoint == "bm25" or "://" in checkpoint or Path(checkpoint).exists()
 
 
 if __name__ == "__main__":

@@ -715,6 +715,16 @@ def test_a_model_on_the_hub_is_read_as_its_folder_is(made, hub, kind):
     assert not any(path.endswith(".bin") for path in hub.asked)
 
 
+def test_a_model_on_the_hub_is_scored_on_folders_and_nothing_else_is_asked_for(made, hub, script, tmp_path):
+    hub.repositories["me/model"] = {"main": write_modules(made("bert"), "cls")}
+    rows = [{"sentence1": f"w{n} w1", "sentence2": f"w{n * 7 % 5} w2", "score": n} for n in range(9)]
+    (tmp_path / "tasks" / "STS12").mkdir(parents=True)
+    (tmp_path / "tasks" / "STS12" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, err = script("eval", "checkpoint=me/model", "suite=local", "data_dir=tasks", "precision=fp32", "out=e")
+    assert code == 0 and "HTTP Request" not in out + err, out + err
+    assert hub.asked and all(path.startswith(("/api/models/me/model", "/me/model/")) for path in hub.asked)
+
+
 def test_a_revision_is_the_one_that_was_asked_for(made, hub):
     one, other = write_modules(made("bert")), write_modules(made("bert"))
     CHANGES["weights"](other)

@@ -1,5 +1,6 @@
 """The model hub, which may be out of reach: without a network its client retries for a minute before it says no."""
 
+import logging
 import os
 import socket
 import sys
@@ -66,6 +67,8 @@ def loading(what: str, name: str, way_out: str) -> Iterator[bool]:
     Turns the many ways in which transformers fails to find or read a model into one line with the way out.
     """
     transformers_logging.disable_progress_bar()
+    for client in ("httpx", "httpx2"):  # tell each request at INFO, which Hydra shows
+        logging.getLogger(client).setLevel(logging.WARNING)
     is_local = Path(name).exists()
     try:
         yield not is_local and not hub_reachable()
