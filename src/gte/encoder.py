@@ -72,6 +72,10 @@ class Encoder(nn.Module):
         if self.settings.pooling not in POOLINGS:
             raise UserError(f"pooling={self.settings.pooling} is not known; choose one of: {', '.join(POOLINGS)}")
         positions = usable_positions(lm)
+        if isinstance(self.max_length, bool) or not isinstance(self.max_length, int) or self.max_length < 3:
+            raise UserError(
+                f"max_length={self.max_length} must be a whole number of tokens, at least 3: the special ones and one"
+            )
         if self.max_length > positions:
             raise UserError(
                 f"max_length={self.max_length} is more than the {positions} positions of this language model"
@@ -138,8 +142,13 @@ class Encoder(nn.Module):
     ) -> "Encoder":
         """A BERT of random weights (drawn from torch's global generator) over the given tokenizer's vocabulary.
 
-        intermediate_size: None is BERT's 4 * hidden_size.
+        intermediate_size: None is BERT's 4 * hidden_size. Raises UserError where the heads do not divide the width.
         """
+        if not hidden_size or hidden_size % num_attention_heads:
+            raise UserError(
+                f"hidden_size={hidden_size} does not divide over num_attention_heads={num_attention_heads}; choose "
+                f"hidden_size={(hidden_size // num_attention_heads + 1) * num_attention_heads}"
+            )
         config = BertConfig(
             vocab_size=len(tokenizer),
             hidden_size=hidden_size,

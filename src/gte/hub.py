@@ -133,9 +133,11 @@ def newest_of_run(folder) -> tuple:
 
 
 def take_prompts(encoder: Encoder, checkpoint: str | Path) -> None:
-    """Gives the encoder of a run that is resumed the prompts which its checkpoint was trained with."""
+    """Gives the encoder of a run that is resumed the prompts, and the cut of its vectors, of its checkpoint."""
     stated = read_checkpoint(find_checkpoint(checkpoint))["encoder"].get("settings", {})
-    kept = {key: stated[key] for key in ("prompts", "default_prompt", "include_prompt") if key in stated}
+    kept = {
+        key: stated[key] for key in ("prompts", "default_prompt", "include_prompt", "truncate_dim") if key in stated
+    }
     encoder.settings = replace(encoder.settings, **kept)
 
 
@@ -170,5 +172,6 @@ def initialize(encoder: Encoder, init_from: str | Path) -> None:
         )
     if not ours.prompts:
         words = {key: getattr(theirs, key) for key in ("prompts", "default_prompt", "include_prompt")}
-        encoder.settings = replace(ours, **words, truncate_dim=ours.truncate_dim or theirs.truncate_dim)
+        ours = replace(ours, **words)
+    encoder.settings = replace(ours, truncate_dim=ours.truncate_dim or theirs.truncate_dim)
     load_weights(encoder, {f"encoder.{key}": value for key, value in other.state_dict().items()}, Path(init_from))
