@@ -27,6 +27,8 @@ def spoil(monkeypatch):
         calls: list[int] = []
 
         def loss(*given, **options):
+            if not given[0].requires_grad:  # the trial before the training
+                return improved_contrastive_loss(*given, **options)
             calls.append(len(calls))
             result = improved_contrastive_loss(*given, **options)
             return result * value if calls[-1] in which else result
