@@ -6,7 +6,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from gte.build import plain, script
+from gte.build import plain, script, typed
+from gte.errors import UserError
 
 
 @script("prepare")
@@ -14,6 +15,8 @@ def main(cfg: DictConfig) -> None:
     from gte.data.prepare import prepare, read_recipe
 
     out = Path(cfg.out)
+    if "data.dir" in typed() and Path(cfg.data.dir).resolve() != out.resolve():
+        raise UserError(f"data.dir={cfg.data.dir} and out={out} are two folders for the same data; give one of them")
     if out.is_dir() and not any(out.iterdir()):
         out.rmdir()  # Hydra made it; it comes into being when it is complete
     if out.is_relative_to(Path.cwd()):

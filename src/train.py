@@ -46,6 +46,7 @@ def main(cfg: DictConfig) -> int | None:
     from gte.provenance import git_commit
     from gte.remote import place
     from gte.task import ContrastiveTask
+    from gte.values import TRAIN, check_values
     from gte.zero import check_resume
 
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -56,6 +57,7 @@ def main(cfg: DictConfig) -> int | None:
     refuse_unread(
         "data", ("dir", "alpha", "weights", "prompts"), "src/prepare.py", {"sources": "choose by sources=[...]"}
     )
+    check_values(plain(cfg), TRAIN)
     stage = build(cfg.stage)
     require_prepared(cfg)
     weights = cfg.data.weights and {str(name): weight for name, weight in plain(cfg.data.weights).items()}

@@ -219,3 +219,23 @@ def test_a_list_of_rows_and_sets_keeps_its_shape(tmp_path):
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     found = read(tmp_path)
     assert len(found) == 8 and isinstance(found[-1], Triple)
+
+
+def test_a_cell_of_any_length_and_a_stray_carriage_return_leave_the_delimiter_to_be_found():
+    csv.field_size_limit(131_072)  # as a new process has it
+    assert find_delimiter(["a;b\n", f"one;{'x' * 200_000}\n"], ",") == ";"
+    assert find_delimiter(["a;b\rone;two\rthree;four\r"], ",") == ","
+
+
+def test_columns_of_ids_alone_are_taken_by_the_setting_that_the_refusal_names(script, tmp_path):
+    rows = [json.dumps({"query": f"q{n}", "document": f"d{n}"}) for n in range(9)]
+    (tmp_path / "ids.jsonl").write_text("\n".join(rows))
+    line = script.refused("prepare", "data=local", "data.path=ids.jsonl", "dry_run=true")
+    assert "hold no text; if two do, say it: 'data.columns={query: query, pos: document}'" in line
+    stated = "data.columns={query: query, pos: document}"
+    assert script("prepare", "data=local", "data.path=ids.jsonl", stated, "dry_run=true")[0] == 0
+
+
+def test_two_folders_for_the_same_data_are_refused(script, tmp_path):
+    line = script.refused("prepare", "data=local", "data.path=a.jsonl", "data.dir=one", "out=two", "dry_run=true")
+    assert "are two folders for the same data; give one of them" in line

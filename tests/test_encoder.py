@@ -1,8 +1,11 @@
 """Encoder: mean pooling, chunks under a token budget, order, parity with sentence-transformers, recomputation."""
 
+import copy
 import json
+import pickle
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import cuda_on_cpu
 import numpy as np
@@ -272,6 +275,48 @@ def test_what_is_no_text_is_named_with_its_number(small_model, monkeypatch, wron
     texts = ["a text"] * 20 + [wrong]  # in the third block, so in the thread
     with pytest.raises(TypeError, match=f"number 20 is a {type(wrong).__name__}: "):
         Encoder.from_pretrained(small_model).encode(texts)
+
+
+@pytest.mark.parametrize("cores", [1, 8])
+def test_a_text_that_is_refused_changes_no_later_vectors(small_model, monkeypatch, cores):
+    monkeypatch.setattr("gte.fast_ids.cores", lambda: cores)
+    encoder = Encoder.from_pretrained(small_model)
+    with pytest.raises(UserError, match="text number 1 holds half of a surrogate pair"):
+        encoder.encode(["some new words", "one more \ud800"])
+    assert bool(encoder.token_ids().words) is (cores == 1)
+    texts = ["then some new words", "and one more of them", "a document"]
+    np.testing.assert_array_equal(encoder.encode(texts), Encoder.from_pretrained(small_model).encode(texts))
+
+
+@pytest.mark.parametrize("cores", [1, 8])
+def test_an_encoder_that_has_encoded_is_copied_and_pickled(small_model, monkeypatch, cores):
+    monkeypatch.setattr("gte.fast_ids.cores", lambda: cores)
+    encoder = Encoder.from_pretrained(small_model)
+    expected = encoder.encode(TEXTS)
+    for other in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
+        assert other.fast_ids is None and encoder.fast_ids is not None
+        np.testing.assert_array_equal(other.encode(TEXTS), expected)
+
+
+def test_threads_that_encode_at_once_get_their_own_vectors_and_the_mode_stays(small_model, monkeypatch):
+    monkeypatch.setattr("gte.fast_ids.cores", lambda: 1)
+    monkeypatch.setattr("gte.encoder.ENCODE_BLOCK", 4)
+    texts = [f"number {n} of many words, {n % 7} more" for n in range(120)]
+    expected = Encoder.from_pretrained(small_model).encode(texts)
+    encoder = Encoder.from_pretrained(small_model).train()
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda n: encoder.encode(texts[n:] + texts[:n]), range(0, 120, 10)))
+    for n, x_ND in zip(range(0, 120, 10), found, strict=True):
+        np.testing.assert_allclose(np.roll(x_ND, n, axis=0), expected, atol=1e-5)
+    assert all(module.training for module in encoder.modules())
+
+
+def test_what_encode_does_not_take_is_said_at_once(small_model):
+    encoder = Encoder.from_pretrained(small_model)
+    with pytest.raises(UserError, match="precision=fp64 is unknown; choose fp32, bf16, fp16"):
+        encoder.encode(TEXTS, precision="fp64")
+    with pytest.raises(TypeError, match="takes a list of texts, got one generator"):
+        encoder.encode(text for text in TEXTS)
 
 
 def test_the_next_block_is_tokenised_while_one_is_encoded(small_model, monkeypatch):

@@ -22,7 +22,7 @@ from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.evaluation.model import weights_checksum
 from gte.export import export
-from gte.hub import load_encoder
+from gte.hub import describe, initialize, load_encoder, take_prompts
 from gte.pretrained import Settings
 
 sentence_transformers = pytest.importorskip("sentence_transformers", reason="pip install -r requirements-test.txt")
@@ -764,3 +764,20 @@ def test_a_cache_that_knows_not_of_modules_is_said_to(made, hub, monkeypatch, ca
     assert "does not know whether it has a modules.json" in capsys.readouterr().err
     with pytest.raises(UserError, match="the hub did not give it"):
         Encoder.from_pretrained("me/new")
+
+
+def test_a_resumed_run_keeps_the_cut_of_the_vectors_that_it_took_from_its_first_model(made, tmp_path):
+    plain = shutil.copytree(made("bert"), tmp_path / "plain")
+    folder = write_modules(made("bert"), truncate_dim=8, prompts={"query": "w1 "})
+    encoder = Encoder.from_pretrained(plain)
+    initialize(encoder, folder)
+    assert (encoder.settings.truncate_dim, encoder.settings.prompts) == (8, {"query": "w1 "})
+    prompted = Encoder.from_pretrained(plain)
+    prompted.settings = replace(prompted.settings, prompts={"query": "own "})
+    initialize(prompted, folder)
+    assert (prompted.settings.truncate_dim, prompted.settings.prompts) == (8, {"query": "own "})
+    state = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
+    torch.save({"encoder": describe(encoder), "state_dict": state}, tmp_path / "last.ckpt")
+    resumed = Encoder.from_pretrained(plain)
+    take_prompts(resumed, tmp_path / "last.ckpt")
+    assert resumed.settings == encoder.settings

@@ -215,6 +215,14 @@ def test_forgetting_words_changes_nothing(wordpiece, monkeypatch):
         assert tokens.encode(corpus(seed, 50)).to_pylist() == own_ids(wordpiece, corpus(seed, 50), 510)
 
 
+def test_a_text_that_cannot_be_read_leaves_no_word_without_its_ids(wordpiece):
+    tokens = Tokens(wordpiece, 510)
+    with pytest.raises(TypeError):
+        tokens.encode(["some words before \ud800"])
+    texts = ["other words", "some words before"]
+    assert tokens.encode(texts).to_pylist() == own_ids(wordpiece, texts, 510)
+
+
 def test_ids_are_16_bit_where_the_vocabulary_allows(wordpiece):
     assert str(Tokens(wordpiece, 5).encode(["pair"]).type.value_type) == "uint16"
     vocabulary = {**wordpiece.get_vocab(), **{f"filler{i}": len(wordpiece) + i for i in range(2**16)}}

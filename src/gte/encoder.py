@@ -7,6 +7,7 @@ Shapes: N texts, T tokens of all texts end to end, L tokens of the longest text 
 """
 
 import copy
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -72,6 +74,10 @@ class Encoder(nn.Module):
                 f"pooling={self.settings.pooling} is not known; choose one of: {', '.join(POOLINGS.values())}"
             )
         positions = usable_positions(lm)
+        if isinstance(self.max_length, bool) or not isinstance(self.max_length, int) or self.max_length < 3:
+            raise UserError(
+                f"max_length={self.max_length} must be a whole number of tokens, at least 3: the special ones and one"
+            )
         if self.max_length > positions:
             raise UserError(
                 f"max_length={self.max_length} is more than the {positions} positions of this language model"
@@ -102,6 +108,10 @@ class Encoder(nn.Module):
         self.counts: Counter[str] = Counter()  # of `encode`: the texts, and those of them that fill max_length
         self.pad_id = tokenizer.pad_token_id or 0
         self.fast_ids: FastIds | None = None
+
+    def __getstate__(self) -> dict:
+        """Of a copy, or a pickle: without what is quickly made anew, and is no one else's to change."""
+        return self.__dict__ | {"fast_ids": None}
 
     @classmethod
     def from_pretrained(
@@ -136,8 +146,13 @@ class Encoder(nn.Module):
     ) -> "Encoder":
         """A BERT of random weights (drawn from torch's global generator) over the given tokenizer's vocabulary.
 
-        intermediate_size: None is BERT's 4 * hidden_size.
+        intermediate_size: None is BERT's 4 * hidden_size. Raises UserError where the heads do not divide the width.
         """
+        if not hidden_size or hidden_size % num_attention_heads:
+            raise UserError(
+                f"hidden_size={hidden_size} does not divide over num_attention_heads={num_attention_heads}; choose "
+                f"hidden_size={(hidden_size // num_attention_heads + 1) * num_attention_heads}"
+            )
         config = BertConfig(
             vocab_size=len(tokenizer),
             hidden_size=hidden_size,
@@ -327,10 +342,13 @@ class Encoder(nn.Module):
         `precision` is fp32 (default), bf16 or fp16: the arithmetic of the language model; pooling stays float32.
         `batch_tokens`: tokens of a chunk, padding included; None suits the device.
         Texts are tokenised and encoded in blocks, so memory beyond the result does not grow with N; the next block is
-        tokenised while one is encoded. TypeError names what is no text.
+        tokenised while one is encoded. Calls from several threads wait for each other: the mode of the modules, which
+        is put back at the end, is one for all. TypeError names what is no text; UserError an unknown precision.
         """
-        if isinstance(texts, str):
-            raise TypeError("encode takes a list of texts, got one str")
+        if isinstance(texts, str) or not (hasattr(texts, "__len__") and hasattr(texts, "__getitem__")):
+            raise TypeError(f"encode takes a list of texts, got one {type(texts).__name__}")
+        if (precision or "fp32") not in AUTOCAST:
+            raise UserError(f"precision={precision} is unknown; choose {', '.join(AUTOCAST)}")
         prompt = find_prompt(self.settings, prompt_name, prompt)
         skip = prompt_length(self.tokenizer, prompt, self.max_length) if prompt else 0
         if batch_tokens is None:  # small chunks stay in a processor's cache and pad little; a GPU wants to be filled
@@ -338,7 +356,7 @@ class Encoder(nn.Module):
         dtype = AUTOCAST[precision or "fp32"]
         result_ND = np.empty((len(texts), self.dimensions), dtype=np.float32)
         bar = tqdm(total=len(texts), unit=" texts", disable=not progress, leave=False)
-        with evaluating(self), self.computing_in(dtype), bar:
+        with lock_of(self), evaluating(self), self.computing_in(dtype), bar:
             packed, token_ids = self.packed, self.token_ids()  # here: autocast is another one in each thread
 
             def prepare(start: int) -> tuple[int, np.ndarray, np.ndarray, Plan]:
@@ -406,6 +424,16 @@ def ahead(make: Callable[[int], Item], numbers: Sequence[int]) -> Iterator[Item]
             item = make(number) if coming is None else coming.result()
             coming = None if following is None else thread.submit(make, following)
             yield item
+
+
+LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+NEW_LOCK = threading.Lock()
+
+
+def lock_of(module: nn.Module) -> threading.RLock:
+    """The one lock of a module, kept beside it: a lock within could be neither copied nor pickled."""
+    with NEW_LOCK:
+        return LOCKS.setdefault(module, threading.RLock())
 
 
 @contextmanager

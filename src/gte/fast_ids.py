@@ -5,6 +5,7 @@ T tokens of all texts end to end.
 """
 
 import os
+import re
 from collections.abc import Sequence
 from itertools import chain
 
@@ -12,8 +13,11 @@ import numpy as np
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from gte.errors import UserError
+
 FEW_CORES = 4  # below, remembering words is faster than the Rust tokenizer on all cores; it works on one
 MAX_WORDS = 200_000  # distinct words that are remembered, some 30 MB
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class FastIds:
@@ -43,7 +47,8 @@ class FastIds:
     def __call__(self, texts: Sequence[str], first: int = 0, prompt: str = "") -> tuple[np.ndarray, np.ndarray]:
         """Ids int32 [T] and lengths int64 [N] of prompt + text.
 
-        TypeError names what is no str; `first` is the number of texts[0].
+        TypeError names what is no str, UserError a str that is no text: half of a surrogate pair, which JSON can spell.
+        `first` is the number of texts[0].
         """
         texts = list(texts)
         for number, text in enumerate(texts, first):
@@ -52,6 +57,18 @@ class FastIds:
                 raise TypeError(f"encode takes a list of texts, but number {number} is a {kind}: {text!r:.80}")
         if prompt:
             texts = [prompt + text for text in texts]
+        try:
+            return self.ids(texts)
+        except TypeError as error:
+            for number, text in enumerate(texts, first):
+                if LONE_SURROGATE.search(text):
+                    raise UserError(
+                        f"text number {number} holds half of a surrogate pair, which is no character: {text!r:.80}"
+                    ) from error
+            raise
+
+    def ids(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and lengths of strings."""
         if self.words is not None:
             return self.words(texts)
         if self.rust is not None:

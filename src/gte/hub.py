@@ -133,9 +133,11 @@ def newest_of_run(folder) -> tuple:
 
 
 def take_prompts(encoder: Encoder, checkpoint: str | Path) -> None:
-    """Gives the encoder of a run that is resumed the prompts which its checkpoint was trained with."""
+    """Gives the encoder of a run that is resumed the prompts, and the cut of its vectors, of its checkpoint."""
     stated = read_checkpoint(find_checkpoint(checkpoint))["encoder"].get("settings", {})
-    kept = {key: stated[key] for key in ("prompts", "default_prompt", "include_prompt") if key in stated}
+    kept = {
+        key: stated[key] for key in ("prompts", "default_prompt", "include_prompt", "truncate_dim") if key in stated
+    }
     encoder.settings = replace(encoder.settings, **kept)
 
 

@@ -1,6 +1,7 @@
 """AdamW without decay on biases and LayerNorm, linear warm-up and decay (Section 3.4)."""
 
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 from torch import nn
@@ -21,8 +22,17 @@ class Optim:
 
     def __post_init__(self):
         check_numbers("optim", self)
-        if not self.lr > 0:
-            raise UserError(f"optim.lr must be positive, got {self.lr}")
+        if not (self.lr > 0 and isfinite(self.lr)):
+            raise UserError(f"optim.lr must be positive and finite, got {self.lr}")
+        for key in ("weight_decay", "eps", "clip_norm"):
+            if not (getattr(self, key) >= 0 and isfinite(getattr(self, key))):
+                raise UserError(f"optim.{key}={getattr(self, key)} must be finite and at least 0")
+        try:
+            first, second = map(float, self.betas)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"optim.betas={self.betas} must be two numbers, such as [0.9,0.999]") from error
+        if not (0 <= first < 1 and 0 <= second < 1):
+            raise UserError(f"optim.betas={self.betas} must be two numbers from 0 to less than 1")
         if not 0 <= self.warmup_fraction <= 1:
             raise UserError(f"optim.warmup_fraction must lie in [0, 1], got {self.warmup_fraction}")
 

@@ -106,7 +106,7 @@ def load_pretrained(
         length = NO_LENGTH
         if max_length is None or max_length > length:
             note(f"{name} says no length: texts are cut at {length} tokens")
-    length = min(length, max_length or length)
+    length = length if max_length is None else min(length, max_length)
     check_attention(config, length, name)
     return lm, tokenizer, replace(settings, max_length=length)
 

@@ -1,6 +1,7 @@
 """What one training stage fixes: lengths, batch, groups, steps (Section 3.4)."""
 
 from dataclasses import dataclass
+from math import isfinite
 
 from gte.errors import UserError, check_numbers
 
@@ -32,6 +33,8 @@ class Stage:
 
     def __post_init__(self):
         check_numbers("stage", self)
+        if not (self.lr_scale > 0 and isfinite(self.lr_scale)):
+            raise UserError(f"stage.lr_scale={self.lr_scale} must be positive and finite")
         if (self.steps is None) == (self.epochs is None):
             raise UserError(f"give one of stage.steps and stage.epochs, got {self.steps} and {self.epochs}")
         for key in ("max_length", "global_batch", "group_size", "batch_tokens"):

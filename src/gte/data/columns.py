@@ -160,9 +160,10 @@ def known_layout(path: Path, source: str, columns: list, texts: list, wanted: Wa
             return query, document
     others = [name for name in texts if not NEGATIVE.fullmatch(normal(name))]
     if len(others) < 2:
+        typed = "" if others or len(columns) < 2 else f"; if two do, {wanted.ask(source, columns)}"
         raise UserError(
             f"{path}: a query and a document are needed, and its columns ({listed(columns)}) hold "
-            f"{len(others) or 'no'} text"
+            f"{len(others) or 'no'} text{typed}"
         )
     half = [name for name in others if normal(name) in KNOWN]
     if not half and len(others) == 2:
@@ -254,8 +255,12 @@ def known_name(name: str) -> bool:
 def find_delimiter(lines: list[str], usual: str) -> str:
     """The character that splits the first lines of a table alike; the usual one where several do, or none."""
     best, most = usual, 0.0
+    csv.field_size_limit(max(csv.field_size_limit(), *map(len, lines), 1))  # a cell may be a file of code
     for delimiter in [usual, *DELIMITERS.replace(usual, "")]:
-        widths = [len(row) for row in csv.reader(lines, delimiter=delimiter) if row]
+        try:
+            widths = [len(row) for row in csv.reader(lines, delimiter=delimiter) if row]
+        except csv.Error:  # a carriage return within a line
+            continue
         if not widths or widths[0] < 2:
             continue
         alike = sum(width == widths[0] for width in widths) / len(widths)

@@ -79,8 +79,8 @@ class Tokens:
             self._forget()
         new = [piece for piece in dict.fromkeys(pieces) if piece not in self._known]
         if new:
+            values, sizes = self.rust_ids(new)  # before a word is known: it may raise
             self._known.update(zip(new, range(len(self._known), len(self._known) + len(new)), strict=True))
-            values, sizes = self.rust_ids(new)
             self._values, self._sizes = np.concatenate([self._values, values]), np.concatenate([self._sizes, sizes])
             self._starts = self._sizes.cumsum() - self._sizes
         return np.fromiter(map(self._known.__getitem__, pieces), np.int64, len(pieces))

@@ -1,0 +1,84 @@
+"""A setting that cannot be meant is one line, by its own name; no traceback, and no run that means something else."""
+
+import pytest
+
+from gte.encoder import Encoder
+from gte.errors import UserError
+from gte.optim import Optim
+from gte.stage import Stage
+from gte.values import TRAIN, check_values
+
+WRONG = [
+    ("seed", None), ("seed", 1.5), ("seed", "abc"), ("sources", 5), ("source_sets", 3), ("verify", "abc"),
+    ("mask_repeated_texts", None), ("workers", -1), ("workers", True), ("resume", True), ("checkpoint_every", 0),
+    ("checkpoint_dir", 5), ("max_skipped", None), ("keep_last", 0), ("keep_every", "abc"), ("keep_initial", 1),
+    ("evaluate_every", "ende"), ("evaluate_every", 0), ("evaluate", None), ("data.dir", None), ("data.alpha", None),
+    ("data.alpha", float("nan")), ("data.weights", [1, 2]), ("data.prompts", "abc"), ("stage.steps", 0),
+    ("stage.epochs", -1.0), ("stage.init_from", ["a"]), ("stage.recompute_layers", 2), ("loss.temperature", None),
+    ("loss.temperature", float("nan")), ("loss.temperature", 0), ("loss.chunk_rows", 0), ("loss.chunk_rows", 1.5),
+    ("loss.tf32", None), ("model.compile", "abc"), ("model.padding_free", "abc"), ("model.pooling", ["cls"]),
+    ("model.hidden_size", "abc"), ("model.hidden_size", None), ("model.num_hidden_layers", 0),
+    ("model.num_attention_heads", 0), ("model.intermediate_size", 0), ("model.dropout", 1), ("model.max_length", 2),
+]  # fmt: skip
+OPTIM = {"lr": 1e-3, "weight_decay": 0.01, "betas": (0.9, 0.999), "eps": 1e-8, "warmup_fraction": 0.05, "clip_norm": 1}
+STAGE = {
+    "name": "pretrain", "max_length": 8, "global_batch": 4, "steps": 1, "epochs": None, "group_size": 1,
+    "lr_scale": 1.0, "init_from": None, "batch_tokens": 64, "recompute_fraction": 0.0,
+}  # fmt: skip
+
+
+def nested(key: str, value) -> dict:
+    *parents, name = key.split(".")
+    return {parents[0]: {name: value}} if parents else {name: value}
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG)
+def test_a_wrong_value_is_named_with_what_it_must_be(key, value):
+    with pytest.raises(UserError, match=rf"^{key}=.+ must be .+") as told:
+        check_values(nested(key, value), TRAIN)
+    assert "\n" not in str(told.value)
+
+
+def test_every_key_that_is_checked_refuses_something_and_takes_what_the_configurations_hold():
+    assert {key for key, _ in WRONG} == set(TRAIN)
+    check_values({}, TRAIN)
+    taken = {"keep_last": None, "evaluate_every": "end", "sources": "demo", "seed": -1, "resume": "auto", "workers": 0}
+    check_values(taken | {"data": {"dir": 2020, "alpha": 0}, "model": {"dropout": 0.0, "max_length": None}}, TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": float("inf")}, "optim.lr must be positive and finite"),
+        ({"betas": 3}, "optim.betas=3 must be two numbers"),
+        ({"betas": [0.9]}, r"optim.betas=\[0.9\] must be two numbers"),
+        ({"betas": ["a", "b"]}, "must be two numbers"),
+        ({"betas": [0.9, 1.0]}, "from 0 to less than 1"),
+        ({"eps": -1}, "optim.eps=-1 must be finite and at least 0"),
+        ({"weight_decay": -1}, "optim.weight_decay=-1 must be"),
+        ({"clip_norm": float("nan")}, "optim.clip_norm=nan must be"),
+    ],
+)
+def test_an_optimizer_that_cannot_be_built_is_refused_before_the_training(change, message):
+    Optim(**OPTIM)
+    with pytest.raises(UserError, match=message):
+        Optim(**OPTIM | change)
+
+
+def test_a_learning_rate_is_never_scaled_below_zero():
+    Stage(**STAGE)
+    for scale in (0, -1, float("inf")):
+        with pytest.raises(UserError, match=r"stage.lr_scale=.+ must be positive"):
+            Stage(**STAGE | {"lr_scale": scale})
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, -1, 5.5, True])
+def test_a_length_without_room_for_a_text_is_refused(small_model, length):
+    with pytest.raises(UserError, match=f"max_length={length} must be a whole number of tokens, at least 3"):
+        Encoder.from_pretrained(small_model, max_length=length)
+
+
+def test_heads_that_do_not_divide_the_width_are_refused_with_one_that_they_divide(small_model):
+    tokenizer = Encoder.from_pretrained(small_model).tokenizer
+    with pytest.raises(UserError, match=r"hidden_size=130 does not divide over num_attention_heads=4; choose .*=132"):
+        Encoder.from_scratch(tokenizer, hidden_size=130, num_hidden_layers=1, num_attention_heads=4)
