@@ -290,7 +290,7 @@ def test_nothing_is_kept_for_backward_when_no_gradient_is_needed():
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc: Linux")
 def test_peak_memory_is_linear_in_the_number_of_pairs():
     def peak_mb(variant, n):
-        return in_child("gte.benchmarks.loss", variant, n, 32)["peak"] / 2**20
+        return in_child("gte.benchmarks.loss", variant, n, 32, "cpu")["peak"] / 2**20
 
     block_mb = 2048**2 * 4 / 2**20
     assert peak_mb("dense", 2048) > 8 * block_mb  # guard: the measure sees four blocks and their gradients
@@ -360,7 +360,10 @@ def test_products_are_rounded_where_that_is_asked_for_and_nowhere_else(monkeypat
         return tiles(*given, **options)
 
     monkeypatch.setattr(loss_module, "_tiles", spy)
-    monkeypatch.setattr(cublas, "fp32_precision", set_before)
     q_ND, d_ND = (torch.randn(4, 3, requires_grad=True) for _ in range(2))
-    improved_contrastive_loss(q_ND, d_ND, tf32=asked).backward()
-    assert seen == ["tf32" if asked else "ieee"] * 2 and cublas.fp32_precision == set_before
+    cublas.fp32_precision = set_before
+    try:
+        improved_contrastive_loss(q_ND, d_ND, tf32=asked).backward()
+        assert seen == ["tf32" if asked else "ieee"] * 2 and cublas.fp32_precision == set_before
+    finally:
+        cublas.fp32_precision = "none"
