@@ -7,13 +7,14 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fake_hub import FakeHub
 
 from gte.data.prepare import Recipe, prepare
 from gte.data.shards import Manifest
@@ -34,27 +35,12 @@ def parquet(part: int, rows: int) -> bytes:
     return file.getvalue()
 
 
-class Hub(BaseHTTPRequestHandler):
+class Hub(FakeHub):
     """One repository. `faults`: how often a request for a data file is answered with what, before it is answered."""
 
-    protocol_version = "HTTP/1.1"
     files: dict[str, bytes]
     faults: Counter
     requests: Counter
-
-    def log_message(self, *_) -> None:
-        pass
-
-    def reply(self, code: int, body: bytes = b"{}", **headers: str) -> None:
-        self.send_response(code)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
 
     def do_GET(self) -> None:
         path = self.path.split("?")[0]

@@ -5,13 +5,14 @@ import shutil
 from collections import Counter
 from dataclasses import replace
 from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
 import numpy as np
 import pytest
 import torch
+from fake_hub import FakeHub
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
@@ -615,26 +616,11 @@ def test_added_tokens_and_what_stands_around_a_text_are_in_the_tokenizers_finger
 # --- the hub
 
 
-class Hub(BaseHTTPRequestHandler):
+class Hub(FakeHub):
     """Models by name and revision, each a directory; what was asked for is kept."""
 
-    protocol_version = "HTTP/1.1"
     repositories: dict[str, dict[str, Path]]
     asked: Counter
-
-    def log_message(self, *_) -> None:
-        pass
-
-    def reply(self, code: int, body: bytes = b"{}", **headers: str) -> None:
-        self.send_response(code)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
 
     def do_POST(self) -> None:
         self.asked[f"POST {self.path}"] += 1
