@@ -70,7 +70,7 @@ collect: .venv/run.installed  ## NAME=mixing_ratio: an experiment's runs into ex
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-audit.txt
 	@touch $@
 
-audit: .venv/audit.installed  ## known vulnerabilities of the pinned packages; asks pypi.org, so it needs a network
+audit: .venv/audit.installed  ## known vulnerabilities of the pinned packages; asks the package index, so it needs a network
 	$(PY) -m pip_audit --strict --no-deps --disable-pip --progress-spinner off $(patsubst %,-r %,$(wildcard requirements*.txt))
 
 .venv/notebooks.installed: requirements-notebooks.txt requirements.txt | .venv/bin/python
