@@ -113,7 +113,7 @@ def batch_of(pairs: int, negatives: int, hashes: bool) -> Batch:
 def train(encoder: Encoder, monkeypatch, loss=improved_contrastive_loss, negatives=0, hashes=False, fraction=1.0):
     """The task's own training step and its backward pass; the number of chunks and whether they were packed."""
     monkeypatch.setattr(ContrastiveTask, "check_ids", lambda task, batch: None)  # looks at ids on the host
-    stage = SimpleNamespace(recompute_layers=False, batch_tokens=64, recompute_fraction=fraction)
+    stage = SimpleNamespace(recompute_layers=False, max_length=32, batch_tokens=64, recompute_fraction=fraction)
     task = ContrastiveTask(encoder, loss, None, stage, total_steps=1, sources=["a"], history=[])
     plans, made = [], encoder.plan
     monkeypatch.setattr(encoder, "plan", lambda *given: plans.append(made(*given)) or plans[-1])

@@ -193,7 +193,8 @@ def test_a_fused_model_is_copied_pickled_and_saved_like_any_other(small_model, t
     encoder = load(small_model, 0.0, fuse=True)
     plain = AutoModel.from_pretrained(small_model, add_pooling_layer=False)
     assert list(encoder.lm.state_dict()) == list(plain.state_dict())
-    assert [name for name, _ in encoder.lm.named_modules()] == [name for name, _ in plain.named_modules()]
+    names = [name for name, _ in encoder.lm.named_modules() if name != "pooler"]
+    assert names == [name for name, _ in plain.named_modules()]
     expected = outcome(encoder)
     for other in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
         other.zero_grad()

@@ -761,7 +761,7 @@ def test_a_resumed_run_keeps_the_cut_of_the_vectors_that_it_took_from_its_first_
     prompted = Encoder.from_pretrained(plain)
     prompted.settings = replace(prompted.settings, prompts={"query": "own "})
     initialize(prompted, folder)
-    assert (prompted.settings.truncate_dim, prompted.settings.prompts) == (8, {"query": "own "})
+    assert (prompted.settings.truncate_dim, prompted.settings.prompts) == (8, {"query": "w1 "})
     state = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
     torch.save({"encoder": describe(encoder), "state_dict": state}, tmp_path / "last.ckpt")
     resumed = Encoder.from_pretrained(plain)

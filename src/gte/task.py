@@ -67,9 +67,10 @@ class ContrastiveTask(pl.LightningModule):
 
     def training_step(self, batch: Batch, _) -> Tensor:
         self.check_ids(batch)
-        self.counts.update(texts=len(batch.lengths_R), cut=int((batch.lengths_R >= self.stage.max_length).sum()))
+        lengths_R = batch.lengths_R.numpy()
+        self.counts.update(texts=len(lengths_R), cut=int((lengths_R >= self.stage.max_length).sum()))
         torch.manual_seed(mix(mix(self.seed, batch.step), self.global_rank))
-        plan = self.encoder.plan(batch.lengths_R.numpy(), self.stage.batch_tokens)
+        plan = self.encoder.plan(lengths_R, self.stage.batch_tokens)
         x_RD = self.encoder(batch.ids_T, batch.lengths_R, plan, self.stage.recompute_fraction, batch.skip_R)
         n, k = batch.pairs, batch.negatives
         q_ND, d_ND, n_NKD = x_RD[:n], x_RD[n : 2 * n], x_RD[2 * n :].view(n, k, -1) if k else None
