@@ -114,7 +114,7 @@ def passages(folder: Path, data: bytes) -> list[str]:
 
 STS = b'{"sentence1": %b, "sentence2": "b", "score": %b}\n'
 OTHERS = [  # what else reads a user's files -> what it tells: a result, or the line that it is refused with
-    (inferred, DEEP, "holds no JSON row within its first 100 lines"),
+    (inferred, DEEP, "holds no JSON row within its first 1,000 lines"),
     (texts_of("a.jsonl"), b'{"text": "a"}\n' + HUGE + b"\n" + DEEP, ["", "no JSON object", "no JSON object"]),
     (texts_of("a.jsonl", id_field="i"), b'{"text": "a", "i": ' + HALF + b"}", ["invalid UTF-8"]),
     (rows_of("STS"), HUGE, r"test\.jsonl:1: invalid JSON \(Exceeds the limit"),

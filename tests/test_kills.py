@@ -229,7 +229,7 @@ def test_a_checkpoint_of_another_schema_is_refused_with_the_commit_that_wrote_it
     assert script("train", *TINY, f"data.dir={prepared}", "stage.steps=2", "out=run")[0] == 0
     file = tmp_path / "run" / "checkpoints" / "last.ckpt"
     content = torch.load(file)
-    content["encoder"]["schema"] = 2
+    content["encoder"]["schema"] = 3
     content["history"][-1]["commit"] = "abc1234"
     torch.save(content, file)
     for command in (
@@ -237,7 +237,7 @@ def test_a_checkpoint_of_another_schema_is_refused_with_the_commit_that_wrote_it
         ["export", "checkpoint=run", "out=m"],
     ):
         line = script.refused(*command)
-        assert "has checkpoint schema 2, this version reads 1" in line and "commit abc1234" in line
+        assert "has checkpoint schema 3, this version reads 2" in line and "commit abc1234" in line
 
 
 def test_only_the_newest_and_the_multiples_stay(script, prepared, tmp_path):

@@ -84,6 +84,8 @@ def change(monkeypatch):
 
         def loss(*given, **options):
             calls.append(0)
+            if not given[0].requires_grad:  # the trial before the training
+                calls.clear()
             result = improved_contrastive_loss(*given, **options)
             return make(result) if len(calls) == 2 else result
 

@@ -119,7 +119,7 @@ def test_settings_that_would_do_nothing_and_slips_are_refused_in_one_line(script
         (["data.max_tokens=7"], "data.max_tokens is not read here; give it to src/prepare.py"),
         (["+data.alhpa=0.1"], "did you mean data.alpha"),
         (["stage.stepz=5"], "unknown key 'stage.stepz', did you mean stage.steps?"),
-        (["stage.steps=abc"], "stage.steps=abc must be a whole number"),
+        (["stage.steps=abc"], "stage.steps=abc must be at least 1 and whole, or null"),
         (["optim.lr=fast"], "optim.lr=fast must be a number"),
         (["data.dir=nowhere"], "make it with python src/prepare.py data=local data.path=FOLDER"),
         (["stage.init_from=runs/pretrian"], "runs/pretrian does not exist, did you mean pretrain?"),

@@ -183,8 +183,8 @@ def refuse_added_keys(cfg: DictConfig, name: str) -> None:
     for override in HydraConfig.get().overrides.task:
         key = override.partition("=")[0]
         parent = key.lstrip("+").rpartition(".")[0]
-        if not key.startswith("+") or not parent or parent.split("@")[0].startswith(OPEN):
-            continue
+        if not key.startswith("+") or parent in ("", "logger") or parent.split("@")[0].startswith(OPEN):
+            continue  # one more logger is a constructor of its own
         node = OmegaConf.select(cfg, parent)
         if isinstance(node, DictConfig) and "_target_" not in node:
             arguments = HydraConfig.get().overrides.task

@@ -71,6 +71,7 @@ class FusedLayer:
             and not self.is_decoder
             and isinstance(self.intermediate.intermediate_act_fn, GELUActivation | nn.GELU)
             and all(type(module) is nn.Linear and module.bias is not None for module in linear)  # no adapters
+            and not any(part._forward_hooks or part._forward_pre_hooks for part in self.modules() if part is not self)
         )
 
 
