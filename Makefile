@@ -35,7 +35,7 @@ demo: .venv/run.installed  ## the whole job on a laptop: prepare, pre-train, fin
 	$(PY) -c 'from sentence_transformers import SentenceTransformer as S; m = S("$(DEMO)/model"); print("sentence-transformers loads $(DEMO)/model:", m.encode(["a text"]).shape[1], "dimensions")'
 
 test: .venv/test.installed lint  ## lint and tests
-	$(PY) -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 
 test-all: .venv/test.installed lint  ## the slow tests too
 	$(PY) -m pytest
