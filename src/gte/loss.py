@@ -1,26 +1,42 @@
 """The contrastive losses of the paper (Eqs. 3 and 5-7): exact, in memory linear in the number of pairs.
 
-X holds one unit vector a row: the queries, then the documents, then the hard negatives; S = X Xᵀ / τ. Which entries of
-S compete is a small table (IMPROVED, VANILLA). Every query row, and in the improved loss every document row, sums e^S
-over its candidates; Z_i is the sum of row q_i, in the improved loss plus that of row d_i, and
+X holds one unit vector a row: the queries, then the documents, then the hard negatives; S = X Xᵀ / τ. Which rows of S
+sum which columns is a small table (DIRECTIONS). Z_i is the sum of e^S over the candidates of row q_i and over those of
+row d_i, and
 
     L = 1/n Σ_i (log Z_i - S[q_i, d_i])                                                          Eqs. 3 and 5
-    dL/dX = (G X - P) / (n τ),   G_ab = e^{S_ab} (1/Z_a + 1/Z_b),   P_q = d, P_d = q, P_negative = 0
+    dL/dX = (G X - P) / (n τ),   G_ab = e^{S_ab} (1/Z_a [a sums b] + 1/Z_b [b sums a]),   P_q = d, P_d = q, else 0
 
-with Z of the pair a row belongs to, and 1/Z = 0 for rows that do not sum. S and G are symmetric, so one tile of S
-serves the rows on both of its sides. S is never whole in memory: its tiles are computed forward, for Z, and again
-backward, for G. Across ranks, X and log Z are gathered once each; a rank then has all that its own rows of G X need.
+with Z of the pair a row belongs to. S and G are symmetric but for what is masked, so one tile of S serves the rows on
+both of its sides. S is never whole in memory: its tiles are computed forward, for Z, and again backward, for G. Across
+ranks, X and log Z are gathered once each; a rank then has all that its own rows of G X need.
 
-Shapes: N pairs a rank, K negatives a pair, D width, R = N (2 + K) rows a rank, W ranks.
+Nested widths (Matryoshka, Kusupati et al. 2022): S_v is that of the vectors cut to their first D_v entries. The product
+of two cut vectors is a partial sum of that of the whole ones, so all widths cost the products of the largest alone:
+
+    S_v = (Σ_{e < D_v} x_ae x_be) c_av c_bv / τ,   c_av = 1 / ‖x_a[:D_v]‖
+    dL/dx_ae = 1/(nτ) Σ_{v: D_v > e} w_v (Σ_b G^v_ab c_av c_bv x_be - t_av c_av² x_ae),   t_av = Σ_b G^v_ab cos^v_ab
+
+Shapes: N pairs a rank, K negatives a pair, D width, V widths, R = N (2 + K) rows a rank, W ranks, G a guide's width.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from math import isqrt, log
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+# Terms of Eq. 6 by ordered kinds of rows, Q queries, D documents, N negatives: the first sums the second
+DIRECTIONS = {
+    "query_to_doc": ("QD", "QN"),
+    "query_to_query": ("QQ",),
+    "doc_to_query": ("DQ",),
+    "doc_to_doc": ("DD", "DN"),
+}
+WITHIN = ("QD", "DQ", "QN")  # kinds that compete within a pair as well; the others only with those of other pairs
+NEVER = -1e30  # log2 of what does not compete; finite, so that 0 times it is 0
 
 
 class Ranks(Protocol):
@@ -38,28 +54,58 @@ def improved_contrastive_loss(
     d_ND: Tensor,
     n_NKD: Tensor | None = None,
     *,
-    temperature: float = 0.01,
+    temperature: float | Tensor = 0.01,
     chunk_rows: int | None = None,
     ranks: Ranks | None = None,
     text_hashes: Tensor | None = None,
     tf32: bool = False,
+    widths: Sequence[int] | None = None,
+    width_weights: Sequence[float] | None = None,
+    directions: Sequence[str] = tuple(DIRECTIONS),
+    mask_margin: float | None = None,
+    guide: Tensor | None = None,
+    counts: dict[str, Tensor] | None = None,
 ) -> Tensor:
     """Mean of Eq. 5 over all pairs, in nats; Z is Eq. 6, so the positive counts twice and perfect embeddings cost ln 2.
 
-    Row i of d_ND is the positive of row i of q_ND. Hard negatives n_NKD[i] enlarge Z: query i competes with all
-    negatives of the batch, document i with those of the other pairs. Embeddings come raw; a zero vector has cosine 0
-    to everything and takes no gradient. fp16 and bf16 are computed in float32, under autocast too.
+    Row i of d_ND is the positive of row i of q_ND. Query i competes with all hard negatives of the batch, document i
+    with those of the other pairs. Embeddings come raw; a zero vector has cosine 0 to everything and takes no gradient.
+    fp16 and bf16 are computed in float32, under autocast too.
 
-    With `ranks`, each rank passes its own N pairs (as many on every rank), the value is the mean over the pairs of all
-    ranks, and the gradient is that of the own rows times W: averaged over the ranks, as DistributedDataParallel
-    does, it is what one process gets from the whole batch. `chunk_rows` bounds the tiles and changes no result.
-    With `text_hashes` (int64 [N (2 + K)]: queries, documents, negatives of query 0, of query 1, ...) a text competes
-    with no repetition of its own pair's texts, on whichever rank that is; the paper has no such mask.
-    `tf32` lets CUDA round the factors of the score matrix to 10 bits, as fast as half precision: on random vectors the
-    gradient is then off by 7e-4, below the 3e-3 of a language model in bf16.
-    ValueError where shapes, temperature or chunk_rows cannot be meant.
+    Args:
+        q_ND: [N, D], one query a row.
+        d_ND: [N, D], their positive documents.
+        n_NKD: [N, K, D], hard negatives of each query, or None.
+        temperature: τ of Eq. 7, above 0. As a tensor of one number it takes a gradient.
+        chunk_rows: bound of the tiles; changes no result. None chooses it.
+        ranks: the processes that share the batch. Each passes its own N pairs (as many on every rank), the value is the
+            mean over the pairs of all ranks, and the gradient is that of the own rows times W: averaged over the ranks,
+            as DistributedDataParallel does, it is what one process gets from the whole batch.
+        text_hashes: int64 [N (2 + K)] of queries, documents, negatives of query 0, of query 1, ...: a text competes
+            with no repetition of its own pair's texts, on whichever rank that is; the paper has no such mask.
+        tf32: lets CUDA round the factors of the score matrix to 10 bits, as fast as half precision: on random vectors
+            the gradient is then off by 7e-4, below the 3e-3 of a language model in bf16.
+        widths: nested widths, falling, at most D: the loss is the sum of those of the vectors cut to each of them.
+        width_weights: a factor for each width; 1 each by default.
+        directions: which terms of Eq. 6 are summed (keys of DIRECTIONS); the paper sums all four.
+        mask_margin: candidates of a text that score above its positive by more than this cosine are taken for
+            unlabelled positives and left out of its sum. None masks nothing; the paper has no such mask.
+        guide: [N (2 + K), G] in the order of text_hashes, vectors of another model whose cosines decide what
+            mask_margin masks, in place of the scores themselves (GISTEmbed, Solatorio 2024).
+        counts: is given "candidates" and "masked", how many the own rows have and how many of them mask_margin took.
+
+    Returns: a scalar.
+
+    Raises ValueError where shapes, temperature, widths, directions, mask_margin or chunk_rows cannot be meant.
+
+    >>> q, d = torch.eye(4), torch.eye(4)
+    >>> improved_contrastive_loss(q, d).round(decimals=3)
+    tensor(0.6930)
     """
-    return _loss(IMPROVED, q_ND, d_ND, n_NKD, temperature, chunk_rows, ranks, text_hashes, tf32)
+    options = Options(
+        chunk_rows, ranks, text_hashes, tf32, widths, width_weights, directions, mask_margin, guide, counts
+    )
+    return _loss(q_ND, d_ND, n_NKD, temperature, options)
 
 
 def contrastive_loss(
@@ -67,40 +113,57 @@ def contrastive_loss(
     d_ND: Tensor,
     n_NKD: Tensor | None = None,
     *,
-    temperature: float = 0.01,
+    temperature: float | Tensor = 0.01,
     chunk_rows: int | None = None,
     ranks: Ranks | None = None,
     text_hashes: Tensor | None = None,
     tf32: bool = False,
+    widths: Sequence[int] | None = None,
+    width_weights: Sequence[float] | None = None,
+    mask_margin: float | None = None,
+    guide: Tensor | None = None,
+    counts: dict[str, Tensor] | None = None,
 ) -> Tensor:
     """Mean of Eq. 3 over all pairs, in nats: query i against all documents and all hard negatives of the batch.
 
-    All else as in `improved_contrastive_loss`.
+    Arguments, errors and the rest as in `improved_contrastive_loss`, of which this is the direction query_to_doc.
     """
-    return _loss(VANILLA, q_ND, d_ND, n_NKD, temperature, chunk_rows, ranks, text_hashes, tf32)
+    one = ("query_to_doc",)
+    options = Options(chunk_rows, ranks, text_hashes, tf32, widths, width_weights, one, mask_margin, guide, counts)
+    return _loss(q_ND, d_ND, n_NKD, temperature, options)
 
 
-class Candidates(NamedTuple):
-    """Which entries of S a loss sums. Kinds of rows: Q queries, D documents, N negatives."""
+class Options(NamedTuple):
+    """What both losses are given beside vectors and temperature."""
 
-    summed: str  # kinds whose rows have a Z
-    meet: dict[str, bool]  # kinds that compete -> whether they do so within pair i
-
-
-# Eq. 6: terms 1 and 3 are QD seen from its two sides, terms 2 and 4 are QQ and DD with j ≠ i
-IMPROVED = Candidates("QD", {"QQ": False, "QD": True, "DD": False, "QN": True, "DN": False})
-VANILLA = Candidates("Q", {"QD": True, "QN": True})
+    chunk_rows: int | None
+    ranks: Ranks | None
+    text_hashes: Tensor | None
+    tf32: bool
+    widths: Sequence[int] | None
+    width_weights: Sequence[float] | None
+    directions: Sequence[str]
+    mask_margin: float | None
+    guide: Tensor | None
+    counts: dict[str, Tensor] | None
 
 
 class Batch(NamedTuple):
-    candidates: Candidates
+    """What the passes know beside X and τ."""
+
+    sums: frozenset[str]  # ordered kinds: rows of the first sum columns of the second
     n: int
     k: int
     temperature: float
     chunk_rows: int
     ranks: Ranks | None
     hash_WR3: Tensor | None  # of each row's text, of its pair's query, of its pair's document; a negative's own thrice
-    tf32: bool = False
+    tf32: bool
+    widths: tuple[int, ...]  # rising; the last is that of X
+    weights: tuple[float, ...]
+    margin: float | None
+    guide_WRG: Tensor | None  # unit vectors
+    counts: dict[str, Tensor] | None
 
     @property
     def rank(self) -> int:
@@ -110,12 +173,23 @@ class Batch(NamedTuple):
     def world(self) -> int:
         return 1 if self.ranks is None else self.ranks.world_size
 
+    @property
+    def summing(self) -> set[str]:
+        """Kinds whose rows have a Z."""
+        return {kinds[0] for kinds in self.sums}
+
+    @property
+    def log2_scale(self) -> float:
+        """Factor from cosines to log2 e^S. Powers of 2, because exp2 costs a third of exp on a CPU."""
+        return 1 / (self.temperature * log(2))
+
     def gather(self, x: Tensor) -> Tensor:
         """[n, ...] of each rank -> [W, n, ...]."""
         return (x if self.ranks is None else self.ranks.all_gather(x)).view(self.world, *x.shape)
 
 
-def _loss(candidates, q_ND, d_ND, n_NKD, temperature, chunk_rows, ranks, text_hashes, tf32) -> Tensor:
+def _loss(q_ND: Tensor, d_ND: Tensor, n_NKD: Tensor | None, temperature: float | Tensor, options: Options) -> Tensor:
+    """Check everything, gather what is known of the texts, and compute."""
     q, d = list(q_ND.shape), list(d_ND.shape)
     if len(q) != 2 or q != d:
         raise ValueError(f"queries {q} and documents {d} do not agree; both must be [pairs, width]")
@@ -123,22 +197,76 @@ def _loss(candidates, q_ND, d_ND, n_NKD, temperature, chunk_rows, ranks, text_ha
         raise ValueError(f"queries {q} and documents {d} hold 0 pairs, whose mean loss does not exist; pass at least 1")
     if n_NKD is not None and (n_NKD.ndim != 3 or [n_NKD.shape[0], n_NKD.shape[2]] != q):
         raise ValueError(f"negatives {list(n_NKD.shape)} must be [{q[0]}, any number, {q[1]}] beside queries {q}")
-    if not temperature > 0:
-        raise ValueError(f"temperature {temperature} must be above 0; the paper's is 0.01")
-    if chunk_rows is not None and chunk_rows < 1:
-        raise ValueError(f"chunk_rows {chunk_rows} must be at least 1; None chooses it")
+    if not float(temperature) > 0:
+        raise ValueError(f"temperature {float(temperature)} must be above 0; the paper's is 0.01")
+    if options.chunk_rows is not None and options.chunk_rows < 1:
+        raise ValueError(f"chunk_rows {options.chunk_rows} must be at least 1; None chooses it")
+    sums = _sums(options.directions)
+    widths, weights = _widths(options.widths, options.width_weights, q[1])
+    margin = _margin(options.mask_margin, options.guide)
     with torch.autocast(q_ND.device.type, enabled=False):
-        x_RD = torch.cat([q_ND, d_ND] if n_NKD is None else [q_ND, d_ND, n_NKD.flatten(0, 1)])
+        x_RD = torch.cat([q_ND, d_ND] if n_NKD is None else [q_ND, d_ND, n_NKD.flatten(0, 1)])[:, : widths[-1]]
         x_RD = x_RD.to(torch.promote_types(x_RD.dtype, torch.float32))
-        chunk_rows = chunk_rows or _chunk_rows(x_RD)
-        batch = Batch(candidates, q[0], len(x_RD) // q[0] - 2, temperature, chunk_rows, ranks, None, tf32)
-        if text_hashes is not None:
-            if text_hashes.shape != (len(x_RD),):
-                raise ValueError(f"text_hashes {list(text_hashes.shape)} must be [{len(x_RD)}], one a text")
-            query_N, document_N, negative_NK = text_hashes.to(x_RD.device).split([q[0], q[0], len(x_RD) - 2 * q[0]])
-            rows = [torch.stack((own_N, query_N, document_N), 1) for own_N in (query_N, document_N)]
-            batch = batch._replace(hash_WR3=batch.gather(torch.cat([*rows, negative_NK[:, None].expand(-1, 3)])))
-        return _GramLoss.apply(x_RD, batch)
+        rows, n, ranks = len(x_RD), q[0], options.ranks
+        chunk_rows = options.chunk_rows or _chunk_rows(x_RD)
+        batch = Batch(
+            sums, n, rows // n - 2, float(temperature), chunk_rows, ranks, None, options.tf32, widths, weights, margin,
+            None, options.counts,
+        )  # fmt: skip
+        if (hashes := options.text_hashes) is not None:
+            if hashes.shape != (rows,):
+                raise ValueError(f"text_hashes {list(hashes.shape)} must be [{rows}], one a text")
+            query_N, document_N, negative_NK = hashes.to(x_RD.device).split([n, n, rows - 2 * n])
+            parts = [torch.stack((own_N, query_N, document_N), 1) for own_N in (query_N, document_N)]
+            batch = batch._replace(hash_WR3=batch.gather(torch.cat([*parts, negative_NK[:, None].expand(-1, 3)])))
+        if (guide := options.guide) is not None:
+            if guide.ndim != 2 or len(guide) != rows:
+                raise ValueError(f"guide {list(guide.shape)} must be [{rows}, width], one vector a text")
+            unit_RG, _ = _unit_rows(guide.detach().to(x_RD))
+            batch = batch._replace(guide_WRG=batch.gather(unit_RG))
+        return _GramLoss.apply(x_RD, temperature, batch)
+
+
+def _sums(directions: Sequence[str]) -> frozenset[str]:
+    """The ordered kinds that the named terms of Eq. 6 sum."""
+    if unknown := [name for name in directions if name not in DIRECTIONS]:
+        raise ValueError(f"unknown direction {unknown[0]}; known: {', '.join(DIRECTIONS)}")
+    if not {"query_to_doc", "doc_to_query"} & set(directions):
+        raise ValueError(
+            f"directions {list(directions)} sum no positive, so the loss has no floor; add query_to_doc or doc_to_query"
+        )
+    return frozenset(kinds for name in directions for kinds in DIRECTIONS[name])
+
+
+def _widths(
+    widths: Sequence[int] | None, weights: Sequence[float] | None, width: int
+) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """The nested widths and their weights, rising."""
+    if widths is None:
+        if weights is not None:
+            raise ValueError(f"width_weights {list(weights)} belong to widths, which are not given")
+        return (width,), (1.0,)
+    widths = list(widths)
+    if not widths or sorted(set(widths), reverse=True) != widths or widths[-1] < 1:
+        raise ValueError(f"widths {widths} must be positive and falling, each once, such as [384, 256, 128, 64]")
+    if widths[0] > width:
+        raise ValueError(f"widths {widths} must be at most the encoder's width, {width}")
+    weights = [1.0] * len(widths) if weights is None else [float(weight) for weight in weights]
+    if len(weights) != len(widths) or not all(0 < weight < float("inf") for weight in weights):
+        raise ValueError(f"width_weights {weights} must be {len(widths)} positive numbers, one for each of {widths}")
+    return tuple(reversed(widths)), tuple(reversed(weights))
+
+
+def _margin(margin: float | None, guide: Tensor | None) -> float | None:
+    if margin is None:
+        if guide is not None:
+            raise ValueError("a guide decides what mask_margin masks, which is None; set it, 0.0 for instance")
+        return None
+    if not -1 < margin < 2:
+        raise ValueError(
+            f"mask_margin {margin} is a difference of cosines: -1 and less may leave no candidates, 2 none out"
+        )
+    return float(margin)
 
 
 def _products(run: Callable) -> Callable:
@@ -146,7 +274,7 @@ def _products(run: Callable) -> Callable:
 
     @wraps(run)
     def passed(ctx, *given):
-        batch = ctx.batch if run.__name__ == "backward" else given[1]
+        batch = ctx.batch if run.__name__ == "backward" else given[-1]
         cublas = torch.backends.cuda.matmul
         before = cublas.fp32_precision
         if batch.tf32 == (before == "tf32"):  # once set, PyTorch refuses to read its older name for it
@@ -163,58 +291,207 @@ def _products(run: Callable) -> Callable:
 class _GramLoss(torch.autograd.Function):
     @staticmethod
     @_products
-    def forward(ctx, x_RD: Tensor, batch: Batch) -> Tensor:
-        n, summed = batch.n, batch.candidates.summed
+    def forward(ctx, x_RD: Tensor, temperature: float | Tensor, batch: Batch) -> Tensor:
+        n = batch.n
         x_RD, norm_R1 = _unit_rows(x_RD)
         x_WRD = batch.gather(x_RD)
+        scores = _Scores(x_WRD, batch)
 
         # Σ_b e^{S_ab} = 2^{top_a} sum_a: the largest exponent so far is taken out before any power is
-        top_R = x_RD.new_full((len(x_RD),), torch.finfo(x_RD.dtype).min)
-        sum_R = torch.zeros_like(top_R)
-        for a, b, s_ab, room_ab, mirrored in _tiles(x_WRD, batch):
-            for side, dim in ((a, 1), (b, 0)) if mirrored else ((a, 1),):
-                if side.kind in summed:
-                    old = top_R[side.rows].clone()
-                    top = torch.maximum(old, s_ab.amax(dim), out=top_R[side.rows])
-                    e_ab = torch.sub(s_ab, top.unsqueeze(dim), out=room_ab).exp2_()
-                    sum_R[side.rows].mul_(old.sub_(top).exp2_()).add_(e_ab.sum(dim))
-        z_R = top_R.add_(sum_R.log2_())
-        z_N = torch.logaddexp2(z_R[:n], z_R[n : 2 * n]) if "D" in summed else z_R[:n]  # log2 Z_i
+        top_VR = x_RD.new_full((len(batch.widths), len(x_RD)), NEVER)
+        sum_VR = torch.zeros_like(top_VR)
+        for a, b, mirrored in _tiles(batch):
+            for v, s_ab in scores.of(a, b):
+                for rows, others, dim in ((a, b, 1), (b, a, 0)) if mirrored else ((a, b, 1),):
+                    if rows.kind + others.kind not in batch.sums:
+                        continue
+                    e_ab = scores.room(1, a, b)
+                    out_ab = scores.above_the_positive(s_ab, v, rows, others, dim)
+                    s = s_ab if out_ab is None else e_ab.copy_(s_ab).masked_fill_(out_ab, NEVER)
+                    top_a, sum_a = top_VR[v, rows.rows], sum_VR[v, rows.rows]
+                    old_a = top_a.clone()
+                    torch.maximum(old_a, s.amax(dim), out=top_a)
+                    torch.sub(s, top_a.unsqueeze(dim), out=e_ab).exp2_()
+                    sum_a.mul_(old_a.sub_(top_a).exp2_()).add_(e_ab.sum(dim))
+        z_VR = top_VR.add_(sum_VR.log2_())
+        z_VN, z_of_documents_VN = z_VR[:, :n], z_VR[:, n : 2 * n]
+        if "D" in batch.summing:  # log2 Z_i
+            z_VN = torch.logaddexp2(z_VN, z_of_documents_VN) if "Q" in batch.summing else z_of_documents_VN
 
-        # the loss travels with log Z: all ranks return one value, and a bad step is bad for all of them
-        positive_N = (x_RD[:n] * x_RD[n : 2 * n]).sum(1) / batch.temperature
-        z_WN, loss_WN = batch.gather(torch.stack((z_N, z_N * log(2) - positive_N), dim=1)).unbind(2)
-        ctx.save_for_backward(x_WRD, norm_R1, z_WN)
+        # the loss travels with log Z: all ranks return one value, and a bad step is bad for all of them.
+        # Both of its terms hold the same rounding of 1/(τ ln 2), which therefore cancels
+        loss_VN = z_VN - scores.positive_WVN[batch.rank] * batch.log2_scale
+        loss_N = loss_VN.new_tensor(batch.weights) @ loss_VN * log(2)
+        z_WNV, loss_WN1 = batch.gather(torch.cat((z_VN, loss_N[None])).T).split([len(z_VN), 1], dim=2)
+        ctx.save_for_backward(x_WRD, norm_R1, z_WNV)
         ctx.batch = batch
-        return loss_WN.mean()
+        if batch.counts is not None:
+            batch.counts.update(scores.counts)
+        return loss_WN1.mean()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     @_products
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        x_WRD, norm_R1, z_WN = ctx.saved_tensors
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        x_WRD, norm_R1, z_WNV = ctx.saved_tensors
         batch, n = ctx.batch, ctx.batch.n
-        x_RD = x_WRD[batch.rank]
-        z_WR = z_WN.new_full(x_WRD.shape[:2], float("inf"))  # 1/Z = 0
-        for kind, rows in (("Q", slice(n)), ("D", slice(n, 2 * n))):
-            if kind in batch.candidates.summed:
-                z_WR[:, rows] = z_WN
-
+        scores = _Scores(x_WRD, batch._replace(counts=None))
+        x_RD, nested = x_WRD[batch.rank], len(batch.widths) > 1
+        z_WRV = torch.cat((z_WNV, z_WNV), dim=1)  # negatives have none and are never asked
         dx_RD = torch.zeros_like(x_RD)
-        dx_RD[:n].sub_(x_RD[n : 2 * n])
-        dx_RD[n : 2 * n].sub_(x_RD[:n])
-        for a, b, s_ab, g_ab, mirrored in _tiles(x_WRD, batch, backward=True):
-            torch.sub(s_ab, z_WR[a.rank, a.rows, None], out=g_ab).exp2_()
-            g_ab.add_(s_ab.sub_(z_WR[b.rank, b.rows]).exp2_())
-            dx_RD[a.rows].addmm_(g_ab, x_WRD[b.rank, b.rows])
-            if mirrored:
-                dx_RD[b.rows].addmm_(g_ab.T, x_WRD[a.rank, a.rows])
+        t_VR = x_RD.new_zeros(len(batch.widths), len(x_RD))
+        for a, b, mirrored in _tiles(batch, backward=True):
+            x_aD, x_bD = x_WRD[a.rank, a.rows], x_WRD[b.rank, b.rows]
+            for v, s_ab in scores.of(a, b):
+                g_ab = scores.gradient(s_ab, v, a, b, z_WRV[..., v])
+                if nested:
+                    s_ab.mul_(g_ab)
+                    t_VR[v, a.rows] += s_ab.sum(1)
+                    if mirrored:
+                        t_VR[v, b.rows] += s_ab.sum(0)
+                    c_WR = scores.inverse_WVR[:, v]
+                    g_ab.mul_(c_WR[a.rank, a.rows, None]).mul_(c_WR[b.rank, b.rows])
+            for v in reversed(
+                range(len(batch.widths))
+            ):  # an entry of x has part in its own width and in all larger ones
+                g_ab = scores.room(2 + v, a, b) if nested else g_ab
+                if v + 1 < len(batch.widths):
+                    g_ab.add_(scores.room(3 + v, a, b))
+                part = scores.columns[v]
+                dx_RD[a.rows, part].addmm_(g_ab, x_bD[:, part])
+                if mirrored:
+                    dx_RD[b.rows, part].addmm_(g_ab.T, x_aD[:, part])
+        t_VR /= batch.log2_scale
 
         scale = grad / (n * batch.temperature)  # a mean over W n pairs, times W
-        for chunk in _chunks(batch, batch.rank):  # through x / ‖x‖: (dx - x (x·dx)) / ‖x‖
-            x, dx = x_RD[chunk.rows], dx_RD[chunk.rows]
-            dx.addcmul_(x, (x * dx).sum(1, keepdim=True), value=-1).mul_(scale / norm_R1[chunk.rows])
-        return dx_RD, None
+        total = x_RD.new_zeros(())  # Σ_a t_a, in which each product of two rows lies twice
+        for chunk in _chunks(batch, batch.rank):
+            x, dx, t_V = x_RD[chunk.rows], dx_RD[chunk.rows], t_VR[:, chunk.rows]
+            scores.subtract_positives(dx, t_V, chunk)
+            if not nested:
+                torch.sum(x * dx, 1, out=t_V[0])
+            total += t_V.sum()
+            rising_V = (t_V * scores.inverse_WVR[batch.rank, :, chunk.rows] ** 2).flip(0).cumsum(0).flip(0)
+            for part, t in zip(scores.columns, rising_V, strict=True):  # through x / ‖x‖
+                dx[:, part].addcmul_(x[:, part], t[:, None], value=-1)
+            dx.mul_(scale / norm_R1[chunk.rows])
+        if not ctx.needs_input_grad[1]:
+            return dx_RD, None, None
+        return dx_RD, -scale * total / (2 * batch.temperature), None
+
+
+class _Scores:
+    """S, what it masks and its gradient, a tile at a time, in buffers that the next tile overwrites."""
+
+    def __init__(self, x_WRD: Tensor, batch: Batch):
+        self.x_WRD, self.batch = x_WRD, batch
+        n, widths = batch.n, batch.widths
+        self.columns = [slice(low, high) for low, high in zip((0, *widths), widths, strict=False)]
+        rows = max(chunk.rows.stop - chunk.rows.start for chunk in _chunks(batch, batch.rank))
+        self.buffers = x_WRD.new_empty(2 if len(widths) == 1 else 2 + len(widths) + 1, rows**2)
+        squared_VWR = torch.stack([x_WRD[..., part].square().sum(-1) for part in self.columns]).cumsum(0)
+        squared_VWR[-1] = 1  # the whole rows are of unit length already
+        self.inverse_WVR = squared_VWR.rsqrt().masked_fill_(squared_VWR == 0, 0).transpose(0, 1)
+        products = [x_WRD[:, :n, part] * x_WRD[:, n : 2 * n, part] for part in self.columns]
+        cosine_WVN = torch.stack([product.sum(-1) for product in products], 1).cumsum(1)
+        self.positive_WVN = cosine_WVN * self.inverse_WVR[:, :, :n] * self.inverse_WVR[:, :, n : 2 * n]
+        pair_N = torch.arange(n, device=x_WRD.device)
+        self.pair_R = torch.cat((pair_N, pair_N, pair_N.repeat_interleave(batch.k)))
+        self.limit_WVR = self.limits() if batch.margin is not None else None
+        self.counts = {name: pair_N.new_zeros(()) for name in ("candidates", "masked")}
+
+    def limits(self) -> Tensor:
+        """What candidates of a query or document may score at most: log2 e^S, or the guide's cosine."""
+        n, margin, guide = self.batch.n, self.batch.margin, self.batch.guide_WRG
+        if guide is None:
+            limit_WVN = (self.positive_WVN + margin) * self.batch.log2_scale
+        else:
+            limit_WVN = ((guide[:, :n] * guide[:, n : 2 * n]).sum(-1) + margin)[:, None].expand_as(self.positive_WVN)
+        return torch.cat((limit_WVN, limit_WVN), 2)
+
+    def room(self, number: int, a: "Chunk", b: "Chunk") -> Tensor:
+        """A buffer in the shape of a tile."""
+        rows, columns = (chunk.rows.stop - chunk.rows.start for chunk in (a, b))
+        return self.buffers[number, : rows * columns].view(rows, columns)
+
+    def of(self, a: "Chunk", b: "Chunk") -> Iterator[tuple[int, Tensor]]:
+        """(v, S_ab / ln 2) of each width, rising; what does not compete is NEVER."""
+        batch, product_ab = self.batch, self.room(0, a, b)
+        x_aD, x_bD = self.x_WRD[a.rank, a.rows], self.x_WRD[b.rank, b.rows]
+        self.same_ab = None
+        if a.rank == b.rank and a.pairs.start < b.pairs.stop and b.pairs.start < a.pairs.stop:
+            self.same_ab = self.pair_R[a.rows, None] == self.pair_R[b.rows]
+        barred_ab = self.barred(a, b)
+        if batch.guide_WRG is not None:
+            self.guide_ab = batch.guide_WRG[a.rank, a.rows] @ batch.guide_WRG[b.rank, b.rows].T
+        for v, part in enumerate(self.columns):
+            if len(self.columns) == 1:
+                s_ab = product_ab.addmm_(x_aD, x_bD.T, beta=0, alpha=batch.log2_scale)
+            else:
+                product_ab.addmm_(x_aD[:, part], x_bD[:, part].T, beta=min(v, 1))
+                c_a, c_b = self.inverse_WVR[a.rank, v, a.rows, None], self.inverse_WVR[b.rank, v, b.rows]
+                s_ab = torch.mul(product_ab, c_a * batch.log2_scale, out=self.room(len(self.buffers) - 1, a, b)).mul_(
+                    c_b
+                )
+            if barred_ab is not None:
+                s_ab.masked_fill_(barred_ab, NEVER)
+            yield v, s_ab
+
+    def barred(self, a: "Chunk", b: "Chunk") -> Tensor | None:
+        """Which of a tile do not compete: rows of one pair where only other pairs' do, and repeated texts."""
+        barred_ab = None
+        if self.same_ab is not None and a.kind + b.kind not in WITHIN and b.kind + a.kind not in WITHIN:
+            barred_ab = self.same_ab
+        if (hash_WR3 := self.batch.hash_WR3) is not None:
+            repeated_ab = _repeated(hash_WR3[a.rank, a.rows], hash_WR3[b.rank, b.rows])
+            if self.same_ab is not None and "N" not in a.kind + b.kind:  # the pair itself
+                repeated_ab &= ~self.same_ab
+            barred_ab = repeated_ab if barred_ab is None else barred_ab | repeated_ab
+        return barred_ab
+
+    def above_the_positive(self, s_ab: Tensor, v: int, rows: "Chunk", others: "Chunk", dim: int) -> Tensor | None:
+        """Which candidates of the rows, which lie along the other dimension than `dim`, mask_margin leaves out."""
+        if self.limit_WVR is None:
+            return None
+        value_ab = s_ab if self.batch.guide_WRG is None else self.guide_ab
+        competes_ab = s_ab > NEVER
+        out_ab = (value_ab > self.limit_WVR[rows.rank, v, rows.rows].unsqueeze(dim)) & competes_ab
+        if self.same_ab is not None and {rows.kind, others.kind} == {"Q", "D"}:
+            out_ab &= ~self.same_ab  # the positive stays, however its product is rounded
+        if v == len(self.columns) - 1:
+            self.counts["candidates"] += competes_ab.sum()
+            self.counts["masked"] += out_ab.sum()
+        return out_ab
+
+    def gradient(self, s_ab: Tensor, v: int, a: "Chunk", b: "Chunk", z_WR: Tensor) -> Tensor:
+        """G_ab of one width times its weight."""
+        sides = []
+        for rows, others, dim in ((a, b, 1), (b, a, 0)):
+            if rows.kind + others.kind in self.batch.sums:
+                out_ab = self.above_the_positive(s_ab, v, rows, others, dim)
+                sides.append((z_WR[rows.rank, rows.rows].unsqueeze(dim), out_ab))
+        nested = len(self.columns) > 1
+        g_ab = None
+        rooms = (self.room(2 + v, a, b), self.room(1, a, b)) if nested else (self.room(1, a, b), s_ab)
+        for (z, out_ab), e_ab in zip(sides, rooms, strict=False):
+            torch.sub(s_ab, z, out=e_ab).exp2_()
+            if out_ab is not None:
+                e_ab.masked_fill_(out_ab, 0)
+            g_ab = e_ab if g_ab is None else g_ab.add_(e_ab)
+        return g_ab if self.batch.weights[v] == 1 else g_ab.mul_(self.batch.weights[v])
+
+    def subtract_positives(self, dx: Tensor, t_V: Tensor, chunk: "Chunk") -> None:
+        """dx -= P for rows of the own rank, and what t holds of it."""
+        if chunk.kind == "N":
+            return
+        n, rank = self.batch.n, self.batch.rank
+        partner = slice(*(bound + (n if chunk.kind == "Q" else -n) for bound in (chunk.rows.start, chunk.rows.stop)))
+        pairs = slice(chunk.pairs.start, chunk.pairs.stop)
+        weight_V1 = dx.new_tensor(self.batch.weights)[:, None]
+        t_V -= weight_V1 * self.positive_WVN[rank, :, pairs]
+        c_V = weight_V1 * self.inverse_WVR[rank, :, chunk.rows] * self.inverse_WVR[rank, :, partner]
+        for part, c in zip(self.columns, c_V.flip(0).cumsum(0).flip(0), strict=True):
+            dx[:, part].addcmul_(self.x_WRD[rank, partner, part], c[:, None], value=-1)
 
 
 def _unit_rows(x_RD: Tensor) -> tuple[Tensor, Tensor]:
@@ -249,37 +526,18 @@ def _chunks(batch: Batch, rank: int) -> list[Chunk]:
     return chunks
 
 
-def _tiles(x_WRD: Tensor, batch: Batch, backward: bool = False) -> Iterator[tuple[Chunk, Chunk, Tensor, Tensor, bool]]:
-    """All candidates of the own rows, as (a, b, S_ab / ln 2, room for as many numbers, mirrored).
+def _tiles(batch: Batch, backward: bool = False) -> Iterator[tuple[Chunk, Chunk, bool]]:
+    """All candidates of the own rows, as (a, b, mirrored): b are own rows too, and the tile (b, a) will not come.
 
-    mirrored: b are own rows too and the tile (b, a) will not come. The next tile overwrites both tensors.
     Tiles that only serve the sums of other ranks' rows come backward alone.
     """
-    summed, meet = batch.candidates
     own = _chunks(batch, batch.rank)
     others = [chunk for rank in range(batch.world) if rank != batch.rank for chunk in _chunks(batch, rank)]
-    pair_N = torch.arange(batch.n, device=x_WRD.device)
-    pair_R = torch.cat((pair_N, pair_N, pair_N.repeat_interleave(batch.k)))
-    buffers = x_WRD.new_empty(2, max(chunk.rows.stop - chunk.rows.start for chunk in own) ** 2)
     for i, a in enumerate(own):
         for b in own[i:] + others:
             mirrored = b.rank == a.rank and b is not a
-            within = meet.get(a.kind + b.kind, meet.get(b.kind + a.kind))
-            if within is None or not (backward or mirrored or a.kind in summed):
-                continue
-            x_aD, x_bD = x_WRD[a.rank, a.rows], x_WRD[b.rank, b.rows]
-            s_ab, room_ab = buffers[:, : len(x_aD) * len(x_bD)].view(2, len(x_aD), len(x_bD))
-            # powers of 2, because exp2 costs a third of exp on a CPU
-            s_ab.addmm_(x_aD, x_bD.T, beta=0, alpha=1 / (batch.temperature * log(2)))
-            shared = a.rank == b.rank and a.pairs.start < b.pairs.stop and b.pairs.start < a.pairs.stop
-            if shared and not within:
-                s_ab.masked_fill_(pair_R[a.rows, None] == pair_R[b.rows], float("-inf"))
-            if batch.hash_WR3 is not None:
-                repeated_ab = _repeated(batch.hash_WR3[a.rank, a.rows], batch.hash_WR3[b.rank, b.rows])
-                if shared and "N" not in a.kind + b.kind:  # the pair itself
-                    repeated_ab &= pair_R[a.rows, None] != pair_R[b.rows]
-                s_ab.masked_fill_(repeated_ab, float("-inf"))
-            yield a, b, s_ab, room_ab, mirrored
+            if a.kind + b.kind in batch.sums or ((mirrored or backward) and b.kind + a.kind in batch.sums):
+                yield a, b, mirrored
 
 
 def _repeated(a_3: Tensor, b_3: Tensor) -> Tensor:
