@@ -12,6 +12,7 @@ from gte.build import (
     build,
     build_encoder,
     build_loggers,
+    build_loss,
     build_trainer,
     check_loss,
     choose_sources,
@@ -30,6 +31,7 @@ READ_WARNINGS = (  # of Lightning 2.6 about what is meant here, or about PyTorch
     ".*does not have many workers which may be a bottleneck",  # workers= is the user's choice
     "This DataLoader will create .* worker processes in total",
 )
+REPORTED = ("temperature", "widths", "width_weights", "directions", "mask_margin", "guide")  # of conf/loss
 UNFINISHED = 75  # exit code of a run that was told to stop: EX_TEMPFAIL of sysexits.h, "try again"
 
 
@@ -66,14 +68,16 @@ def main(cfg: DictConfig) -> int | None:
     if "stage.group_size" not in typed():
         cfg.stage.group_size = group_size_of(cfg.data.dir, stage, settings["sources"])
         stage = build(cfg.stage)
-    check_loss(cfg.loss, build(cfg.loss))
+    check_loss(cfg.loss, build_loss(cfg.loss))
     if stage.init_from:
         find_checkpoint(stage.init_from)
     prompts = plain(cfg)["data"]["prompts"]
     data = PairData(cfg.data.dir, stage, **mixing, **settings, text_hashes=cfg.mask_repeated_texts, prompts=prompts)
+    loss_options = {key: plain(cfg.loss).get(key) for key in REPORTED}
     facts = {key: plain(cfg[key]) for key in ("stage", "optim", "model")} | {
         "loss": cfg.loss._target_.rsplit(".")[-1],
-        "temperature": cfg.loss.get("temperature"),
+        "temperature": loss_options.pop("temperature", None),
+        "loss_options": {key: value for key, value in loss_options.items() if value is not None},
         **mixing,
         "seed": cfg.seed,
         "sources": data.source_facts(),
@@ -86,6 +90,10 @@ def main(cfg: DictConfig) -> int | None:
         return None
     kept = {"keep_initial": cfg.keep_initial, "keep_last": cfg.keep_last, "keep_every": cfg.keep_every}
     callbacks = run_callbacks(out, folder, every=cfg.checkpoint_every, **kept)
+    if cfg.ema_decay is not None:
+        from gte.averaging import Ema
+
+        callbacks.append(Ema(folder, cfg.ema_decay))
     if evaluate_every := data.total_steps if cfg.evaluate_every == "end" else cfg.evaluate_every:
         from gte.evaluation.during import Evaluate, plan_evaluation  # mteb takes seconds to import
 
@@ -115,11 +123,17 @@ def main(cfg: DictConfig) -> int | None:
     if resume:
         take_prompts(encoder, resume)
     data.set_prompts(encoder)
+    if cfg.loss.get("widths") and cfg.loss.widths[0] > encoder.width:
+        raise UserError(f"loss.widths={cfg.loss.widths} must be at most the encoder's width, {encoder.width}")
+    if cfg.loss.get("guide"):
+        from gte.guide import Guide
+
+        data.guide = Guide(cfg.loss.guide, data)
     facts |= {"precision": trainer.precision, "commit": git_commit(), "sources": data.source_facts()}
     earlier = history(stage.init_from) if stage.init_from else []
     task = ContrastiveTask(
         encoder,
-        build(cfg.loss),
+        build_loss(cfg.loss),
         build(cfg.optim),
         stage,
         total_steps=data.total_steps,

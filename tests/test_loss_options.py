@@ -191,7 +191,7 @@ def test_the_positive_is_never_masked_however_it_is_rounded(dtype):
 
 
 def test_self_guided_masks_equal_those_of_the_gist_loss():
-    """GISTEmbedLoss sums query_to_doc, query_to_query and doc_to_doc, and masks what its guide scores above the pair."""
+    """GISTEmbedLoss sums query_to_doc, query_to_query, doc_to_doc, and masks what its guide scores above the pair."""
     losses = pytest.importorskip("sentence_transformers.losses", reason="pip install sentence-transformers")
     batch, guide = make(0, pairs=12), make_guide(0, pairs=12)[:2]
 
@@ -293,7 +293,7 @@ def test_ranks_together_have_the_value_and_gradient_of_one_process(options, k, w
 
 
 def test_float32_has_no_bias_against_float64():
-    """The mean difference over many batches is within its own standard error: constants are rounded alike in both terms."""
+    """The mean difference over many batches is within its own error: constants are rounded alike in both terms."""
     differences = []
     for seed in range(40):
         q, d = make(0, seed, pairs=64, width=32)

@@ -237,13 +237,35 @@ def build(cfg: DictConfig, **objects):
     return instantiate(cfg, **objects)
 
 
+def build_loss(cfg: DictConfig) -> Callable:
+    """The configured loss; with loss.temperature=learnt, or {learnt: [low, high]}, one that trains its temperature.
+
+    Raises UserError for bounds that cannot be meant.
+    """
+    from gte.temperature import BOUNDS, LearntTemperature
+
+    given = plain(cfg)
+    given.pop("guide", None)  # which model: its vectors come with the batches
+    learnt = given.get("temperature")
+    if learnt != "learnt" and not isinstance(learnt, dict):
+        return build(OmegaConf.create(given))
+    bounds = BOUNDS if learnt == "learnt" else learnt.get("learnt")
+    if not isinstance(bounds, list | tuple) or len(bounds) != 2 or not all(isinstance(b, int | float) for b in bounds):
+        raise UserError(f"loss.temperature={learnt}: give a number, learnt, or {{learnt: {list(BOUNDS)}}}")
+    del given["temperature"]
+    return LearntTemperature(build(OmegaConf.create(given)), *map(float, bounds))
+
+
 def check_loss(cfg: DictConfig, loss: Callable) -> None:
     """Calls a loss on two pairs as training will. Raises UserError for one of another signature, or of no scalar."""
     from gte.gather import current_ranks
 
-    x_ND = torch.eye(2)
+    x_ND = torch.eye(2, max([2, *(cfg.get("widths") or [])]))
+    guide = {"guide": torch.eye(6)} if cfg.get("guide") else {}
     try:
-        value = loss(x_ND, x_ND, x_ND[:, None], ranks=current_ranks(), text_hashes=None)
+        value = loss(x_ND, x_ND, x_ND[:, None], ranks=current_ranks(), text_hashes=None, **guide)
+    except ValueError as error:
+        raise UserError(f"loss: {error}") from error
     except TypeError as error:
         raise UserError(
             f"loss: {cfg._target_} is no function (q_ND, d_ND, n_NKD, *, ranks, text_hashes): {first_line(error)}"

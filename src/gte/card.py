@@ -209,11 +209,16 @@ def stage_lines(number: int, record: dict) -> list[str]:
     """One training stage: its facts, and its sources with their share of the batches (Eq. 4) and licences."""
     stage = record["stage"]
     mixing = f"weights {record['weights']}" if record.get("weights") else f"alpha = {record['alpha']}"
+    schedule = record["optim"].get("schedule", "linear")
+    options = {"temperature": record["temperature"]} if record.get("temperature") else {}
+    options |= record.get("loss_options") or {}
+    if len(options.get("directions", ())) == 4:
+        del options["directions"]  # all of Eq. 6
     facts = {
         "steps": f"{record['steps']} of {stage['global_batch']} pairs, groups of {stage['group_size']}",
         "text length": f"{stage['max_length']} tokens",
-        "learning rate": f"{record['optim']['lr'] * stage['lr_scale']:g}, AdamW, linear decay",
-        "loss": record["loss"] + (f", temperature {record['temperature']:g}" if record.get("temperature") else ""),
+        "learning rate": f"{record['optim']['lr'] * stage['lr_scale']:g}, AdamW, {schedule} decay",
+        "loss": ", ".join([record["loss"], *(f"{key} {value}" for key, value in options.items())]),
         "mixture": f"{mixing}, one source a batch, seed {record['seed']}",
         "precision": record["precision"],
         "started from": published(stage["init_from"] or record["model"].get("name_or_path", "random weights")),

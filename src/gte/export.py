@@ -8,6 +8,7 @@ from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
+from gte.averaging import average_last
 from gte.card import find_scores, model_card
 from gte.encoder import Encoder
 from gte.errors import UserError, first_line
@@ -37,20 +38,23 @@ def export(
     int8: bool = False,
     sts: str | None = None,
     license: str | None = None,
+    averaged: int | None = None,
     trust_remote_code: bool = False,
 ) -> list[Comparison]:
     """Writes a directory that sentence-transformers and transformers load, with a model card that says how it was made.
 
     Weights are safetensors only. `results`: an evaluation's results.json, or the folder it is in, for the card.
     `onnx`, `int8`: also onnx/model.onnx and onnx/model_int8.onnx; returned is how near they are to the PyTorch model,
-    on the sentences of the STS task folder `sts` where it is given.
+    on the sentences of the STS task folder `sts` where it is given. `averaged`: the mean of so many last checkpoints of
+    a run in place of its last one.
     Raises UserError where `out` already holds something else than a model directory.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (out / "modules.json").exists():
         raise UserError(f"{out} exists and is no model directory; name another out=")
     if onnx or int8:
         require_onnx()
-    encoder, stages = load_encoder(checkpoint, trust_remote_code), history(checkpoint)
+    encoder = average_last(checkpoint, averaged) if averaged else load_encoder(checkpoint, trust_remote_code)
+    stages = history(checkpoint)
     if onnx or int8:
         check_graph(encoder.settings)
     scores = find_scores(Path(results), encoder) if results else None

@@ -1,17 +1,31 @@
-"""AdamW without decay on biases and LayerNorm, linear warm-up and decay (Section 3.4)."""
+"""AdamW without decay on biases and LayerNorm; warm-up and decay of its rate (Section 3.4: linear)."""
 
 from dataclasses import dataclass
-from math import isfinite
+from math import cos, isfinite, pi
 
 import torch
 from torch import nn
 
-from gte.errors import UserError, check_numbers
+from gte.errors import UserError, check_numbers, did_you_mean
+
+SCHEDULES = ("linear", "cosine", "wsd")
 
 
 @dataclass(frozen=True)
 class Optim:
-    """Settings of the optimizer; `clip_norm` bounds the L2 norm of the gradient, 0 leaves it."""
+    """Settings of the optimizer.
+
+    Args:
+        lr: the highest learning rate, before `stage.lr_scale`.
+        weight_decay: of matrices; vectors have none.
+        betas, eps: of AdamW.
+        warmup_fraction: share of the stage's steps over which the rate rises from 0.
+        clip_norm: bound of the gradient's L2 norm; 0 is none.
+        schedule: how the rate falls after the warm-up: `linear` (the paper) or `cosine` towards 0 at the last step, or
+            `wsd` (warm-up, stable, decay): it stays at lr and falls linearly over the last decay_steps. From any
+            checkpoint of its stable part, a resumed run of some more steps may decay.
+        decay_steps: of wsd; None is a tenth of the stage's steps.
+    """
 
     lr: float
     weight_decay: float
@@ -19,6 +33,8 @@ class Optim:
     eps: float
     warmup_fraction: float
     clip_norm: float
+    schedule: str = "linear"
+    decay_steps: int | None = None
 
     def __post_init__(self):
         check_numbers("optim", self)
@@ -35,6 +51,26 @@ class Optim:
             raise UserError(f"optim.betas={self.betas} must be two numbers from 0 to less than 1")
         if not 0 <= self.warmup_fraction <= 1:
             raise UserError(f"optim.warmup_fraction must lie in [0, 1], got {self.warmup_fraction}")
+        if self.schedule not in SCHEDULES:
+            close = did_you_mean(str(self.schedule), SCHEDULES)
+            raise UserError(f"optim.schedule={self.schedule} is unknown{close}; known: {', '.join(SCHEDULES)}")
+        if self.decay_steps is not None and (self.schedule != "wsd" or self.decay_steps < 1):
+            raise UserError(f"optim.decay_steps={self.decay_steps} is at least 1 and belongs to optim.schedule=wsd")
+
+    def factor(self, step: int, total_steps: int) -> float:
+        """Factor on the learning rate of step 0, 1, …, total_steps - 1.
+
+        Neither the first nor the last step is wasted on a rate of zero.
+        """
+        if self.schedule == "linear":
+            return warmup_linear(step, total_steps, self.warmup_fraction)
+        warmup = max(1, round(self.warmup_fraction * total_steps))
+        if step < warmup:
+            return (step + 1) / warmup
+        left = max(total_steps - step, 0)
+        if self.schedule == "cosine":
+            return (1 - cos(pi * left / max(total_steps - warmup, 1))) / 2
+        return min(1.0, left / (self.decay_steps or max(1, round(total_steps / 10))))
 
     def build(self, module: nn.Module, lr_scale: float, kernel: str = "foreach") -> torch.optim.AdamW:
         """AdamW over the module's trainable parameters at lr * lr_scale.

@@ -14,8 +14,9 @@ from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.gather import current_ranks
 from gte.hub import describe
-from gte.optim import Optim, warmup_linear
+from gte.optim import Optim
 from gte.stage import Stage
+from gte.temperature import LearntTemperature
 
 
 class ContrastiveTask(pl.LightningModule):
@@ -74,12 +75,19 @@ class ContrastiveTask(pl.LightningModule):
         x_RD = self.encoder(batch.ids_T, batch.lengths_R, plan, self.stage.recompute_fraction, batch.skip_R)
         n, k = batch.pairs, batch.negatives
         q_ND, d_ND, n_NKD = x_RD[:n], x_RD[n : 2 * n], x_RD[2 * n :].view(n, k, -1) if k else None
-        loss = self.loss(q_ND, d_ND, n_NKD, ranks=current_ranks(), text_hashes=batch.hashes_R)
+        source, counts, options = self.sources[batch.source], {}, {}
+        if masks_candidates(self.loss):
+            options = {"counts": counts} | ({} if batch.guide_RG is None else {"guide": batch.guide_RG.to(x_RD.device)})
+        loss = self.loss(q_ND, d_ND, n_NKD, ranks=current_ranks(), text_hashes=batch.hashes_R, **options)
         self.step_metrics = {
             "train/loss": loss.detach(),
-            f"train/loss/{self.sources[batch.source]}": loss.detach(),
+            f"train/loss/{source}": loss.detach(),
             "train/padding": plan.padding,
         }
+        if counts:
+            self.step_metrics[f"train/masked/{source}"] = counts["masked"] / counts["candidates"].clamp(min=1)
+        if isinstance(self.loss, LearntTemperature):
+            self.step_metrics["train/temperature"] = self.loss.temperature().detach()
         return loss
 
     def check_ids(self, batch: Batch) -> None:
@@ -96,10 +104,19 @@ class ContrastiveTask(pl.LightningModule):
         # Lightning refuses the fused kernel under a gradient scaler with clipping
         kernel = "foreach" if self.trainer.precision == "16-mixed" else "fused"
         optimizer = self.optim.build(self, self.stage.lr_scale, kernel)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: warmup_linear(step, self.total_steps, self.optim.warmup_fraction)
-        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.optim.factor(step, self.total_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Give the optimizer the configured rates, decay and betas, where a checkpoint brought those of its own run."""
+        for optimizer, planned in zip(self.trainer.optimizers, self.trainer.lr_scheduler_configs, strict=True):
+            schedule = planned.scheduler
+            schedule.base_lrs = [self.optim.lr * self.stage.lr_scale] * len(optimizer.param_groups)
+            for number, group in enumerate(optimizer.param_groups):
+                rate = schedule.base_lrs[number] * self.optim.factor(schedule.last_epoch, self.total_steps)
+                group |= {"lr": rate, "initial_lr": schedule.base_lrs[number]}
+                group |= {"betas": tuple(self.optim.betas), "eps": self.optim.eps}
+                group["weight_decay"] = self.optim.weight_decay if number == 0 else 0.0
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
         """Bounds the L2 norm of all gradients and notes what it was; drops gradients that are not finite.
@@ -152,6 +169,12 @@ class ContrastiveTask(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.skipped = checkpoint["skipped"]
+
+
+def masks_candidates(loss: Callable) -> bool:
+    """Whether a loss leaves out candidates that score above the positive, and counts them."""
+    given = loss.loss if isinstance(loss, LearntTemperature) else loss
+    return getattr(given, "keywords", {}).get("mask_margin") is not None
 
 
 def check_compiled(encoder: Encoder, stage: Stage, device: torch.device) -> None:

@@ -32,6 +32,7 @@ class Batch(NamedTuple):
     checksum: int = 0  # `Mixture.checksum`
     hashes_R: Tensor | None = None  # int64, the bits of `records.text_hash` of each text, where asked for
     skip_R: Tensor | None = None  # int64, tokens at each text's start that are not pooled, where there are any
+    guide_RG: Tensor | None = None  # float16, vectors of loss.guide, where there is one
 
 
 def collate(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -44,15 +45,24 @@ class Steps(Dataset):
         rank: int,
         world_size: int,
         prompts: list[dict[str, Prompt]],
+        guide=None,
+        text_hashes: bool = False,
         **collation,
     ):
         self.tables, self.mixture, self.prompts = tables, mixture, prompts
+        self.guide, self.text_hashes = guide, text_hashes
         self.rank, self.world_size, self.collation = rank, world_size, collation
 
     def __getitem__(self, step: int) -> Batch:
         source, rows = self.mixture.batch(step, self.rank, self.world_size)
         facts = {"source": source, "step": step, "checksum": self.mixture.checksum(step)}
-        return collate(self.tables[source], rows, prompts=self.prompts[source], **facts, **self.collation)
+        facts |= {"prompts": self.prompts[source], "text_hashes": self.text_hashes or self.guide is not None}
+        batch = collate(self.tables[source], rows, **facts, **self.collation)
+        if self.guide is None:
+            return batch
+        hashes = batch.hashes_R.numpy().view(np.uint64)
+        vectors = self.guide.vectors(self.tables[source].name, hashes, batch.pairs)
+        return batch._replace(guide_RG=vectors, hashes_R=batch.hashes_R if self.text_hashes else None)
 
 
 class StepsFrom(Sampler):
@@ -119,6 +129,7 @@ class PairData(pl.LightningDataModule):
         self.mixture = Mixture(sizes, alpha=alpha, seed=seed, global_batch=stage.global_batch, weights=listed)
         self.total_steps = stage.total_steps(sum(sizes))
         self.given_prompts, self.said = prompts, ""
+        self.guide = None  # a gte.guide.Guide, where the loss has one
         self.prompts: list[dict[str, Prompt]] = [{} for _ in self.tables]
 
     def list_weights(self, weights: dict[str, float]) -> list[float]:
@@ -230,9 +241,13 @@ class PairData(pl.LightningDataModule):
         )
 
     def prepare_data(self) -> None:
-        """Reads every shard against its checksum, on one rank a machine, where `verify` asks for it."""
+        """Reads every shard against its checksum where `verify` asks for it, and has the loss's guide encode the texts;
+        on one rank a machine.
+        """
         if self.verify:
             self.manifest.verify(self.folder)
+        if self.guide is not None:
+            self.guide.prepare(self.trainer.strategy.root_device)
 
     def steps(self, rank: int = 0, world_size: int = 1) -> Steps:
         """One rank's batches by step."""
@@ -242,12 +257,13 @@ class PairData(pl.LightningDataModule):
             rank,
             world_size,
             self.prompts,
+            self.guide,
+            self.text_hashes,
             seed=self.seed,
             max_length=self.stage.max_length,
             group_size=self.stage.group_size,
             prefix=self.manifest.tokenizer["prefix"],
             suffix=self.manifest.tokenizer["suffix"],
-            text_hashes=self.text_hashes,
         )
 
     def train_dataloader(self) -> DataLoader:
