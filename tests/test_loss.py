@@ -1,5 +1,6 @@
 """Eqs. 3 and 5-7 against the paper's sums written as loops in float64, gradients by autograd over the loops."""
 
+from functools import partial
 from math import log
 from pathlib import Path
 
@@ -7,8 +8,8 @@ import pytest
 import torch
 
 from gte import loss as loss_module
+from gte.benchmarks.loss import nested_variants, nested_widths, variants
 from gte.benchmarks.loss import run as benchmark
-from gte.benchmarks.loss import variants
 from gte.benchmarks.measure import in_child
 from gte.loss import contrastive_loss, improved_contrastive_loss
 
@@ -297,15 +298,23 @@ def test_peak_memory_is_linear_in_the_number_of_pairs():
     assert peak_mb("ours", 8192) < 64  # tiles of 2 to 32 MB; one block is 256 MB
 
 
-@pytest.mark.parametrize("variant", variants())
+@pytest.mark.parametrize("variant", variants() | nested_variants((8, 4)))
 def test_the_benchmark_compares_like_with_like(variant):
-    batch = make(n=20, dtype=torch.float32)
-    close(value_and_grads(variants()[variant](), batch), value_and_grads(improved_contrastive_loss, batch), 1e-4)
+    batch = make(n=20, width=12, dtype=torch.float32)
+    loss, widths = {**variants(), **nested_variants(nested_widths(12))}[variant](), None
+    if variant.endswith("nested"):
+        widths = nested_widths(12)
+        assert widths == (12, 8, 4, 2)
+    value = loss(*batch)
+    if value.requires_grad:
+        value.backward()
+    mine = value.detach(), [x.grad for x in batch]
+    close(mine, value_and_grads(partial(improved_contrastive_loss, widths=widths), batch), 1e-4)
 
 
 def test_the_benchmark_reports_each_variant_against_ours():
     *times, memory = benchmark(n=32, width=8, rounds=2, memory_of=(("ours", 64, 8),))
-    assert [row["variant"] for row in times] == [*variants()]
+    assert [row["variant"] for row in times] == [*variants(), *nested_variants((8, 5))]
     assert times[0]["variant"] == "ours" and times[0]["ratio_min"] == times[0]["ratio_max"] == 1
     assert all(0 < row["ratio_min"] <= row["ratio"] <= row["ratio_max"] for row in times)
     assert memory["n"] == 64 and memory["peak_mb"] >= 0

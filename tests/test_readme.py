@@ -88,4 +88,5 @@ def test_every_choice_in_the_group_table_exists_and_none_is_missing():
             {"base"} if group == "trainer" else set()
         )
         named = set(re.findall(r"`([\w-]+)`", re.sub(r"\([^)]*\)", "", text)))
-        assert named == files, group
+        # a loss or model of the user's own turns nothing red
+        assert named <= files if group in ("loss", "model") else named == files, group

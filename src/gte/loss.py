@@ -197,8 +197,9 @@ def _loss(q_ND: Tensor, d_ND: Tensor, n_NKD: Tensor | None, temperature: float |
         raise ValueError(f"queries {q} and documents {d} hold 0 pairs, whose mean loss does not exist; pass at least 1")
     if n_NKD is not None and (n_NKD.ndim != 3 or [n_NKD.shape[0], n_NKD.shape[2]] != q):
         raise ValueError(f"negatives {list(n_NKD.shape)} must be [{q[0]}, any number, {q[1]}] beside queries {q}")
-    if not float(temperature) > 0:
-        raise ValueError(f"temperature {float(temperature)} must be above 0; the paper's is 0.01")
+    tau = float(temperature.detach() if isinstance(temperature, Tensor) else temperature)
+    if not tau > 0:
+        raise ValueError(f"temperature {tau} must be above 0; the paper's is 0.01")
     if options.chunk_rows is not None and options.chunk_rows < 1:
         raise ValueError(f"chunk_rows {options.chunk_rows} must be at least 1; None chooses it")
     sums = _sums(options.directions)
@@ -210,7 +211,7 @@ def _loss(q_ND: Tensor, d_ND: Tensor, n_NKD: Tensor | None, temperature: float |
         rows, n, ranks = len(x_RD), q[0], options.ranks
         chunk_rows = options.chunk_rows or _chunk_rows(x_RD)
         batch = Batch(
-            sums, n, rows // n - 2, float(temperature), chunk_rows, ranks, None, options.tf32, widths, weights, margin,
+            sums, n, rows // n - 2, tau, chunk_rows, ranks, None, options.tf32, widths, weights, margin,
             None, options.counts,
         )  # fmt: skip
         if (hashes := options.text_hashes) is not None:

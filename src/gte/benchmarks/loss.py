@@ -47,8 +47,26 @@ def sentence_transformers_loss(temperature: float = 0.01) -> Callable[[Tensor, T
     return lambda q_ND, d_ND: loss.compute_loss_from_embeddings([q_ND, d_ND], None)
 
 
+def sentence_transformers_cached(widths: tuple[int, ...] | None = None) -> Callable[[Tensor, Tensor], Tensor]:
+    """Its loss in blocks of 1,024 rows, with backward; with widths within its MatryoshkaLoss's wrapper."""
+    from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+    from sentence_transformers.sentence_transformer.losses.matryoshka import CachedLossDecorator
+
+    four = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
+    loss = CachedMultipleNegativesRankingLoss(
+        None, scale=100, mini_batch_size=1024, directions=four, partition_mode="joint", show_progress_bar=False
+    )
+    calculate = (
+        loss.calculate_loss if widths is None else CachedLossDecorator(loss.calculate_loss, widths, [1] * len(widths))
+    )
+    return lambda q_ND, d_ND: calculate([[q_ND], [d_ND]], with_backward=True)
+
+
 def variants() -> dict[str, Callable[[], Callable[[Tensor, Tensor], Tensor]]]:
-    """Name -> a function that makes the loss function; sentence-transformers where it is installed."""
+    """Name -> a function that makes the loss function; sentence-transformers where it is installed.
+
+    What a loss function returns takes part in no graph where it has gone backward itself.
+    """
     makers = {
         "ours": lambda: improved_contrastive_loss,
         "dense": lambda: dense,
@@ -56,7 +74,21 @@ def variants() -> dict[str, Callable[[], Callable[[Tensor, Tensor], Tensor]]]:
     }
     if find_spec("sentence_transformers"):
         makers["sentence_transformers"] = sentence_transformers_loss
+        makers["sentence_transformers_cached"] = sentence_transformers_cached
     return makers
+
+
+def nested_variants(widths: tuple[int, ...]) -> dict[str, Callable[[], Callable[[Tensor, Tensor], Tensor]]]:
+    """The same for the sum of the losses at nested widths."""
+    makers = {"ours_nested": lambda: partial(improved_contrastive_loss, widths=widths)}
+    if find_spec("sentence_transformers"):
+        makers["sentence_transformers_nested"] = lambda: sentence_transformers_cached(widths)
+    return makers
+
+
+def nested_widths(width: int) -> tuple[int, ...]:
+    """The whole width and three parts: of 384 these are 384, 256, 128 and 64."""
+    return width, 2 * width // 3, width // 3, width // 6
 
 
 def embeddings(n: int, width: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
@@ -72,14 +104,16 @@ def step(loss: Callable, q_ND: Tensor, d_ND: Tensor) -> float:
     q_ND.grad = d_ND.grad = None
     synchronize(q_ND.device.type)
     start = time.perf_counter()
-    loss(q_ND, d_ND).backward()
+    value = loss(q_ND, d_ND)
+    if value.requires_grad:
+        value.backward()
     synchronize(q_ND.device.type)
     return time.perf_counter() - start
 
 
 def memory(variant: str, n: int, width: int, device: str) -> dict:
     """Bytes above the inputs, gradients included, at the peak of one forward and backward."""
-    loss = variants()[variant]()
+    loss = (variants() | nested_variants(nested_widths(width)))[variant]()
     step(loss, *embeddings(64, width, device))  # libraries load and start their threads
     batch = embeddings(n, width, device)
     before = restart_peak(device)
@@ -111,7 +145,8 @@ def run(
     within a round, so that what else the machine does falls on all of them. Memory: MiB above the inputs, on the same
     device, in a process of its own.
     """
-    losses = {name: make() for name, make in variants().items()}
+    makers = variants() | nested_variants(nested_widths(width))
+    losses = {name: make() for name, make in makers.items()}
     for loss in losses.values():
         step(loss, *embeddings(min(n, 512), width, device))
     batch = embeddings(n, width, device)
