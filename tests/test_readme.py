@@ -56,7 +56,7 @@ def test_python_commands_compose(command):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_within_the_repository_lead_somewhere(page):
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text())
-    assert links or page.name == "models.md"
+    assert links or page.parent.name == "docs"
     for link in links:
         assert (page.parent / link).exists(), f"{page.name}: {link}"
 
