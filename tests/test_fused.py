@@ -1,4 +1,4 @@
-"""The written-out halves of a BERT layer give what transformers' layers give, forward and backward."""
+"""The written-out halves of a BERT or ModernBERT layer give what transformers' layers give, forward and backward."""
 
 import copy
 import pickle
@@ -6,26 +6,40 @@ import pickle
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModel, AutoTokenizer, CamembertConfig, ElectraConfig, RobertaConfig, XLMRobertaConfig
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    CamembertConfig,
+    ElectraConfig,
+    ModernBertConfig,
+    RobertaConfig,
+    XLMRobertaConfig,
+)
 
-from gte import fused
+from gte import fused, fused_attention, fused_modernbert, fused_steps
 from gte.encoder import Encoder
 
 LENGTHS = torch.tensor([17, 16, 16, 15, 9, 9, 9, 4, 3, 1])
 RUNS = [(1, 17), (2, 16), (1, 15), (3, 9), (1, 4), (1, 3), (1, 1)]
 SIZES = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, vocab_size=120)
+UNFUSED = {ours: theirs for theirs, ours in fused.FUSED.items()}
+HALVES = (fused.Attention, fused.FeedForward, fused_modernbert.Attention, fused_modernbert.GatedUnit)
 OTHERS = {"roberta": RobertaConfig, "xlm-roberta": XLMRobertaConfig, "camembert": CamembertConfig}
+# a layer without a norm that sees all, and one with a window shorter than the texts
+MODERNBERT = ModernBertConfig(**SIZES, max_position_embeddings=40, local_attention=10, pad_token_id=0, bos_token_id=1)
 
 
 def load(folder, dropout: float, fuse: bool) -> Encoder:
     """A saved model with its dropout in the configuration, in training mode."""
-    rates = dict(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    if "modernbert" in (folder / "config.json").read_text():
+        rates = dict(attention_dropout=dropout, mlp_dropout=dropout, embedding_dropout=dropout)
+    else:
+        rates = dict(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     lm = AutoModel.from_pretrained(folder, **rates)
     encoder = Encoder(lm, AutoTokenizer.from_pretrained(folder), 32).train()
     if not fuse:
         for layer in encoder.lm.modules():
-            if isinstance(layer, fused.FusedLayer):
-                layer.__class__ = type(layer).__mro__[2]
+            layer.__class__ = UNFUSED.get(type(layer), type(layer))
     return encoder
 
 
@@ -50,19 +64,21 @@ def error(found: torch.Tensor, exact: torch.Tensor) -> float:
 def calls(monkeypatch):
     """Counts how often a half is run forward."""
     counted = []
-    for half in (fused.Attention, fused.FeedForward):
+    for half in HALVES:
         run = half.apply
         monkeypatch.setattr(half, "apply", lambda *given, run=run: counted.append(run) or run(*given))
     return counted
 
 
-@pytest.fixture(params=["bert", "electra", *OTHERS])
+@pytest.fixture(params=["bert", "electra", "modernbert", *OTHERS])
 def saved(request, small_model, tmp_path):
     """A saved model of each kind that is known."""
     if request.param == "bert":
         return small_model
     torch.manual_seed(0)
-    if request.param == "electra":
+    if request.param == "modernbert":
+        config = MODERNBERT
+    elif request.param == "electra":
         config = ElectraConfig(**SIZES, embedding_size=16, max_position_embeddings=40)
     else:
         config = OTHERS[request.param](**SIZES, max_position_embeddings=40, pad_token_id=1, type_vocab_size=1)
@@ -90,11 +106,13 @@ def test_fused_layers_give_the_embeddings_and_gradients_of_transformers(saved, c
 @pytest.mark.parametrize("eager", [True, False])
 def test_gradients_of_both_halves_are_those_of_finite_differences(monkeypatch, dropout, eager):
     if eager:
-        monkeypatch.setattr(fused, "keeps_weights", lambda *_: True)
-        monkeypatch.setattr(fused, "pads", lambda *_: True)
+        monkeypatch.setattr(fused_attention, "keeps_weights", lambda *_: True)
+        monkeypatch.setattr(fused_attention, "pads", lambda *_: True)
     torch.manual_seed(0)
     runs, width, inner = [(1, 8), (1, 7), (2, 2)], 4, 6
-    assert len(fused.in_groups(runs, torch.float64)) == (2 if eager else 3)  # the first two are padded to one length
+    assert len(fused_attention.in_groups(runs, torch.float64)) == (
+        2 if eager else 3
+    )  # the first two are padded to one length
 
     def leaf(*shape):
         return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
@@ -118,10 +136,10 @@ def test_gradients_of_both_halves_are_those_of_finite_differences(monkeypatch, d
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=["fp32", "bf16"])
 def test_padding_texts_of_near_lengths_changes_nothing(small_model, monkeypatch, autocast):
     grouped = outcome(load(small_model, 0.0, fuse=True), autocast)
-    monkeypatch.setattr(fused, "in_groups", lambda runs, dtype: [[run] for run in runs])
+    monkeypatch.setattr(fused_attention, "in_groups", lambda runs, dtype: [[run] for run in runs])
     alone = outcome(load(small_model, 0.0, fuse=True), autocast)
     monkeypatch.undo()
-    assert any(len(group) > 1 for group in fused.in_groups(RUNS, torch.bfloat16))
+    assert any(len(group) > 1 for group in fused_attention.in_groups(RUNS, torch.bfloat16))
     for one, other in zip(grouped, alone, strict=True):
         assert error(one, other) < (0.004 if autocast else 1e-7)
 
@@ -147,7 +165,7 @@ def test_dropout_has_the_mean_and_spread_of_transformers(small_model, autocast):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_a_mask_drops_at_the_rate_and_each_of_its_places_by_itself(dropout, dtype):
     torch.manual_seed(0)
-    mask = fused.draw_mask(torch.empty(999, 1001, dtype=dtype), dropout)
+    mask = fused_steps.draw_mask(torch.empty(999, 1001, dtype=dtype), dropout)
     assert mask.dtype == dtype and mask.unique().tolist() == [0, 1]
     mask = mask.double().flatten()
     deviation = (dropout * (1 - dropout)) ** 0.5
