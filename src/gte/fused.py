@@ -1,4 +1,4 @@
-"""A BERT layer's two halves, each one node of the graph, for packed training on a CPU.
+"""A BERT layer's two halves, each one node of the graph, for packed texts on a CPU.
 
 Between the matrix products transformers' layers make many small steps: casts, copies of heads, biases, masks. On a
 processor these take half of a bf16 step. Here a half has its gradient written out, so that it casts its input once,
@@ -24,11 +24,11 @@ from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaLayer
 from gte.attention import Runs
 from gte.fused_attention import attend_groups, attend_groups_backward, cut
 from gte.fused_modernbert import FusedModernBertLayer
-from gte.fused_steps import add_product, compute_dtype, drop, drop_backward, has_hooks, product, weight_gradients
+from gte.fused_steps import add_product, compute_dtype, drop, drop_backward, has_hooks, product, rate, weight_gradients
 
 
 def use_fused_layers(lm: nn.Module) -> None:
-    """Makes the layers that are known here train by `Attention` and `FeedForward` where they get packed texts on a CPU.
+    """Makes the layers that are known here work by their two halves below where they get packed texts on a CPU.
 
     Their parameters, names and files stay what they are.
     """
@@ -38,7 +38,7 @@ def use_fused_layers(lm: nn.Module) -> None:
 
 
 class FusedLayer:
-    """The forward pass of a layer; that of transformers wherever it is not packed training on a CPU."""
+    """The forward pass of a layer; that of transformers wherever it gets no packed texts on a CPU."""
 
     def forward(self, hidden_states: Tensor, *given, runs: Runs | None = None, **options) -> Tensor:
         if runs is None or not self.fits(hidden_states):
@@ -49,27 +49,26 @@ class FusedLayer:
             runs,
             compute_dtype(hidden_states),
             attention.num_attention_heads,
-            (attention.dropout.p, output.dropout.p),
+            (rate(attention.dropout), rate(output.dropout)),
             output.LayerNorm.eps,
             *parameters(attention.query, attention.key, attention.value, output.dense, output.LayerNorm),
         )
         x = FeedForward.apply(
             x,
             compute_dtype(hidden_states),
-            self.output.dropout.p,
+            rate(self.output.dropout),
             self.output.LayerNorm.eps,
             *parameters(self.intermediate.dense, self.output.dense, self.output.LayerNorm),
         )
         return x[None]
 
     def fits(self, hidden_states: Tensor) -> bool:
-        """Whether it is training, where the equations below are those of this layer."""
+        """Whether the equations below are those of this layer."""
         attention = self.attention.self
         linear = (attention.query, attention.key, attention.value, self.attention.output.dense)
         linear += (self.intermediate.dense, self.output.dense)
         return (
-            self.training
-            and hidden_states.device.type == "cpu"
+            hidden_states.device.type == "cpu"
             and not self.is_decoder
             and isinstance(self.intermediate.intermediate_act_fn, GELUActivation | nn.GELU)
             and all(type(module) is nn.Linear and module.bias is not None for module in linear)  # no adapters

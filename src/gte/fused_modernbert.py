@@ -1,4 +1,4 @@
-"""A ModernBERT layer's two halves, each one node of the graph, for packed training on a CPU; see `gte.fused`.
+"""A ModernBERT layer's two halves, each one node of the graph, for packed texts on a CPU; see `gte.fused`.
 
 Shapes: T tokens of all texts end to end, H heads, E width of a head, D = H E, I inner.
 """
@@ -11,11 +11,11 @@ from transformers.models.modernbert.modeling_modernbert import ModernBertEncoder
 
 from gte.attention import Runs
 from gte.fused_attention import attend_groups, attend_groups_backward, cut, fits_window
-from gte.fused_steps import compute_dtype, drop, drop_backward, has_hooks, product
+from gte.fused_steps import compute_dtype, drop, drop_backward, has_hooks, product, rate
 
 
 class FusedModernBertLayer(ModernBertEncoderLayer):
-    """Its forward pass is that of transformers wherever it is not packed training on a CPU."""
+    """Its forward pass is that of transformers wherever it gets no packed texts on a CPU."""
 
     def forward(
         self,
@@ -35,14 +35,14 @@ class FusedModernBertLayer(ModernBertEncoderLayer):
             dtype,
             attention.Wqkv.out_features // attention.head_dim // 3,
             self.window,
-            (attention.attention_dropout, getattr(attention.out_drop, "p", 0.0)),
+            (attention.attention_dropout if self.training else 0.0, rate(attention.out_drop)),
             getattr(self.attn_norm, "eps", None),
             getattr(self.attn_norm, "weight", None),
             attention.Wqkv.weight,
             attention.Wo.weight,
         )
         norm, mlp = self.mlp_norm, self.mlp
-        return GatedUnit.apply(x, dtype, mlp.drop.p, norm.eps, norm.weight, mlp.Wi.weight, mlp.Wo.weight)[None]
+        return GatedUnit.apply(x, dtype, rate(mlp.drop), norm.eps, norm.weight, mlp.Wi.weight, mlp.Wo.weight)[None]
 
     @property
     def window(self) -> int | None:
@@ -50,11 +50,10 @@ class FusedModernBertLayer(ModernBertEncoderLayer):
         return None if self.attn.sliding_window is None else self.attn.sliding_window - 1
 
     def fits(self, hidden_states: Tensor, runs: Runs) -> bool:
-        """Whether it is training, where the equations below are those of this layer."""
+        """Whether the equations below are those of this layer."""
         linear = (self.attn.Wqkv, self.attn.Wo, self.mlp.Wi, self.mlp.Wo)
         return (
-            self.training
-            and hidden_states.device.type == "cpu"
+            hidden_states.device.type == "cpu"
             and fits_window(runs, self.window)
             and isinstance(self.mlp.act, GELUActivation | nn.GELU)
             and all(type(module) is nn.Linear and module.bias is None for module in linear)  # no adapters

@@ -21,6 +21,11 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
+def rate(dropout: nn.Module) -> float:
+    """The share that a layer's dropout drops now; nn.Identity drops nothing."""
+    return getattr(dropout, "p", 0.0) if dropout.training else 0.0
+
+
 def drop(y: Tensor, dropout: float) -> tuple[Tensor, Tensor | None]:
     """y with some of its numbers dropped and the others grown, and the mask of what was not dropped."""
     if not dropout:
