@@ -71,6 +71,7 @@ READERS = {
     "pubmed": "gte.data.formats.pubmed:read_pubmed",
     "pushshift_comments": "gte.data.formats.pushshift:read_comments",
     "pushshift_posts": "gte.data.formats.pushshift:read_posts",
+    "squad": "gte.data.formats.squad:read_squad",
     "python": "gte.data.formats.literals:read_literals",
     "stackexchange_answers": "gte.data.formats.stackexchange:read_answers",
     "stackexchange_questions": "gte.data.formats.stackexchange:read_questions",
