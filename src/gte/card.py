@@ -211,7 +211,7 @@ def stage_lines(number: int, record: dict) -> list[str]:
     mixing = f"weights {record['weights']}" if record.get("weights") else f"alpha = {record['alpha']}"
     facts = {
         "steps": f"{record['steps']} of {stage['global_batch']} pairs, groups of {stage['group_size']}",
-        "text length": f"{stage['max_length']} tokens",
+        "text length": f"{record.get('max_length', stage['max_length'])} tokens",
         "learning rate": f"{record['optim']['lr'] * stage['lr_scale']:g}, AdamW, linear decay",
         "loss": record["loss"] + (f", temperature {record['temperature']:g}" if record.get("temperature") else ""),
         "mixture": f"{mixing}, one source a batch, seed {record['seed']}",

@@ -128,9 +128,8 @@ def choose_columns(path: Path, source: str, columns: list, rows: list[dict], wan
         found |= {"query": query, "document": document}
         refuse_twice(path, columns, found.values())
         refuse_instruction(path, source, texts, query, document, wanted)
-        if unanswered := {name: values for name, values in UNANSWERED.items() if name in columns}:
-            if normal(query) == "question" and normal(document) == "context":
-                found["drop"] = unanswered
+        if (normal(query), normal(document)) == ("question", "context"):
+            found["drop"] = {name: values for name, values in UNANSWERED.items() if name in columns}
     if "negatives" not in found:
         taken = flat(found.values())
         negatives = [name for name in columns if NEGATIVE.fullmatch(normal(name)) and name not in taken]

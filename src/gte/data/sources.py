@@ -448,7 +448,7 @@ def refuse_layout(path: Path, format: str, rows: list) -> None:
             isinstance(value, str) for key, value in rows[0].items() if normal(key) in KNOWN
         ):
             raise UserError(
-                f"{path} is one object whose '{inner[0]}' is an array; if these are the rows, write that array alone to "
+                f"{path} is one object whose '{inner[0]}' is an array; if these are the rows, write it alone to "
                 "a .json file"
             )
 
