@@ -77,7 +77,8 @@ def script(name: str) -> Callable:
                     unknown = re.match(r"Could not override '([^']+)'", str(error))
                     if unknown is None:
                         raise
-                    raise UserError(near_key(name, unknown[1], sys.argv[1:])) from error
+                    within = re.search(r"is not in struct\s+full_key: (\S+)", str(error.__cause__))  # of KEY={...}
+                    raise UserError(near_key(name, (within or unknown)[1], sys.argv[1:])) from error
             sys.exit(max(codes, default=0))
 
         return entry
@@ -229,6 +230,8 @@ def choose_sources(cfg: DictConfig) -> list[str] | None:
             f"sources={sources} is no list in source_sets ({known}); a single source is sources=[{sources}]"
         )
     chosen = sets[sources] if isinstance(sources, str) else sources
+    if not isinstance(chosen, list | None):
+        raise UserError(f"source_sets.{sources}={chosen} must be a list: source_sets={{{sources}: [{chosen}]}}")
     return chosen and [str(name) for name in chosen]  # Hydra reads a source called 2020 as a number
 
 

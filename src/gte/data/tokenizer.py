@@ -21,13 +21,22 @@ TRANSFORMER_KINDS = ["bert", "roberta", "distilbert", "camembert", "albert", "xl
 ALPHABET = 400  # single characters a trained vocabulary may hold; rarer ones become [UNK]
 
 
-def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerFast:
-    """The fast tokenizer of a local directory or a hub id. Raises UserError where neither gives one."""
+def load_tokenizer(name_or_path: str | Path, revision: str | None = None) -> PreTrainedTokenizerFast:
+    """The fast tokenizer of a local directory or a hub id. Raises UserError where neither gives one.
+
+    revision: branch, tag or commit on the hub; None is the newest. A directory has none.
+    """
     name = str(name_or_path)
     way_out = "pass a local directory: data.tokenizer=/path/to/model, or train one: data.tokenizer=null"
     with loading("tokenizer", name, way_out) as local:
-        root = Path(name) if Path(name).exists() else download(name, local, SMALL_FILES)
+        root = Path(name) if Path(name).exists() else download(name, local, SMALL_FILES, revision)
         return open_tokenizer(root / dict(read_modules(root)).get("Transformer", ""))
+
+
+def commit_of(tokenizer: PreTrainedTokenizerFast) -> str | None:
+    """The commit on the hub that a tokenizer was read at, by the hub's cache; None for one of another directory."""
+    found = re.search(r"/snapshots/([0-9a-f]{40})(?:/|$)", str(tokenizer.name_or_path))
+    return found and found[1]
 
 
 def open_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
