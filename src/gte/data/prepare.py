@@ -23,6 +23,7 @@ from gte.data.folder import WORK, building_site, code, find_complete, locked, on
 from gte.data.mining import mine, mined_for
 from gte.data.pairs import Tally, hash_file, make_pairs, use_engine
 from gte.data.preview import describe, preview
+from gte.data.readers import ENDS
 from gte.data.records import text_hash
 from gte.data.shards import Manifest, described, write_shards
 from gte.data.sources import LOCAL, Raw, Source, configuration, infer_sources, load_source, locate, pair_files
@@ -65,10 +66,11 @@ class Recipe:
     """What a prepared folder is made of, and all that its content depends on.
 
     name: of the data set. sources: in order. tokenizer: directory or hub id, None to train a WordPiece of vocab_size
-    entries on the pairs. tokenizer_revision: branch, tag or commit of a hub id, None for the newest. max_tokens: at most this many ids of a text, special tokens not counted. triples: fine-tuning
-    sources to mine, by name. evaluation: a folder to copy to eval/. max_rejected: share of a source's rows that may be
-    rejected, those that it filters out not counted. dedup_across: whether a pair that an earlier source has is a
-    duplicate as well. decontaminate: what pairs with texts of evaluation sets are, which are left out; None keeps them.
+    entries on the pairs. tokenizer_revision: branch, tag or commit of a hub id, None for the newest. max_tokens: at
+    most this many ids of a text, special tokens not counted. triples: fine-tuning sources to mine, by name. evaluation:
+    a folder to copy to eval/. max_rejected: share of a source's rows that may be rejected, those that it filters out
+    not counted. dedup_across: whether a pair that an earlier source has is a duplicate as well. decontaminate: what
+    pairs with texts of evaluation sets are, which are left out; None keeps them.
     notes: lines that the user is told first.
     """
 
@@ -556,4 +558,17 @@ def table(manifest: Manifest, out: Path) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(f"{c:<{w}}" if i < 3 else f"{c:>{w}}" for i, (c, w) in enumerate(zip(row, widths, strict=True)))
              for row in rows]  # fmt: skip
-    return "\n".join(["", *(line.rstrip() for line in lines), f"written to {out}"])
+    notes = [line for name, facts in manifest.sources.items() for line in cut_files(name, facts)]
+    return "\n".join(["", *(line.rstrip() for line in lines), *notes, f"written to {out}"])
+
+
+def cut_files(name: str, facts: dict) -> list[str]:
+    """A line for each file of a source that could not be read to its end; what it lacks is in no count."""
+    found = [example for example in facts["examples"] if example["reason"] in ENDS]
+    lines = [
+        f"note: {name}: {example['file']} breaks off behind row {example['row']:,} ({example['reason']}); what follows "
+        "there was not read and is not counted: get the file again, then prepare with force=true"
+        for example in found
+    ]
+    more = sum(facts["rejected"].get(reason, 0) for reason in ENDS) - len(found)
+    return lines + ([f"note: {name}: so do {more:,} other files"] if more else [])
