@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gte.errors import PointsFailed, UserError, did_you_mean, first_line
 from gte.overrides import CONF, OPEN, dotted, known_settings, near_key, read_arguments
+from gte.values import TRAIN, TRAINER_UNREAD, check_values
 
 # Hydra raises, instead of printing pages and exiting, where HYDRA_FULL_ERROR is set; the second name tells a process
 # that we start whether its user set the first
@@ -288,6 +289,7 @@ def build_trainer(cfg: DictConfig, **objects):
     """
     settings = dict(cfg)
     accelerator, strategy = settings["accelerator"], settings["strategy"]
+    check_values({"trainer": plain(cfg)}, TRAIN)
     name = strategy if isinstance(strategy, str) else strategy._target_
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise UserError("this machine has no CUDA device for the chosen trainer; use trainer=cpu")
@@ -297,8 +299,9 @@ def build_trainer(cfg: DictConfig, **objects):
         raise UserError("DeepSpeed runs on CUDA only; use trainer=ddp trainer.accelerator=cpu trainer.devices=2")
     if name == "gte.zero.Zero" and find_spec("deepspeed") is None:
         raise UserError("trainer=deepspeed needs DeepSpeed: pip install -r requirements-deepspeed.txt")
-    if "gradient_clip_val" in settings:
-        raise UserError("trainer.gradient_clip_val would not act: set optim.clip_norm")
+    for key in settings:
+        if key in TRAINER_UNREAD:
+            raise UserError(f"trainer.{key} would not act: {TRAINER_UNREAD[key]}")
     if settings["precision"] == "auto":
         from gte.encoder import native_bf16  # late: loading transformers takes seconds that an error need not wait for
 
@@ -310,7 +313,7 @@ def build_trainer(cfg: DictConfig, **objects):
     try:
         trainer = instantiate(settings, **objects)
     except InstantiationException as error:
-        if type(error.__cause__).__name__ not in ("MisconfigurationException", "ValueError"):
+        if type(error.__cause__).__name__ not in ("MisconfigurationException", "ValueError", "TypeError", "RuntimeError"):
             raise
         raise UserError(f"the trainer refuses: {' '.join(str(error.__cause__).split())}") from error
     started, asked = started_ranks(), trainer.num_nodes * trainer.num_devices

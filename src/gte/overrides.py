@@ -53,6 +53,7 @@ def read_arguments(script: str, arguments: list[str]) -> list[str]:
         if script == "prepare" and key == "model.revision":
             key = "data.tokenizer_revision"
             value = literal(value, bool(sweeps))
+        refuse_no_choice(key, value)
         if key in OPEN or key.startswith(tuple(f"{mapping}." for mapping in OPEN)):
             key = f"++{key}"
         result.append(f"{key}={value}")
@@ -62,6 +63,19 @@ def read_arguments(script: str, arguments: list[str]) -> list[str]:
             raise UserError(f"model={model} and data.tokenizer= both say whose tokenizer; give one")
         result.append(f"data.tokenizer={literal(tokenizer_of(model), bool(sweeps))}")
     return result
+
+
+def refuse_no_choice(key: str, value: str) -> None:
+    """Raises UserError for a group of conf/ that is given what cannot be the name of one of its files."""
+    group = CONF / key.lstrip("+~")
+    override = parsed(f"{key}={value}") if key and group.is_dir() else None
+    if override is None or override.is_sweep_override() or override.is_delete():
+        return
+    chosen = override.value()
+    names = chosen if isinstance(chosen, list) else [chosen]
+    if not isinstance(chosen, dict) and not (names and all(isinstance(name, str | QuotedString) for name in names)):
+        known = ", ".join(sorted(path.stem for path in group.glob("*.yaml")))
+        raise UserError(f"{key}={value} names no file of conf/{group.name}; choose one of: {known}")
 
 
 def literal(value: str, sweeps: bool) -> str:

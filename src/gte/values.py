@@ -40,10 +40,32 @@ def above_zero(value) -> bool:
 
 
 TRUTH = Kind(lambda value: isinstance(value, bool), "true or false")
-TEXT = Kind(
-    lambda value: isinstance(value, str | int), "a single name or path"
-)  # Hydra reads a folder 2020 as a number
+TEXT = Kind(  # Hydra reads a folder 2020 as a number
+    lambda value: isinstance(value, str | int) and not isinstance(value, bool) and value != "", "a single name or path"
+)
+SHARE = Kind(lambda value: finite(value) and 0 <= value <= 1, "a share, from 0 to 1")
+NUMBER = Kind(finite, "a finite number")
+LIST = Kind(lambda value: isinstance(value, list), "a list, [a,b]")
+NAMES = Kind(
+    lambda value: isinstance(value, str | None) or (isinstance(value, list) and all(isinstance(x, str) for x in value)),
+    "a name, a list of names, or null",
+)
+PATHS = Kind(NAMES.fits, "a path, a list of them, or null")
+DEVICES = Kind(
+    lambda value: isinstance(value, str | list) or (isinstance(value, int) and value is not True and value >= -1),
+    "a number of devices, a list of their numbers, or auto",
+)
 NAMED = Kind(lambda value: isinstance(value, dict), "given by name, {name: ...}")
+
+# of trainer.*, what this project decides by a setting of its own
+TRAINER_UNREAD = {
+    "gradient_clip_val": "set optim.clip_norm", "gradient_clip_algorithm": "set optim.clip_norm",
+    "max_steps": "set stage.steps", "max_epochs": "set stage.epochs", "min_steps": "set stage.steps",
+    "min_epochs": "set stage.epochs", "limit_train_batches": "set stage.steps", "overfit_batches": "set stage.steps",
+    "fast_dev_run": "set stage.steps=2", "accumulate_grad_batches": "set stage.global_batch: memory is bounded by "
+    "stage.batch_tokens and stage.recompute_fraction", "logger": "choose logger=", "callbacks": "see docs/extend.md",
+    "default_root_dir": "set out", "enable_progress_bar": "a terminal has one",
+}  # fmt: skip
 
 # of conf/train.yaml and its groups, where a constructor does not look at it first
 TRAIN = {
@@ -62,6 +84,21 @@ TRAIN = {
     "keep_initial": TRUTH,
     "evaluate_every": whole(1).or_one_of("end", None),
     "evaluate": NAMED,
+    "evaluate.data_dir": PATHS,
+    "evaluate.tasks": NAMES,
+    "logger": NAMED,
+    "logger.csv": NAMED,
+    "logger.csv.every": whole(1),
+    "trainer": NAMED,
+    "trainer.accelerator": TEXT,
+    "trainer.devices": DEVICES,
+    "trainer.num_nodes": whole(1),
+    "trainer.strategy": Kind(
+        lambda value: (isinstance(value, str) and value) or (isinstance(value, dict) and "_target_" in value),
+        "a name, or a constructor, {_target_: ...}",
+    ),
+    "trainer.precision": TEXT,
+    "trainer.log_every_n_steps": whole(1),
     "data.dir": TEXT,
     "data.alpha": Kind(finite, "a finite number"),
     "data.weights": Kind(lambda value: isinstance(value, dict | None), "numbers by name, {source: 1.0}, or null"),
@@ -82,6 +119,42 @@ TRAIN = {
     "model.pooling": Kind(lambda value: isinstance(value, str | None), "mean, cls or last, or null"),
     "model.compile": TRUTH,
     "model.padding_free": Kind(lambda value: isinstance(value, bool | None), "true, false or null"),
+}
+
+
+# of conf/prepare.yaml and conf/data
+PREPARE = {
+    "engine": TEXT,
+    "dry_run": TRUTH,
+    "force": TRUTH,
+    "data.name": TEXT,
+    "data.dir": TEXT,
+    "data.path": TEXT.or_one_of(None),
+    "data.raw": TEXT,
+    "data.fetch": TEXT.or_one_of(None),
+    "data.evaluation": TEXT.or_one_of(None),
+    "data.columns": Kind(lambda value: isinstance(value, dict | None), "a mapping, {query: A, pos: B}, or null"),
+    "data.score": Kind(
+        lambda value: value is None or value is False or (isinstance(value, str) and value), "a column, false or null"
+    ),
+    "data.min_score": NUMBER.or_one_of(None),
+    "data.header": Kind(lambda value: isinstance(value, bool | None), "true, false or null"),
+    "data.delimiter": Kind(lambda value: isinstance(value, str | None), "a character, tab or null"),
+    "data.mined": TEXT.or_one_of(None),
+    "data.sources": LIST.or_one_of(None),
+    "data.triples": Kind(lambda value: isinstance(value, dict | None), "settings by name, {name: {source: a}}, or null"),
+    "data.tokenizer": TEXT.or_one_of(None),
+    "data.tokenizer_revision": TEXT.or_one_of(None),
+    "data.vocab_size": whole(1).or_one_of(None),
+    "data.max_tokens": whole(1),
+    "data.max_rejected": SHARE,
+    "data.dedup_across": TRUTH,
+    "data.decontaminate": Kind(lambda value: isinstance(value, dict | None), "settings, {folder: ...}, or null"),
+    "data.decontaminate.folder": TEXT.or_one_of(None),
+    "data.decontaminate.texts": LIST,
+    "data.decontaminate.ngram": whole(2).or_one_of(None),
+    "data.decontaminate.overlap": SHARE,
+    "data.decontaminate.min_words": whole(1),
 }
 
 

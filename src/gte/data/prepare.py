@@ -29,7 +29,7 @@ from gte.data.shards import Manifest, described, write_shards
 from gte.data.sources import LOCAL, Raw, Source, configuration, infer_sources, load_source, locate, pair_files
 from gte.data.tokenizer import commit_of, fingerprint, load_tokenizer, special_ids, train_tokenizer
 from gte.data.tokens import Tokens
-from gte.errors import UserError, did_you_mean
+from gte.errors import UserError, check_numbers, did_you_mean
 from gte.ticker import still_at
 
 TRAINING_PAIRS = 60_000  # a tokenizer is trained on so many pairs at most, of each source in proportion
@@ -185,6 +185,8 @@ def read_recipe(data: dict, *, fetch_again: bool = False) -> Recipe:
         data["triples"] = {name: Triples(**facts) for name, facts in (data.get("triples") or {}).items()}
     except TypeError as error:
         raise UserError(f"data.triples: {error}") from error
+    for name, triples in data["triples"].items():
+        check_numbers(f"data.triples.{name}", triples)
     data["decontaminate"] = read_decontamination(data.get("decontaminate"))
     if unknown := [key for key in data if key not in [*known, "notes"]]:
         close = did_you_mean(unknown[0], known)
