@@ -13,9 +13,7 @@ from gte.errors import UserError
 @script("prepare")
 def main(cfg: DictConfig) -> None:
     from gte.data.prepare import prepare, read_recipe
-    from gte.values import PREPARE, check_values
 
-    check_values(plain(cfg), PREPARE)
     out = Path(cfg.out)
     if "data.dir" in typed() and Path(cfg.data.dir).resolve() != out.resolve():
         raise UserError(f"data.dir={cfg.data.dir} and out={out} are two folders for the same data; give one of them")

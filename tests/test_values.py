@@ -8,7 +8,7 @@ from gte.errors import UserError
 from gte.optim import Optim
 from gte.overrides import CONF
 from gte.stage import Stage
-from gte.values import PREPARE, TRAIN, check_values
+from gte.values import PREPARE, SCRIPTS, TRAIN, check_values
 
 WRONG = [
     ("seed", None), ("seed", 1.5), ("seed", "abc"), ("sources", 5), ("source_sets", 3), ("verify", "abc"),
@@ -20,11 +20,13 @@ WRONG = [
     ("loss.temperature", float("nan")), ("loss.temperature", 0), ("loss.chunk_rows", 0), ("loss.chunk_rows", 1.5),
     ("loss.tf32", None), ("model.compile", "abc"), ("model.padding_free", "abc"), ("model.pooling", ["cls"]),
     ("model.hidden_size", "abc"), ("model.hidden_size", None), ("model.num_hidden_layers", 0),
-    ("evaluate.data_dir", True), ("evaluate.data_dir", [1]), ("evaluate.tasks", 1.5), ("logger", None), ("logger.csv", 3),
+    ("evaluate.data_dir", True), ("evaluate.data_dir", [1]), ("evaluate.tasks", 1.5), ("logger", None),
+    ("logger.csv", 3),
     ("logger.csv.every", 0), ("logger.csv.every", None), ("trainer", None), ("trainer.accelerator", None),
     ("trainer.devices", None), ("trainer.devices", True), ("trainer.devices", 1.5), ("trainer.num_nodes", 0),
     ("trainer.strategy", None), ("trainer.strategy", {"a": 1}), ("trainer.strategy", ""), ("trainer.precision", True),
-    ("trainer.log_every_n_steps", 0), ("model.num_attention_heads", 0), ("model.intermediate_size", 0), ("model.dropout", 1), ("model.max_length", 2),
+    ("trainer.log_every_n_steps", 0), ("model.num_attention_heads", 0),
+    ("model.intermediate_size", 0), ("model.dropout", 1), ("model.max_length", 2),
 ]  # fmt: skip
 OPTIM = {"lr": 1e-3, "weight_decay": 0.01, "betas": (0.9, 0.999), "eps": 1e-8, "warmup_fraction": 0.05, "clip_norm": 1}
 STAGE = {
@@ -64,6 +66,17 @@ def test_a_wrong_value_of_prepare_is_named_with_what_it_must_be(key, value):
     with pytest.raises(UserError, match=rf"^{key}=.* must be .+") as told:
         check_values(nested(key, value), PREPARE)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", sorted({*SCRIPTS} - {"prepare"}))
+def test_every_setting_of_a_script_is_checked_takes_what_its_file_holds_and_refuses_a_list_in_a_list(name):
+    held = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    held = {key: value for key, value in held.items() if key not in ("defaults", "hydra", "paths")}
+    assert set(held) - {"out"} <= set(SCRIPTS[name])
+    check_values({key: "a" if value == "???" else value for key, value in held.items()}, SCRIPTS[name])
+    for key in set(SCRIPTS[name]) - {"columns"}:
+        with pytest.raises(UserError, match=f"^{key}=.* must be"):
+            check_values({key: [[1]]}, SCRIPTS[name])
 
 
 @pytest.mark.parametrize("name", ["demo", "local", "pretrain", "finetune"])

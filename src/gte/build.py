@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gte.errors import PointsFailed, UserError, did_you_mean, first_line
 from gte.overrides import CONF, OPEN, dotted, known_settings, near_key, read_arguments
-from gte.values import TRAIN, TRAINER_UNREAD, check_values
+from gte.values import SCRIPTS, TRAIN, TRAINER_UNREAD, check_values
 
 # Hydra raises, instead of printing pages and exiting, where HYDRA_FULL_ERROR is set; the second name tells a process
 # that we start whether its user set the first
@@ -55,6 +55,7 @@ def script(name: str) -> Callable:
         def work(cfg: DictConfig) -> int:
             refuse_unknown_keys(cfg, name)
             refuse_added_keys(cfg, name)
+            check_values(plain(cfg), SCRIPTS.get(name, {}))
             cfg.out = HydraConfig.get().runtime.output_dir
             return main(cfg) or 0
 
@@ -313,7 +314,12 @@ def build_trainer(cfg: DictConfig, **objects):
     try:
         trainer = instantiate(settings, **objects)
     except InstantiationException as error:
-        if type(error.__cause__).__name__ not in ("MisconfigurationException", "ValueError", "TypeError", "RuntimeError"):
+        if type(error.__cause__).__name__ not in (
+            "MisconfigurationException",
+            "ValueError",
+            "TypeError",
+            "RuntimeError",
+        ):
             raise
         raise UserError(f"the trainer refuses: {' '.join(str(error.__cause__).split())}") from error
     started, asked = started_ranks(), trainer.num_nodes * trainer.num_devices

@@ -1,6 +1,7 @@
 """What a setting may hold, said in one line where it holds something else: a wrong value is no bug, nor another run."""
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -142,7 +143,7 @@ PREPARE = {
     "data.delimiter": Kind(lambda value: isinstance(value, str | None), "a character, tab or null"),
     "data.mined": TEXT.or_one_of(None),
     "data.sources": LIST.or_one_of(None),
-    "data.triples": Kind(lambda value: isinstance(value, dict | None), "settings by name, {name: {source: a}}, or null"),
+    "data.triples": Kind(lambda value: isinstance(value, dict | None), "settings by name, or null"),
     "data.tokenizer": TEXT.or_one_of(None),
     "data.tokenizer_revision": TEXT.or_one_of(None),
     "data.vocab_size": whole(1).or_one_of(None),
@@ -156,6 +157,104 @@ PREPARE = {
     "data.decontaminate.overlap": SHARE,
     "data.decontaminate.min_words": whole(1),
 }
+
+
+DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu)(:\d+)?")
+ONE_DEVICE = Kind(lambda value: isinstance(value, str) and DEVICE.fullmatch(value), "auto, cpu or cuda:NUMBER")
+SEVERAL_DEVICES = Kind(
+    lambda value: all(map(ONE_DEVICE.fits, value)) and value if isinstance(value, list) else ONE_DEVICE.fits(value),
+    "auto, cpu or cuda:NUMBER, or a list of them",
+)
+SEVERAL_TEXTS = Kind(
+    lambda value: all(map(TEXT.fits, value)) and value if isinstance(value, list) else TEXT.fits(value),
+    "a single name or path, or a list of them",
+)
+LABELLED = Kind(
+    lambda value: SEVERAL_TEXTS.fits(list(value.values()) if isinstance(value, dict) else value),
+    "a single name or path, a list of them, or {label: name}",
+)
+WORDS = Kind(lambda value: isinstance(value, dict | None), "words by kind, {query: 'query: '}, or null")
+ENCODING = {"precision": TEXT, "batch_tokens": whole(1).or_one_of(None), "device": SEVERAL_DEVICES, "prompts": WORDS}
+COLUMNS = {key: PREPARE[f"data.{key}"] for key in ("columns", "score", "min_score", "header", "delimiter")}
+
+# of the scripts that use a model
+EVAL = {
+    "checkpoint": LABELLED,
+    "data_dir": PATHS,
+    "tasks": NAMES,
+    "split": Kind(lambda value: value is None or (isinstance(value, str) and value), "a name or null"),
+    **ENCODING,
+    "cache": TEXT.or_one_of(None),
+    "cache_gb": Kind(above_zero, "above 0"),
+    "wandb": TRUTH,
+}
+EMBED = {
+    "checkpoint": TEXT,
+    "in": TEXT,
+    "out": TEXT,
+    "format": TEXT.or_one_of(None),
+    "field": TEXT,
+    "id": TEXT.or_one_of(None),
+    "empty": TEXT,
+    "unreadable": TEXT,
+    "normalize": TRUTH,
+    "prompt": TEXT.or_one_of(None),
+    "prefix": Kind(lambda value: isinstance(value, str | int | float | None), "words or null"),
+    "precision": TEXT,
+    "batch_tokens": whole(1).or_one_of(None),
+    "device": ONE_DEVICE,
+    "trust_remote_code": TRUTH,
+}
+MINE = {
+    "in": SEVERAL_TEXTS,
+    "out": TEXT,
+    **COLUMNS,
+    "checkpoint": TEXT,
+    "corpus": Kind(lambda value: value is None or SEVERAL_TEXTS.fits(value), f"{SEVERAL_TEXTS.said}, or null"),
+    "corpus_field": SEVERAL_TEXTS,
+    "answers": TEXT.or_one_of(None),
+    "rows": whole(1).or_one_of(None),
+    "negatives": whole(),
+    "fill": TRUTH,
+    "skip": whole(),
+    "depth": whole(),
+    "draw": TEXT,
+    "margin": NUMBER.or_one_of(None),
+    "relative_margin": NUMBER.or_one_of(None),
+    "seed": whole(0),
+    **ENCODING,
+}
+SEARCH = {
+    "checkpoint": TEXT,
+    "folder": TEXT,
+    "query": Kind(lambda value: isinstance(value, str | int | float | None), "words or null"),
+    "include": Kind(
+        lambda value: value is None or (isinstance(value, list) and all(isinstance(one, str) for one in value)),
+        "patterns of file names, ['*.md'], or null",
+    ),
+    "top": whole(1),
+    "passage_chars": whole(1),
+    "prompts": WORDS,
+    "prompt_source": TEXT.or_one_of(None),
+    "precision": TEXT,
+    "device": ONE_DEVICE,
+    "trust_remote_code": TRUTH,
+    "out": TEXT,
+}
+EXPORT = {
+    "checkpoint": TEXT,
+    "out": TEXT,
+    "name": TEXT.or_one_of(None),
+    "results": TEXT.or_one_of(None),
+    "license": TEXT.or_one_of(None),
+    "onnx": TRUTH,
+    "int8": TRUTH,
+    "sts": TEXT.or_one_of(None),
+    "push": TEXT.or_one_of(None),
+    "private": TRUTH,
+    "trust_remote_code": TRUTH,
+}
+SCRIPTS = {"prepare": PREPARE, "eval": EVAL, "embed": EMBED, "mine": MINE, "search": SEARCH, "export": EXPORT}
 
 
 def check_values(settings: Mapping, kinds: Mapping[str, Kind]) -> None:

@@ -18,6 +18,8 @@ from gte.offline import SMALL_FILES, download, loading
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 # sentence-transformers names a file of settings after one of these, whatever the language model
 TRANSFORMER_KINDS = ["bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"]
+LONGEST_WORD = 100  # letters of a word that WordPiece cuts; a longer one is [UNK]
+LONG_WORD = re.compile(r"\S{%d}" % (LONGEST_WORD + 1))
 ALPHABET = 400  # single characters a trained vocabulary may hold; rarer ones become [UNK]
 
 
@@ -101,13 +103,22 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenize
         vocab_size=vocab_size, special_tokens=fixed, initial_alphabet=alphabet, limit_alphabet=len(alphabet),
         show_progress=False,
     )  # fmt: skip
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator((without_long_words(text, tokenizer) for text in texts), trainer)
     return wrap_wordpiece(tokenizer.get_vocab())
+
+
+def without_long_words(text: str, tokenizer: Tokenizer) -> str:
+    """A text without the words that WordPiece reads as [UNK] whatever its vocabulary is, those of over LONGEST_WORD
+    letters. The trainer would take time by the square of their length: 47 s for one of 200,000 letters."""
+    if not LONG_WORD.search(text):
+        return text
+    words = tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))
+    return " ".join(word for word, _ in words if len(word) <= LONGEST_WORD)
 
 
 def wrap_wordpiece(vocabulary: dict[str, int]) -> PreTrainedTokenizerFast:
     """A fast tokenizer over a WordPiece vocabulary that holds SPECIAL, uncased, [CLS] text [SEP]."""
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
