@@ -1,7 +1,6 @@
 """Hard negatives for files of pairs: python src/mine.py in=PAIRS"""
 
 import sys
-from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -12,28 +11,33 @@ from gte.build import plain, script
 @script("mine")
 def main(cfg: DictConfig) -> None:
     from gte.data.columns import Wanted
-    from gte.data.mining import mine_files
-    from gte.data.ranking import rank_bm25, rank_dense
+    from gte.data.mining import Dense, mine_files
+    from gte.data.prompts import words_to_rank
     from gte.evaluation.model import BM25_NAME, choose_devices, choose_precision, load_model
-    from gte.prompts import KINDS, check_prompts, prompt_of, unread_line
+    from gte.prompts import check_prompts, unread_line
 
     settings = plain(cfg)
     inputs, corpus = (listed(settings.pop(key)) for key in ("in", "corpus"))
     out, raw = Path(settings.pop("out")), Path(settings.pop("paths")["raw"])
     checkpoint, devices = settings.pop("checkpoint"), choose_devices(settings.pop("device"))
     precision, batch_tokens = choose_precision(settings.pop("precision"), devices[0]), settings.pop("batch_tokens")
-    rank, prompts = rank_bm25, settings.pop("prompts")
-    check_prompts(prompts, known=())
+    dense, prompts = None, settings.pop("prompts")
+    check_prompts(None if isinstance(prompts, dict) else prompts)
     if checkpoint != BM25_NAME:
-        model = load_model(checkpoint, precision, batch_tokens, devices, sys.stderr.isatty(), prompts=prompts)
-        if line := unread_line(model.encoder.settings):
-            print(line, flush=True)
-        queries, documents = (partial(model.finite, prompt=prompt_of(model.encoder.settings, kind)) for kind in KINDS)
-        rank = partial(rank_dense, embed=documents, embed_queries=queries, device=devices[0])
+        model = load_model(checkpoint, precision, batch_tokens, devices, sys.stderr.isatty())
+        own = model.encoder.settings
+
+        def words(sources: list[str]) -> dict:
+            found = words_to_rank(prompts, sources, own)
+            if (line := unread_line(own)) and prompts is None and not any(map(any, map(dict.values, found.values()))):
+                print(line, flush=True)
+            return found
+
+        dense = Dense(model.finite, words, devices[0])
     keys = ("columns", "score", "min_score", "header", "delimiter")
     stated = {key: settings.pop(key) for key in keys}
     wanted = Wanted(**stated | {"columns": stated["columns"] or {}}, prefix="")
-    found = {"corpus": corpus, "raw": raw, "rank": rank, "by": str(checkpoint), "wanted": wanted}
+    found = {"corpus": corpus, "raw": raw, "dense": dense, "by": str(checkpoint), "wanted": wanted}
     for line in mine_files(inputs, out, **found, **settings):
         print(line, flush=True)
     if checkpoint != BM25_NAME and (line := model.cut()):

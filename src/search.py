@@ -12,25 +12,27 @@ from gte.build import plain, script
 
 @script("search")
 def main(cfg: DictConfig) -> None:
+    from gte.data.prompts import sources_of
     from gte.embedding import Embedder
     from gte.encoder import cut_line
     from gte.evaluation.model import choose_device, choose_precision
     from gte.hub import find_checkpoint, load_encoder
     from gte.index import as_table, index_file, update
     from gte.passages import read_folder
-    from gte.prompts import KINDS, check_prompts, prompt_of, unread_line, with_prompts
+    from gte.prompts import check_prompts, unread_line
 
     prompts = plain(cfg)["prompts"]
-    check_prompts(prompts, known=())
+    check_prompts(None if isinstance(prompts, dict) else prompts)
     find_checkpoint(cfg.checkpoint)
     folder = Path(cfg.folder).expanduser()
     passages, left_out = read_folder(folder, cfg.passage_chars, cfg.include)
     device = choose_device(cfg.device)
     encoder = load_encoder(cfg.checkpoint, cfg.trust_remote_code).to(device)
-    encoder.settings = with_prompts(encoder.settings, prompts)
-    before = {kind: prompt_of(encoder.settings, kind) for kind in KINDS}
-    if line := unread_line(encoder.settings):
-        print(line, flush=True)
+    before = words_before(encoder.settings, prompts, cfg.prompt_source)
+    if prompts is None and not any(before.values()) and (line := unread_line(encoder.settings)):
+        print(
+            line + (", prompt_source=NAME takes those of a source" if sources_of(encoder.settings) else ""), flush=True
+        )
     precision, progress = choose_precision(cfg.precision, device), sys.stderr.isatty()
     embedder = Embedder(encoder, precision, prefix=before["document"], progress=progress)
     index = update(index_file(Path(cfg.out), folder), passages, embedder)
@@ -43,6 +45,24 @@ def main(cfg: DictConfig) -> None:
     for query in [cfg.query] if cfg.query is not None else queries():
         hits = index.search(query, embedder.prefixed(before["query"]), cfg.top)
         print(as_table(hits, width), flush=True)
+
+
+def words_before(settings, prompts: dict | None, source: str | None) -> dict[str, str]:
+    """The words before queries and passages, of a source that the model was trained on where one is named."""
+    from gte.data.prompts import sources_of, words_to_rank
+    from gte.errors import UserError, did_you_mean
+
+    named = list(prompts or {}) if any(isinstance(words, dict) for words in (prompts or {}).values()) else []
+    known = [*sources_of(settings), *named]
+    if source is not None and prompts is None and str(source) not in known:
+        has = ", ".join(known) or "none"
+        raise UserError(
+            f"prompt_source={source}: the model names no prompts of it{did_you_mean(source, known)}; it has: {has}"
+        )
+    if source is None and named:
+        raise UserError("prompts by source need the source whose texts these are like: prompt_source=NAME")
+    name = "" if source is None else str(source)
+    return words_to_rank(prompts, list(map(str, {**dict.fromkeys(named), name: None})), settings)[name]
 
 
 def queries():

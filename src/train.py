@@ -118,6 +118,7 @@ def main(cfg: DictConfig) -> int | None:
     torch.manual_seed(cfg.seed)
     encoder = build_encoder(cfg.model, lambda: prepared_tokenizer(cfg.data.dir))
     data.check_encoder(encoder)
+    stage = data.stage
     if stage.init_from and not resume:
         initialize(encoder, stage.init_from)
     if resume:
@@ -130,6 +131,7 @@ def main(cfg: DictConfig) -> int | None:
 
         data.guide = Guide(cfg.loss.guide, data)
     facts |= {"precision": trainer.precision, "commit": git_commit(), "sources": data.source_facts()}
+    facts["max_length"] = stage.max_length  # which the model may lower
     earlier = history(stage.init_from) if stage.init_from else []
     task = ContrastiveTask(
         encoder,
@@ -145,6 +147,8 @@ def main(cfg: DictConfig) -> int | None:
     if trainer.precision == "64-true":
         task.double()  # Lightning does so after it has read a checkpoint, whose weights float32 would round
     if trainer.is_global_zero:
+        if data.lowered:
+            print(data.lowered, file=sys.stderr, flush=True)
         print(f"{stage.name}: {data.describe()}, {trainer.precision}, writes {out}", flush=True)
         if resume:
             print(f"{stage.name}: goes on after step {steps_of(resume)}, from {resume}", flush=True)

@@ -239,3 +239,26 @@ def test_columns_of_ids_alone_are_taken_by_the_setting_that_the_refusal_names(sc
 def test_two_folders_for_the_same_data_are_refused(script, tmp_path):
     line = script.refused("prepare", "data=local", "data.path=a.jsonl", "data.dir=one", "out=two", "dry_run=true")
     assert "are two folders for the same data; give one of them" in line
+
+
+TWICE = [("query", "query", "document"), ("Query", "document", "query"), ("question", "context", "context")]
+
+
+@pytest.mark.parametrize("format", ["csv", "tsv", "parquet"])
+@pytest.mark.parametrize("names", TWICE)
+def test_two_columns_of_one_name_are_refused_by_both_unless_none_is_used(tmp_path, names, format):
+    def save(names: tuple, columns: list) -> None:
+        if format == "parquet":
+            pq.write_table(pa.table([pa.array(column) for column in columns], names=names), tmp_path / "a.parquet")
+        else:
+            write_table(tmp_path / f"a.{format}", [names, *zip(*columns, strict=True)], ",\t"[format == "tsv"])
+
+    save(names, [TEXTS, OTHERS, THIRD])
+    first, second = (place for place, name in enumerate(names) if [n.lower() for n in names].count(name.lower()) == 2)
+    with pytest.raises(UserError) as told:
+        read(tmp_path)
+    assert f"a.{format} has two columns of one name, '{names[first]}' (column {first + 1}) and" in str(told.value)
+    assert f"'{names[second]}' (column {second + 1}); rename or remove one" in str(told.value)
+    assert "\n" not in str(told.value)
+    save(("query", "tag", "document", "tag"), [TEXTS, THIRD, OTHERS, THIRD])
+    assert texts_of(read(tmp_path)) == PAIRS

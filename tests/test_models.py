@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from gte import offline
+from gte.data.shards import Manifest
 from gte.data.tokenizer import fingerprint, load_tokenizer
 from gte.encoder import Encoder
 from gte.errors import UserError
@@ -720,6 +721,33 @@ def test_a_revision_is_the_one_that_was_asked_for(made, hub):
         np.testing.assert_array_equal(found.encode(TEXTS), Encoder.from_pretrained(folder).encode(TEXTS))
     with pytest.raises(UserError, match="the hub did not give it"):
         Encoder.from_pretrained("me/model", revision="v3")
+
+
+def test_data_are_prepared_with_the_tokenizer_of_the_models_revision_which_the_manifest_keeps(
+    made, hub, script, tmp_path
+):
+    one, other = write_modules(made("bert")), write_modules(made("bert"))
+    changed = json.loads((other / "tokenizer.json").read_text())
+    changed["model"]["vocab"] = {word: 7 - id if id in (3, 4) else id for word, id in changed["model"]["vocab"].items()}
+    write_json(other / "tokenizer.json", changed)
+    hub.repositories["me/model"] = {"main": one, "v2": other}
+    (tmp_path / "raw").mkdir()
+    pairs = [json.dumps({"query": f"w{n} w1", "pos": f"w{n * 7 % 5} w2 {n}"}) for n in range(9)]
+    (tmp_path / "raw" / "a.jsonl").write_text("\n".join(pairs))
+    local = ["data=local", "data.path=raw", "model=me/model"]
+    found = {}
+    for revision, folder in (("main", one), ("v2", other)):
+        code, out, err = script("prepare", *local, f"model.revision={revision}", f"out={revision}")
+        assert code == 0, out + err
+        found[revision] = Manifest.load(tmp_path / revision).tokenizer
+        assert found[revision]["revision"] == commit_of(revision)
+        assert found[revision]["fingerprint"] == fingerprint(load_tokenizer(folder))
+    assert found["main"]["fingerprint"] != found["v2"]["fingerprint"]
+    again = script.refused("prepare", *local, "model.revision=v3", "out=v2")
+    assert "the hub did not give it" in again
+    assert "tokenizer_revision: v2 -> main" in script.refused("prepare", *local, "model.revision=main", "out=v2")
+    line = script.refused("prepare", "data=local", "data.path=raw", f"model={one}", "model.revision=v2", "out=x")
+    assert "data.tokenizer_revision=v2 is of a name on the hub" in line
 
 
 def test_weights_in_a_pickle_come_from_the_hub_without_a_service_and_again_without_a_hub(bin_model, hub, monkeypatch):

@@ -103,3 +103,24 @@ def test_a_models_name_is_the_same_for_prepare_and_train(tmp_path):
         read_arguments("prepare", ["model=tinny"])
     with pytest.raises(UserError, match="both say whose tokenizer"):
         read_arguments("prepare", ["model=x/y", "data.tokenizer=z"])
+
+
+def test_a_mapping_of_the_users_own_is_taken_whole_and_by_its_keys(script, prepared):
+    train = ["stage=pretrain", "model=tiny", "data=local", f"data.dir={prepared}", "trainer=cpu", "stage.steps=1"]
+    for typed in (["source_sets={x:[gone]}"], ["source_sets.x=[gone]"], ["+source_sets={x: [gone]}"]):
+        assert "has no source 'gone' for stage pretrain" in script.refused("train", *train, *typed, "sources=x")
+    line = script.refused("train", *train, "source_sets={x:colours}", "sources=x")
+    assert "source_sets.x=colours must be a list: source_sets={x: [colours]}" in line
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("evaluate={dat_dir: x}", "unknown key 'evaluate.dat_dir', did you mean evaluate.data_dir?"),
+        ("stage={stepz: 3}", "unknown key 'stage.stepz', did you mean stage.steps?"),
+        ("paths={dat: x}", "unknown key 'paths.dat', did you mean paths.data?"),
+        ("data={dirr: x}", "unknown key 'data.dirr', did you mean data.dir?"),
+    ],
+)
+def test_an_unknown_key_within_a_mapping_is_named_by_itself(script, typed, line):
+    assert line in script.refused("train", "model=tiny", "data=local", "trainer=cpu", typed)

@@ -12,7 +12,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from test_evaluation import write_retrieval, write_rows, write_sts
-from test_mining import make_pairs
+from test_mining import make_pairs, plain
 from test_module import stage
 from test_train import TINY
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -241,6 +241,66 @@ def test_negatives_are_ranked_behind_the_prompts_and_written_without(script, mak
         assert found[name] == mine(queries, documents, negatives=4, draw="top", depth=4, rank=rank).texts, name
     assert found["own"] != found["none"] != found["given"]
     assert {text for group in found["own"] for text in group} <= set(documents)
+
+
+def test_negatives_are_ranked_behind_the_prompts_of_each_source(script, make_model, tmp_path):
+    queries, documents = make_pairs(7, 60)
+    pairs = {q.strip(): d.strip() for q, d in zip(queries, documents, strict=True)}
+    pairs = list({plain(document): (query, document) for query, document in pairs.items()}.values())
+    files = {"left": pairs[:15], "right": pairs[15:30]}
+    for name, rows in files.items():
+        write_rows(tmp_path / f"{name}.jsonl", [{"query": q, "pos": d} for q, d in rows])
+    own = {"left": ("query: ", "row "), "right": ("many ", ""), "none": ("", "")}
+    folder, peer = make_model({"left-query": "query: ", "left-document": "row ", "right-query": "many "})
+    other = {"left": ("row ", "many "), "right": ("text ", "in ")}
+    given = "prompts={left: {query: 'row ', document: 'many '}, query: 'text ', passage: 'in '}"
+    found = {}
+    for words, option in ((own, []), (other, [given])):
+        command = ["mine", "in=[left.jsonl,right.jsonl]", f"checkpoint={folder}", "negatives=4", "draw=top"]
+        code, out, err = script(*command, "precision=fp32", "depth=4", "out=mined", *option)
+        assert code == 0 and "no prompt of the model" not in out, out + err
+        before = [
+            {pair[kind]: words[name][kind] for name, rows in files.items() for pair in reversed(rows)}
+            for kind in (0, 1)
+        ]
+        embed_queries, embed = (
+            lambda texts, words_of=words_of: np.stack([peer.encode(text, prompt=words_of[text]) for text in texts])
+            for words_of in before
+        )
+        rank = partial(rank_dense, embed=embed, embed_queries=embed_queries)
+        expected = mine(*zip(*pairs[:30], strict=True), negatives=4, draw="top", depth=4, rank=rank).texts
+        found[len(found)] = [
+            json.loads(line)["neg"]
+            for name in files
+            for line in gzip.decompress((tmp_path / "mined" / f"{name}.jsonl.gz").read_bytes()).splitlines()
+        ]
+        assert found[len(found) - 1] == expected
+    assert found[0] != found[1]
+    line = script.refused(*command, "out=x", "prompts={gone: {query: 'a '}}")
+    assert "prompts names the source 'gone'; the sources are left, right" in line
+    assert "prompts.left.queri is not read here, did you mean query" in script.refused(
+        *command, "out=x", "prompts={left: {queri: 'a '}}"
+    )
+
+
+def test_search_takes_the_prompts_of_a_source_that_is_named(script, make_model, tmp_path):
+    folder, peer = make_model({"left-query": "query: ", "left-document": "row ", "right-query": "many "})
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.md").write_text("one of many words")
+    command = ["search", f"checkpoint={folder}", "folder=notes", "query=one", "precision=fp32"]
+    by_source = "prompts={left: {query: 'row ', document: 'in '}, query: 'text '}"
+    for options, (query, document) in [
+        (["prompt_source=left"], ("query: ", "row ")), (["prompt_source=right"], ("many ", "")), ([], ("", "")),
+        (["prompt_source=left", by_source], ("row ", "in ")), (["prompt_source=right", by_source], ("text ", "")),
+    ]:  # fmt: skip
+        code, out, err = script(*command, *options)
+        assert code == 0, err
+        expected = peer.encode("one of many words", prompt=document) @ peer.encode("one", prompt=query)
+        np.testing.assert_allclose(float(out.strip().splitlines()[-1].split()[1]), expected, atol=6e-4)
+        assert ("prompt_source=NAME takes those of a source" in out) == (not options)
+    refused = script.refused(*command, "prompt_source=lefd")
+    assert "the model names no prompts of it, did you mean left?; it has: left, right" in refused
+    assert "prompts by source need the source" in script.refused(*command, by_source)
 
 
 def test_embed_obeys_the_default_prompt_a_name_and_words(script, make_model, tmp_path):

@@ -11,7 +11,14 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from gte.data.tokenizer import fingerprint, load_tokenizer, special_ids, train_tokenizer, wrap_wordpiece
+from gte.data.tokenizer import (
+    fingerprint,
+    load_tokenizer,
+    special_ids,
+    train_tokenizer,
+    without_long_words,
+    wrap_wordpiece,
+)
 from gte.data.tokens import Tokens
 from gte.errors import UserError
 
@@ -121,6 +128,24 @@ def test_a_trained_directory_loads_as_a_fast_bert_like_tokenizer(wordpiece, tmp_
     assert loaded("token [MASK]")["input_ids"].count(loaded.mask_token_id) == 1
     assert loaded.model_max_length == 512
     assert not set(wordpiece.all_special_tokens) - {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
+
+
+def test_words_too_long_to_be_cut_are_not_trained_on_and_all_others_are(wordpiece):
+    """Counted in letters, not in seconds: the trainer's time goes by the square of a word's."""
+    rust = wordpiece.backend_tokenizer
+    endless = "".join(random.Random(0).choices("abcdefgh", k=200_000))
+    url = "https://example.org/" + "/".join(f"part{n}?x=É" for n in range(30))
+    text = f"Some words, {endless}. then {url} and {'汉' * 300}"
+    kept = without_long_words(text, rust)
+
+    def words(text: str) -> list[str]:
+        return [word for word, _ in rust.pre_tokenizer.pre_tokenize_str(rust.normalizer.normalize_str(text))]
+
+    assert words(kept) == [word for word in words(text) if len(word) <= 100] and len(kept) < 2 * (len(url) + 400)
+    assert wordpiece.tokenize(endless) == wordpiece.tokenize("a" * 101) == ["[UNK]"] != wordpiece.tokenize("a" * 100)
+    texts = corpus()[:300]
+    spelt = train_tokenizer([*texts, "abcdefgh " * 2 + url], 600).get_vocab()
+    assert train_tokenizer([*texts, f"abcdefgh {endless[:5_000]} abcdefgh {url}"], 600).get_vocab() == spelt
 
 
 def test_a_vocabulary_below_the_alphabet_is_refused():

@@ -62,6 +62,35 @@ def test_a_run_learns_logs_and_keeps_what_made_it(train, tmp_path):
     assert record["steps"] == 60 and record["sources"]["colours"]["rows"] == 400
 
 
+def test_a_stage_of_longer_texts_than_the_models_trains_on_the_models_length_and_says_so(script, prepared, tmp_path):
+    for name, length in (("long", 512), ("own", 48)):
+        lengths = [f"stage.max_length={length}", "stage.batch_tokens=1024", "model.max_length=48", "stage.steps=3"]
+        code, _, err = script("train", *TINY, f"data.dir={prepared}", f"out={name}", *lengths)
+        line = "note: texts are cut at the model's 48 tokens, fewer than stage.max_length=512"
+        assert code == 0 and err.count(line) == (length == 512) and "Traceback" not in err
+    assert column(tmp_path / "long", "train/loss") == column(tmp_path / "own", "train/loss")
+    (record,) = history(tmp_path / "long")
+    assert (record["max_length"], record["stage"]["max_length"]) == (48, 512)
+    assert "was done already" in script("train", *TINY, f"data.dir={prepared}", "out=long", "resume=auto", *lengths[1:],
+                                        "stage.max_length=512")[1]  # fmt: skip
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_resumed_run_says_from_which_step_it_goes_on_and_of_how_many(script, prepared, monkeypatch, terminal):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
+    lines = []
+    for steps in (3, 7):
+        settings = [f"data.dir={prepared}", "out=run", "resume=auto", f"stage.steps={steps}"]
+        code, out, err = script("train", *TINY, *settings)
+        assert code == 0, err
+        lines.append(out + err)
+    first, second = lines
+    assert "step 3/3" in first and "step 7/7" in second
+    assert "/?" not in first + second and "step 0/7" not in second
+    assert ("from step 3 on" in second) if terminal else ("step 3/7: goes on from here" in second)
+    assert "from step" not in first and "goes on from here" not in first
+
+
 def test_two_runs_of_one_seed_are_equal_and_of_two_seeds_are_not(train, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         train(f"out={name}", f"seed={seed}", "stage.steps=6")
@@ -158,7 +187,6 @@ def test_wandb_runs_offline_without_a_key(train, tmp_path, monkeypatch):
         (["sources=[colours,nonsense]"], "nonsense"),
         (["stage.global_batch=100"], "times has 90 rows"),
         (["stage.batch_tokens=20"], "stage.batch_tokens=20"),
-        (["stage.max_length=512", "stage.batch_tokens=1024"], "stage.max_length=512 is more than the model's 128"),
         (["stage.init_from=gone/run/dir"], "gone/run/dir does not exist"),
         (["resume=gone.ckpt"], "gone.ckpt does not exist"),
         (["trainer=gpu"], "no CUDA device"),

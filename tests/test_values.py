@@ -1,12 +1,14 @@
 """A setting that cannot be meant is one line, by its own name; no traceback, and no run that means something else."""
 
 import pytest
+import yaml
 
 from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.optim import Optim
+from gte.overrides import CONF
 from gte.stage import Stage
-from gte.values import TRAIN, check_values
+from gte.values import PREPARE, SCRIPTS, TRAIN, check_values
 
 WRONG = [
     ("seed", None), ("seed", 1.5), ("seed", "abc"), ("sources", 5), ("source_sets", 3), ("verify", "abc"),
@@ -18,7 +20,13 @@ WRONG = [
     ("loss.temperature", float("nan")), ("loss.temperature", 0), ("loss.chunk_rows", 0), ("loss.chunk_rows", 1.5),
     ("loss.tf32", None), ("model.compile", "abc"), ("model.padding_free", "abc"), ("model.pooling", ["cls"]),
     ("model.hidden_size", "abc"), ("model.hidden_size", None), ("model.num_hidden_layers", 0),
-    ("model.num_attention_heads", 0), ("model.intermediate_size", 0), ("model.dropout", 1), ("model.max_length", 2),
+    ("evaluate.data_dir", True), ("evaluate.data_dir", [1]), ("evaluate.tasks", 1.5), ("logger", None),
+    ("logger.csv", 3),
+    ("logger.csv.every", 0), ("logger.csv.every", None), ("trainer", None), ("trainer.accelerator", None),
+    ("trainer.devices", None), ("trainer.devices", True), ("trainer.devices", 1.5), ("trainer.num_nodes", 0),
+    ("trainer.strategy", None), ("trainer.strategy", {"a": 1}), ("trainer.strategy", ""), ("trainer.precision", True),
+    ("trainer.log_every_n_steps", 0), ("model.num_attention_heads", 0),
+    ("model.intermediate_size", 0), ("model.dropout", 1), ("model.max_length", 2),
 ]  # fmt: skip
 OPTIM = {"lr": 1e-3, "weight_decay": 0.01, "betas": (0.9, 0.999), "eps": 1e-8, "warmup_fraction": 0.05, "clip_norm": 1}
 STAGE = {
@@ -27,16 +35,56 @@ STAGE = {
 }  # fmt: skip
 
 
+WRONG_IN_PREPARE = [
+    ("engine", None), ("dry_run", "abc"), ("force", 1), ("data.name", None), ("data.dir", True), ("data.dir", ""),
+    ("data.path", ["a"]), ("data.path", ""), ("data.raw", None), ("data.fetch", 1.5), ("data.evaluation", ["a"]),
+    ("data.columns", "abc"), ("data.score", True), ("data.score", ""), ("data.min_score", [1]), ("data.min_score", "a"),
+    ("data.header", "yes"), ("data.delimiter", 5), ("data.mined", True), ("data.sources", -1), ("data.sources", "a"),
+    ("data.triples", 3), ("data.tokenizer", ["a"]), ("data.tokenizer_revision", False), ("data.vocab_size", "abc"),
+    ("data.vocab_size", 0), ("data.max_tokens", None), ("data.max_tokens", -1), ("data.max_rejected", 1.5),
+    ("data.dedup_across", None), ("data.decontaminate", "abc"), ("data.decontaminate.folder", True),
+    ("data.decontaminate.texts", "queries"), ("data.decontaminate.ngram", 1), ("data.decontaminate.overlap", 2),
+    ("data.decontaminate.min_words", 0),
+]  # fmt: skip
+
+
 def nested(key: str, value) -> dict:
-    *parents, name = key.split(".")
-    return {parents[0]: {name: value}} if parents else {name: value}
+    for name in reversed(key.split(".")):
+        value = {name: value}
+    return value
 
 
 @pytest.mark.parametrize(("key", "value"), WRONG)
 def test_a_wrong_value_is_named_with_what_it_must_be(key, value):
-    with pytest.raises(UserError, match=rf"^{key}=.+ must be .+") as told:
+    with pytest.raises(UserError, match=rf"^{key}=.* must be .+") as told:
         check_values(nested(key, value), TRAIN)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG_IN_PREPARE)
+def test_a_wrong_value_of_prepare_is_named_with_what_it_must_be(key, value):
+    with pytest.raises(UserError, match=rf"^{key}=.* must be .+") as told:
+        check_values(nested(key, value), PREPARE)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", sorted({*SCRIPTS} - {"prepare"}))
+def test_every_setting_of_a_script_is_checked_takes_what_its_file_holds_and_refuses_a_list_in_a_list(name):
+    held = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    held = {key: value for key, value in held.items() if key not in ("defaults", "hydra", "paths")}
+    assert set(held) - {"out"} <= set(SCRIPTS[name])
+    check_values({key: "a" if value == "???" else value for key, value in held.items()}, SCRIPTS[name])
+    for key in set(SCRIPTS[name]) - {"columns"}:
+        with pytest.raises(UserError, match=f"^{key}=.* must be"):
+            check_values({key: [[1]]}, SCRIPTS[name])
+
+
+@pytest.mark.parametrize("name", ["demo", "local", "pretrain", "finetune"])
+def test_what_the_configurations_of_data_hold_fits(name):
+    data = yaml.safe_load((CONF / "data" / f"{name}.yaml").read_text())
+    check_values({"data": data, "engine": "native", "dry_run": False, "force": False}, PREPARE)
+    assert {key for key, _ in WRONG_IN_PREPARE} == set(PREPARE)
+    assert {f"data.{key}" for key in data} <= {*PREPARE, "data.alpha", "data.weights", "data.prompts"}
 
 
 def test_every_key_that_is_checked_refuses_something_and_takes_what_the_configurations_hold():

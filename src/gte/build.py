@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gte.errors import PointsFailed, UserError, did_you_mean, first_line
 from gte.overrides import CONF, OPEN, dotted, known_settings, near_key, read_arguments
+from gte.values import SCRIPTS, TRAIN, TRAINER_UNREAD, check_values
 
 # Hydra raises, instead of printing pages and exiting, where HYDRA_FULL_ERROR is set; the second name tells a process
 # that we start whether its user set the first
@@ -54,6 +55,7 @@ def script(name: str) -> Callable:
         def work(cfg: DictConfig) -> int:
             refuse_unknown_keys(cfg, name)
             refuse_added_keys(cfg, name)
+            check_values(plain(cfg), SCRIPTS.get(name, {}))
             cfg.out = HydraConfig.get().runtime.output_dir
             return main(cfg) or 0
 
@@ -77,7 +79,8 @@ def script(name: str) -> Callable:
                     unknown = re.match(r"Could not override '([^']+)'", str(error))
                     if unknown is None:
                         raise
-                    raise UserError(near_key(name, unknown[1], sys.argv[1:])) from error
+                    within = re.search(r"is not in struct\s+full_key: (\S+)", str(error.__cause__))  # of KEY={...}
+                    raise UserError(near_key(name, (within or unknown)[1], sys.argv[1:])) from error
             sys.exit(max(codes, default=0))
 
         return entry
@@ -229,6 +232,8 @@ def choose_sources(cfg: DictConfig) -> list[str] | None:
             f"sources={sources} is no list in source_sets ({known}); a single source is sources=[{sources}]"
         )
     chosen = sets[sources] if isinstance(sources, str) else sources
+    if not isinstance(chosen, list | None):
+        raise UserError(f"source_sets.{sources}={chosen} must be a list: source_sets={{{sources}: [{chosen}]}}")
     return chosen and [str(name) for name in chosen]  # Hydra reads a source called 2020 as a number
 
 
@@ -307,6 +312,7 @@ def build_trainer(cfg: DictConfig, **objects):
     """
     settings = dict(cfg)
     accelerator, strategy = settings["accelerator"], settings["strategy"]
+    check_values({"trainer": plain(cfg)}, TRAIN)
     name = strategy if isinstance(strategy, str) else strategy._target_
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise UserError("this machine has no CUDA device for the chosen trainer; use trainer=cpu")
@@ -316,8 +322,9 @@ def build_trainer(cfg: DictConfig, **objects):
         raise UserError("DeepSpeed runs on CUDA only; use trainer=ddp trainer.accelerator=cpu trainer.devices=2")
     if name == "gte.zero.Zero" and find_spec("deepspeed") is None:
         raise UserError("trainer=deepspeed needs DeepSpeed: pip install -r requirements-deepspeed.txt")
-    if "gradient_clip_val" in settings:
-        raise UserError("trainer.gradient_clip_val would not act: set optim.clip_norm")
+    for key in settings:
+        if key in TRAINER_UNREAD:
+            raise UserError(f"trainer.{key} would not act: {TRAINER_UNREAD[key]}")
     if settings["precision"] == "auto":
         from gte.encoder import native_bf16  # late: loading transformers takes seconds that an error need not wait for
 
@@ -329,7 +336,12 @@ def build_trainer(cfg: DictConfig, **objects):
     try:
         trainer = instantiate(settings, **objects)
     except InstantiationException as error:
-        if type(error.__cause__).__name__ not in ("MisconfigurationException", "ValueError"):
+        if type(error.__cause__).__name__ not in (
+            "MisconfigurationException",
+            "ValueError",
+            "TypeError",
+            "RuntimeError",
+        ):
             raise
         raise UserError(f"the trainer refuses: {' '.join(str(error.__cause__).split())}") from error
     started, asked = started_ranks(), trainer.num_nodes * trainer.num_devices

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
+from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 
 from gte import ticker
 from gte.checkpoint import Checkpoints, damage, newest_first, newest_whole
@@ -70,7 +71,30 @@ class Metrics(Callback):
 
 
 class Progress(TQDMProgressBar):
-    """One line a run: steps done, time left, loss, pairs/s."""
+    """One line a run: steps done of all, those before a resume included, time left, loss, pairs/s."""
+
+    def init_train_tqdm(self) -> Tqdm:
+        trainer, task = self.trainer, self.trainer.lightning_module
+        done = steps_done(trainer)
+        return Tqdm(
+            total=task.total_steps,
+            initial=done,  # speed and time left are of the steps that this process makes
+            desc=f"{task.stage.name} from step {done:,} on" if done else task.stage.name,
+            bar_format="{desc}{percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
+            disable=self.is_disabled,
+            dynamic_ncols=True,
+            file=sys.stdout,
+            smoothing=0,
+        )
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        """Lightning's would count from 0, and is not called in a run that goes on amid an epoch."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, outputs, batch: Batch, index) -> None:
+        bar, done = self.train_progress_bar, batch.step + 1
+        if not bar.disable and (done % self.refresh_rate == 0 or done == task.total_steps):
+            bar.n = done
+            bar.set_postfix(self.get_metrics(trainer, task))
 
     def get_metrics(self, trainer: pl.Trainer, task: pl.LightningModule) -> dict:
         names = {"train/loss": "loss", "train/pairs_per_s": "pairs/s"}
@@ -78,18 +102,15 @@ class Progress(TQDMProgressBar):
             label: f"{float(task.step_metrics[key]):.3g}" for key, label in names.items() if key in task.step_metrics
         }
 
-    def init_train_tqdm(self):
-        bar = super().init_train_tqdm()
-        bar.bar_format = "{desc}{percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
-        return bar
-
 
 class ProgressLines(Callback):
-    """A line a minute and one at the end, for a log file: steps done, time left, loss, pairs/s."""
+    """A line a minute and one at the end, for a log file: steps done, time left, loss, pairs/s; and one at a resume."""
 
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         self.start = self.last = time.monotonic()
         self.first = steps_done(trainer)
+        if self.first and trainer.is_global_zero:
+            ticker.to_stderr(f"step {self.first:,}/{task.total_steps:,}: goes on from here")
 
     def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, outputs, batch: Batch, index) -> None:
         now, step = time.monotonic(), batch.step + 1

@@ -216,7 +216,7 @@ def stage_lines(number: int, record: dict) -> list[str]:
         del options["directions"]  # all of Eq. 6
     facts = {
         "steps": f"{record['steps']} of {stage['global_batch']} pairs, groups of {stage['group_size']}",
-        "text length": f"{stage['max_length']} tokens",
+        "text length": f"{record.get('max_length', stage['max_length'])} tokens",
         "learning rate": f"{record['optim']['lr'] * stage['lr_scale']:g}, AdamW, {schedule} decay",
         "loss": ", ".join([record["loss"], *(f"{key} {value}" for key, value in options.items())]),
         "mixture": f"{mixing}, one source a batch, seed {record['seed']}",

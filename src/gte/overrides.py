@@ -18,11 +18,11 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 # settings whose values are taken as they stand, whatever Hydra's grammar makes of =, ~, a comma or a letter like é
 LITERAL = {
     "cache", "checkpoint", "checkpoint_dir", "corpus", "data.decontaminate.folder", "data.delimiter", "data.dir",
-    "data.mined", "data.path", "data.raw", "data.tokenizer", "data_dir", "delimiter", "evaluate.data_dir", "folder",
-    "hydra.run.dir", "hydra.sweep.dir", "in", "model", "model.name_or_path", "model.revision", "name", "out",
-    "paths.data", "paths.raw", "results", "resume", "stage.init_from", "sts",
+    "data.mined", "data.path", "data.raw", "data.tokenizer", "data.tokenizer_revision", "data_dir", "delimiter",
+    "evaluate.data_dir", "folder", "hydra.run.dir", "hydra.sweep.dir", "in", "model", "model.name_or_path",
+    "model.revision", "name", "out", "paths.data", "paths.raw", "results", "resume", "stage.init_from", "sts",
 }  # fmt: skip
-OPEN = ("data.columns", "columns", "data.weights", "source_sets")  # mappings whose keys are the user's
+OPEN = ("data.columns", "columns", "data.weights", "grids", "source_sets")  # mappings whose keys are the user's
 
 
 def read_arguments(script: str, arguments: list[str]) -> list[str]:
@@ -30,7 +30,7 @@ def read_arguments(script: str, arguments: list[str]) -> list[str]:
 
     script: name of the primary configuration. Paths are quoted where they need it, a leading ~/ is the user's home; a
     key of a mapping of the user's own is added; model=NAME of no file in conf/model is model.name_or_path in train, and
-    model= is data.tokenizer in prepare.
+    model= is data.tokenizer in prepare, model.revision= its revision.
     Raises UserError for an argument that Hydra cannot parse, with the way to quote it.
     """
     sweeps = {"-m", "--multirun"} & set(arguments)
@@ -50,7 +50,11 @@ def read_arguments(script: str, arguments: list[str]) -> list[str]:
         if script == "prepare" and key in ("model", "model.name_or_path"):
             model = value.strip('"')  # name_or_path comes after the choice of conf/model that it belongs to
             continue
-        if key.startswith(tuple(f"{mapping}." for mapping in OPEN)):
+        if script == "prepare" and key == "model.revision":
+            key = "data.tokenizer_revision"
+            value = literal(value, bool(sweeps))
+        refuse_no_choice(key, value)
+        if key in OPEN or key.startswith(tuple(f"{mapping}." for mapping in OPEN)):
             key = f"++{key}"
         result.append(f"{key}={value}")
         check(result[-1], argument)
@@ -59,6 +63,19 @@ def read_arguments(script: str, arguments: list[str]) -> list[str]:
             raise UserError(f"model={model} and data.tokenizer= both say whose tokenizer; give one")
         result.append(f"data.tokenizer={literal(tokenizer_of(model), bool(sweeps))}")
     return result
+
+
+def refuse_no_choice(key: str, value: str) -> None:
+    """Raises UserError for a group of conf/ that is given what cannot be the name of one of its files."""
+    group = CONF / key.lstrip("+~")
+    override = parsed(f"{key}={value}") if key and group.is_dir() else None
+    if override is None or override.is_sweep_override() or override.is_delete():
+        return
+    chosen = override.value()
+    names = chosen if isinstance(chosen, list) else [chosen]
+    if not isinstance(chosen, dict) and not (names and all(isinstance(name, str | QuotedString) for name in names)):
+        known = ", ".join(sorted(path.stem for path in group.glob("*.yaml")))
+        raise UserError(f"{key}={value} names no file of conf/{group.name}; choose one of: {known}")
 
 
 def literal(value: str, sweeps: bool) -> str:

@@ -1,6 +1,7 @@
 """What a setting may hold, said in one line where it holds something else: a wrong value is no bug, nor another run."""
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -40,10 +41,32 @@ def above_zero(value) -> bool:
 
 
 TRUTH = Kind(lambda value: isinstance(value, bool), "true or false")
-TEXT = Kind(
-    lambda value: isinstance(value, str | int), "a single name or path"
-)  # Hydra reads a folder 2020 as a number
+TEXT = Kind(  # Hydra reads a folder 2020 as a number
+    lambda value: isinstance(value, str | int) and not isinstance(value, bool) and value != "", "a single name or path"
+)
+SHARE = Kind(lambda value: finite(value) and 0 <= value <= 1, "a share, from 0 to 1")
+NUMBER = Kind(finite, "a finite number")
+LIST = Kind(lambda value: isinstance(value, list), "a list, [a,b]")
+NAMES = Kind(
+    lambda value: isinstance(value, str | None) or (isinstance(value, list) and all(isinstance(x, str) for x in value)),
+    "a name, a list of names, or null",
+)
+PATHS = Kind(NAMES.fits, "a path, a list of them, or null")
+DEVICES = Kind(
+    lambda value: isinstance(value, str | list) or (isinstance(value, int) and value is not True and value >= -1),
+    "a number of devices, a list of their numbers, or auto",
+)
 NAMED = Kind(lambda value: isinstance(value, dict), "given by name, {name: ...}")
+
+# of trainer.*, what this project decides by a setting of its own
+TRAINER_UNREAD = {
+    "gradient_clip_val": "set optim.clip_norm", "gradient_clip_algorithm": "set optim.clip_norm",
+    "max_steps": "set stage.steps", "max_epochs": "set stage.epochs", "min_steps": "set stage.steps",
+    "min_epochs": "set stage.epochs", "limit_train_batches": "set stage.steps", "overfit_batches": "set stage.steps",
+    "fast_dev_run": "set stage.steps=2", "accumulate_grad_batches": "set stage.global_batch: memory is bounded by "
+    "stage.batch_tokens and stage.recompute_fraction", "logger": "choose logger=", "callbacks": "see docs/extend.md",
+    "default_root_dir": "set out", "enable_progress_bar": "a terminal has one",
+}  # fmt: skip
 
 # of conf/train.yaml and its groups, where a constructor does not look at it first
 TRAIN = {
@@ -62,6 +85,21 @@ TRAIN = {
     "keep_initial": TRUTH,
     "evaluate_every": whole(1).or_one_of("end", None),
     "evaluate": NAMED,
+    "evaluate.data_dir": PATHS,
+    "evaluate.tasks": NAMES,
+    "logger": NAMED,
+    "logger.csv": NAMED,
+    "logger.csv.every": whole(1),
+    "trainer": NAMED,
+    "trainer.accelerator": TEXT,
+    "trainer.devices": DEVICES,
+    "trainer.num_nodes": whole(1),
+    "trainer.strategy": Kind(
+        lambda value: (isinstance(value, str) and value) or (isinstance(value, dict) and "_target_" in value),
+        "a name, or a constructor, {_target_: ...}",
+    ),
+    "trainer.precision": TEXT,
+    "trainer.log_every_n_steps": whole(1),
     "data.dir": TEXT,
     "data.alpha": Kind(finite, "a finite number"),
     "data.weights": Kind(lambda value: isinstance(value, dict | None), "numbers by name, {source: 1.0}, or null"),
@@ -92,6 +130,140 @@ TRAIN = {
     "model.compile": TRUTH,
     "model.padding_free": Kind(lambda value: isinstance(value, bool | None), "true, false or null"),
 }
+
+
+# of conf/prepare.yaml and conf/data
+PREPARE = {
+    "engine": TEXT,
+    "dry_run": TRUTH,
+    "force": TRUTH,
+    "data.name": TEXT,
+    "data.dir": TEXT,
+    "data.path": TEXT.or_one_of(None),
+    "data.raw": TEXT,
+    "data.fetch": TEXT.or_one_of(None),
+    "data.evaluation": TEXT.or_one_of(None),
+    "data.columns": Kind(lambda value: isinstance(value, dict | None), "a mapping, {query: A, pos: B}, or null"),
+    "data.score": Kind(
+        lambda value: value is None or value is False or (isinstance(value, str) and value), "a column, false or null"
+    ),
+    "data.min_score": NUMBER.or_one_of(None),
+    "data.header": Kind(lambda value: isinstance(value, bool | None), "true, false or null"),
+    "data.delimiter": Kind(lambda value: isinstance(value, str | None), "a character, tab or null"),
+    "data.mined": TEXT.or_one_of(None),
+    "data.sources": LIST.or_one_of(None),
+    "data.triples": Kind(lambda value: isinstance(value, dict | None), "settings by name, or null"),
+    "data.tokenizer": TEXT.or_one_of(None),
+    "data.tokenizer_revision": TEXT.or_one_of(None),
+    "data.vocab_size": whole(1).or_one_of(None),
+    "data.max_tokens": whole(1),
+    "data.max_rejected": SHARE,
+    "data.dedup_across": TRUTH,
+    "data.decontaminate": Kind(lambda value: isinstance(value, dict | None), "settings, {folder: ...}, or null"),
+    "data.decontaminate.folder": TEXT.or_one_of(None),
+    "data.decontaminate.texts": LIST,
+    "data.decontaminate.ngram": whole(2).or_one_of(None),
+    "data.decontaminate.overlap": SHARE,
+    "data.decontaminate.min_words": whole(1),
+}
+
+
+DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu)(:\d+)?")
+ONE_DEVICE = Kind(lambda value: isinstance(value, str) and DEVICE.fullmatch(value), "auto, cpu or cuda:NUMBER")
+SEVERAL_DEVICES = Kind(
+    lambda value: all(map(ONE_DEVICE.fits, value)) and value if isinstance(value, list) else ONE_DEVICE.fits(value),
+    "auto, cpu or cuda:NUMBER, or a list of them",
+)
+SEVERAL_TEXTS = Kind(
+    lambda value: all(map(TEXT.fits, value)) and value if isinstance(value, list) else TEXT.fits(value),
+    "a single name or path, or a list of them",
+)
+LABELLED = Kind(
+    lambda value: SEVERAL_TEXTS.fits(list(value.values()) if isinstance(value, dict) else value),
+    "a single name or path, a list of them, or {label: name}",
+)
+WORDS = Kind(lambda value: isinstance(value, dict | None), "words by kind, {query: 'query: '}, or null")
+ENCODING = {"precision": TEXT, "batch_tokens": whole(1).or_one_of(None), "device": SEVERAL_DEVICES, "prompts": WORDS}
+COLUMNS = {key: PREPARE[f"data.{key}"] for key in ("columns", "score", "min_score", "header", "delimiter")}
+
+# of the scripts that use a model
+EVAL = {
+    "checkpoint": LABELLED,
+    "data_dir": PATHS,
+    "tasks": NAMES,
+    "split": Kind(lambda value: value is None or (isinstance(value, str) and value), "a name or null"),
+    **ENCODING,
+    "cache": TEXT.or_one_of(None),
+    "cache_gb": Kind(above_zero, "above 0"),
+    "wandb": TRUTH,
+}
+EMBED = {
+    "checkpoint": TEXT,
+    "in": TEXT,
+    "out": TEXT,
+    "format": TEXT.or_one_of(None),
+    "field": TEXT,
+    "id": TEXT.or_one_of(None),
+    "empty": TEXT,
+    "unreadable": TEXT,
+    "normalize": TRUTH,
+    "prompt": TEXT.or_one_of(None),
+    "prefix": Kind(lambda value: isinstance(value, str | int | float | None), "words or null"),
+    "precision": TEXT,
+    "batch_tokens": whole(1).or_one_of(None),
+    "device": ONE_DEVICE,
+    "trust_remote_code": TRUTH,
+}
+MINE = {
+    "in": SEVERAL_TEXTS,
+    "out": TEXT,
+    **COLUMNS,
+    "checkpoint": TEXT,
+    "corpus": Kind(lambda value: value is None or SEVERAL_TEXTS.fits(value), f"{SEVERAL_TEXTS.said}, or null"),
+    "corpus_field": SEVERAL_TEXTS,
+    "answers": TEXT.or_one_of(None),
+    "rows": whole(1).or_one_of(None),
+    "negatives": whole(),
+    "fill": TRUTH,
+    "skip": whole(),
+    "depth": whole(),
+    "draw": TEXT,
+    "margin": NUMBER.or_one_of(None),
+    "relative_margin": NUMBER.or_one_of(None),
+    "seed": whole(0),
+    **ENCODING,
+}
+SEARCH = {
+    "checkpoint": TEXT,
+    "folder": TEXT,
+    "query": Kind(lambda value: isinstance(value, str | int | float | None), "words or null"),
+    "include": Kind(
+        lambda value: value is None or (isinstance(value, list) and all(isinstance(one, str) for one in value)),
+        "patterns of file names, ['*.md'], or null",
+    ),
+    "top": whole(1),
+    "passage_chars": whole(1),
+    "prompts": WORDS,
+    "prompt_source": TEXT.or_one_of(None),
+    "precision": TEXT,
+    "device": ONE_DEVICE,
+    "trust_remote_code": TRUTH,
+    "out": TEXT,
+}
+EXPORT = {
+    "checkpoint": TEXT,
+    "out": TEXT,
+    "name": TEXT.or_one_of(None),
+    "results": TEXT.or_one_of(None),
+    "license": TEXT.or_one_of(None),
+    "onnx": TRUTH,
+    "int8": TRUTH,
+    "sts": TEXT.or_one_of(None),
+    "push": TEXT.or_one_of(None),
+    "private": TRUTH,
+    "trust_remote_code": TRUTH,
+}
+SCRIPTS = {"prepare": PREPARE, "eval": EVAL, "embed": EMBED, "mine": MINE, "search": SEARCH, "export": EXPORT}
 
 
 def check_values(settings: Mapping, kinds: Mapping[str, Kind]) -> None:

@@ -37,6 +37,8 @@ STATED = {
     "query": "query", "pos": "document", "positive": "document", "document": "document", "neg": "negatives",
     "negative": "negatives", "negatives": "negatives", "score": "score", "keep": "keep",
 }  # fmt: skip
+# SQuAD's questions without an answer in their paragraph, as its JSON and `datasets` spell them
+UNANSWERED = {"is_impossible": [True], "answers": [[], {"text": [], "answer_start": []}]}
 SAMPLE = 1_000  # rows of a file that are looked at
 DELIMITERS = ",\t;|"
 LIKELY_NAME = re.compile(r"[^\W\d][\w.-]*( [\w.-]+){0,2}")  # a column's name: up to three words, no sentence's mark
@@ -124,7 +126,10 @@ def choose_columns(path: Path, source: str, columns: list, rows: list[dict], wan
     if found.get("query") is None:
         query, document = known_layout(path, source, columns, texts, wanted)
         found |= {"query": query, "document": document}
+        refuse_twice(path, columns, found.values())
         refuse_instruction(path, source, texts, query, document, wanted)
+        if (normal(query), normal(document)) == ("question", "context"):
+            found["drop"] = {name: values for name, values in UNANSWERED.items() if name in columns}
     if "negatives" not in found:
         taken = flat(found.values())
         negatives = [name for name in columns if NEGATIVE.fullmatch(normal(name)) and name not in taken]
@@ -137,13 +142,16 @@ def choose_columns(path: Path, source: str, columns: list, rows: list[dict], wan
         raise UserError(
             f"{path}: the column '{score}' needs the least score of a pair: {wanted.prefix}min_score=NUMBER"
         )
-    used = [*flat(found.values()), *keep, score]
+    drop = found.pop("drop", {})
+    refuse_twice(path, columns, [*found.values(), *keep])
+    used = [*flat(found.values()), *keep, *drop, score]
     shown = {"unused": [name for name in columns if name not in used]}
     if score is not None:
         found |= {"score": score, "min_score": float(wanted.min_score)}
     return {
         **found,
         **({"keep": keep} if keep else {}),
+        **({"drop": drop} if drop else {}),
         "columns": {**found, **({"keep": keep} if keep else {}), **shown},
     }
 
@@ -165,6 +173,7 @@ def known_layout(path: Path, source: str, columns: list, texts: list, wanted: Wa
             f"{path}: a query and a document are needed, and its columns ({listed(columns)}) hold "
             f"{len(others) or 'no'} text{typed}"
         )
+    refuse_twice(path, columns, others)
     half = [name for name in others if normal(name) in KNOWN]
     if not half and len(others) == 2:
         return others[0], others[1]
@@ -172,6 +181,15 @@ def known_layout(path: Path, source: str, columns: list, texts: list, wanted: Wa
     raise UserError(
         f"{path}: which columns are query and document? It has: {listed(columns)}; {why}; {wanted.ask(source, texts)}"
     )
+
+
+def refuse_twice(path: Path, columns: list, used) -> None:
+    """Raises UserError where one of the columns used has a namesake: which of the two is meant is not known."""
+    for name in flat(used):
+        places = [place for place, one in enumerate(columns, 1) if normal(one) == normal(name)]
+        if len(places) > 1 and isinstance(name, str):
+            first, second = (f"'{columns[place - 1]}' (column {place})" for place in places[:2])
+            raise UserError(f"{path} has two columns of one name, {first} and {second}; rename or remove one")
 
 
 def refuse_instruction(path: Path, source: str, texts: list, query: str, document: str, wanted: Wanted) -> None:
@@ -236,10 +254,10 @@ def find_header(first: list[str], others: list[list[str]]) -> bool:
     It does where a name is known, or where all of its cells could be names and no other row's cells could.
     """
     names = [normal(cell) for cell in first]
-    if len(set(names)) != len(names):
-        return False
     if any(map(known_name, names)):
         return could_be_names([cell for cell in first if not known_name(normal(cell))])
+    if len(set(names)) != len(names):
+        return False
     return bool(others) and could_be_names(first) and sum(map(could_be_names, others)) * 10 < len(others)
 
 

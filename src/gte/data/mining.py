@@ -6,9 +6,9 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import numpy as np
 from gte.data.columns import FIND_OUT, Wanted
 from gte.data.mixture import mix, permute
 from gte.data.preview import describe, preview
-from gte.data.ranking import Ranker, Search, rank_bm25
+from gte.data.ranking import Ranker, Search, embed_behind, rank_bm25, rank_dense
 from gte.data.records import Field, Pair, Rejected, Triple
 from gte.data.sources import Source, infer_source, load_source, local_source, locate, pair_files, source_files
 from gte.errors import UserError
@@ -104,6 +104,41 @@ def check_settings(negatives, skip, depth, draw, margin, relative_margin) -> Non
         raise UserError(f"margin={margin} and relative_margin={relative_margin} must not be negative")
 
 
+@dataclass(frozen=True)
+class Dense:
+    """What ranks by an encoder. embed: (texts, prompt) -> unit vectors [n, D]. words: names of sources -> {source:
+    {kind: words}}, the prompts before their queries and documents. device: where scores are computed.
+    """
+
+    embed: Callable
+    words: Callable[[list[str]], dict[str, dict[str, str]]]
+    device: str = "cpu"
+
+    def ranker(self, inputs: Sequence["Input"], corpus: Sequence["Input"]) -> Ranker:
+        """A ranker of the texts of these; a text that several hold is behind the prompt of the first.
+
+        The corpus is behind that of all inputs, where they have one.
+        """
+        words = self.words([each.name for each in [*inputs, *corpus]])
+        shared = {words[each.name]["document"] for each in inputs}
+        query_words: dict[str, str] = {}
+        document_words: dict[str, str] = {}
+        for each in inputs:
+            for pair in each.records:
+                query_words.setdefault(pair.query, words[each.name]["query"])
+                document_words.setdefault(pair.document, words[each.name]["document"])
+        for each in corpus:
+            own = next(iter(shared)) if len(shared) == 1 else words[each.name]["document"]
+            for text in each.records:
+                document_words.setdefault(text.document, own)
+
+        def behind(words_of: dict[str, str], texts: Sequence[str]) -> np.ndarray:
+            return embed_behind(self.embed, texts, [words_of[text] for text in texts])
+
+        embed = {"embed": partial(behind, document_words), "embed_queries": partial(behind, query_words)}
+        return partial(rank_dense, **embed, device=self.device)
+
+
 class Pool:
     """The distinct texts of some pairs and a corpus by number, and which of them cannot be negatives of which query.
 
@@ -188,12 +223,14 @@ def mine_files(
     raw: Path = Path("data/raw"),
     wanted: Wanted = FIND_OUT,
     by: str = "bm25",
+    dense: Dense | None = None,
     **settings,
 ) -> Iterator[str]:
     """Mines files of pairs, or sources of conf/source, and writes folder/<name>.jsonl.gz of each; yields what was done.
 
     A folder stands for its files of pairs. What was mined for a file is noted in folder/.mined.json, where `mined_for`
-    finds it. `wanted`: what the user says about the columns. `by`: what ranks, for people.
+    finds it. `wanted`: what the user says about the columns. `by`: what ranks, for people. `dense`: the encoder that
+    does, with its prompts by source; None is BM25.
 
     Candidates are the documents of all of them together, and `corpus_field` of every row of the `corpus` files. `rows`:
     the first so many pairs of each. `answers`: the column that holds an answer or a list of answers. `raw`: where
@@ -218,6 +255,8 @@ def mine_files(
     pairs = [pair for each in inputs for pair in each.records]
     if answers and not any(pair.answers for pair in pairs):
         raise UserError(f"answers={answers}: no row has an answer there; name the column that holds them")
+    if dense is not None:
+        settings["rank"] = dense.ranker(inputs, candidates)
     starts = np.cumsum([0, *(len(each.records) for each in inputs)]).tolist()
     shares = [len(each.records[:rows]) for each in inputs]
     mined = mine(

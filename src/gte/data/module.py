@@ -1,6 +1,7 @@
 """The LightningDataModule: prepared token shards, mixed by Eq. 4, as a stream of steps."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -128,7 +129,7 @@ class PairData(pl.LightningDataModule):
         listed = None if weights is None else self.list_weights(weights)
         self.mixture = Mixture(sizes, alpha=alpha, seed=seed, global_batch=stage.global_batch, weights=listed)
         self.total_steps = stage.total_steps(sum(sizes))
-        self.given_prompts, self.said = prompts, ""
+        self.given_prompts, self.said, self.lowered = prompts, "", ""
         self.guide = None  # a gte.guide.Guide, where the loss has one
         self.prompts: list[dict[str, Prompt]] = [{} for _ in self.tables]
 
@@ -152,7 +153,9 @@ class PairData(pl.LightningDataModule):
         return dict(zip(self.source_names, self.mixture.epochs(step).tolist(), strict=True))
 
     def check_encoder(self, encoder) -> None:
-        """Raises UserError where the shards were made with another tokenizer, or hold longer texts than it takes."""
+        """Lowers the stage's length to the encoder's. Raises UserError where the shards were made with another
+        tokenizer, or it cuts texts where training does not.
+        """
         facts, own = self.manifest.tokenizer, fingerprint(encoder.tokenizer)
         same = own == facts["fingerprint"]
         if not same and first_fingerprint(encoder.tokenizer) == facts["fingerprint"]:
@@ -168,10 +171,11 @@ class PairData(pl.LightningDataModule):
                 "training cuts them at their end; set it to right"
             )
         if self.stage.max_length > encoder.max_length:
-            raise UserError(
-                f"stage.max_length={self.stage.max_length} is more than the model's {encoder.max_length}; "
-                f"set stage.max_length={encoder.max_length}"
+            self.lowered = (
+                f"note: texts are cut at the model's {encoder.max_length} tokens, fewer than "
+                f"stage.max_length={self.stage.max_length}"
             )
+            self.stage = replace(self.stage, max_length=encoder.max_length)
 
     def set_prompts(self, encoder) -> None:
         """Puts the prompts before the texts of every batch, and leaves in `encoder.settings` what it is trained with.

@@ -23,12 +23,13 @@ from gte.data.folder import WORK, building_site, code, find_complete, locked, on
 from gte.data.mining import mine, mined_for
 from gte.data.pairs import Tally, hash_file, make_pairs, use_engine
 from gte.data.preview import describe, preview
+from gte.data.readers import ENDS
 from gte.data.records import text_hash
 from gte.data.shards import Manifest, described, write_shards
 from gte.data.sources import LOCAL, Raw, Source, configuration, infer_sources, load_source, locate, pair_files
-from gte.data.tokenizer import fingerprint, load_tokenizer, special_ids, train_tokenizer
+from gte.data.tokenizer import commit_of, fingerprint, load_tokenizer, special_ids, train_tokenizer
 from gte.data.tokens import Tokens
-from gte.errors import UserError, did_you_mean
+from gte.errors import UserError, check_numbers, did_you_mean
 from gte.ticker import still_at
 
 TRAINING_PAIRS = 60_000  # a tokenizer is trained on so many pairs at most, of each source in proportion
@@ -65,10 +66,11 @@ class Recipe:
     """What a prepared folder is made of, and all that its content depends on.
 
     name: of the data set. sources: in order. tokenizer: directory or hub id, None to train a WordPiece of vocab_size
-    entries on the pairs. max_tokens: at most this many ids of a text, special tokens not counted. triples: fine-tuning
-    sources to mine, by name. evaluation: a folder to copy to eval/. max_rejected: share of a source's rows that may be
-    rejected, those that it filters out not counted. dedup_across: whether a pair that an earlier source has is a
-    duplicate as well. decontaminate: what pairs with texts of evaluation sets are, which are left out; None keeps them.
+    entries on the pairs. tokenizer_revision: branch, tag or commit of a hub id, None for the newest. max_tokens: at
+    most this many ids of a text, special tokens not counted. triples: fine-tuning sources to mine, by name. evaluation:
+    a folder to copy to eval/. max_rejected: share of a source's rows that may be rejected, those that it filters out
+    not counted. dedup_across: whether a pair that an earlier source has is a duplicate as well. decontaminate: what
+    pairs with texts of evaluation sets are, which are left out; None keeps them.
     notes: lines that the user is told first.
     """
 
@@ -76,6 +78,7 @@ class Recipe:
     sources: list[Source]
     raw: Path
     tokenizer: str | None = None
+    tokenizer_revision: str | None = None
     vocab_size: int | None = 16_384
     max_tokens: int = 510
     triples: dict[str, Triples] = field(default_factory=dict)
@@ -89,6 +92,11 @@ class Recipe:
         """Raises UserError for names that clash or are unknown and for numbers of no sense, before any work."""
         if self.tokenizer is None and not self.vocab_size:
             raise UserError("data.tokenizer=null trains one, which needs a size: data.vocab_size=16384")
+        if self.tokenizer_revision is not None and (self.tokenizer is None or Path(self.tokenizer).exists()):
+            raise UserError(
+                f"data.tokenizer_revision={self.tokenizer_revision} is of a name on the hub, data.tokenizer is "
+                f"{self.tokenizer or 'null'}; leave it out"
+            )
         if self.max_tokens < 1 or not 0 <= self.max_rejected <= 1:
             raise UserError(
                 f"data.max_tokens={self.max_tokens} must be at least 1, data.max_rejected={self.max_rejected} a share"
@@ -131,6 +139,7 @@ class Recipe:
             "tokenizer": self.tokenizer,
             "vocab_size": self.vocab_size if self.tokenizer is None else None,
             "max_tokens": self.max_tokens,
+            **({} if self.tokenizer_revision is None else {"tokenizer_revision": self.tokenizer_revision}),
             "dedup_across": self.dedup_across,
             "decontaminate": self.decontaminate and self.decontaminate.stamp(),
         }
@@ -176,6 +185,8 @@ def read_recipe(data: dict, *, fetch_again: bool = False) -> Recipe:
         data["triples"] = {name: Triples(**facts) for name, facts in (data.get("triples") or {}).items()}
     except TypeError as error:
         raise UserError(f"data.triples: {error}") from error
+    for name, triples in data["triples"].items():
+        check_numbers(f"data.triples.{name}", triples)
     data["decontaminate"] = read_decontamination(data.get("decontaminate"))
     if unknown := [key for key in data if key not in [*known, "notes"]]:
         close = did_you_mean(unknown[0], known)
@@ -236,7 +247,9 @@ def prepare(
         report("dry run: nothing is written")
         return None
     stated = recipe.configuration(raws)
-    given = None if recipe.tokenizer is None else load_tokenizer(recipe.tokenizer)  # may fail: before hours of work
+    given = None
+    if recipe.tokenizer is not None:  # may fail: before hours of work
+        given = load_tokenizer(recipe.tokenizer, recipe.tokenizer_revision)
     use_engine(engine)
     out = Path(out)
     with locked(out):
@@ -499,8 +512,10 @@ def source_shards(name: str, tokens: Tokens, build: Path) -> dict:
 def describe_tokenizer(tokenizer, name: str | None, tokens: Tokens) -> dict:
     """A tokenizer as the manifest states it."""
     prefix, suffix = special_ids(tokenizer)
+    commit = commit_of(tokenizer)
     return {
         "name": name or "WordPiece trained on these pairs",
+        **({"revision": commit} if name and commit else {}),
         "fingerprint": fingerprint(tokenizer),
         "vocab_size": len(tokenizer),
         "prefix": prefix,
@@ -545,4 +560,17 @@ def table(manifest: Manifest, out: Path) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(f"{c:<{w}}" if i < 3 else f"{c:>{w}}" for i, (c, w) in enumerate(zip(row, widths, strict=True)))
              for row in rows]  # fmt: skip
-    return "\n".join(["", *(line.rstrip() for line in lines), f"written to {out}"])
+    notes = [line for name, facts in manifest.sources.items() for line in cut_files(name, facts)]
+    return "\n".join(["", *(line.rstrip() for line in lines), *notes, f"written to {out}"])
+
+
+def cut_files(name: str, facts: dict) -> list[str]:
+    """A line for each file of a source that could not be read to its end; what it lacks is in no count."""
+    found = [example for example in facts["examples"] if example["reason"] in ENDS]
+    lines = [
+        f"note: {name}: {example['file']} breaks off behind row {example['row']:,} ({example['reason']}); what follows "
+        "there was not read and is not counted: get the file again, then prepare with force=true"
+        for example in found
+    ]
+    more = sum(facts["rejected"].get(reason, 0) for reason in ENDS) - len(found)
+    return lines + ([f"note: {name}: so do {more:,} other files"] if more else [])

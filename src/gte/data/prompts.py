@@ -19,7 +19,7 @@ from gte.data.collate import Texts, frame
 from gte.data.shards import spans
 from gte.errors import UserError
 from gte.pretrained import Settings
-from gte.prompts import KINDS, NAMES, prompt_of
+from gte.prompts import KINDS, NAMES, check_prompts, prompt_of, with_prompts
 
 TRIED = 200  # texts of a source that are tried behind its prompt
 WRONG = 0.01  # of them may get other ids than the tokenizer gives
@@ -93,6 +93,39 @@ def words_by_source(given: dict | None, sources: list[str], known: Sequence[str]
             )
     chosen = {source: special.get(source, common) for source in sources}
     return {source: {kind: words for kind, words in each.items() if words} for source, each in chosen.items()}
+
+
+def words_to_rank(given: dict | None, sources: list[str], settings: Settings, key: str = "prompts") -> dict:
+    """source -> {kind: words} for texts that are ranked: `given` are words by kind, such dicts by source, or both.
+
+    None stands for the model's own: those that it was trained with on that source, else those for all texts. A source's
+    own dict stands for all of the common one. Raises UserError for a kind or a source that is not there.
+    """
+    if given is not None and not isinstance(given, dict):
+        check_prompts(given, key=key)
+    own = {str(name): words for name, words in (given or {}).items() if isinstance(words, dict)}
+    common = None if given is None else {name: words for name, words in given.items() if str(name) not in own}
+    check_prompts(common, known=(), key=key)
+    for name, words in own.items():
+        check_prompts(words, known=(), key=f"{key}.{name}")
+        if name not in sources:
+            raise UserError(f"{key} names the source '{name}'; the sources are {', '.join(sources) or 'not named'}")
+    shared = with_prompts(settings, common, key)
+    found = {}
+    for source in sources:
+        by_name = {kind: settings.prompts.get(f"{source}-{kind}", "") for kind in KINDS}
+        if given is None and any(by_name.values()):
+            found[source] = by_name
+        else:
+            chosen = with_prompts(settings, own[source], key) if source in own else shared
+            found[source] = {kind: prompt_of(chosen, kind) for kind in KINDS}
+    return found
+
+
+def sources_of(settings: Settings) -> list[str]:
+    """The sources that a model names prompts of, as `trained_with` does."""
+    ends = tuple(f"-{kind}" for kind in KINDS)
+    return list(dict.fromkeys(name.rpartition("-")[0] for name in settings.prompts if name.endswith(ends)))
 
 
 def trained_with(settings: Settings, by_source: dict[str, dict[str, str]]) -> Settings:

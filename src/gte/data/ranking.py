@@ -133,6 +133,16 @@ def rank_dense(
             yield from nearest(q_ND[chunk].to(device), d_MD, search.positives[chunk], search.excluded[chunk], search)
 
 
+def embed_behind(embed: Callable, texts: Sequence[str], prompts: Sequence[str]) -> np.ndarray:
+    """Unit vectors [n, D] by `embed(texts, prompt)` of texts that have a prompt each."""
+    by_prompt: dict[str, list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        by_prompt.setdefault(prompt, []).append(place)
+    vectors = [embed([texts[place] for place in places], prompt) for prompt, places in by_prompt.items()]
+    order = np.argsort(np.concatenate(list(by_prompt.values())))
+    return np.concatenate(vectors)[order]
+
+
 def nearest(
     q_ND: torch.Tensor, d_MD: np.memmap, positives: list[list[int]], excluded: list[list[int]], search: Search
 ) -> list[list[int]]:

@@ -36,6 +36,8 @@ MAGIC = {
     **{bytes([first]) + b"\x2a\x4d\x18": "zstd" for first in range(0x50, 0x60)},  # a frame to skip comes first
 }  # fmt: skip
 BOMB_BYTES, BOMB_RATIO = 2**30, 200  # text packs 3 to 20 times; more than both is no text
+# the reasons of rejections that stand for all that would have followed in their file
+ENDS = ("damaged archive", "damaged file", "archive bomb", "array without an end")
 # what the unpackers raise for a bad archive; OSError without a number is one of these
 DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, zstandard.ZstdError)
 
@@ -71,6 +73,7 @@ READERS = {
     "pubmed": "gte.data.formats.pubmed:read_pubmed",
     "pushshift_comments": "gte.data.formats.pushshift:read_comments",
     "pushshift_posts": "gte.data.formats.pushshift:read_posts",
+    "squad": "gte.data.formats.squad:read_squad",
     "python": "gte.data.formats.literals:read_literals",
     "stackexchange_answers": "gte.data.formats.stackexchange:read_answers",
     "stackexchange_questions": "gte.data.formats.stackexchange:read_questions",

@@ -163,8 +163,14 @@ def check_filters(value, fields: Fields) -> None:
         for name, values in filters.items():
             values = values if isinstance(values, list) else [values]
             if (cell(value, name) in values) is not wanted:
-                said = " or ".join(map(repr, values))
+                said = " or ".join(dict.fromkeys(repr(one) if filled(one) else "empty" for one in values))
                 raise Unfit(f"{FILTERED}{name} is {'not ' if wanted else ''}{said}")
+
+
+def filled(value) -> bool:
+    """Whether a value is or holds anything; false and 0 are something."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    return any(part not in ([], {}, "") for part in parts)
 
 
 def check_score(value, fields: Fields) -> None:

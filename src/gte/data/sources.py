@@ -16,7 +16,18 @@ from pathlib import Path, PurePosixPath
 import pyarrow.parquet as pq
 import yaml
 
-from gte.data.columns import FIND_OUT, SAMPLE, Wanted, choose_columns, could_be_names, find_delimiter, find_header, flat
+from gte.data.columns import (
+    FIND_OUT,
+    KNOWN,
+    SAMPLE,
+    Wanted,
+    choose_columns,
+    could_be_names,
+    find_delimiter,
+    find_header,
+    flat,
+    normal,
+)
 from gte.data.readers import MAX_LINE, decoded_rows, join, lines, reader, table_rows
 from gte.data.records import Field, Fields, Keyed, KeyedRow, Record, Rejected, Triple, encodable, records
 from gte.errors import UserError, did_you_mean, first_line
@@ -343,7 +354,9 @@ def other_file(path: Path) -> str:
 
 
 def holds_rows(path: Path) -> bool:
-    """Whether a .json file is an array, or has a JSON value a line; a configuration is neither."""
+    """Whether a .json file is an array, SQuAD's object, or has a JSON value a line; a configuration is neither."""
+    if named_format(path) == "squad":
+        return True
     first = next(
         (item for item in lines(path, MAX_LINE) if isinstance(item, tuple) and not isinstance(item, Rejected)), None
     )
@@ -374,7 +387,22 @@ def local_source(path: Path) -> Source:
         raise UserError(f"there is no file {path}")
     if suffix not in LOCAL_FORMATS:
         raise UserError(f"{path}: its name must end in .{', .'.join(LOCAL_FORMATS)} (.gz and .zst may follow)")
-    return Source(stem, LOCAL, STAGES, suffix, files=glob.escape(path.name), folder=".")
+    return Source(stem, LOCAL, STAGES, named_format(path), files=glob.escape(path.name), folder=".")
+
+
+def named_format(path: Path) -> str:
+    """The format of a user's file: of its name; squad, where a .json file holds SQuAD's articles.
+
+    Raises UserError for one array in a file whose name says lines.
+    """
+    from gte.data.formats.arrays import head
+    from gte.data.formats.squad import is_squad
+
+    suffix = split_name(path)[1]
+    if suffix == "jsonl" and re.match(r"\s*\[\s*[\[{]", head(path)):
+        named = re.sub(r"\.jsonl(?=(\.gz|\.zst)?$)", ".json", path.name, flags=re.IGNORECASE)
+        raise UserError(f"{path} is one JSON array, .jsonl files hold a value a line; rename it to {named}")
+    return "squad" if suffix == "json" and is_squad(path) else suffix
 
 
 def infer_columns(path: Path, source: Source, wanted: Wanted) -> dict:
@@ -385,8 +413,7 @@ def infer_columns(path: Path, source: Source, wanted: Wanted) -> dict:
     if source.reader in ("csv", "tsv"):
         return infer_table(path, source, wanted)
     rows = [value for value in islice(json_values(path, source.reader), SAMPLE) if isinstance(value, dict | list)]
-    if not rows:
-        raise UserError(f"{path} holds no JSON row within its first {SAMPLE:,} lines")
+    refuse_layout(path, source.reader, rows)
     objects = [row for row in rows if isinstance(row, dict)]
     stated = wanted.of(source.name)
     if not stated and (not objects or any(has_shape(row) for row in objects)):
@@ -401,6 +428,29 @@ def infer_columns(path: Path, source: Source, wanted: Wanted) -> dict:
     if not stated and as_shape and chosen["negatives"] in (None, "neg"):
         return {"columns": chosen["columns"]}  # by the row's shape: another row may have another one of ANY_POSITIVE
     return chosen
+
+
+def refuse_layout(path: Path, format: str, rows: list) -> None:
+    """Raises UserError for JSON whose rows are not where the file's name says, with the way out."""
+    from gte.data.formats.arrays import starts_array
+
+    if not rows and format == "json" and starts_array(path):
+        raise UserError(
+            f"{path}: its array holds neither objects nor lists within its first {SAMPLE:,} items; lines of lists "
+            "belong into a .jsonl file"
+        )
+    if not rows:
+        raise UserError(f"{path} holds no JSON row within its first {SAMPLE:,} lines")
+    if len(rows) == 1 and isinstance(rows[0], dict):
+        inner = [key for key, value in rows[0].items() if isinstance(value, list) and len(value) > 1]
+        inner = [key for key in inner if all(isinstance(item, dict) for item in rows[0][key])]
+        if len(inner) == 1 and not any(
+            isinstance(value, str) for key, value in rows[0].items() if normal(key) in KNOWN
+        ):
+            raise UserError(
+                f"{path} is one object whose '{inner[0]}' is an array; if these are the rows, write it alone to "
+                "a .json file"
+            )
 
 
 def has_shape(row: dict) -> bool:
@@ -464,10 +514,12 @@ def parquet_sample(path: Path) -> tuple[list[str], list[dict]]:
 
 def json_values(path: Path, format: str) -> Iterator:
     """The values of a file's rows, None for one that is no JSON."""
-    if format == "json":
+    if format in ("json", "squad"):
         from gte.data.formats.arrays import json_rows
+        from gte.data.formats.squad import question_rows
 
-        yield from (None if isinstance(row, Rejected) else row[1] for row in json_rows(path, MAX_LINE))
+        read = {"json": json_rows, "squad": question_rows}[format]
+        yield from (None if isinstance(row, Rejected) else row[1] for row in read(path, MAX_LINE))
         return
     for item in lines(path, MAX_LINE):
         try:

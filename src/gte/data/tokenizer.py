@@ -18,16 +18,27 @@ from gte.offline import SMALL_FILES, download, loading
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 # sentence-transformers names a file of settings after one of these, whatever the language model
 TRANSFORMER_KINDS = ["bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"]
+LONGEST_WORD = 100  # letters of a word that WordPiece cuts; a longer one is [UNK]
+LONG_WORD = re.compile(r"\S{%d}" % (LONGEST_WORD + 1))
 ALPHABET = 400  # single characters a trained vocabulary may hold; rarer ones become [UNK]
 
 
-def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerFast:
-    """The fast tokenizer of a local directory or a hub id. Raises UserError where neither gives one."""
+def load_tokenizer(name_or_path: str | Path, revision: str | None = None) -> PreTrainedTokenizerFast:
+    """The fast tokenizer of a local directory or a hub id. Raises UserError where neither gives one.
+
+    revision: branch, tag or commit on the hub; None is the newest. A directory has none.
+    """
     name = str(name_or_path)
     way_out = "pass a local directory: data.tokenizer=/path/to/model, or train one: data.tokenizer=null"
     with loading("tokenizer", name, way_out) as local:
-        root = Path(name) if Path(name).exists() else download(name, local, SMALL_FILES)
+        root = Path(name) if Path(name).exists() else download(name, local, SMALL_FILES, revision)
         return open_tokenizer(root / dict(read_modules(root)).get("Transformer", ""))
+
+
+def commit_of(tokenizer: PreTrainedTokenizerFast) -> str | None:
+    """The commit on the hub that a tokenizer was read at, by the hub's cache; None for one of another directory."""
+    found = re.search(r"/snapshots/([0-9a-f]{40})(?:/|$)", str(tokenizer.name_or_path))
+    return found and found[1]
 
 
 def open_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
@@ -92,13 +103,22 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenize
         vocab_size=vocab_size, special_tokens=fixed, initial_alphabet=alphabet, limit_alphabet=len(alphabet),
         show_progress=False,
     )  # fmt: skip
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator((without_long_words(text, tokenizer) for text in texts), trainer)
     return wrap_wordpiece(tokenizer.get_vocab())
+
+
+def without_long_words(text: str, tokenizer: Tokenizer) -> str:
+    """A text without the words that WordPiece reads as [UNK] whatever its vocabulary is, those of over LONGEST_WORD
+    letters. The trainer would take time by the square of their length: 47 s for one of 200,000 letters."""
+    if not LONG_WORD.search(text):
+        return text
+    words = tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))
+    return " ".join(word for word, _ in words if len(word) <= LONGEST_WORD)
 
 
 def wrap_wordpiece(vocabulary: dict[str, int]) -> PreTrainedTokenizerFast:
     """A fast tokenizer over a WordPiece vocabulary that holds SPECIAL, uncased, [CLS] text [SEP]."""
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()

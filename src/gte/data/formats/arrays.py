@@ -1,15 +1,29 @@
 """JSON files whose rows are the items of one array, however large; or lines, as many such files are kept too."""
 
+import codecs
+import io
+import json
 import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from gte.data.readers import BOM, MAX_LINE, Line, Row, Unreadable, json_values, lines, open_raw, paired
-from gte.data.records import Fields, Record, Rejected
+from gte.data.readers import MAX_LINE, Row, Unreadable, json_values, lines, open_raw, paired
+from gte.data.records import Fields, Record, Rejected, encodable
 
-MARK = re.compile(rb'[]["{},]')  # outside of a string
-STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)  # the rest of a string, up to its quote or a cut escape
+DECODER = json.JSONDecoder()
+BLANKS = re.compile(r"[ \t\r\n]*")
+MARK = re.compile(r'[]["{},]')  # outside of a string
+STRING = re.compile(r'(?:[^"\\]++|\\.)*+', re.DOTALL)  # the rest of a string, up to its quote or a cut escape
+BETWEEN = {"{": re.compile(r"\}\s*+,\s*+(?=\{)"), "[": re.compile(r"\]\s*+,\s*+(?=\[)")}  # two items alike
+LISTS = re.compile(r'\[\s*"[^\n]*\]\s*\n\s*\[')  # lines of them
+ANY = {"{": re.compile(r"(?=\{)"), "[": re.compile(r"(?=\[)")}
+OPENED_BY = {dict: "{", list: "["}
+LONGEST_BETWEEN = 1_000  # characters of it, blanks nearly all
+UNFINISHED = re.compile(r"[\w.+\\-]{0,12}")  # of a number, a name or an escape, at the end of what is read
+OPENS = re.compile(r"\[")
+PIECE = 2**16  # bytes
+CUT = "array without an end"
 
 
 def read_json(path: Path | zipfile.Path, fields: Fields, *, max_row: int = MAX_LINE) -> Iterator[Record]:
@@ -19,65 +33,236 @@ def read_json(path: Path | zipfile.Path, fields: Fields, *, max_row: int = MAX_L
 
 def json_rows(path: Path | zipfile.Path, max_row: int) -> Iterator[Row | Rejected]:
     """(position, value) of the items of a JSON array, or (line, value) of a file of JSON lines."""
-    return json_values(items(path, max_row) if starts_array(path) else lines(path, max_row))
+    return array_rows(path, max_row) if starts_array(path) else json_values(lines(path, max_row))
 
 
 def starts_array(path: Path | zipfile.Path) -> bool:
-    """Whether a file's first character is a bracket; False where it cannot be read, which `lines` will say."""
-    try:
-        with open_raw(path) as stream:
-            return stream.peek(2**12)[: 2**12].removeprefix(BOM).lstrip().startswith(b"[")
-    except Unreadable:
-        return False
-
-
-def items(path: Path | zipfile.Path, max_item: int) -> Iterator[Line | Rejected]:
-    """(position, text) of the items of a JSON array, told apart by brackets and quotes alone.
-
-    So a malformed item costs no other, unless it leaves a bracket or a quote open. At most max_item bytes are held.
+    """Whether a file's first character is a bracket, which its first line does not close as one of several lists; False
+    where it cannot be read, which `lines` will say.
     """
-    number, depth, inside, escaped, item, size = 1, 0, False, False, bytearray(), 0
+    start = head(path).lstrip()
+    return start.startswith("[") and not LISTS.match(start)
+
+
+def head(path: Path | zipfile.Path) -> str:
+    """The first characters of a file; none where it cannot be read, which `lines` will say."""
     try:
         with open_raw(path) as stream:
-            while chunk := stream.read1(2**16):
-                start, at, escaped = 0, int(escaped), False
-                while at < len(chunk):
-                    if inside:
-                        at = STRING.match(chunk, at).end()
-                        inside, escaped = chunk[at : at + 1] != b'"', chunk[at : at + 1] == b"\\"
-                        at += 1
-                        continue
-                    found = MARK.search(chunk, at)
-                    if not found:
-                        break
-                    mark, at = found.group(), found.end()
-                    if mark == b'"':
-                        inside = True
-                    elif mark in b"[{":
-                        depth += 1
-                        start = at if depth == 1 else start
-                    elif mark in b"]}" and depth > 1:
-                        depth -= 1
-                    elif mark in b",]" and depth == 1:
-                        size += found.start() - start
-                        if size > max_item:
-                            yield Rejected(f"item over {max_item:,} bytes", number)
-                        elif mark == b"," or (item + chunk[start : found.start()]).strip():
-                            yield number, bytes(item + chunk[start : found.start()])
-                        number, start, item, size = number + 1, at, bytearray(), 0
-                        if mark == b"]":
-                            rest = chunk[at:] or stream.read1(2**16)
-                            while rest and rest.isspace():
-                                rest = stream.read1(2**16)
-                            if rest:
-                                yield Rejected("text after the array", number)
-                            return
-                size += len(chunk) - start
-                if size <= max_item:
-                    item += chunk[start:]
-                else:
-                    item.clear()
+            return stream.peek(2**12)[: 2**12].decode(errors="replace").removeprefix("\ufeff")
+    except Unreadable:
+        return ""
+
+
+def array_rows(path: Path | zipfile.Path, max_item: int) -> Iterator[Row | Rejected]:
+    """(position, value) of the items of the array that a file is."""
+    last = 0
+    try:
+        with open_raw(path) as stream:
+            window = Window(stream, max_item)
+            window.find(OPENS, 1)
+            again = True
+            while again:
+                for row in window.items(last + 1):
+                    last = row.row if isinstance(row, Rejected) else row[0]
+                    yield row
+                again = window.closed and bool(window.next_mark())
+                if again:
+                    last += 1
+                    yield Rejected("text after the array", last)
+                    again = window.skip_item("", brackets=False)
+                    window.closed = True
+            yield from window.cut(last)
     except Unreadable as fault:
-        yield Rejected(str(fault), number - 1)
-    else:
-        yield Rejected("array without an end", number)
+        yield Rejected(str(fault), last)
+
+
+class Window:
+    """The text of a stream, read on as it is needed: `text` from `at` on is what lies ahead.
+
+    limit: characters of an item at most; little more is held. Bytes that are no UTF-8 become half surrogates. closed:
+    whether the last array was read up to its bracket. fault: why the stream cannot be read on.
+    """
+
+    def __init__(self, stream: io.BufferedIOBase, limit: int):
+        self.stream, self.limit = stream, limit
+        self.text, self.at, self.ended, self.closed = "", 0, False, False
+        self.fault: str | None = None
+        self.last = None  # good item
+        self.decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
+
+    def more(self) -> bool:
+        """Reads as much again as lies ahead, and lets go of what lies behind; False where nothing is left."""
+        held, pieces, size = self.text[self.at :], [], 0
+        while not self.ended and size < max(PIECE, len(held)):
+            try:
+                data = self.stream.read1(PIECE)
+            except Unreadable as fault:
+                self.fault, data = str(fault), b""
+            self.ended = not data
+            pieces.append(self.decode(data, final=self.ended))
+            size += len(pieces[-1])
+        if size:
+            self.text, self.at = held + "".join(pieces), 0
+        return size > 0
+
+    def next_mark(self) -> str:
+        """The next character that is no blank, to which it moves; "" at the end."""
+        while True:
+            self.at = BLANKS.match(self.text, self.at).end()
+            if self.at < len(self.text) or not self.more():
+                return self.text[self.at : self.at + 1]
+
+    def find(self, pattern: re.Pattern, longest: int) -> bool:
+        """Moves behind the next match of a pattern, of so many characters at most; False where there is none."""
+        while not (found := pattern.search(self.text, self.at)):
+            self.at = max(self.at, len(self.text) - longest)
+            if not self.more():
+                return False
+        self.at = found.end()
+        return True
+
+    def items(self, number: int = 1) -> Iterator[Row | Rejected]:
+        """(position, value) of the items of the array whose bracket was read last, up to its other one.
+
+        number: the first position.
+
+        A malformed item costs itself, also one with a quote or a bracket too many or too few.
+        """
+        self.closed = False
+        while (first := self.next_mark()) != "]":
+            reason, value, end = self.value() if first else (CUT, None, 0)
+            if reason == CUT:
+                self.at = len(self.text)
+                return
+            if reason is None:
+                self.last, self.at = value, end
+                yield number, value
+                number += 1
+                continue
+            yield Rejected(reason, number)
+            number += 1
+            if end and self.text[end] == first:  # only the comma is missing
+                self.at = end
+            elif not self.skip_item(first):
+                return
+        self.at, self.closed = self.at + 1, True
+
+    def cut(self, last: int) -> Iterator[Rejected]:
+        """The rejection of what is missing behind the item of that number, where anything is."""
+        if self.fault:
+            yield Rejected(self.fault, last)
+        elif not self.closed:
+            yield Rejected(CUT, last + 1)
+
+    def value(self) -> tuple[str | None, object, int]:
+        """(None, value, where the next item begins) of the item ahead; or (why it gives none, None, 0).
+
+        Of an item behind which no comma stands, but another item, the third is where that one begins.
+        """
+        while True:
+            try:
+                value, end = DECODER.raw_decode(self.text, self.at)
+                end = BLANKS.match(self.text, end).end()
+            except json.JSONDecodeError as error:
+                if not error.msg.startswith("Unterminated") and not UNFINISHED.fullmatch(self.text, error.pos):
+                    return "invalid JSON", None, 0
+            except (ValueError, RecursionError):  # a number of thousands of digits, thousands of brackets
+                return "invalid JSON", None, 0
+            else:
+                if end < len(self.text):  # a number may go on behind what is read
+                    return self.checked(value, end)
+            if len(self.text) - self.at > self.limit:
+                return f"item over {self.limit:,} bytes", None, 0
+            if not self.more():
+                return CUT, None, 0
+
+    def checked(self, value, end: int) -> tuple[str | None, object, int]:
+        """What `value` returns for a value in front of the character at `end`."""
+        item, mark = self.text[self.at : end], self.text[end]
+        if len(item) > self.limit:
+            return f"item over {self.limit:,} bytes", None, 0
+        if mark not in ",]":
+            return "invalid JSON", None, end
+        if not item.isascii() and not encodable(item):
+            return "invalid UTF-8", None, 0
+        return None, value, end + (mark == ",")
+
+    def skip_item(self, first: str, brackets: bool = True) -> bool:
+        """Moves behind the item ahead, which cannot be read and begins with `first`; False where no other follows.
+
+        Another one begins where, behind a comma, a whole value like the last good item stands; else where the brackets
+        and quotes of the bad one end, if they do and `brackets` is set.
+        """
+        first, size = OPENED_BY.get(type(self.last), first), PIECE
+        while True:
+            while len(self.text) - self.at < size and self.more():
+                pass
+            stop = min(len(self.text), self.at + size)
+            ends, is_last = self.end_by_brackets(first, stop) if brackets else (None, False)
+            begins = self.next_alike(first, stop if ends is None else ends)
+            if begins is not None:
+                self.at = begins
+                return True
+            if ends is not None:
+                self.at, self.closed = ends, is_last
+                return not is_last
+            if self.ended and stop == len(self.text):
+                self.at, self.closed = stop, not self.fault and self.text.rstrip().endswith("]")
+                return False
+            if size < self.limit:
+                size *= 2
+            else:
+                self.at, brackets = stop - LONGEST_BETWEEN, False  # what opened the item is not held any longer
+
+    def end_by_brackets(self, first: str, stop: int) -> tuple[int | None, bool]:
+        """Where the item ahead ends by its brackets and quotes: at the next one, or (True) behind the array's bracket.
+
+        None where that is not before `stop`.
+        """
+        depth, at = 0, self.at
+        while found := MARK.search(self.text, at, stop):
+            mark, at = found.group(), found.end()
+            if mark == '"':
+                at = STRING.match(self.text, at).end() + 1
+            elif mark in "[{":
+                depth += 1
+            elif mark in "]}" and depth:
+                depth -= 1
+            elif mark in ",]" and not depth:
+                then = BLANKS.match(self.text, at).end()
+                follows = self.text[then : then + 1]
+                if mark == "," and follows and (first not in BETWEEN or follows == first):
+                    return then, False
+                if mark == "]" and (follows == "}" or (not follows and self.ended)):
+                    return at, True
+        return None, False
+
+    def next_alike(self, first: str, stop: int) -> int | None:
+        """Where, up to `stop`, a value begins that is like the last good item, or else like the one behind it."""
+        begins = (BETWEEN if self.last is None else ANY).get(first)
+        for found in begins.finditer(self.text, self.at + 1, stop) if begins else ():
+            value, end = self.peek(found.end())
+            if end is None:
+                continue
+            other = self.last
+            if other is None and self.text[end] == ",":
+                other, _ = self.peek(BLANKS.match(self.text, end + 1).end())
+            if alike(value, other):
+                return found.end()
+        return None
+
+    def peek(self, at: int) -> tuple[object, int | None]:
+        """The value that begins there, and where the comma or bracket behind it stands; None, None where none does."""
+        try:
+            value, end = DECODER.raw_decode(self.text, at)
+        except (ValueError, RecursionError):
+            return None, None
+        end = BLANKS.match(self.text, end).end()
+        return (value, end) if self.text[end : end + 1] in (",", "]") else (None, None)
+
+
+def alike(one, other) -> bool:
+    """Whether two values may be rows of one file: objects of mostly the same keys, lists of the same types."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return 2 * len(one.keys() & other.keys()) > len(one.keys() | other.keys())
+    return isinstance(one, list) and isinstance(other, list) and list(map(type, one)) == list(map(type, other))
