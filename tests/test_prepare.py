@@ -21,6 +21,7 @@ import pytest
 
 from gte.data import pairs as engine
 from gte.data import prepare as module
+from gte.data import tasks
 from gte.data.module import PairData
 from gte.data.pairs import use_engine
 from gte.data.prepare import Recipe, Triples, fetch, prepare
@@ -388,22 +389,22 @@ def test_a_run_killed_at_a_random_moment_leaves_nothing_half_made_and_a_rerun_co
 def test_what_a_killed_run_had_finished_is_not_made_again_and_what_it_had_not_is(three, tmp_path, monkeypatch):
     _, undisturbed, recipe = three
     out, site, made = tmp_path / "out", tmp_path / ".out.building", []
-    make_pairs, write_shards = module.make_pairs, module.write_shards
+    make_pairs, write_shards = tasks.make_pairs, tasks.write_shards
 
     def counted(source, *arguments, **settings):
         made.append(source.name)
         return make_pairs(source, *arguments, **settings)
 
-    def stop_at_b(batches, folder, name):
+    def stop_at_b(batches, folder, name, part):
         made.append(f"shards of {name}")
         if name == "b" and stop:
             (folder / "shards" / "b").mkdir()
             (folder / "shards" / "b" / "00000.arrow").write_bytes(b"half")
             raise KeyboardInterrupt
-        return write_shards(batches, folder, name)
+        return write_shards(batches, folder, name, part)
 
-    monkeypatch.setattr(module, "make_pairs", counted)
-    monkeypatch.setattr(module, "write_shards", stop_at_b)
+    monkeypatch.setattr(tasks, "make_pairs", counted)
+    monkeypatch.setattr(tasks, "write_shards", stop_at_b)
     stop, said = True, []
     with pytest.raises(KeyboardInterrupt):
         prepare(recipe, out, report=said.append)
@@ -424,7 +425,7 @@ def test_what_a_killed_run_had_finished_is_not_made_again_and_what_it_had_not_is
 def test_only_what_depends_on_a_change_is_made_again(three, tmp_path, monkeypatch):
     raw, _, recipe = three
     shutil.copytree(raw, tmp_path / "raw")
-    made, make_pairs = [], module.make_pairs
+    made, make_pairs = [], tasks.make_pairs
     recipe = replace(recipe, raw=tmp_path / "raw", dedup_across=True)
 
     def counted(source, *arguments, **settings):
@@ -433,8 +434,8 @@ def test_only_what_depends_on_a_change_is_made_again(three, tmp_path, monkeypatc
             raise KeyboardInterrupt
         return make_pairs(source, *arguments, **settings)
 
-    monkeypatch.setattr(module, "make_pairs", counted)
-    monkeypatch.setattr(module, "write_shards", lambda *_: 1 / 0)
+    monkeypatch.setattr(tasks, "make_pairs", counted)
+    monkeypatch.setattr(tasks, "write_shards", lambda *_: 1 / 0)
 
     def again(stopped_at: str, error=KeyboardInterrupt, **change) -> list[str]:
         nonlocal stop
@@ -454,7 +455,7 @@ def test_only_what_depends_on_a_change_is_made_again(three, tmp_path, monkeypatc
         file.write('\n{"query": "one", "pos": "more"}')
     assert again("", max_rejected=0.2, error=ZeroDivisionError) == ["b", "c"]  # c without what the new b has
     assert again("", max_rejected=0.2, dedup_across=False, error=ZeroDivisionError) == ["a", "b", "c"]
-    monkeypatch.setattr(module, "code", lambda: "other code")
+    monkeypatch.setattr(module, "code", lambda *_: "other code")
     assert again("", max_rejected=0.2, dedup_across=False, error=ZeroDivisionError) == ["a", "b", "c"]
 
 
@@ -545,7 +546,7 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(three, tmp_path, lock):
 def test_a_raw_file_that_changes_while_it_is_read_is_named_and_not_kept(three, tmp_path, monkeypatch):
     raw, _, recipe = three
     shutil.copytree(raw, tmp_path / "raw")
-    recipe, make_pairs = replace(recipe, raw=tmp_path / "raw"), module.make_pairs
+    recipe, make_pairs = replace(recipe, raw=tmp_path / "raw"), tasks.make_pairs
 
     def grown(source, *arguments, **settings):
         tally = make_pairs(source, *arguments, **settings)
@@ -554,10 +555,10 @@ def test_a_raw_file_that_changes_while_it_is_read_is_named_and_not_kept(three, t
                 file.write('\n{"query": "one", "pos": "more"}')
         return tally
 
-    monkeypatch.setattr(module, "make_pairs", grown)
+    monkeypatch.setattr(tasks, "make_pairs", grown)
     with pytest.raises(UserError, match="source b: its raw files changed while they were read; prepare again"):
         prepare(recipe, tmp_path / "out", report=silent)
-    monkeypatch.setattr(module, "make_pairs", make_pairs)
+    monkeypatch.setattr(tasks, "make_pairs", make_pairs)
     prepare(recipe, tmp_path / "out", report=silent)
     assert ("one", "more") in {(row["query"], row["document"]) for row in read_pairs(tmp_path / "out", "b")}
 
