@@ -1,9 +1,10 @@
 """Texts to token ids in large batches, exactly as the tokenizer's own Rust code gives them, at many times its speed.
 
 A tokenizer in BERT's manner works word by word, and texts repeat their words: so the bytes of a batch are cut into
-words by array operations, each distinct word goes through the Rust tokenizer once, and texts are put together from the
-results. Stretches that cannot be cut into words beforehand (not ASCII, a control character, the spelling of a special
-token) are cut at blanks only. Any other kind of tokenizer gets the whole texts.
+words by array operations, each distinct word is looked up once, and texts are put together from the results. Stretches
+that cannot be cut into words beforehand (not ASCII, a control character, the spelling of a special token) are cut at
+blanks only and go through the Rust tokenizer. Where nanotoken is installed (requirements-tokens.txt), it reads the
+texts of such a tokenizer. Any other kind of tokenizer gets the whole texts.
 
 Shapes: N texts, B bytes of their UTF-8 end to end, P pieces (words), T tokens.
 """
@@ -21,6 +22,7 @@ from gte.data.shards import spans
 
 BYTES_PER_TOKEN = 16  # of a text far longer than max_tokens, this much is tokenised at first
 BLOCK_BYTES = 2**24  # of texts looked at together
+COMPARED = 1_000  # texts that nanotoken and the Rust tokenizer both read, before the first is believed
 MAX_WORDS = 2_000_000  # distinct words that are remembered, some 300 MB
 BLANKS = b" \t\n\r"
 LETTER, BLANK, MARK, ODD = range(4)  # kinds of bytes: BERT cuts around blanks and around each ASCII punctuation mark
@@ -65,16 +67,21 @@ class Tokens:
         if self.by_words:
             model = state["model"]
             entries = {entry.encode(): number for entry, number in model["vocab"].items()}
-            self.first = {entry: number for entry, number in entries.items() if not entry.startswith(b"##")}
-            self.joined = {entry[2:]: number for entry, number in entries.items() if entry.startswith(b"##")}
-            self.longest = max(map(len, entries))
+            joint = model["continuing_subword_prefix"].encode()
+            self.first = with_beginnings(entries)
+            self.joined = with_beginnings(
+                {entry.removeprefix(joint): number for entry, number in entries.items() if entry.startswith(joint)}
+            )
+            self.compared = 0
             self.longest_word, self.unknown = model["max_input_chars_per_word"], model["vocab"][model["unk_token"]]
+        self.nanotoken = read_nanotoken(self.rust.to_str()) if self.by_words else None
         self._forget()
 
     def encode(self, texts: Sequence[str] | pa.Array) -> pa.ListArray:
         """list<uint16> or list<uint32>, a list a text. Raises TypeError for a str that holds half a surrogate pair."""
-        if not self.by_words:
-            flat, lengths = self.rust_ids(texts.to_pylist() if isinstance(texts, pa.Array) else texts)
+        if self.nanotoken is not None or not self.by_words:
+            texts = texts.to_pylist() if isinstance(texts, pa.Array) else texts
+            flat, lengths = self.nano_ids(texts) if self.nanotoken is not None else self.rust_ids(texts)
         else:
             data_B, edges = buffers(texts)
             heads_B, head_edges = self.heads(data_B, edges)
@@ -156,6 +163,23 @@ class Tokens:
                 bytes_B[runs[run] : end] = data_B[runs[run] : end]
         return starts_P, bytes_B
 
+    def nano_ids(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """(flat ids, lengths) of the texts by nanotoken, cut; by Rust and for good where the first of them differ."""
+        try:
+            flat, edges = self.nanotoken.encode_batch(
+                texts, add_special_tokens=False, max_length=self.max_tokens, parallel=False
+            )
+        except UnicodeEncodeError as error:
+            raise TypeError(f"half of a surrogate pair is no character: {error}") from error
+        if not self.compared and len(texts):
+            self.compared = min(len(texts), COMPARED)
+            ids, lengths = self.rust_ids(texts[: self.compared])
+            ids = ids[spans(lengths.cumsum() - lengths, np.minimum(lengths, self.max_tokens))]
+            if not np.array_equal(ids, flat[: edges[self.compared]]):
+                self.nanotoken = None
+                return self.rust_ids(texts)
+        return flat.astype(self.dtype), np.diff(edges)
+
     def rust_ids(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """(flat ids, lengths) of the whole texts by the Rust tokenizer alone."""
         lists = [encoding.ids for encoding in self.rust.encode_batch_fast(list(texts), add_special_tokens=False)]
@@ -171,15 +195,17 @@ class Tokens:
             return [self.unknown]
         found, begin = [], 0
         while begin < len(word):
-            entries = self.joined if begin else self.first
-            for end in range(min(len(word), begin + self.longest), begin, -1):
+            entries, longest = self.joined if begin else self.first, None
+            for end in range(begin + 1, len(word) + 1):
                 number = entries.get(word[begin:end])
-                if number is not None:
+                if number is None:
                     break
-            else:
+                if number >= 0:
+                    longest, after = number, end
+            if longest is None:
                 return [self.unknown]
-            found.append(number)
-            begin = end
+            found.append(longest)
+            begin = after
         return found
 
     def _numbers(self, words: list[bytes]) -> np.ndarray:
@@ -188,8 +214,8 @@ class Tokens:
             self._forget()
         new = [word for word in dict.fromkeys(words) if word not in self._known]
         if new:
-            plain = [word for word in new if word.isalnum()]
-            new = [word for word in new if not word.isalnum()] + plain
+            plain = [word for word in new if word.isalnum() and not (self.special and self.special.search(word))]
+            new = list(set(new).difference(plain)) + plain
             others, sizes = self.rust_ids([word.decode() for word in new[: len(new) - len(plain)]])  # it may raise
             lists = list(map(self.wordpiece, plain))
             values = np.concatenate([others, np.fromiter(chain.from_iterable(lists), self.dtype)])
@@ -203,6 +229,24 @@ class Tokens:
         self._known: dict[bytes, int] = {}
         self._values = np.empty(0, self.dtype)
         self._sizes, self._starts = np.empty(0, np.int64), np.empty(0, np.int64)
+
+
+def read_nanotoken(rules: str):
+    """nanotoken's reader of a tokenizer.json, some four times as fast; None where it is not installed or refuses it."""
+    try:
+        from nanotoken import WordPieceTokenizer
+    except ImportError:
+        return None
+    try:
+        return WordPieceTokenizer.from_json(rules)
+    except ValueError:
+        return None
+
+
+def with_beginnings(entries: dict[bytes, int]) -> dict[bytes, int]:
+    """The entries, and all that some entry begins with as -1: where a search for the longest may stop."""
+    beginnings = {entry[:end] for entry in entries for end in range(1, len(entry))}
+    return dict.fromkeys(beginnings, -1) | entries
 
 
 def id_type(vocabulary: dict[str, int]) -> pa.DataType:
@@ -233,7 +277,8 @@ def works_by_words(state: dict) -> bool:
     normalizer, pre_tokenizer = state["normalizer"] or {}, state["pre_tokenizer"] or {}
     wide = ("normalized", "lstrip", "rstrip", "single_word")  # such an added token looks beyond its own letters
     return (
-        normalizer.get("type") == "BertNormalizer"
+        state["model"]["type"] == "WordPiece"
+        and normalizer.get("type") == "BertNormalizer"
         and normalizer["clean_text"]
         and pre_tokenizer.get("type") == "BertPreTokenizer"
         and not any(token[key] for token in state["added_tokens"] for key in wide)
