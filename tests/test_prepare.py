@@ -351,7 +351,7 @@ def test_any_number_of_workers_writes_the_same_bytes_and_tells_the_same(long, tm
 
 
 def test_one_source_that_fails_is_named_at_once_and_the_others_are_kept(long, tmp_path):
-    undisturbed, recipe = long
+    _, recipe = long
     shutil.copytree(recipe.raw, tmp_path / "raw")
     for name in ("bad", "worse"):
         (tmp_path / "raw" / f"{name}.jsonl").write_text('["q", "d"]\n' + "no json\n" * 5)
@@ -427,8 +427,7 @@ def test_workers_end_with_the_process_that_asked_and_a_rerun_completes(long, tmp
 def test_a_worker_that_is_killed_is_one_line_and_the_others_work_on(tmp_path):
     with Workers(2) as workers:
         calls = [partial(workers.run, signal.raise_signal, signal.SIGKILL), partial(workers.run, text_hash, "text")]
-        calls += [partial(workers.run, text_hash, 1)]
-        killed, number, _ = list(workers.each(calls[:2], [1, 1])) + [None]
+        killed, number = workers.each(calls, [1, 1])
         assert isinstance(killed, UserError) and number == text_hash("text")
         assert "a worker process was killed by SIGKILL; where memory is short, workers=1" in str(killed)
         with pytest.raises(AttributeError, match="has no attribute 'encode'") as error:
