@@ -23,7 +23,7 @@ def main(cfg: DictConfig) -> None:
         out = out.relative_to(Path.cwd())
     recipe = read_recipe(plain(cfg.data), fetch_again=cfg.force)
     command = shlex.join(["python", *sys.argv])
-    prepare(recipe, out, engine=cfg.engine, force=cfg.force, command=command, dry_run=cfg.dry_run)
+    prepare(recipe, out, engine=cfg.engine, workers=cfg.workers, force=cfg.force, command=command, dry_run=cfg.dry_run)
 
 
 if __name__ == "__main__":

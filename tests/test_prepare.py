@@ -14,11 +14,14 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gte.data import lineage, tasks
 from gte.data import pairs as engine
 from gte.data import prepare as module
 from gte.data.module import PairData
@@ -28,6 +31,7 @@ from gte.data.records import pair_hash, text_hash
 from gte.data.shards import Manifest, TokenTable
 from gte.data.sources import Raw, Source, infer_sources
 from gte.data.tokenizer import load_tokenizer
+from gte.data.workers import Workers
 from gte.errors import UserError
 from gte.stage import Stage
 
@@ -319,28 +323,189 @@ def another_process(raw: Path, out: Path, force: bool = False, setup: str = "") 
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def test_a_ray_cluster_writes_the_bytes_that_native_writes(prepared, tmp_path):
+@pytest.fixture(scope="module")
+def long(tmp_path_factory) -> tuple[Path, Recipe]:
+    """(out, recipe) of two sources, prepared in this process; one is of three row groups, each a range of its own."""
+    folder, rng = tmp_path_factory.mktemp("long"), random.Random(8)
+    (folder / "raw").mkdir()
+    rows = [json.dumps([f"{number} {sentence(rng, 2)}", sentence(rng, 3)]) for number in range(40_000)]
+    (folder / "raw" / "long.jsonl").write_text("\n".join(rows))
+    (folder / "raw" / "short.jsonl").write_text("\n".join(rows[:5_000:5]))
+    recipe = Recipe("test", infer_sources(folder / "raw"), folder / "raw", vocab_size=300)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "RANGE_BYTES", 1)
+        prepare(recipe, folder / "out", workers=1, report=silent)
+    return folder / "out", recipe
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_any_number_of_workers_writes_the_same_bytes_and_tells_the_same(long, tmp_path, monkeypatch, workers):
+    undisturbed, recipe = long
+    monkeypatch.setattr(tasks, "RANGE_BYTES", 1)
+    said = []
+    prepare(recipe, tmp_path / "out", workers=workers, report=said.append)
+    assert contents(tmp_path / "out") == contents(undisturbed)
+    assert [len(facts["shards"]) for facts in Manifest.load(undisturbed).sources.values()] == [3, 1]
+    told = [line.split()[0] for line in said if " read " in line and " kept " in line]
+    assert told == ["long", "short"] and any(f"on {workers} workers" in line for line in said)
+
+
+def test_one_source_that_fails_is_named_at_once_and_the_others_are_kept(long, tmp_path):
+    _, recipe = long
+    shutil.copytree(recipe.raw, tmp_path / "raw")
+    for name in ("bad", "worse"):
+        (tmp_path / "raw" / f"{name}.jsonl").write_text('["q", "d"]\n' + "no json\n" * 5)
+    broken = Recipe("test", infer_sources(tmp_path / "raw"), tmp_path / "raw", vocab_size=300)
+    for workers in (1, 2):
+        said = []
+        with pytest.raises(UserError, match=r"source bad: 5 of 6 rows are rejected.*; nor could worse be made$"):
+            prepare(broken, tmp_path / "out", workers=workers, report=said.append)
+        assert sum("failed: source" in line for line in said) == 2
+        assert [line.split()[0] for line in said if " kept " in line and " read " in line] == ["long", "short"]
+    assert sum("made before" in line for line in said) == 2
+    prepare(replace(broken, max_rejected=0.9), tmp_path / "out", report=silent)
+
+
+def test_a_number_of_workers_of_no_sense_is_refused(long, tmp_path):
+    with pytest.raises(UserError, match="workers=0 must be at least 1"):
+        prepare(long[1], tmp_path / "out", workers=0, report=silent)
+
+
+WORKING = """
+import sys
+from pathlib import Path
+from gte.data import tasks
+from gte.data.prepare import Recipe, prepare
+from gte.data.sources import infer_sources
+
+tasks.RANGE_BYTES = 1
+raw, out = Path(sys.argv[1]), Path(sys.argv[2])
+prepare(Recipe("test", infer_sources(raw), raw, vocab_size=300), out, workers=2)
+"""
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes below a process."""
+    try:
+        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+    return children + [other for child in children for other in descendants(child)]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_the_process_that_asked_and_a_rerun_completes(long, tmp_path, monkeypatch, number):
+    undisturbed, recipe = long
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    command = [sys.executable, "-c", WORKING, str(recipe.raw), str(tmp_path / "out")]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not any((tmp_path / ".out.building" / "work").glob("*/parts")):
+        time.sleep(0.005)
+    time.sleep(random.SystemRandom().random() * 0.5)
+    workers = []
+    for task in Path(f"/proc/{process.pid}/task").iterdir():  # each worker is a child of the thread that asks it
+        workers += [int(child) for child in (task / "children").read_text().split()]
+    assert len(workers) == 2
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    limit = time.monotonic() + 20
+    while any(map(is_alive, workers)) and time.monotonic() < limit:
+        time.sleep(0.01)
+    assert not any(map(is_alive, workers)) and process.returncode != 0
+    monkeypatch.setattr(tasks, "RANGE_BYTES", 1)
+    prepare(recipe, tmp_path / "out", workers=2, report=silent)
+    assert contents(tmp_path / "out") == contents(undisturbed)
+
+
+def test_a_worker_that_is_killed_is_one_line_and_the_others_work_on(tmp_path):
+    with Workers(2) as workers:
+        calls = [partial(workers.run, signal.raise_signal, signal.SIGKILL), partial(workers.run, text_hash, "text")]
+        killed, number = workers.each(calls, [1, 1])
+        assert isinstance(killed, UserError) and number == text_hash("text")
+        assert "a worker process was killed by SIGKILL; where memory is short, workers=1" in str(killed)
+        with pytest.raises(AttributeError, match="has no attribute 'encode'") as error:
+            workers.run(text_hash, 1)
+        assert "in text_hash" in error.value.__notes__[0]
+        assert workers.run(text_hash, "text") == number
+
+
+def test_a_damaged_pairs_file_is_named_where_shards_are_made_of_it(tmp_path):
+    table = pa.table({"query": [f"{n} some query" for n in range(2_000)], "document": ["text"] * 2_000})
+    pq.write_table(table, tmp_path / "a.parquet", write_page_checksum=True, compression="none")
+    whole = (tmp_path / "a.parquet").read_bytes()
+    assert sum(batch.num_rows for batch in tasks.pair_batches(tmp_path / "a.parquet", 700)) == 2_000
+    place = whole.index(b"1234 some query")
+    (tmp_path / "a.parquet").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    with pytest.raises(UserError, match=r"a\.parquet is damaged .*delete it and prepare again"):
+        list(tasks.pair_batches(tmp_path / "a.parquet", 700))
+
+
+def test_a_complete_folder_of_other_code_is_told_kept_and_usable(prepared, tmp_path, monkeypatch):
+    _, done, recipe = prepared
+    out = tmp_path / "out"
+    shutil.copytree(done, out)
+
+    def told(expected: str) -> None:
+        said = []
+        assert prepare(recipe, out, report=said.append) == Manifest.load(out)
+        (line,) = said
+        assert expected in line and "force=true" in line, line
+
+    told("up to date: nothing to do")
+    source = tmp_path / "src"
+    shutil.copytree(ROOT / "src" / "gte", source / "gte", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(lineage, "SRC", source)
+    told("up to date: nothing to do")
+    for file in ("demo.py", "collate.py"):
+        (source / "gte" / "data" / file).write_text("other = 1")
+    lineage.read_module.cache_clear()
+    told("up to date: nothing to do")
+    readers = source / "gte" / "data" / "readers.py"
+    readers.write_text(readers.read_text().replace("MAX_LINE = 16", "MAX_LINE = 8"))
+    lineage.read_module.cache_clear()
+    told("was made by other code (readers): kept as it is, fit for training")
+    manifest = Manifest.load(out)
+    manifest.versions["pyarrow"], manifest.code = "1.0", module.recipe_code(recipe)
+    manifest.save(out)
+    told(f"was made by other code (pyarrow 1.0, now {pa.__version__}): kept")
+    manifest.code = {}
+    manifest.save(out)
+    told("older than the record of the code")
+    assert PairData(out, Stage("finetune", 6, 8, 2, None, 1, 1.0, None, 512, 0.0), alpha=0.5, seed=0).tables
+    lineage.read_module.cache_clear()
+
+
+@pytest.mark.parametrize("spread", [False, True])
+def test_a_ray_cluster_writes_the_bytes_that_native_writes(prepared, tmp_path, spread):
     pytest.importorskip("ray", reason="pip install -r requirements-ray.txt")
     _, _, recipe = prepared
     again = replace(recipe.sources[0], name="again", folder="words", files="[ab].jsonl.gz")
-    recipe = replace(recipe, dedup_across=True, sources=[*recipe.sources, again], max_rejected=0.2)
+    recipe = replace(recipe, dedup_across=spread, sources=[*recipe.sources, again], max_rejected=0.2)
     prepare(recipe, tmp_path / "native", report=silent)
     (tmp_path / "recipe.pickle").write_bytes(pickle.dumps(recipe))
     program = """
 import pickle, sys
 from pathlib import Path
 import ray
-from gte.data import pairs
+from gte.data import pairs, prepare as module
 from gte.data.prepare import prepare
 
 folder = Path(sys.argv[1])
 pairs.BUCKET_BYTES = 60_000
-prepare(pickle.loads((folder / "recipe.pickle").read_bytes()), folder / "ray", engine="ray")
+module.CLUSTER_BYTES = -1 if sys.argv[2] == "True" else module.CLUSTER_BYTES
+prepare(pickle.loads((folder / "recipe.pickle").read_bytes()), folder / "ray", engine="ray", workers=2)
 print("on", len(ray.nodes()), "node, runner", pairs.daft.get_or_infer_runner_type())
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "RAY_AUTH_MODE": "disabled"}
     done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", program, str(tmp_path), str(spread)], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert "on 1 node, runner ray" in done.stdout and "rejected" in done.stdout
@@ -388,22 +553,22 @@ def test_a_run_killed_at_a_random_moment_leaves_nothing_half_made_and_a_rerun_co
 def test_what_a_killed_run_had_finished_is_not_made_again_and_what_it_had_not_is(three, tmp_path, monkeypatch):
     _, undisturbed, recipe = three
     out, site, made = tmp_path / "out", tmp_path / ".out.building", []
-    make_pairs, write_shards = module.make_pairs, module.write_shards
+    make_pairs, write_shards = tasks.make_pairs, tasks.write_shards
 
     def counted(source, *arguments, **settings):
         made.append(source.name)
         return make_pairs(source, *arguments, **settings)
 
-    def stop_at_b(batches, folder, name):
+    def stop_at_b(batches, folder, name, part):
         made.append(f"shards of {name}")
         if name == "b" and stop:
             (folder / "shards" / "b").mkdir()
             (folder / "shards" / "b" / "00000.arrow").write_bytes(b"half")
             raise KeyboardInterrupt
-        return write_shards(batches, folder, name)
+        return write_shards(batches, folder, name, part)
 
-    monkeypatch.setattr(module, "make_pairs", counted)
-    monkeypatch.setattr(module, "write_shards", stop_at_b)
+    monkeypatch.setattr(tasks, "make_pairs", counted)
+    monkeypatch.setattr(tasks, "write_shards", stop_at_b)
     stop, said = True, []
     with pytest.raises(KeyboardInterrupt):
         prepare(recipe, out, report=said.append)
@@ -424,7 +589,7 @@ def test_what_a_killed_run_had_finished_is_not_made_again_and_what_it_had_not_is
 def test_only_what_depends_on_a_change_is_made_again(three, tmp_path, monkeypatch):
     raw, _, recipe = three
     shutil.copytree(raw, tmp_path / "raw")
-    made, make_pairs = [], module.make_pairs
+    made, make_pairs = [], tasks.make_pairs
     recipe = replace(recipe, raw=tmp_path / "raw", dedup_across=True)
 
     def counted(source, *arguments, **settings):
@@ -433,8 +598,8 @@ def test_only_what_depends_on_a_change_is_made_again(three, tmp_path, monkeypatc
             raise KeyboardInterrupt
         return make_pairs(source, *arguments, **settings)
 
-    monkeypatch.setattr(module, "make_pairs", counted)
-    monkeypatch.setattr(module, "write_shards", lambda *_: 1 / 0)
+    monkeypatch.setattr(tasks, "make_pairs", counted)
+    monkeypatch.setattr(tasks, "write_shards", lambda *_: 1 / 0)
 
     def again(stopped_at: str, error=KeyboardInterrupt, **change) -> list[str]:
         nonlocal stop
@@ -454,7 +619,7 @@ def test_only_what_depends_on_a_change_is_made_again(three, tmp_path, monkeypatc
         file.write('\n{"query": "one", "pos": "more"}')
     assert again("", max_rejected=0.2, error=ZeroDivisionError) == ["b", "c"]  # c without what the new b has
     assert again("", max_rejected=0.2, dedup_across=False, error=ZeroDivisionError) == ["a", "b", "c"]
-    monkeypatch.setattr(module, "code", lambda: "other code")
+    monkeypatch.setattr(module, "code", lambda *_: "other code")
     assert again("", max_rejected=0.2, dedup_across=False, error=ZeroDivisionError) == ["a", "b", "c"]
 
 
@@ -545,7 +710,7 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(three, tmp_path, lock):
 def test_a_raw_file_that_changes_while_it_is_read_is_named_and_not_kept(three, tmp_path, monkeypatch):
     raw, _, recipe = three
     shutil.copytree(raw, tmp_path / "raw")
-    recipe, make_pairs = replace(recipe, raw=tmp_path / "raw"), module.make_pairs
+    recipe, make_pairs = replace(recipe, raw=tmp_path / "raw"), tasks.make_pairs
 
     def grown(source, *arguments, **settings):
         tally = make_pairs(source, *arguments, **settings)
@@ -554,10 +719,10 @@ def test_a_raw_file_that_changes_while_it_is_read_is_named_and_not_kept(three, t
                 file.write('\n{"query": "one", "pos": "more"}')
         return tally
 
-    monkeypatch.setattr(module, "make_pairs", grown)
+    monkeypatch.setattr(tasks, "make_pairs", grown)
     with pytest.raises(UserError, match="source b: its raw files changed while they were read; prepare again"):
         prepare(recipe, tmp_path / "out", report=silent)
-    monkeypatch.setattr(module, "make_pairs", make_pairs)
+    monkeypatch.setattr(tasks, "make_pairs", make_pairs)
     prepare(recipe, tmp_path / "out", report=silent)
     assert ("one", "more") in {(row["query"], row["document"]) for row in read_pairs(tmp_path / "out", "b")}
 

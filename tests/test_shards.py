@@ -110,7 +110,7 @@ def test_a_shard_is_one_record_batch_within_both_limits(tmp_path, monkeypatch):
     facts = manifest.sources["s"]["shards"]
     assert sum(shard["rows"] for shard in facts) == 400 and [shard["file"] for shard in facts][:2] == [
         "shards/s/00000.arrow",
-        "shards/s/00001.arrow",
+        "shards/s/00000-1.arrow",
     ]
     for shard in facts:
         batches = list(pa.ipc.open_stream(tmp_path / shard["file"]))

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -216,8 +218,61 @@ def test_an_added_token_that_looks_around_itself_is_respected(wordpiece, tmp_pat
     assert not tokens.by_words and tokens.encode(texts).to_pylist() == own_ids(tokenizer, texts, 30)
 
 
+def test_the_spelling_of_an_added_token_counts_in_its_own_case_only(wordpiece, tmp_path):
+    wordpiece.save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    tokenizer.add_tokens([AddedToken("pair", normalized=False), AddedToken("[x]", normalized=False)])
+    tokens = Tokens(tokenizer, 30)
+    texts = ["PAIR pair Pairs", "[X] [x] a[x]b a[X]é", "É[X] É[x]", "repair"]
+    expected = own_ids(tokenizer, texts, 30)
+    assert tokens.by_words and tokens.encode(texts).to_pylist() == expected
+    assert any(number >= len(wordpiece) for number in expected[0])
+
+
+def test_texts_come_from_anywhere_in_an_arrow_array_or_from_a_list(wordpiece):
+    texts = ["", " before it", *corpus(6, 30), "", "日本 two", ""]
+    tokens = Tokens(wordpiece, 30)
+    expected = own_ids(wordpiece, texts, 30)
+    for kind in (pa.string(), pa.large_string()):
+        assert tokens.encode(pa.array(texts, kind)).to_pylist() == expected
+        assert tokens.encode(pa.array(texts, kind).slice(3, 20)).to_pylist() == expected[3:23]
+    assert tokens.encode([]).to_pylist() == [] and tokens.encode(["", " "]).to_pylist() == [[], []]
+
+
+def test_texts_that_come_in_several_blocks_have_the_same_ids(wordpiece, monkeypatch):
+    texts = ODD + corpus(7, 50)
+    expected = own_ids(wordpiece, texts, 30)
+    monkeypatch.setattr("gte.data.tokens.BLOCK_BYTES", 100)
+    assert Tokens(wordpiece, 30).encode(texts).to_pylist() == expected
+
+
+@pytest.mark.parametrize("max_tokens", [5, 510])
+def test_nanotoken_gives_the_tokenizers_own_ids_or_is_not_used(wordpiece, max_tokens, monkeypatch):
+    pytest.importorskip("nanotoken", reason="pip install -r requirements-tokens.txt")
+    texts = ODD + corpus(5) + fuzz(1) + fuzz(2)
+    expected = own_ids(wordpiece, texts, max_tokens)
+    tokens = Tokens(wordpiece, max_tokens)
+    assert tokens.nanotoken is not None and tokens.encode(texts).to_pylist() == expected
+    assert tokens.nanotoken is not None and tokens.compared > 500
+
+    class Other:
+        def encode_batch(self, texts, **_):
+            return np.zeros(len(texts), np.uint32), np.arange(len(texts) + 1)
+
+    monkeypatch.setattr("gte.data.tokens.read_nanotoken", lambda rules: Other())
+    tokens = Tokens(wordpiece, max_tokens)
+    for _ in range(2):
+        assert tokens.encode(texts).to_pylist() == expected and tokens.nanotoken is None
+
+
+def without_nanotoken(tokenizer, max_tokens: int) -> Tokens:
+    tokens = Tokens(tokenizer, max_tokens)
+    tokens.nanotoken = None
+    return tokens
+
+
 def test_long_texts_are_cut_to_the_same_tokens_without_reading_them_all(wordpiece):
-    tokens = Tokens(wordpiece, 20)
+    tokens = without_nanotoken(wordpiece, 20)
     texts = [
         "pair search " * 5_000,
         "x" * 9_000,
@@ -228,9 +283,9 @@ def test_long_texts_are_cut_to_the_same_tokens_without_reading_them_all(wordpiec
     ]
     assert tokens.encode(texts).to_pylist() == own_ids(wordpiece, texts, 20)
     seen = []
-    tokens.ids, ids = lambda texts: (seen.extend(texts), ids(texts))[1], tokens.ids
+    tokens.ids, ids = lambda data, edges: (seen.append(len(data)), ids(data, edges))[1], tokens.ids
     tokens.encode(["pair search " * 5_000])
-    assert seen and max(map(len, seen)) <= 20 * 16
+    assert seen and max(seen) <= 20 * 16
 
 
 def test_forgetting_words_changes_nothing(wordpiece, monkeypatch):

@@ -8,10 +8,12 @@ The index is that of the evaluation sets, some 14 bytes a word; the training pai
 """
 
 import json
+import pickle
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +130,23 @@ class EvaluationTexts:
         return found
 
 
+def save_evaluation(evaluation: EvaluationTexts, path: Path) -> Path:
+    """Writes the index for other processes to load; returns its path."""
+    path.write_bytes(pickle.dumps(evaluation, protocol=5))
+    return path
+
+
+def load_evaluation(path: Path) -> EvaluationTexts:
+    """The index that `save_evaluation` wrote, read once a process."""
+    return read_evaluation(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(1)
+def read_evaluation(path: Path, changed: int) -> EvaluationTexts:
+    """The index in a file that was last changed then."""
+    return pickle.loads(path.read_bytes())
+
+
 class Contamination:
     """The contaminated pairs of a source: which to leave out, and what the report says of them."""
 
@@ -205,6 +224,9 @@ class WordHashes:
 
     def __init__(self):
         self.known: dict[str, int] = {}
+
+    def __getstate__(self) -> dict:
+        return {"known": {}}
 
     def ngrams(self, texts: list[list[str]], n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(hash, number of the text, first word in it) of every run of n words of every text."""

@@ -1,7 +1,6 @@
 """A folder that is complete or not there: one process makes it, aside, in steps that a killed run need not repeat."""
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -84,12 +83,6 @@ def once(site: Path, step: str, key: dict, make: Callable[[], dict]) -> tuple[di
 def plain(value):
     """A value as JSON gives it back."""
     return json.loads(json.dumps(value))
-
-
-def code() -> str:
-    """A digest of the code that makes prepared folders: a step of other code is not taken over."""
-    files = sorted(Path(__file__).parent.rglob("*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def put_in_place(build: Path, out: Path) -> None:

@@ -3,9 +3,10 @@
 import json
 import platform
 import shutil
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -18,23 +19,31 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gte.data.columns import Wanted
-from gte.data.contamination import REASONS, Decontamination, EvaluationTexts
-from gte.data.folder import WORK, building_site, code, find_complete, locked, once, put_in_place, refuse_foreign
+from gte.data.contamination import REASONS, Decontamination, EvaluationTexts, save_evaluation
+from gte.data.folder import WORK, building_site, find_complete, locked, once, put_in_place, refuse_foreign
+from gte.data.lineage import changed, code, code_of
 from gte.data.mining import mine, mined_for
-from gte.data.pairs import Tally, hash_file, make_pairs, use_engine
+from gte.data.pairs import Tally, hash_file, texts_size, use_engine
 from gte.data.preview import describe, preview
-from gte.data.readers import ENDS
-from gte.data.records import text_hash
-from gte.data.shards import Manifest, described, write_shards
+from gte.data.readers import ENDS, JOINS, READERS
+from gte.data.shards import Manifest, described
 from gte.data.sources import LOCAL, Raw, Source, configuration, infer_sources, load_source, locate, pair_files
-from gte.data.tokenizer import commit_of, fingerprint, load_tokenizer, special_ids, train_tokenizer
-from gte.data.tokens import Tokens
+from gte.data.tasks import pair_batches, ranges, source_pairs, source_pairs_alone, token_shards
+from gte.data.tokenizer import commit_of, fingerprint, load_tokenizer, plain_reader, special_ids, train_tokenizer
+from gte.data.tokens import id_type
+from gte.data.workers import Workers, how_many
 from gte.errors import UserError, check_numbers, did_you_mean
 from gte.ticker import still_at
 
 TRAINING_PAIRS = 60_000  # a tokenizer is trained on so many pairs at most, of each source in proportion
-TOKENS_BATCH = 8_192  # pairs tokenised at a time
 REPORT = "decontamination.json"
+WORTH = 2**24  # bytes of raw texts that keep a further worker busy for longer than its start takes
+CLUSTER_BYTES = 2**31  # of raw texts: above, Daft spreads the files of one source over the cluster
+ONE_AT_A_TIME = threading.Lock()  # sources that Daft spreads over the cluster: its settings are the process's
+PAIRS_CODE = "gte.data.tasks:source_pairs"
+SHARDS_CODE = ("gte.data.tasks:token_shards", "gte.data.tasks:ranges")
+TRIPLES_CODE = ("gte.data.prepare:mined_triples",)
+TOKENIZER_CODE = ("gte.data.tokenizer:train_tokenizer", "gte.data.prepare:training_texts")
 LIBRARIES = ("daft", "datasets", "numpy", "pyarrow", "tokenizers", "transformers")
 
 Report = Callable[[str], None]
@@ -226,6 +235,7 @@ def prepare(
     out: Path,
     *,
     engine: str = "native",
+    workers: int | None = None,
     force: bool = False,
     command: str = "",
     report: Report = say,
@@ -234,13 +244,19 @@ def prepare(
     """Makes the prepared folder `out`, or finds it made: `manifest.json`, `pairs/`, `shards/`, `tokenizer/`, `eval/`.
 
     Everything is written to a hidden folder beside `out`, which takes its name at the very end: `out` is complete or
-    not there, whenever the process dies. What was finished then, source by source, is taken over by the next run. A
-    complete folder of the same configuration is left as it is; of another one it is refused, unless `force` says to
-    replace it; but where nothing is new beside a tokenizer in place of one that nobody asked for, it is replaced. Two
-    runs with equal raw files write equal bytes, but for the time in the manifest. `dry_run`: tell how the user's files
-    are read, write nothing and return None.
+    not there, whenever the process dies. What was finished then, source by source and range of rows by range of rows,
+    is taken over by the next run. A complete folder of the same configuration is left as it is, and where other code
+    made it that is told; of another one it is refused, unless `force` says to replace it; but where nothing is new
+    beside a tokenizer in place of one that nobody asked for, it is replaced. Two runs with equal raw files write equal
+    bytes, but for the time in the manifest, whatever the engine and the number of workers. `dry_run`: tell how the
+    user's files are read, write nothing and return None.
+
+    workers: tasks at a time, each of a process of its own; 1 for all in this process, None for all cores (engine=ray:
+    of the cluster, whose machines must see `out` and the raw files under the same names), fewer for little data.
     """
     recipe.check()
+    if workers is not None and workers < 1:
+        raise UserError(f"workers={workers} must be at least 1, or null for as many as there are cores")
     raws = recipe.locate()
     if dry_run:
         look_at(recipe, raws, report)
@@ -254,18 +270,40 @@ def prepare(
     out = Path(out)
     with locked(out):
         if not force and (made := find_complete(out, stated)):
-            report(f"{out} is complete and up to date: nothing to do (force=true makes it anew)")
+            report(f"{out} is complete and {age(made, recipe)}")
             return made
         refuse_foreign(out)
         shown = look_at(recipe, raws, report)
-        with building_site(out, report) as build:
-            manifest = fill(recipe, raws, given, build, report)
+        count = how_many(workers, engine)
+        if workers is None:
+            count = min(
+                count,
+                1 + sum(texts_size(raw, source) for source in recipe.sources for raw in raws[source.name]) // WORTH,
+            )
+        with building_site(out, report) as build, Workers(count, engine) as pool:
+            build = build.resolve()  # the tasks of a cluster run in other folders
+            manifest = fill(recipe, raws, given, build, report, pool)
             for name, columns in shown.items():
                 manifest.sources[name]["columns"] = columns
             manifest.configuration, manifest.command = stated, command
             manifest.save(build)
     report(table(manifest, out))
     return manifest
+
+
+def age(made: Manifest, recipe: Recipe) -> str:
+    """Whether a complete folder is what this code and these libraries would make, and what to type."""
+    kept = "kept as it is, fit for training; force=true makes it anew"
+    if not made.code:
+        return f"older than the record of the code that makes one: {kept}"
+    new, libraries = recipe_code(recipe), versions()
+    others = [name.removeprefix("gte.data.") for name in changed(made.code, new)]
+    others += [
+        f"{name} {made.versions.get(name)}, now {libraries.get(name)}" for name in changed(made.versions, libraries)
+    ]
+    if others:
+        return f"was made by other code ({', '.join(others)}): {kept}"
+    return "up to date: nothing to do (force=true makes it anew)"
 
 
 def look_at(recipe: Recipe, raws: dict[str, list[Raw]], report: Report) -> dict[str, dict]:
@@ -286,11 +324,14 @@ def look_at(recipe: Recipe, raws: dict[str, list[Raw]], report: Report) -> dict[
     return shown
 
 
-def fill(recipe: Recipe, raws: dict[str, list[Raw]], tokenizer, build: Path, report: Report) -> Manifest:
+def fill(
+    recipe: Recipe, raws: dict[str, list[Raw]], tokenizer, build: Path, report: Report, workers: Workers
+) -> Manifest:
     """Writes everything but the manifest into `build`, and returns it."""
     sweep(build, [source.name for source in recipe.sources] + list(recipe.triples))
     evaluation = index_evaluation(recipe.decontaminate, report) if recipe.decontaminate else None
-    facts = write_pairs(recipe, raws, evaluation, build, report)
+    index = save_evaluation(evaluation, build / WORK / "evaluation.pickle") if evaluation else None
+    facts = write_pairs(recipe, raws, index, build, report, workers)
     for name, triples in recipe.triples.items():
         facts[name] = write_triples(name, triples, facts, build, report)
     contamination = {name: entry.pop("contamination") for name, entry in facts.items()}
@@ -300,16 +341,16 @@ def fill(recipe: Recipe, raws: dict[str, list[Raw]], tokenizer, build: Path, rep
         pair_sources = {source.name: facts[source.name]["kept"] for source in recipe.sources}
         tokenizer = train(pair_sources, recipe.vocab_size, build, report)
     tokenizer.save_pretrained(build / "tokenizer")
-    tokens = Tokens(tokenizer, recipe.max_tokens)
-    write_all_shards(facts, tokens, fingerprint(tokenizer), build, report)
+    write_all_shards(facts, tokenizer, recipe.max_tokens, build, report, workers)
     if recipe.evaluation:
         shutil.copytree(recipe.evaluation, build / "eval")
     return Manifest(
         name=recipe.name,
-        tokenizer=describe_tokenizer(tokenizer, recipe.tokenizer, tokens),
+        tokenizer=describe_tokenizer(tokenizer, recipe.tokenizer, recipe.max_tokens),
         sources=facts,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=versions(),
+        code=recipe_code(recipe),
     )
 
 
@@ -318,9 +359,22 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{library: version(library) for library in LIBRARIES}}
 
 
-def maker() -> dict:
-    """What else a finished step depends on: its code and its libraries."""
-    return {"code": code(), "versions": versions()}
+def maker(entries: Sequence[str]) -> dict:
+    """What else a finished step depends on: the code of these functions and the libraries."""
+    return {"code": code(*entries), "versions": versions()}
+
+
+def pairs_code(source: Source) -> list[str]:
+    """The functions that make the pairs of a source: those of its format besides those of all."""
+    return [PAIRS_CODE, READERS[source.reader], *([JOINS[source.reader]] if source.reader in JOINS else [])]
+
+
+def recipe_code(recipe: Recipe) -> dict[str, str]:
+    """A digest of the code of each module that makes this recipe's folder."""
+    entries = [*SHARDS_CODE, *(entry for source in recipe.sources for entry in pairs_code(source))]
+    entries += TRIPLES_CODE if recipe.triples else []
+    entries += TOKENIZER_CODE if recipe.tokenizer is None else []
+    return code_of(entries)
 
 
 def sweep(build: Path, names: list[str]) -> None:
@@ -345,55 +399,109 @@ def index_evaluation(settings: Decontamination, report: Report) -> EvaluationTex
 
 
 def write_pairs(
-    recipe: Recipe, raws: dict[str, list[Raw]], evaluation: EvaluationTexts | None, build: Path, report: Report
+    recipe: Recipe,
+    raws: dict[str, list[Raw]],
+    index: Path | None,
+    build: Path,
+    report: Report,
+    workers: Workers,
 ) -> dict[str, dict]:
-    """Writes pairs/<source>.parquet of every source; returns what the manifest states of each, shards excepted."""
+    """Writes pairs/<source>.parquet of every source; returns what the manifest states of each, shards excepted.
+
+    Sources are made at the same time, except where each depends on those before it, and are told in their order. Where
+    one cannot be made the others are, which the next run takes over; then UserError says what the first one's fault is.
+    """
     facts: dict[str, dict] = {}
     width = max(len(source.name) for source in recipe.sources)
-    for source in recipe.sources:
-        start = time.perf_counter()
-        earlier = list(facts) if recipe.dedup_across else None
-        key = {
-            "source": configuration(source, raws[source.name]),
-            "max_rejected": recipe.max_rejected,
-            "decontaminate": recipe.decontaminate and recipe.decontaminate.stamp(),
-            "earlier": earlier and [facts[name]["pairs"]["sha256"] for name in earlier],
-            **maker(),
-        }
-        make = partial(source_pairs, recipe, source, raws[source.name], earlier, evaluation, build)
-        with still_at(f"{source.name}: at work"):
-            made, is_new = once(build, f"{source.name}.pairs", key, make)
-        tally = Tally(**made["tally"])
-        facts[source.name] = describe_source(source.category, source.stages, source.licence, tally, made["files"][0])
-        how_long = f"{time.perf_counter() - start:6.1f} s" if is_new else "made before"
-        report(
-            f"{source.name:<{width}}  read {tally.read:>11,}  kept {tally.kept:>11,}  duplicates {tally.duplicates:>9,}"
-            f"  rejected {sum(tally.rejected.values()):>7,}  {how_long}"
-        )
-        for example in {example["reason"]: example for example in reversed(tally.examples)}.values():
-            count = tally.rejected[example["reason"]]
-            report(f"{'':<{width}}  rejected {count:,}: {example['reason']}, first {example['file']}:{example['row']}")
+    several = [[source] for source in recipe.sources] if recipe.dedup_across else [recipe.sources]
+    failed: dict[str, UserError] = {}
+    for sources in several:
+        earlier = [facts[name]["pairs"]["sha256"] for name in facts] if recipe.dedup_across else None
+        across = [hash_file(build / WORK / name) for name in facts] if recipe.dedup_across else None
+        steps = [
+            partial(pairs_step, recipe, source, raws[source.name], earlier, across, index, build, workers, report)
+            for source in sources
+        ]
+        sizes = [sum(texts_size(raw, source) for raw in raws[source.name]) for source in sources]
+        for source, result in zip(sources, workers.each(steps, sizes), strict=True):
+            if isinstance(result, UserError):
+                failed[source.name] = result
+                continue
+            made, how_long = result
+            tally = Tally(**made["tally"])
+            facts[source.name] = describe_source(
+                source.category, source.stages, source.licence, tally, made["files"][0]
+            )
+            tell(source.name, width, tally, how_long, report)
+        if failed and recipe.dedup_across:
+            break
+    if failed:
+        first, *others = failed
+        rest = f"; nor could {', '.join(others)} be made" if others else ""
+        raise UserError(f"{failed[first]}{rest}") from failed[first]
     return facts
 
 
-def source_pairs(
+def pairs_step(
     recipe: Recipe,
     source: Source,
     raws: list[Raw],
     earlier: list[str] | None,
-    evaluation: EvaluationTexts | None,
+    across: list[Path] | None,
+    index: Path | None,
     build: Path,
-) -> dict:
-    """Writes pairs/<source>.parquet; returns the tally and the files. Raises UserError where a raw file changed."""
-    target, work = f"pairs/{source.name}.parquet", build / WORK / source.name
-    seen = None if earlier is None else [hash_file(build / WORK / name) for name in earlier]
-    tally = make_pairs(
-        source, raws, build / target, work, max_rejected=recipe.max_rejected, seen=seen, evaluation=evaluation
+    workers: Workers,
+    report: Report,
+) -> tuple[dict, str]:
+    """Makes the pairs of a source, or finds them made: what `source_pairs` returns, and how long it took.
+
+    Raises UserError where a raw file changed meanwhile.
+    """
+    key = {
+        "source": configuration(source, raws),
+        "max_rejected": recipe.max_rejected,
+        "decontaminate": recipe.decontaminate and recipe.decontaminate.stamp(),
+        "earlier": earlier,
+        **maker(pairs_code(source)),
+    }
+
+    def make() -> dict:
+        work = build / WORK / source.name
+        files = [replace(raw, path=raw.path and raw.path.resolve()) for raw in raws]
+        arguments = (source, files if workers.engine == "ray" else raws, build, work, recipe.max_rejected)
+        made = make_source(workers, sum(texts_size(raw, source) for raw in raws), *arguments, across, index)
+        if locate(source, recipe.raw) != raws:
+            raise UserError(f"source {source.name}: its raw files changed while they were read; prepare again")
+        return made
+
+    start = time.perf_counter()
+    try:
+        with still_at(f"{source.name}: at work"):
+            made, is_new = once(build, f"{source.name}.pairs", key, make)
+    except UserError as error:
+        if len(recipe.sources) > 1:
+            report(f"{source.name}: failed: {error}")
+        raise
+    return made, f"{time.perf_counter() - start:6.1f} s" if is_new else "made before"
+
+
+def make_source(workers: Workers, size: int, *arguments) -> dict:
+    """`source_pairs` where it is best done: a source of many bytes is spread over a cluster, any other is one task."""
+    if workers.engine == "ray" and size > CLUSTER_BYTES:
+        with ONE_AT_A_TIME:
+            return source_pairs(*arguments)
+    return workers.run(source_pairs_alone, *arguments)
+
+
+def tell(name: str, width: int, tally: Tally, how_long: str, report: Report) -> None:
+    """Tells where the rows of a source went, and the first rejected row of each reason."""
+    report(
+        f"{name:<{width}}  read {tally.read:>11,}  kept {tally.kept:>11,}  duplicates {tally.duplicates:>9,}"
+        f"  rejected {sum(tally.rejected.values()):>7,}  {how_long}"
     )
-    if locate(source, recipe.raw) != raws:
-        raise UserError(f"source {source.name}: its raw files changed while they were read; prepare again")
-    files = [target] if seen is None else [target, hash_file(work).relative_to(build).as_posix()]
-    return {"tally": asdict(tally), "files": [described(build, file) for file in files]}
+    for example in {example["reason"]: example for example in reversed(tally.examples)}.values():
+        count = tally.rejected[example["reason"]]
+        report(f"{'':<{width}}  rejected {count:,}: {example['reason']}, first {example['file']}:{example['row']}")
 
 
 def describe_source(category: str, stages, licence: str, tally: Tally, pairs: dict) -> dict:
@@ -408,7 +516,7 @@ def write_triples(name: str, triples: Triples, facts: dict[str, dict], build: Pa
     """Writes pairs/<name>.parquet, the first rows of another source with mined negatives; returns its facts."""
     start = time.perf_counter()
     parent = facts[triples.source]
-    key = {"pairs": parent["pairs"]["sha256"], "triples": asdict(triples), **maker()}
+    key = {"pairs": parent["pairs"]["sha256"], "triples": asdict(triples), **maker(TRIPLES_CODE)}
     made, is_new = once(build, f"{name}.pairs", key, partial(mined_triples, name, triples, build))
     rows, negatives = made["rows"], made["negatives"]
     how_long = f"{time.perf_counter() - start:.1f} s" if is_new else "made before"
@@ -419,7 +527,7 @@ def write_triples(name: str, triples: Triples, facts: dict[str, dict], build: Pa
 
 def mined_triples(name: str, triples: Triples, build: Path) -> dict:
     """Writes pairs/<name>.parquet; returns its file and the counts of rows and negatives."""
-    pairs = pq.read_table(build / "pairs" / f"{triples.source}.parquet")
+    pairs = pa.Table.from_batches(pair_batches(build / "pairs" / f"{triples.source}.parquet", 65_536))
     chosen = pairs.slice(0, triples.rows)
     settings = {key: getattr(triples, key) for key in ("negatives", "skip", "depth", "seed")}
     queries, documents = (pairs.column(column).to_pylist() for column in ("query", "document"))
@@ -475,7 +583,7 @@ def training_texts(build: Path, sizes: dict[str, int]) -> list[str]:
     texts: list[str] = []
     for name, rows in sizes.items():
         wanted = int(np.ceil(rows * share))
-        for batch in pq.ParquetFile(build / "pairs" / f"{name}.parquet").iter_batches(columns=["query", "document"]):
+        for batch in pair_batches(build / "pairs" / f"{name}.parquet", 65_536, columns=["query", "document"]):
             batch = batch.slice(0, wanted)
             wanted -= batch.num_rows
             texts += batch.column("query").to_pylist() + batch.column("document").to_pylist()
@@ -484,32 +592,51 @@ def training_texts(build: Path, sizes: dict[str, int]) -> list[str]:
     return texts
 
 
-def write_all_shards(facts: dict[str, dict], tokens: Tokens, tokenizer: str, build: Path, report: Report) -> None:
-    """Writes shards/<source>/ of every source and adds them to its facts. `tokenizer`: its fingerprint."""
+def write_all_shards(
+    facts: dict[str, dict], tokenizer, max_tokens: int, build: Path, report: Report, workers: Workers
+) -> None:
+    """Writes shards/<source>/ of every source, a task a range of rows, and adds them to its facts."""
     start, rows, before, counts = time.perf_counter(), 0, 0, Counter()
+    rules, read_by = build / WORK / "tokenizer.json", fingerprint(tokenizer)
+    rules.write_text(plain_reader(tokenizer).to_str(), encoding="utf-8")
+    base = {"tokenizer": read_by, "max_tokens": max_tokens, **maker(SHARDS_CODE)}
+    steps, sizes = [], []
     for name, entry in facts.items():
-        key = {"pairs": entry["pairs"]["sha256"], "tokenizer": tokenizer, "max_tokens": tokens.max_tokens, **maker()}
-        made, is_new = once(build, f"{name}.shards", key, partial(source_shards, name, tokens, build))
-        entry["shards"] = made["files"]
+        entry["shards"] = []
+        for number, (first, end, size) in enumerate(ranges(build / "pairs" / f"{name}.parquet")):
+            key = {**base, "pairs": entry["pairs"]["sha256"], "groups": [first, end]}
+            task = partial(token_shards, build, name, number, (first, end), rules, read_by, max_tokens)
+            step = partial(once, build, f"{name}.shards.{number:05d}", key, partial(workers.run, task))
+            steps.append((name, step))
+            sizes.append(size)
+    errors = []
+    for (name, _), result in zip(steps, workers.each([step for _, step in steps], sizes), strict=True):
+        if isinstance(result, UserError):
+            errors.append(result)
+            continue
+        made, is_new = result
+        facts[name]["shards"] += made["files"]
         counts.update(made["counts"])
-        rows, before = rows + is_new * entry["kept"], before + (not is_new) * entry["kept"]
+        done = sum(file["rows"] for file in made["files"])
+        rows, before = rows + is_new * done, before + (not is_new) * done
+    if errors:
+        raise errors[0]
+    for name, entry in facts.items():  # a killed run's, of which there were more
+        folder, kept = build / "shards" / name, {Path(file["file"]).name for file in entry["shards"]}
+        folder.mkdir(exist_ok=True)
+        for path in folder.iterdir():
+            if path.name not in kept:
+                path.unlink()
     seconds = time.perf_counter() - start
     made_before = f", {before:,} made before" if before else ""
-    report(f"token shards: {rows:,} rows, {seconds:.1f} s, {rows / seconds:,.0f} rows/s{made_before}")
+    at_once = f" on {workers.count} workers" if workers.count > 1 else ""
+    report(f"token shards: {rows:,} rows, {seconds:.1f} s, {rows / seconds:,.0f} rows/s{at_once}{made_before}")
     if counts["cut"]:
         share = f"{counts['cut']:,} of {counts['texts']:,} texts"
-        report(f"{share} have data.max_tokens={tokens.max_tokens} or more: what is beyond was cut")
+        report(f"{share} have data.max_tokens={max_tokens} or more: what is beyond was cut")
 
 
-def source_shards(name: str, tokens: Tokens, build: Path) -> dict:
-    """Writes shards/<source>/; returns the files, and how many texts there are and are cut."""
-    shutil.rmtree(build / "shards" / name, ignore_errors=True)  # a killed run's
-    counts = Counter(texts=0, cut=0)
-    files = write_shards(tokenised(build / "pairs" / f"{name}.parquet", tokens, counts), build, name)
-    return {"files": files, "counts": counts}
-
-
-def describe_tokenizer(tokenizer, name: str | None, tokens: Tokens) -> dict:
+def describe_tokenizer(tokenizer, name: str | None, max_tokens: int) -> dict:
     """A tokenizer as the manifest states it."""
     prefix, suffix = special_ids(tokenizer)
     commit = commit_of(tokenizer)
@@ -521,30 +648,9 @@ def describe_tokenizer(tokenizer, name: str | None, tokens: Tokens) -> dict:
         "prefix": prefix,
         "suffix": suffix,
         "pad": tokenizer.pad_token_id or 0,
-        "dtype": str(tokens.id_type),
-        "max_tokens": tokens.max_tokens,
+        "dtype": str(id_type(tokenizer.get_vocab())),
+        "max_tokens": max_tokens,
     }
-
-
-def tokenised(path: Path, tokens: Tokens, counts: Counter[str]) -> Iterator[pa.RecordBatch]:
-    """The rows of a pairs file as batches of shard rows; `counts`: how many queries and documents fill max_tokens."""
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=TOKENS_BATCH):
-        columns = {}
-        texts = {name: batch.column(name).to_pylist() for name in ("query", "document")}
-        for name in texts:
-            columns[name] = tokens.encode(texts[name])
-            lengths = np.diff(columns[name].offsets.to_numpy())
-            counts.update(texts=len(lengths), cut=int((lengths >= tokens.max_tokens).sum()))
-        if "negatives" in batch.schema.names:
-            negatives = batch.column("negatives").fill_null([])
-            distinct = negatives.flatten().dictionary_encode()  # a document is the negative of many queries
-            negative_texts = distinct.dictionary.to_pylist()
-            hashes = pa.array(map(text_hash, negative_texts), pa.uint64())
-            for name, values in (("negatives", tokens.encode(negative_texts)), ("negatives_hash", hashes)):
-                columns[name] = pa.ListArray.from_arrays(negatives.offsets, values.take(distinct.indices))
-        for name in texts:
-            columns[f"{name}_hash"] = pa.array(map(text_hash, texts[name]), pa.uint64())
-        yield pa.RecordBatch.from_pydict(columns)
 
 
 def table(manifest: Manifest, out: Path) -> str:

@@ -20,7 +20,7 @@ from gte.errors import UserError
 SCHEMA = 1
 MANIFEST = "manifest.json"
 SHARD_ROWS = 262_144
-SHARD_IDS = 2**30  # ids of one column; Arrow's list offsets end at 2^31
+SHARD_IDS = 2**27  # ids of one column, 262,144 texts of 510; each worker holds a shard in memory
 
 
 @dataclass
@@ -34,6 +34,7 @@ class Manifest:
     command: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     configuration: dict = field(default_factory=dict)
+    code: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
     @classmethod
@@ -105,13 +106,17 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_shards(batches: Iterator[pa.RecordBatch], folder: Path, source: str) -> list[dict]:
-    """Writes `folder/shards/<source>/NNNNN.arrow`; returns what the manifest states of each. Rows keep their order."""
-    (folder / "shards" / source).mkdir(parents=True)
-    return [
-        write_shard(pa.concat_batches(group), folder, f"shards/{source}/{number:05d}.arrow")
-        for number, group in enumerate(shard_groups(batches))
-    ]
+def write_shards(batches: Iterator[pa.RecordBatch], folder: Path, source: str, part: int = 0) -> list[dict]:
+    """Writes `folder/shards/<source>/<part>.arrow`, and <part>-1, -2, ... where one shard cannot hold all of the part.
+
+    Returns what the manifest states of each. Rows keep their order.
+    """
+    (folder / "shards" / source).mkdir(parents=True, exist_ok=True)
+    facts = []
+    for number, group in enumerate(shard_groups(batches)):
+        name = f"{part:05d}-{number}" if number else f"{part:05d}"
+        facts.append(write_shard(pa.concat_batches(group), folder, f"shards/{source}/{name}.arrow"))
+    return facts
 
 
 def write_shard(batch: pa.RecordBatch, folder: Path, file: str) -> dict:
@@ -157,7 +162,7 @@ class TokenTable:
         self.rows = [shard["rows"] for shard in facts["shards"]]
         self.starts = np.concatenate([[0], np.cumsum(self.rows, dtype=np.int64)])
         self.dtype = np.dtype(manifest.tokenizer["dtype"])
-        self.max_tokens = manifest.tokenizer.get("max_tokens", SHARD_IDS)
+        self.max_tokens = manifest.tokenizer.get("max_tokens", 2**31)
         self.has_negatives = bool(facts["negatives"])
         self._open: dict[int, dict[str, tuple[np.ndarray, ...]]] = {}
 

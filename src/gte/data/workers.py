@@ -1,0 +1,215 @@
+"""Functions of this package in other processes: of this machine (native), or of the Ray cluster at hand.
+
+A worker is a Python process that is given a function and its arguments, one call at a time, over a pipe. It ends when
+this process does, however that ends: its end of the pipe is closed then. Not `multiprocessing`: a user's script
+without `if __name__ == "__main__"` would be run again by each worker of it, and its pools outlive a killed parent or
+wait for ever for a killed worker.
+"""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from queue import Empty, LifoQueue, SimpleQueue
+from typing import TypeVar
+
+from gte.errors import UserError
+
+MEMORY_EACH = 3 * 2**29  # bytes that a worker may take; so many at most as fit into what is free
+SERVE = "from gte.data.workers import serve; serve()"
+ONE_THREAD = {  # a worker is one core's
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+T = TypeVar("T")
+
+
+def how_many(asked: int | None, engine: str) -> int:
+    """Workers to use at most: as asked; else the cluster's cores, or this machine's as far as its free memory holds."""
+    if asked is not None:
+        return asked
+    if engine == "ray":
+        import ray
+
+        return max(1, int(ray.cluster_resources().get("CPU", 1)))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    free = free_memory()
+    return cores if free is None else max(1, min(cores, free // MEMORY_EACH))
+
+
+def free_memory() -> int | None:
+    """Bytes that processes may still take on this machine, within its container; None where nothing says so."""
+    try:
+        facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(facts["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+    group = Path("/sys/fs/cgroup")
+    with suppress(OSError, ValueError):  # no such group, or "max": no limit
+        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return max(0, free)
+
+
+class Worker:
+    """A process of this machine. Calling it runs a function there and returns what it returns, or raises as it does.
+
+    Raises UserError where the process dies.
+    """
+
+    def __init__(self):
+        path = os.pathsep.join(str(Path(folder).resolve()) for folder in sys.path if folder)
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-c", SERVE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | ONE_THREAD | {"PYTHONPATH": path},
+            start_new_session=True,  # Ctrl-C is this process's to handle
+        )
+        self.calls = Connection(os.dup(self.process.stdin.fileno()), readable=False)
+        self.answers = Connection(os.dup(self.process.stdout.fileno()), writable=False)
+        self.process.stdin.close(), self.process.stdout.close()
+
+    def __call__(self, function: Callable[..., T], *arguments) -> T:
+        try:
+            self.calls.send_bytes(pickle.dumps((function, arguments)))
+            answer = self.answers.recv()
+        except (EOFError, OSError) as error:
+            raise UserError(
+                f"a worker process {self.stop()}; where memory is short, workers=1 takes the least; prepare again: "
+                "what is finished is kept"
+            ) from error
+        return open_answer(answer)
+
+    def stop(self) -> str:
+        """Ends the process, whatever it does; returns how it ended."""
+        with suppress(OSError):
+            self.calls.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(1)  # it ends by itself when the pipe is closed
+        self.process.kill()
+        code = self.process.wait()
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+
+
+def serve() -> None:
+    """What a worker process does: answers the calls that come in on stdin, until there is nobody to ask."""
+    calls, answers = Connection(os.dup(0), writable=False), Connection(os.dup(1), readable=False)
+    os.dup2(2, 1)  # what is printed must not get among the answers
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    waiting: SimpleQueue[bytes] = SimpleQueue()
+
+    def listen() -> None:
+        with suppress(EOFError, OSError):
+            while True:
+                waiting.put(calls.recv_bytes())
+        os._exit(1)  # amid a call as well: whoever asked is gone
+
+    threading.Thread(target=listen, daemon=True, name="listen").start()
+    while True:
+        answers.send(answer(*pickle.loads(waiting.get())))
+
+
+def answer(function: Callable, arguments: tuple) -> tuple[bool, object]:
+    """(True, what the function returns) or (False, the exception that it raises), either fit to be sent."""
+    os.environ |= ONE_THREAD
+    try:
+        return True, function(*arguments)
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:
+            error = RuntimeError(f"{type(error).__name__}: {error}")
+        if not isinstance(error, UserError):
+            error.add_note(f"in a worker process:\n{traceback.format_exc()}")
+        return False, error
+
+
+def open_answer(answer: tuple[bool, object]):
+    """Returns or raises what a call returned or raised elsewhere."""
+    done, value = answer
+    if not done:
+        raise value
+    return value
+
+
+class Workers:
+    """So many processes, started when they are needed; a context, at whose end they end.
+
+    count: 1 runs everything in this process. engine: "native" or "ray".
+    """
+
+    def __init__(self, count: int, engine: str = "native"):
+        self.count, self.engine = count, engine
+        self.idle: LifoQueue[Worker] = LifoQueue()
+        self.started: list[Worker] = []
+        self.over = False
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.over = True
+        for worker in self.started:
+            worker.calls.close()  # together; then one waits for each
+        for worker in self.started:
+            worker.stop()
+
+    def run(self, function: Callable[..., T], *arguments) -> T:
+        """What the function returns, from one of the processes; callable from many threads at once."""
+        if self.engine == "ray":
+            import ray
+
+            return open_answer(ray.get(ray.remote(num_cpus=1)(answer).remote(function, arguments)))
+        if self.count == 1:
+            return function(*arguments)
+        if self.over:
+            raise UserError("stopped")
+        try:
+            worker = self.idle.get_nowait()
+        except Empty:
+            worker = Worker()
+            self.started.append(worker)
+        try:
+            return worker(function, *arguments)
+        finally:
+            if worker.process.poll() is None:
+                self.idle.put(worker)
+
+    def each(self, calls: Sequence[Callable[[], T]], sizes: Sequence[int]) -> Iterator[T | UserError]:
+        """What each call returns, or the UserError that it raises, in the order of the calls.
+
+        As many at a time as there are workers, those of the largest size first: so none of them comes last by itself.
+        Any other exception stops all.
+        """
+        if self.count == 1:
+            yield from map(attempt, calls)
+            return
+        pool = ThreadPoolExecutor(max(1, min(self.count, len(calls))))
+        try:
+            order = sorted(range(len(calls)), key=lambda number: -sizes[number])
+            futures = {number: pool.submit(attempt, calls[number]) for number in order}
+            for number in range(len(calls)):
+                yield futures[number].result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            self.__exit__()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def attempt(call: Callable[[], T]) -> T | UserError:
+    """What a call returns, or the UserError that it raises."""
+    try:
+        return call()
+    except UserError as error:
+        return error
