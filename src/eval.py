@@ -65,7 +65,7 @@ def main(cfg: DictConfig) -> int:
 
 def is_here(checkpoint: str) -> bool:
     """Whether a checkpoint is no name on the hub."""
-    return checkpoint == "bm25" or "://" in checkpoint or Path(checkpoint).exists()
+    return checkpoint.split("-")[0] == "bm25" or "://" in checkpoint or Path(checkpoint).exists()
 
 
 if __name__ == "__main__":
