@@ -103,7 +103,9 @@ def test_a_file_of_any_dtype_is_read_back_as_what_embed_was_given(script, small_
     command = ["embed", f"checkpoint={small_model}", "in=a.txt", f"out=e.{suffix}", "precision=fp32", "truncate_dim=20"]
     code, said, err = script(*command, f"dtype={dtype}")
     assert code == 0 and f"20 dimensions, fp32, kept as {dtype}" in said, err
-    full_ND = Encoder.from_pretrained(small_model).encode((tmp_path / "a.txt").read_text().splitlines(), normalize=False)
+    full_ND = Encoder.from_pretrained(small_model).encode(
+        (tmp_path / "a.txt").read_text().splitlines(), normalize=False
+    )
     expected_ND = full_ND[:, :20] / np.linalg.norm(full_ND[:, :20], axis=1, keepdims=True)
     vectors = read_vectors(out)
     assert (vectors.scheme.dtype, vectors.scheme.width, len(vectors)) == (dtype, 20, 40)

@@ -224,7 +224,9 @@ def test_a_relevance_that_is_no_whole_number_is_one_line(tmp_path, suffix, score
     (folder / "qrels" / f"test.{suffix}").write_text(row)
     with pytest.raises(UserError, match=rf"test.{suffix}:1: .*must be a whole number.*multiply all scores alike"):
         scored(folder)
-    (folder / "qrels" / f"test.{suffix}").write_text(row.replace(score.replace("nan", "NaN"), "2.0").replace("nan", "2.0"))
+    (folder / "qrels" / f"test.{suffix}").write_text(
+        row.replace(score.replace("nan", "NaN"), "2.0").replace("nan", "2.0")
+    )
     assert scored(folder)["ndcg_at_10"] >= 0  # 2.0 is a whole number
 
 
@@ -304,7 +306,10 @@ PAIR = {"sentence1": "a", "sentence2": "b"}
 WITHOUT_CONTRAST = [
     ({"test.jsonl": [PAIR | {"score": 3} for _ in range(5)]}, "the gold scores are 3.0 in every row"),
     ({"test.jsonl": [PAIR | {"label": 1} for _ in range(5)]}, "the labels are 1 in every row"),
-    ({"test.jsonl": [PAIR | {"label": "related"}]}, 'label "related" does not say whether the two texts belong together'),
+    (
+        {"test.jsonl": [PAIR | {"label": "related"}]},
+        'label "related" does not say whether the two texts belong together',
+    ),
     ({"test.jsonl": [PAIR | {"label": 2}, PAIR | {"label": 0}]}, "label 2 does not say whether"),
     (
         {"train.jsonl": [{"text": "a", "label": "x"}] * 5, "test.jsonl": [{"text": "a", "label": "y"}]},

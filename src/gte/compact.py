@@ -141,8 +141,8 @@ def scheme_of(file: str | Path | None, dtype: str, width: int) -> Scheme | None:
 class Vectors:
     """Codes [M, B], in memory or mapped from a file, and how they are read.
 
-        vectors = read_vectors("corpus.npy")
-        scores_NK, rows_NK = vectors.search(encoder.encode(["a query"]), k=10)
+    vectors = read_vectors("corpus.npy")
+    scores_NK, rows_NK = vectors.search(encoder.encode(["a query"]), k=10)
     """
 
     codes_MB: np.ndarray
@@ -174,7 +174,8 @@ class Vectors:
             return best_documents(q_ND, self.blocks(), k)
         rescored = min(RESCORED * k if rescored is None else rescored, len(self))
         found = [
-            self.search_bits(q_ND[start : start + QUERIES], k, rescored) for start in range(0, max(1, len(q_ND)), QUERIES)
+            self.search_bits(q_ND[start : start + QUERIES], k, rescored)
+            for start in range(0, max(1, len(q_ND)), QUERIES)
         ]
         scores, rows = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return scores, rows
@@ -252,7 +253,12 @@ def checked_scheme(values: dict | None, codes: np.ndarray, file: Path, found: Pa
     scheme = Scheme.from_dict(values, found)
     stored = {"binary": np.int8, "ubinary": np.uint8}.get(scheme.dtype, scheme.dtype)
     width = scheme.bytes // (4 if scheme.dtype == "float32" else 1)
-    if codes.ndim != 2 or codes.dtype != stored or codes.shape[1] != width or values.get("rows", len(codes)) != len(codes):
+    if (
+        codes.ndim != 2
+        or codes.dtype != stored
+        or codes.shape[1] != width
+        or values.get("rows", len(codes)) != len(codes)
+    ):
         raise UserError(
             f"{file} holds {codes.dtype} {list(codes.shape)}, but {found.name} is of {scheme.dtype} with "
             f"{scheme.width} dimensions: they do not belong together; embed the texts again"

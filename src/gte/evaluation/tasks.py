@@ -219,7 +219,9 @@ def read_retrieval(folder: Folder, split: str) -> tuple[dict, list[str]]:
         left_out = len(relevant) - len(asked)
         notes.append(f"{left_out} of {len(relevant)} queries have no text and are left out")
     if without:
-        notes.append(f"{without} of {len(asked)} queries have no relevant document, one with a score above 0: they count 0")
+        notes.append(
+            f"{without} of {len(asked)} queries have no relevant document, one with a score above 0: they count 0"
+        )
     relevant = {query: relevant[query] for query in asked}
     corpus, missing = read_corpus(folder, {document for found in relevant.values() for document in found})
     if all(document in missing for found in relevant.values() for document, score in found.items() if score > 0):
