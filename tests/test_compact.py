@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from sentence_transformers.util.quantization import _dequantize_embeddings, quantize_embeddings
+from test_evaluation import write_sts
 
 from gte.compact import DTYPES, Scheme, Vectors, read_vectors, scheme_for
 from gte.encoder import Encoder
@@ -193,3 +194,81 @@ def test_a_setting_that_cannot_be_meant_is_one_line(script, small_model, tmp_pat
 def test_a_scheme_of_zeros_reads_zeros():
     vectors = compact(np.zeros((3, 8), np.float32), "int8")
     assert not vectors.scheme.decode(vectors.codes_MB).any() and isinstance(vectors.scheme, Scheme)
+
+
+def test_the_table_of_widths_and_precisions_is_what_reduced_vectors_score(script, small_model, tmp_path):
+    """The oracle reduces the vectors by hand and ranks every document; encoding is done once for all cells."""
+    rng = np.random.default_rng(0)
+    words = ["one", "two", "many", "words", "row", "some", "more", "them", "query", "document", "text", "number"]
+    texts = [" ".join(rng.choice(words, 6)) for _ in range(60)]
+    folder = tmp_path / "tasks" / "Mine"
+    queries = [" ".join(reversed(text.split()[1:])) for text in texts[::4]]
+    write_retrieval(folder, texts, queries)
+    write_sts(tmp_path / "tasks" / "Pairs")
+    code, said, err = script(
+        "eval", f"checkpoint={{A: {small_model}, BM25: bm25}}", "suite=local", "data_dir=tasks", "precision=fp32",
+        "widths=[32,8]", "precisions=[fp32,int8,binary]", "out=out",
+    )  # fmt: skip
+    assert code == 0, err
+    header, *table = [line.split(",") for line in (tmp_path / "out" / "compact.csv").read_text().splitlines()]
+    assert header == ["model", "width", "precision", "bytes", "Mine nDCG@10", "Pairs Spearman", "MB", "ms a query"]
+    found = {(row[1], row[2]): row for row in table if row[0] == "A"}
+    assert {key: row[3] for key, row in found.items()} == {
+        ("32", "fp32"): "128", ("32", "int8"): "32", ("32", "binary"): "4",
+        ("8", "fp32"): "32", ("8", "int8"): "8", ("8", "binary"): "1",
+    }  # fmt: skip
+    assert table[-1][:4] == ["BM25", "", "", ""]
+    assert ["A", "32", "int8", "32"] in [line.split()[:4] for line in said.splitlines()]
+    full_ND = Encoder.from_pretrained(small_model).encode([*texts, *queries])
+    checked = []
+    for (width, precision), row in found.items():
+        d_ND = full_ND[:, : int(width)] / np.linalg.norm(full_ND[:, : int(width)], axis=1, keepdims=True)
+        d_ND, q_ND = d_ND[:60], d_ND[60:]
+        if precision == "int8":
+            scale = np.abs(d_ND).max() / 127
+            d_ND = np.rint(d_ND / scale) * scale
+        scores = q_ND @ d_ND.T
+        if precision == "binary":  # ranked again: 40 of the nearest by Hamming distance
+            distance = ((q_ND > 0)[:, None] != (d_ND > 0)).sum(-1)
+            near = np.lexsort((np.broadcast_to(np.arange(60), distance.shape), distance))[:, :40]
+            scores = q_ND @ np.where(d_ND > 0, 1, -1).T
+            for query in range(len(q_ND)):
+                scores[query, np.setdiff1d(np.arange(60), near[query])] = -np.inf
+        ranks = np.array([(scores[i] > scores[i, 4 * i]).sum() for i in range(15)])
+        own = [scores[i, 4 * i] for i in range(15)]
+        ties = np.array([np.isfinite(own[i]) and np.isclose(scores[i], own[i]).sum() > 1 for i in range(15)])
+        ndcg = np.where(ranks < 10, 100 / np.log2(ranks + 2), 0)
+        if ties.any():
+            continue
+        assert float(row[4]) == pytest.approx(ndcg.mean(), abs=0.01), (width, precision)
+        checked.append((width, precision))
+    assert len({row[4] for row in found.values()}) > 3  # width and precision make a difference
+    results = json.loads((tmp_path / "out" / "results.json").read_text())["models"]
+    asked = [model["tasks"]["Mine"]["texts"] for label, model in results.items() if label != "BM25"]
+    assert len(asked) == 6 and all(float(row[7]) > 0 for row in found.values())
+    assert {("32", "fp32"), ("8", "fp32"), ("32", "int8")} <= set(checked)
+
+
+def write_retrieval(folder, texts: list[str], queries: list[str]) -> None:
+    """A corpus in which every fourth document answers a query."""
+    (folder / "qrels").mkdir(parents=True)
+    rows = "".join(json.dumps({"_id": f"d{i}", "text": text}) + "\n" for i, text in enumerate(texts))
+    (folder / "corpus.jsonl").write_text(rows)
+    rows = "".join(json.dumps({"_id": f"q{i}", "text": text}) + "\n" for i, text in enumerate(queries))
+    (folder / "queries.jsonl").write_text(rows)
+    (folder / "qrels" / "test.tsv").write_text("".join(f"q{i}\td{4 * i}\t1\n" for i in range(len(queries))))
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["widths=[64]"], "widths: 64 is not from 1 to 32, the model's dimensions"),
+        (["widths=[0]"], "widths: 0 must be a whole number of dimensions, at least 1"),
+        (["widths=[half]"], "widths: half must be a whole number"),
+        (["precisions=[fp16]"], "precisions: fp16 is not one of fp32, int8, uint8, binary, ubinary"),
+    ],
+)
+def test_a_grid_that_cannot_be_meant_is_one_line(script, small_model, tmp_path, options, reason):
+    write_sts(tmp_path / "tasks" / "Pairs")
+    line = script.refused("eval", f"checkpoint={small_model}", "suite=local", "data_dir=tasks", *options)
+    assert reason in line

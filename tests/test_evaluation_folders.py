@@ -168,7 +168,7 @@ def test_a_query_without_a_relevant_document_counts_0_as_in_mteb(tmp_path):
     task.load()
     assert task.notes == [
         "1 of 5 queries have no text and are left out",
-        "1 of 4 queries have no relevant document, one with a score above 0: they count 0",
+        "1 of 4 queries have no document with a score above 0, and count 0",
         "1 judged documents are not in the corpus, gone the first",
     ]
     after = task.run(EncoderModel(KnownEncoder()))

@@ -1,9 +1,9 @@
 """Vectors in fewer bytes: codes of one byte or one bit a dimension, with what is needed to read them, and their search.
 
-On SciFact with all-MiniLM-L6-v2 (experiments/evaluation) products of one-byte codes that have a range a dimension rank
-worse than the vectors, and as well as they do once scale and offset are undone. So int8 has one scale for all dimensions
-and no offset: products of its codes are those of the vectors but for a factor, also in programs that know no ranges.
-uint8 has the ranges of sentence-transformers, a least and a greatest value a dimension, which `search` undoes.
+On SciFact with all-MiniLM-L6-v2 (experiments/evaluation) products of one-byte codes that have a range a dimension
+rank worse than the vectors, and as well as they do once scale and offset are undone. So int8 has one scale for all
+dimensions and no offset: products of its codes are those of the vectors but for a factor, also in programs that know no
+ranges. uint8 has the ranges of sentence-transformers, a least and a greatest value a dimension, which `search` undoes.
 
 Shapes: N vectors or queries, M documents, D dimensions, B bytes of a code, K best.
 """
@@ -34,8 +34,8 @@ KEY = b"gte.vectors"  # of a parquet file's metadata
 class Scheme:
     """How vectors float32 [N, D] become codes [N, B] and are read again.
 
-    dtype: one of DTYPES, as sentence-transformers names them. int8, uint8: B = D, a code is a step of the range; binary,
-    ubinary: B = D / 8, rounded up, a bit is 1 where the value is above 0 (binary is ubinary - 128, as int8).
+    dtype: one of DTYPES, as sentence-transformers names them. int8, uint8: B = D, a code is a step of the range;
+    binary, ubinary: B = D / 8, rounded up, a bit is 1 where the value is above 0 (binary is ubinary - 128, as int8).
     width: D. ranges_2D: of int8 and uint8 the least and the greatest value of each dimension that a code reaches.
     """
 
@@ -173,10 +173,8 @@ class Vectors:
         if self.scheme.dtype not in BITS:
             return best_documents(q_ND, self.blocks(), k)
         rescored = min(RESCORED * k if rescored is None else rescored, len(self))
-        found = [
-            self.search_bits(q_ND[start : start + QUERIES], k, rescored)
-            for start in range(0, max(1, len(q_ND)), QUERIES)
-        ]
+        starts = range(0, max(1, len(q_ND)), QUERIES)
+        found = [self.search_bits(q_ND[start : start + QUERIES], k, rescored) for start in starts]
         scores, rows = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return scores, rows
 
@@ -219,8 +217,8 @@ def scheme_file(file: Path) -> Path:
 def read_vectors(file: str | Path) -> Vectors:
     """The vectors that `embed` wrote, memory-mapped where they are a .npy.
 
-    Raises UserError where the file is none, and for codes whose scheme is not there: beside a .npy, <name>.npy.json, in a
-    .parquet its metadata. Codes without it cannot be told apart, let alone read.
+    Raises UserError where the file is none, and for codes whose scheme is not there: beside a .npy, <name>.npy.json, in
+    a .parquet its metadata. Codes without it cannot be told apart, let alone read.
     """
     file = Path(file)
     try:
@@ -253,12 +251,7 @@ def checked_scheme(values: dict | None, codes: np.ndarray, file: Path, found: Pa
     scheme = Scheme.from_dict(values, found)
     stored = {"binary": np.int8, "ubinary": np.uint8}.get(scheme.dtype, scheme.dtype)
     width = scheme.bytes // (4 if scheme.dtype == "float32" else 1)
-    if (
-        codes.ndim != 2
-        or codes.dtype != stored
-        or codes.shape[1] != width
-        or values.get("rows", len(codes)) != len(codes)
-    ):
+    if codes.dtype != stored or codes.shape != (values.get("rows", len(codes)), width):
         raise UserError(
             f"{file} holds {codes.dtype} {list(codes.shape)}, but {found.name} is of {scheme.dtype} with "
             f"{scheme.width} dimensions: they do not belong together; embed the texts again"

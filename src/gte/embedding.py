@@ -126,8 +126,9 @@ def embed_texts(
     .parquet. Their ranges are those of all vectors, or those of `scheme`, another file's, which decides the dtype too.
 
     `empty`: what becomes of empty texts, keep (embed them), skip or refuse; `unreadable`: of rows without a text, skip
-    or refuse. Blocks of `block` rows (None: BLOCK) are kept in `work` under a digest of their texts and of the embedder: after an interruption the
-    same command reads the texts again but encodes only what is missing, with an equal result. `out` appears complete.
+    or refuse. Blocks of `block` rows (None: BLOCK) are kept in `work` under a digest of their texts and of the
+    embedder: after an interruption the same command reads the texts again but encodes only what is missing, with an
+    equal result. `out` appears complete.
     Raises UserError for a row that is refused, and where no text is left.
     """
     check_policies(out, empty, unreadable)

@@ -138,7 +138,9 @@ def rank_dense(
     embed_queries: Callable | None = None,
     device: str = "cpu",
 ) -> Iterator[list[int]]:
-    """By cosine, in float32; ties by number. `embed`: texts -> unit vectors, float32 [n, D]; `embed_queries`: of queries, if another.
+    """By cosine, in float32; ties by number.
+
+    `embed`: texts -> unit vectors, float32 [n, D]; `embed_queries`: of queries, if another.
 
     In memory are the queries' vectors and one block of scores; the documents' vectors, each computed once, lie in a
     temporary file of 4 D bytes a document, where TMPDIR says.

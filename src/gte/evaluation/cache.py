@@ -26,8 +26,8 @@ class VectorCache:
     """float32 vectors by key in two files that only grow: `keys.u64` and `vectors.f32`, the n-th with the n-th.
 
     Without a folder they lie in a temporary one that goes with the object. What would make the files larger than
-    `limit_bytes` is not kept; `full` says so, and `full_line` to the user. Several processes may write to one folder; each sees what was there when
-    it opened it and what it wrote itself. In memory: 16 bytes a vector.
+    `limit_bytes` is not kept; `full` says so, and `full_line` to the user. Several processes may write to one folder;
+    each sees what was there when it opened it and what it wrote itself. In memory: 16 bytes a vector.
     """
 
     def __init__(self, width: int, folder: str | Path | None = None, limit_bytes: int = 2**30):

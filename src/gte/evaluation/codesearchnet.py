@@ -1,8 +1,8 @@
 """CodeSearchNet (Section 4.4): mean reciprocal rank of a docstring's own code.
 
-Among all codes of GraphCodeBERT's code base (Table 7), and among the 1,000 of its block (Table 13). The code base is that
-of dev and test before GraphCodeBERT's filter, which only the queries pass: 4,360 codes of Ruby, not the 2,661 that the
-cleaned copy has. Where it is not there, the candidates are fewer and the score is higher, which `notes` say.
+Among all codes of GraphCodeBERT's code base (Table 7), and among the 1,000 of its block (Table 13). The code base is
+that of dev and test before GraphCodeBERT's filter, which only the queries pass: 4,360 codes of Ruby, not the 2,661 that
+the cleaned copy has. Where it is not there, the candidates are fewer and the score is higher, which `notes` say.
 
 Shapes: N queries, M candidates, D width.
 """
@@ -21,12 +21,7 @@ from gte.evaluation.paper import FEWER
 
 LANGUAGES = {"Ruby": "ruby", "JavaScript": "javascript", "Go": "go", "Python": "python", "Java": "java", "PHP": "php"}
 FIELDS = {"docstring": "text", "code": "text", "code_tokens": "optional texts", "url": "optional text"}
-CODEBASE_FIELDS = {
-    "code": "text",
-    "docstring": "optional text",
-    "code_tokens": "optional texts",
-    "url": "optional text",
-}
+CODEBASE_FIELDS = FIELDS | {"docstring": "optional text"}
 CODEBASE = {"Ruby": 4_360, "JavaScript": 13_981, "Go": 28_120, "Python": 43_827, "Java": 40_347, "PHP": 52_660}
 NAMES = {f"CodeSearchNet{name}": language for name, language in LANGUAGES.items()}
 
@@ -59,7 +54,7 @@ def first_line(row: dict) -> str:
 
 
 def code_of(row: dict) -> str:
-    """The row's code, or its tokens where the code holds the docstring: what is searched by would be in what is found."""
+    """The row's code, or its tokens where the code holds the docstring that it is to be found by."""
     tokens = row.get("code_tokens")
     return " ".join(tokens) if tokens and first_line(row) and first_line(row) in row["code"] else row["code"]
 
@@ -91,10 +86,10 @@ def split_codebase(asked: list[dict], codebase: list[dict], path: Path) -> tuple
 class CodeSearchNet(AbsTask):
     """One language: `<language>_test.jsonl` {docstring, code, url?}, and the candidates.
 
-    These are `<language>_codebase.jsonl` {code, url?}, GraphCodeBERT's file (its folders, `<language>/`, are read too), in which a query's own code is the one of
-    its url, or where rows have none of its text; without it the codes of test and of `<language>_dev.jsonl`. From the
-    hub: CodeXGLUE's cleaned copy, which has no code base. Instead of a code that holds its own docstring, as Python's do,
-    its `code_tokens` are read.
+    These are `<language>_codebase.jsonl` {code, url?}, GraphCodeBERT's file, in which a query's own code is the one of
+    its url, or where rows have none of its text; without it the codes of test and of `<language>_dev.jsonl`. Folders as
+    GraphCodeBERT has them, `<language>/test.jsonl`, are read too. From the hub: CodeXGLUE's cleaned copy, which has no
+    code base. Instead of a code that holds its own docstring, as Python's do, its `code_tokens` are read.
     """
 
     folder_name = "CodeSearchNet"
@@ -122,12 +117,9 @@ class CodeSearchNet(AbsTask):
             own, others = asked, self.pairs("dev" if self.chosen_split == "test" else "test")
         wanted = CODEBASE[next(name for name, language in LANGUAGES.items() if language == self.language)]
         if len(own) + len(others) < wanted:
-            where = (
-                f"those of {base.name}" if base else f"of {'test and dev' if others else f'{self.chosen_split} alone'}"
-            )
-            self.notes.append(
-                f"{FEWER}: {len(own) + len(others):,} codes, {where}, not {wanted:,}; the score is higher so"
-            )
+            alone = "test and dev" if others else f"{self.chosen_split} alone"
+            count = f"{len(own) + len(others):,} codes, of {base.name if base else alone}"
+            self.notes.append(f"{FEWER}: {count}, not {wanted:,}; the score is higher so")
         leaking = sum(map(holds_docstring, own))
         if leaking:
             self.notes.append(f"{leaking} of {len(own)} codes hold the docstring that they are searched by")

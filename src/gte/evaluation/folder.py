@@ -204,7 +204,7 @@ class Folder:
         for number, query, document, score in self.qrels_rows(path):
             if document in relevance.setdefault(query, {}):
                 raise UserError(
-                    f"{path}:{number}: query {query} and document {document} have a score above already; keep one of them"
+                    f"{path}:{number}: query {query} and document {document} have a score above already; keep one"
                 )
             relevance[query][document] = score
         if not relevance:

@@ -135,11 +135,15 @@ class EncoderModel:
         Documents are kept so and searched with the queries' own vectors, cut alike; in tasks without a search all texts
         are. Raises UserError where the model has not as many dimensions.
         """
-        if not 1 <= width <= self.encoder.dimensions:
-            raise UserError(f"widths: {width} is not from 1 to {self.encoder.dimensions}, the model's dimensions")
+        self.check_width(width)
         view = copy.copy(self)
         view.kept, view.measured, view.prompts_used = (width, dtype), {}, {}
         return view
+
+    def check_width(self, width: int) -> None:
+        """UserError where the model has not as many dimensions."""
+        if not 1 <= width <= self.encoder.dimensions:
+            raise UserError(f"widths: {width} is not from 1 to {self.encoder.dimensions}, the model's dimensions")
 
     def narrow(self, x_ND: np.ndarray) -> np.ndarray:
         """Unit vectors of the width that is kept."""
@@ -224,8 +228,8 @@ class EncoderModel:
     def search(self, queries, *, top_k: int, task_metadata, top_ranked=None, **_) -> dict[str, dict[str, float]]:
         """Cosines of the best `top_k` documents by query, of all or of the query's own candidates; exact.
 
-        Of equal float32 cosines the documents of the lowest rows are found. Which of those found counts first in a score
-        is the benchmark's rule, trec_eval's: the higher id.
+        Of equal float32 cosines the documents of the lowest rows are found. Which of those found counts first in a
+        score is the benchmark's rule, trec_eval's: the higher id.
         """
         from mteb._create_dataloaders import create_dataloader  # adds a query's instruction, where it has one
         from mteb.types import PromptType
@@ -259,9 +263,10 @@ class EncoderModel:
     def search_compact(self, q_ND: np.ndarray, prompt: str, top_k: int) -> tuple[np.ndarray, np.ndarray]:
         """`best_documents` in the codes of the corpus, which lie in a temporary file; what that costs is measured.
 
-        The ranges of the codes are those of the first block. Binary codes: the best 40 are ranked again, as for ten hits.
+        The ranges of the codes are those of the first block. Of binary codes the best 40 are ranked again, as for ten
+        hits.
         """
-        width, dtype = self.kept
+        dtype = self.kept[1]
         scheme, codes_MB = None, None
         with tempfile.TemporaryFile() as file:
             for first, d_MD in self.corpus_blocks(prompt):
@@ -396,8 +401,8 @@ class BM25:
     def search(self, queries, *, top_k: int, top_ranked=None, **_) -> dict[str, dict[str, float]]:
         """Scores of the best `top_k` documents by query, of all or of its own candidates; ties by row.
 
-        Documents that share no word with the query are not found. A query that nothing is found for is there, and empty:
-        it counts as 0.
+        Documents that share no word with the query are not found. A query that nothing is found for is there, and
+        empty: it counts as 0.
         """
         texts, results = list(queries["text"]), {}
         self.texts += len(texts)

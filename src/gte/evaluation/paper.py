@@ -4,7 +4,6 @@ The paper's numbers are typed once, in experiments/paper/*.csv.
 """
 
 import csv
-import itertools
 from pathlib import Path
 from statistics import mean
 
@@ -130,10 +129,8 @@ def code_table(models: dict, name: str, metric: str) -> Table:
     for label, model in models.items():
         cells = show_all([score(model, task, metric) for task in tasks])
         if any(cells):
-            notes = itertools.chain.from_iterable(
-                model["tasks"][task]["notes"] for task in tasks if task in model["tasks"]
-            )
-            fewer = metric == "mrr" and any(FEWER in note for note in notes)
+            run = [model["tasks"][task] for task in tasks if task in model["tasks"]]
+            fewer = metric == "mrr" and any(FEWER in note for task in run for note in task.get("notes", ()))
             table.append([f"{label} ({FEWER})" if fewer else label, parameters(model), *cells])
     return table
 

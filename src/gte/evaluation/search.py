@@ -1,8 +1,8 @@
 """Exact search in bounded memory: scores in blocks, the best kept, ties by one rule.
 
-A score is the inner product in float64 rounded to float32; of equal scores the document of the lowest number comes first.
-So the documents found do not depend on the device, on how the work is cut into blocks, or on the order of a sum: plain
-float32 products differ in their last bits between them, and torch.topk promises nothing about equal values.
+A score is the inner product in float64 rounded to float32; of equal scores the document of the lowest number comes
+first. So the documents found do not depend on the device, on how the work is cut into blocks, or on the order of a sum:
+plain float32 products differ in their last bits between them, and torch.topk promises nothing about equal values.
 
 Shapes: N queries, M documents of a block, K best, D width.
 """

@@ -102,7 +102,10 @@ class Task:
                 ) from error
 
     def run(self, model) -> dict[str, float]:
-        """All scalar scores, in points of 100, averaged over the parts. UserError where the main one is no number."""
+        """All scalar scores, in points of 100, averaged over the parts, and what was `measured` beside them.
+
+        UserError where the main one is no number.
+        """
         runs = [self.run_part(part, model) for part in self.parts]
         scores = {key: sum(run[key] for run in runs) / len(runs) for key in runs[0] if all(key in run for run in runs)}
         if self.main_score not in scores:
@@ -111,17 +114,19 @@ class Task:
 
     @staticmethod
     def run_part(part: AbsTask, model) -> dict[str, float]:
+        model.measured = {}
         with warnings.catch_warnings(), uncompiled():
             warnings.simplefilter("ignore")  # sklearn's and scipy's remarks on constant input; NaN is dealt with above
             drawn_from = copy.deepcopy((part.rng_state, part.np_rng))
             by_subset = part.evaluate(model, eval_split(part), encode_kwargs={"show_progress_bar": False})
             part.rng_state, part.np_rng = drawn_from  # another model, or the same some steps later, gets the same draws
         scores = next(iter(by_subset.values()))
-        return {
+        points = {
             key: 100 * float(value)
             for key, value in scores.items()
             if isinstance(value, int | float) and value == value and not key.startswith("nauc") and key != "main_score"
         }
+        return points | getattr(model, "measured", {})
 
 
 @contextmanager
@@ -203,8 +208,8 @@ def english_subset(task: AbsTask) -> str:
 def read_retrieval(folder: Folder, split: str) -> tuple[dict, list[str]]:
     """Corpus, queries and relevance as mteb's RetrievalSplitData, and what of them cannot be scored as it stands.
 
-    As in mteb a query whose judged documents are all irrelevant is asked, and counts 0; a query without any, or without a
-    text, is not. A relevant document that the corpus lacks counts as not found.
+    As in mteb a query whose judged documents are all irrelevant is asked, and counts 0; a query without any, or without
+    a text, is not. A relevant document that the corpus lacks counts as not found.
     """
     relevant = folder.qrels(split)
     queries = folder.by_id(folder.require("queries"), FIELDS["Queries"], "_id")
@@ -219,9 +224,7 @@ def read_retrieval(folder: Folder, split: str) -> tuple[dict, list[str]]:
         left_out = len(relevant) - len(asked)
         notes.append(f"{left_out} of {len(relevant)} queries have no text and are left out")
     if without:
-        notes.append(
-            f"{without} of {len(asked)} queries have no relevant document, one with a score above 0: they count 0"
-        )
+        notes.append(f"{without} of {len(asked)} queries have no document with a score above 0, and count 0")
     relevant = {query: relevant[query] for query in asked}
     corpus, missing = read_corpus(folder, {document for found in relevant.values() for document in found})
     if all(document in missing for found in relevant.values() for document, score in found.items() if score > 0):
@@ -342,8 +345,8 @@ def read_pairs(folder: Folder, split: str, task: AbsTaskPairClassification) -> d
     unknown = [row["label"] for row in pairs if str(row["label"]).lower() not in PAIR_LABELS]
     if unknown:
         raise UserError(
-            f"{path}: label {json.dumps(unknown[0])[:40]} does not say whether the two texts belong together; write 1 or 0, "
-            "yes or no, true or false"
+            f"{path}: label {json.dumps(unknown[0])[:40]} does not say whether the two texts belong together; write "
+            "1 or 0, yes or no, true or false"
         )
     pairs = [row | {"label": PAIR_LABELS[str(row["label"]).lower()]} for row in pairs]
     require_several((row["label"] for row in pairs), path, "the labels", "an average precision needs both kinds")
@@ -395,8 +398,8 @@ def read_summaries(folder: Folder, split: str, task: AbsTaskSummarization) -> di
         raise UserError(f"{path}: a row has not as many relevance scores as machine_summaries")
     if all(len(set(map(float, row["relevance"]))) < 2 for row in rows):
         raise UserError(
-            f"{path}: in every row the relevance scores are all equal, and a rank correlation needs several; leave the task "
-            "out or mend the file"
+            f"{path}: in every row the relevance scores are all equal, and a rank correlation needs several; leave the "
+            "task out or mend the file"
         )
     return {split: renamed([row | {"relevance": [float(x) for x in row["relevance"]]} for row in rows], names)}
 
