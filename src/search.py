@@ -12,7 +12,8 @@ from gte.build import plain, script
 
 @script("search")
 def main(cfg: DictConfig) -> None:
-    from gte.embedding import Embedder
+    from gte.compact import check_dtype
+    from gte.embedding import Embedder, truncate
     from gte.encoder import cut_line
     from gte.evaluation.model import choose_device, choose_precision
     from gte.hub import find_checkpoint, load_encoder
@@ -22,18 +23,20 @@ def main(cfg: DictConfig) -> None:
 
     prompts = plain(cfg)["prompts"]
     check_prompts(prompts, known=())
+    check_dtype(cfg.dtype)
     find_checkpoint(cfg.checkpoint)
     folder = Path(cfg.folder).expanduser()
     passages, left_out = read_folder(folder, cfg.passage_chars, cfg.include)
     device = choose_device(cfg.device)
     encoder = load_encoder(cfg.checkpoint, cfg.trust_remote_code).to(device)
     encoder.settings = with_prompts(encoder.settings, prompts)
+    truncate(encoder, cfg.truncate_dim)
     before = {kind: prompt_of(encoder.settings, kind) for kind in KINDS}
     if line := unread_line(encoder.settings):
         print(line, flush=True)
     precision, progress = choose_precision(cfg.precision, device), sys.stderr.isatty()
     embedder = Embedder(encoder, precision, prefix=before["document"], progress=progress)
-    index = update(index_file(Path(cfg.out), folder), passages, embedder)
+    index = update(index_file(Path(cfg.out), folder), passages, embedder, cfg.dtype)
     files = len({passage.file for passage in passages})
     others = "".join(f", {count} files left out: {reason}" for reason, count in left_out.most_common())
     print(f"{folder}: {len(passages):,} passages of {files:,} files, {index.new:,} of them new{others}", flush=True)

@@ -243,10 +243,10 @@ def checked_scheme(values: dict | None, codes: np.ndarray, file: Path, found: Pa
     if codes.ndim == 2 and values is None and codes.dtype in (np.float32, np.float16):
         return Scheme("float32", codes.shape[1])
     if values is None:
-        where = f"{found.name} is not beside it; copy it there" if found != file else "its metadata are gone"
+        way = f"{found.name} is not beside it; copy it there, or" if found != file else "its metadata are gone;"
         raise UserError(
-            f"{file} holds {codes.dtype} codes, and what they mean (dtype, ranges) is not known: {where}, or embed the "
-            "texts again"
+            f"{file} holds {codes.dtype} codes, and what they mean (dtype, ranges) is not known: {way} make the file "
+            "again"
         )
     scheme = Scheme.from_dict(values, found)
     stored = {"binary": np.int8, "ubinary": np.uint8}.get(scheme.dtype, scheme.dtype)
