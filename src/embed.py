@@ -21,7 +21,8 @@ def main(cfg: DictConfig) -> None:
 
 
 def embed(cfg: DictConfig, out: Path, work: Path) -> None:
-    from gte.embedding import Embedder, check_policies, embed_texts
+    from gte.compact import check_dtype, scheme_of
+    from gte.embedding import Embedder, block_for, check_policies, embed_texts, truncate
     from gte.encoder import cut_line
     from gte.errors import UserError
     from gte.evaluation.model import choose_device, choose_precision
@@ -32,18 +33,21 @@ def embed(cfg: DictConfig, out: Path, work: Path) -> None:
     source = cfg["in"]
     policies = {"empty": cfg.empty, "unreadable": cfg.unreadable}
     check_policies(out, **policies)
+    check_dtype(cfg.dtype)
     if cfg.prompt is not None and cfg.prefix is not None:
         raise UserError(f"prompt={cfg.prompt} and prefix='{cfg.prefix}' are both words before each text; give one")
     texts = read_texts(source, cfg.format, cfg.field, cfg.id)
     device = choose_device(cfg.device)
     precision = choose_precision(cfg.precision, device)
     encoder = load_encoder(cfg.checkpoint, cfg.trust_remote_code).to(device)
+    truncate(encoder, cfg.truncate_dim)
+    kept = {"dtype": cfg.dtype, "scheme": scheme_of(cfg.ranges, cfg.dtype, encoder.dimensions)}
     prefix = find_prompt(encoder.settings, cfg.prompt, cfg.prefix)
     embedder = Embedder(encoder, precision, cfg.batch_tokens, cfg.normalize, prefix)
     texts = tqdm(texts, unit=" rows", disable=not sys.stderr.isatty())
-    account = embed_texts(texts, embedder, out, work, source=source, **policies)
+    account = embed_texts(texts, embedder, out, work, source=source, block=block_for(device), **policies, **kept)
     prompted = f", each text behind '{prefix}'" if prefix else ""
-    print(f"{out}: {account}; {encoder.dimensions} dimensions, {precision}{prompted}")
+    print(f"{out}: {account}; {encoder.dimensions} dimensions, {precision}, kept as {cfg.dtype}{prompted}")
     if line := cut_line(encoder.counts, encoder.max_length):
         print(line)
 

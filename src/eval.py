@@ -15,7 +15,7 @@ from gte.build import build, plain, script
 def main(cfg: DictConfig) -> int:
     from gte.evaluation.paper import paper_tables
     from gte.evaluation.suite import exit_code, name_checkpoints, plan, run_suite
-    from gte.evaluation.table import as_csv, as_markdown, as_text, cells, csv_text
+    from gte.evaluation.table import aligned, as_csv, as_markdown, as_text, cells, csv_text, markdown
     from gte.figures import loss_curves
     from gte.ticker import still_at
 
@@ -25,6 +25,7 @@ def main(cfg: DictConfig) -> int:
     if cfg.data_dir is not None and all(map(is_here, checkpoints.values())):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # with local folders nothing is asked of the hub
 
+    from gte.evaluation.grid import Grid
     from gte.evaluation.model import check_checkpoint, choose_devices, choose_precision, load_model, prompt_names
     from gte.prompts import check_prompts
 
@@ -45,10 +46,15 @@ def main(cfg: DictConfig) -> int:
         cache_gb=cfg.cache_gb,
         prompts=settings["prompts"],
     )
-    with contextlib.nullcontext() if sys.stderr.isatty() else still_at("evaluating"):
-        results = run_suite(checkpoints, suite, todo, cfg.out, load)
-    files = {"table.md": as_markdown(results), "table.csv": as_csv(results)}
+    grid = Grid(load, checkpoints, settings["widths"], settings["precisions"])
+    with contextlib.nullcontext() if sys.stderr.isatty() else still_at("evaluating"), contextlib.closing(grid):
+        results = run_suite(grid.checkpoints, suite, todo, cfg.out, grid.load)
+    files, shown = {"table.md": as_markdown(results), "table.csv": as_csv(results)}, as_text(results)
     files |= {f"{name}.csv": csv_text(table) for name, (_, table) in paper_tables(results).items()}
+    if grid.varied:
+        rows = grid.rows(results)
+        shown = aligned(rows[:1], rows[1:])
+        files |= {"compact.md": markdown(rows), "compact.csv": csv_text(rows)}
     for name, text in files.items():
         (Path(cfg.out) / name).write_text(text)
     curves = {label: Path(checkpoint) / "metrics.csv" for label, checkpoint in checkpoints.items()}
@@ -59,13 +65,13 @@ def main(cfg: DictConfig) -> int:
         from gte.loggers import log_table
 
         log_table(cells(results), cfg.out, settings)
-    print(f"\n{as_text(results)}\n\nscores in points of 100; details in {Path(cfg.out) / 'results.json'}")
+    print(f"\n{shown}\n\nscores in points of 100; details in {Path(cfg.out) / 'results.json'}")
     return exit_code(results)
 
 
 def is_here(checkpoint: str) -> bool:
     """Whether a checkpoint is no name on the hub."""
-    return checkpoint == "bm25" or "://" in checkpoint or Path(checkpoint).exists()
+    return checkpoint.split("-")[0] == "bm25" or "://" in checkpoint or Path(checkpoint).exists()
 
 
 if __name__ == "__main__":

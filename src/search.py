@@ -12,8 +12,9 @@ from gte.build import plain, script
 
 @script("search")
 def main(cfg: DictConfig) -> None:
+    from gte.compact import check_dtype
     from gte.data.prompts import sources_of
-    from gte.embedding import Embedder
+    from gte.embedding import Embedder, truncate
     from gte.encoder import cut_line
     from gte.evaluation.model import choose_device, choose_precision
     from gte.hub import find_checkpoint, load_encoder
@@ -23,11 +24,13 @@ def main(cfg: DictConfig) -> None:
 
     prompts = plain(cfg)["prompts"]
     check_prompts(None if isinstance(prompts, dict) else prompts)
+    check_dtype(cfg.dtype)
     find_checkpoint(cfg.checkpoint)
     folder = Path(cfg.folder).expanduser()
     passages, left_out = read_folder(folder, cfg.passage_chars, cfg.include)
     device = choose_device(cfg.device)
     encoder = load_encoder(cfg.checkpoint, cfg.trust_remote_code).to(device)
+    truncate(encoder, cfg.truncate_dim)
     before = words_before(encoder.settings, prompts, cfg.prompt_source)
     if prompts is None and not any(before.values()) and (line := unread_line(encoder.settings)):
         print(
@@ -35,7 +38,7 @@ def main(cfg: DictConfig) -> None:
         )
     precision, progress = choose_precision(cfg.precision, device), sys.stderr.isatty()
     embedder = Embedder(encoder, precision, prefix=before["document"], progress=progress)
-    index = update(index_file(Path(cfg.out), folder), passages, embedder)
+    index = update(index_file(Path(cfg.out), folder), passages, embedder, cfg.dtype)
     files = len({passage.file for passage in passages})
     others = "".join(f", {count} files left out: {reason}" for reason, count in left_out.most_common())
     print(f"{folder}: {len(passages):,} passages of {files:,} files, {index.new:,} of them new{others}", flush=True)

@@ -3,12 +3,17 @@
 import gzip
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import ROOT
 
 from gte.embedding import Embedder, embed_texts
 from gte.encoder import Encoder
@@ -175,6 +180,60 @@ def test_memory_is_bounded_by_a_block_however_long_the_stream(encoder, tmp_path,
     stream = (Text(row, str(row), Counted(f"number {row}")) for row in range(1, 101))
     account = embed_texts(stream, Embedder(encoder), tmp_path / "e.npy", tmp_path / "work", source="s")
     assert account.embedded == 100 and largest <= 20
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("model", ["pretrained", "minilm"])
+def test_a_texts_vector_is_bit_equal_alone_and_in_any_batch(request, model, threads):
+    """Of models as users load them, saved with dropout; in float32 and on a CPU, where nothing is rounded otherwise."""
+    encoder = Encoder.from_pretrained(request.getfixturevalue(model))
+    assert encoder.lm.config.hidden_dropout_prob > 0
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(["red", "green", "small", "which", "it is", "q"], n)) for n in rng.integers(1, 40, 12)]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        expected = encoder.encode(texts, batch_tokens=512)
+        torch.set_num_threads(threads)
+        for row in (0, 7, 11):
+            np.testing.assert_array_equal(encoder.encode([texts[row]])[0], expected[row])
+        order = rng.permutation(12)
+        for batch_tokens in (64, 100_000):
+            found = encoder.encode([texts[row] for row in order], batch_tokens=batch_tokens)
+            np.testing.assert_array_equal(found, expected[order])
+        np.testing.assert_array_equal(encoder.encode([texts[5]] * 9), expected[[5] * 9])
+    finally:
+        torch.set_num_threads(before)
+
+
+def begin(folder, *arguments) -> subprocess.Popen:
+    script = [sys.executable, str(ROOT / "src" / "embed.py"), *arguments]
+    return subprocess.Popen(script, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_a_run_that_is_killed_in_the_middle_goes_on_with_an_equal_result(small_model, tmp_path, dtype, script):
+    """A real SIGKILL of the script, at a moment when some blocks are kept and others are not."""
+    rows = "".join(f"{'many words ' * (row % 20)}number {row}\n" for row in range(4_000))
+    (tmp_path / "a.txt").write_text(rows)
+    command = [f"checkpoint={small_model}", "in=a.txt", "precision=fp32", f"dtype={dtype}"]
+    killed = begin(tmp_path, *command, "out=e.npy")
+    work, limit = tmp_path / "e.npy.partial", time.monotonic() + 120
+    while len(list(work.glob("*.parquet"))) < 2 and killed.poll() is None and time.monotonic() < limit:
+        time.sleep(0.005)
+    assert killed.poll() is None, killed.stderr.read()
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    kept = len(list(work.glob("*.parquet")))
+    assert 2 <= kept < 4 and not (tmp_path / "e.npy").exists()
+    code, out, err = script("embed", *command, "out=e.npy")
+    assert code == 0 and f"{kept * 1_024:,} before an interruption" in out, err
+    assert script("embed", *command, "out=whole.npy")[0] == 0
+    for suffix in ("", ".json"):
+        one, other = (tmp_path / f"{name}.npy{suffix}" for name in ("e", "whole"))
+        assert one.exists() == other.exists() == (suffix == "" or dtype == "int8")
+        assert not one.exists() or one.read_bytes() == other.read_bytes()
+    assert not work.exists()
 
 
 def test_standard_input_is_read_as_a_stream(script, small_model, encoder, tmp_path):

@@ -1,14 +1,17 @@
 """Embeddings kept on disk, exact search in blocks, several processes: all give what one pass over everything gives."""
 
+import math
+
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 from test_evaluation import WIDTH, KnownEncoder, evaluate, write_retrieval
 
 from gte.evaluation import model as model_module
 from gte.evaluation.cache import VectorCache, text_keys
 from gte.evaluation.model import BM25, EncoderModel, document_texts
-from gte.evaluation.search import best_documents
+from gte.evaluation.search import best_documents, from_keys, order_keys
 
 
 def vectors(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -82,6 +85,88 @@ def test_blocks_of_any_size_find_what_sorting_all_scores_finds(monkeypatch):
             np.testing.assert_array_equal(numbers, order[:, :20])
             np.testing.assert_allclose(values, np.take_along_axis(q_ND @ d_MD.T, numbers, 1), rtol=1e-5)
     assert best_documents(q_ND, iter([(0, d_MD)]), k=1000)[0].shape == (13, 100)
+
+
+def exact(q_ND: np.ndarray, d_MD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Oracle of the rule: sums without rounding, rounded to float32, and the order by score and then by row."""
+    scores = np.array([[math.fsum(map(float.__mul__, q, d)) for d in d_MD.tolist()] for q in q_ND.tolist()])
+    scores = scores.astype(np.float32)
+    return scores, np.lexsort((np.broadcast_to(np.arange(len(d_MD)), scores.shape), -scores))
+
+
+@pytest.mark.parametrize("kind", ["halves", "equal vectors", "all equal"])
+def test_of_equal_scores_the_lowest_rows_are_found_however_the_work_is_cut(kind, monkeypatch):
+    """Values rounded as in half precision tie in many places; topk or a sort alone return any of them."""
+    rng = np.random.default_rng(0)
+    q_ND, d_MD = (rng.normal(size=(n, 24)).astype(np.float32) for n in (11, 120))
+    if kind == "halves":
+        q_ND, d_MD = (np.round(2 * x_ND) / 2 for x_ND in (q_ND, d_MD))
+    else:
+        d_MD = d_MD[rng.integers(0, 1 if kind == "all equal" else 9, 120)]
+    scores, order = exact(q_ND, d_MD)
+    assert sum(len(np.unique(row)) < 110 for row in scores) == 11  # in each query there are ties
+    for k in (1, 10, 120):
+        for size in (1, 7, 64, 120):  # documents a block
+            for held in (1, 10**6):  # scores at a time, so queries at a time
+                monkeypatch.setattr("gte.evaluation.search.SCORES", held)
+                blocks = ((first, d_MD[first : first + size]) for first in range(0, 120, size))
+                values, numbers = best_documents(q_ND, blocks, k)
+                np.testing.assert_array_equal(numbers, order[:, :k])
+                np.testing.assert_array_equal(values, np.take_along_axis(scores, numbers, 1))
+    for query in range(11):  # a query alone finds what it finds among others
+        alone = best_documents(q_ND[query : query + 1], [(0, d_MD)], 10)
+        np.testing.assert_array_equal(alone[1][0], order[query, :10])
+
+
+def test_keys_are_in_the_order_of_score_and_row_and_give_both_back():
+    values = torch.tensor([[1.0, -1, 0, -0.0, -torch.inf, 3e-40, -2, 1, torch.inf, -3e-40]])
+    numbers = torch.tensor([[3, 1, 7, 2, 4, 0, 5, 2**32 - 2, 6, 8]])
+    back, back_numbers = from_keys(order_keys(values, numbers).sort(descending=True).values)
+    expected = sorted(zip(values[0].tolist(), numbers[0].tolist(), strict=True), key=lambda pair: (-pair[0], pair[1]))
+    assert list(zip(back[0].tolist(), back_numbers[0].tolist(), strict=True)) == expected
+
+
+@pytest.mark.parametrize("ranked", [False, True])
+def test_a_model_that_gives_all_texts_one_vector_finds_the_first_rows(ranked):
+    from mteb import get_task
+
+    corpus = Dataset.from_list([{"id": f"d{i}", "title": "", "text": f"text {i}"} for i in range(70)])
+    queries = Dataset.from_list([{"id": "q", "text": "query"}])
+    settings = {"task_metadata": get_task("SciFact").metadata, "hf_split": "test", "hf_subset": "default"}
+    same = dict.fromkeys([f"text {i}" for i in range(70)] + ["query"], np.ones(WIDTH) / 3)
+    model = EncoderModel(KnownEncoder(same))
+    model.index(corpus)
+    backwards = {"q": [f"d{i}" for i in reversed(range(70))]} if ranked else None
+    found = model.search(queries, top_k=9, top_ranked=backwards, **settings)["q"]
+    assert list(found) == [f"d{i}" for i in range(9)] and len(set(found.values())) == 1
+
+
+def test_a_full_cache_is_told_once_with_the_way_out(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(model_module, "KEPT_AFTER", 10)
+    cache = VectorCache(WIDTH, tmp_path, limit_bytes=(4 * WIDTH + 8) * 25)
+    model = EncoderModel(KnownEncoder(), cache=cache)
+    model.embed([f"text {i}" for i in range(20)])
+    assert not capsys.readouterr().err
+    model.embed([f"text {i}" for i in range(60)])
+    model.embed([f"other {i}" for i in range(60)])
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and f"{tmp_path} is full" in lines[0] and "25 embeddings" in lines[0]
+    assert "raise cache_gb=" in lines[0] and len(cache) == 25
+
+
+def test_of_a_corpus_shorter_than_a_block_a_killed_run_keeps_something(tmp_path):
+    texts = [f"text {i}" for i in range(2_000)]
+    assert len(texts) < model_module.KEPT_AFTER
+
+    class Killed(KnownEncoder):
+        def encode(self, texts, **settings):
+            if len(self.encoded) >= 1_500:
+                raise KeyboardInterrupt
+            return super().encode(texts, **settings)
+
+    with pytest.raises(KeyboardInterrupt):
+        EncoderModel(Killed(), cache=VectorCache(WIDTH, tmp_path)).embed(texts)
+    assert len(VectorCache(WIDTH, tmp_path)) >= 1_500
 
 
 @pytest.mark.parametrize("ranked", [False, True])

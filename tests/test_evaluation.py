@@ -17,7 +17,7 @@ from conftest import ROOT, shared_dir
 
 from gte.encoder import Encoder
 from gte.errors import UserError
-from gte.evaluation.model import BM25, EncoderModel, choose_precision, weights_checksum
+from gte.evaluation.model import BM25, BM25_WORDS, EncoderModel, Words, choose_precision, weights_checksum
 from gte.evaluation.suite import Plan, Suite, exit_code, name_checkpoints, plan, run_suite
 from gte.evaluation.table import as_csv, as_markdown, as_text, gains
 from gte.pretrained import Settings
@@ -284,6 +284,68 @@ def test_bm25_returns_what_shares_words_and_its_row_leaves_other_tasks_out(tmp_p
     assert set(found["q"]) == {"b", "c"} and found["none"] == {}
 
 
+WORDS = ["Vitamin C for the patients", "the vitamins of a patient", "vitamin D", "IL-6 levels", "levels of IL"]
+
+
+def bm25_found(bm25, query: str, top_k: int = 10) -> dict[str, float]:
+    from datasets import Dataset
+
+    bm25.index(Dataset.from_dict({"id": list("abcde"), "text": WORDS}))
+    return bm25.search(Dataset.from_dict({"id": ["q"], "text": [query]}), top_k=top_k)["q"]
+
+
+def test_words_of_one_letter_count_unless_mtebs_own_baseline_is_asked_for():
+    assert set(bm25_found(BM25(), "vitamin c")) == {"a", "c"} and next(iter(bm25_found(BM25(), "vitamin c"))) == "a"
+    assert list(bm25_found(BM25(), "IL-6")) == ["d", "e"] and list(bm25_found(BM25(), "6")) == ["d"]
+    assert bm25_found(BM25(Words(stemmed=False, shortest=2)), "6") == {}
+
+
+def test_of_equal_scores_bm25_finds_the_first_rows():
+    from datasets import Dataset
+
+    bm25 = BM25()
+    bm25.index(Dataset.from_dict({"id": [f"d{i}" for i in range(50)], "text": ["granite quarry", "velvet"] * 25}))
+    for query in ("granite", "quarry granite granite"):
+        found = bm25.search(Dataset.from_dict({"id": ["q"], "text": [query]}), top_k=7)["q"]
+        assert list(found) == [f"d{i}" for i in range(0, 14, 2)] and len(set(found.values())) == 1
+    assert bm25.search(Dataset.from_dict({"id": ["q"], "text": ["umbrella"]}), top_k=7)["q"] == {}
+
+
+def test_the_stemmer_is_an_extra_that_one_line_asks_for(script, monkeypatch):
+    monkeypatch.setitem(sys.modules, "Stemmer", None)  # as where it is not installed
+    for name in ("bm25-stemmed", "bm25-mteb"):
+        line = script.refused("eval", f"checkpoint={name}", "suite=demo", "data_dir=.")
+        assert "needs PyStemmer: pip install -r requirements-bm25.txt" in line
+
+
+def test_the_table_names_which_bm25_it_shows():
+    assert {name: str(words) for name, words in BM25_WORDS.items()} == {
+        "bm25": "no stemmer", "bm25-stemmed": "stemmed", "bm25-mteb": "stemmed, mteb's",
+    }  # fmt: skip
+    model = {"tasks": {"A": {"metric": "ndcg_at_10", "type": "Retrieval", "scores": {"ndcg_at_10": 1.0}}}}
+    results = {"suite": "x", "models": {"BM25": model | {"variant": BM25().variant}, "ours": model}}
+    assert [line.split(",")[0] for line in as_csv(results).splitlines()[1:]] == ["BM25 (no stemmer)", "ours"]
+
+
+def test_bm25_by_mtebs_words_scores_what_mtebs_own_baseline_does(tmp_path):
+    """Against mteb's BM25Search, with its stemmer."""
+    pytest.importorskip("Stemmer", reason="pip install -r requirements-bm25.txt")
+    from mteb.models.model_implementations.bm25 import BM25Search
+
+    from gte.evaluation.tasks import make_task
+
+    task = make_task("SciFact", shared_dir("data") / "eval" / "SciFact")
+    task.load()
+    ours = task.run(BM25(BM25_WORDS["bm25-mteb"]))
+    BM25Search.mteb_model_meta = None  # its protocol asks for it
+    theirs = task.run(BM25Search())
+    for metric in ("ndcg_at_10", "recall_at_100", "mrr_at_10"):
+        assert ours[metric] == pytest.approx(theirs[metric], abs=1e-3)
+    assert ours["ndcg_at_10"] == pytest.approx(68.63, abs=5e-3)
+    assert task.run(BM25(BM25_WORDS["bm25-stemmed"]))["ndcg_at_10"] == pytest.approx(68.83, abs=5e-3)
+    assert task.run(BM25())["ndcg_at_10"] == pytest.approx(66.64, abs=5e-3)
+
+
 def test_mean_reciprocal_rank_equals_the_loop_and_a_constant_model_gets_chance():
     from gte.evaluation.codesearchnet import blocked_reciprocal_rank, mean_reciprocal_rank
 
@@ -314,13 +376,71 @@ def test_codesearchnet_ranks_among_test_and_dev(tmp_path):
         expected += 100 / (1 + sum(scores > scores[i])) / 30
     entry = results["models"]["model"]
     assert entry["tasks"]["CodeSearchNetRuby"]["main_score"] == pytest.approx(expected, abs=2e-3)
-    assert not entry["tasks"]["CodeSearchNetRuby"]["notes"]
+    fewer = "fewer candidates than in Table 7: {} codes, of {}, not 4,360; the score is higher so"
+    assert entry["tasks"]["CodeSearchNetRuby"]["notes"] == [fewer.format(60, "test and dev")]
     assert "CodeSearchNet/go_* is not under" in results["skipped"]["CodeSearchNetGo"]
     (folder / "ruby_dev.jsonl").unlink()
     alone = evaluate(tmp_path, tmp_path / "data", encoder, out="alone", names=["CodeSearchNetRuby"])
     alone = alone["models"]["model"]["tasks"]["CodeSearchNetRuby"]
-    assert alone["notes"] == ["the 30 codes of test are the only candidates"]
+    assert alone["notes"] == [fewer.format(30, "test alone")]
     assert alone["main_score"] > expected  # half the candidates
+
+
+@pytest.mark.parametrize(("by", "joint"), [("url", "_"), ("code", "_"), ("url", "/")])
+def test_codesearchnet_ranks_among_graphcodeberts_code_base_where_it_is_there(tmp_path, monkeypatch, by, joint):
+    from gte.evaluation import codesearchnet
+
+    monkeypatch.setitem(codesearchnet.CODEBASE, "Ruby", 50)
+    folder, encoder = tmp_path / "data" / "CodeSearchNet", KnownEncoder()
+    asked = [{"docstring": f"doc {i}", "code": f"code {i}", "url": f"u{i}"} for i in range(20)]
+    base = [{"code": f"code {i}", "docstring": "d", "url": f"u{i}"} for i in reversed(range(50))]
+    if by == "code":
+        base = [{"code": row["code"]} for row in base]
+    write_rows(folder / f"ruby{joint}test.jsonl", asked)
+    write_rows(folder / f"ruby{joint}dev.jsonl", asked)  # is not read
+    write_rows(folder / f"ruby{joint}codebase.jsonl", base)
+
+    def run(out: str) -> dict:
+        return evaluate(tmp_path, tmp_path / "data", encoder, out=out, names=["CodeSearchNetRuby"])["models"]["model"]
+
+    codes, expected = np.stack([encoder.vector(f"code {i}") for i in range(50)]), 0.0
+    for i in range(20):
+        scores = codes @ encoder.vector(f"doc {i}")
+        expected += 100 / (1 + sum(scores > scores[i])) / 20
+    task = run("all")["tasks"]["CodeSearchNetRuby"]
+    assert task["main_score"] == pytest.approx(expected, abs=2e-3) and task["notes"] == []
+    write_rows(folder / f"ruby{joint}codebase.jsonl", base[:-1])  # without that of the first query
+    failed = run("lacking")["failed"]["CodeSearchNetRuby"]["error"]
+    assert f"lacks the {by} of 1 of 20 queries" in failed and f"ruby{joint}codebase.jsonl" in failed
+
+
+def test_a_row_beside_table_7_says_where_its_candidates_are_fewer(tmp_path):
+    from gte.evaluation.paper import table7, table13
+
+    notes = {True: ["fewer candidates than in Table 7: 60 codes, of test and dev, not 4,360"], False: []}
+    models = {
+        str(fewer): {"tasks": {"CodeSearchNetRuby": {"scores": {"mrr": 70.8, "mrr_1k": 73.4}, "notes": notes[fewer]}}}
+        for fewer in (True, False)
+    }
+    assert [row[0] for row in table7(models)[-2:]] == ["True (fewer candidates than in Table 7)", "False"]
+    assert [row[0] for row in table13(models)[-2:]] == ["True", "False"]
+
+
+def test_a_code_that_holds_its_own_docstring_is_read_by_its_tokens(tmp_path):
+    from gte.evaluation.codesearchnet import TASKS
+    from gte.evaluation.folder import Folder
+
+    code = 'def f(x):\n    """Returns the square of x.\n    """\n    return x * x'
+    row = {"docstring": "Returns the square of x.\n", "code": code}
+    for tokens, wanted, notes in (
+        (["def", "f", "(", "x", ")"], "def f ( x )", 1),
+        ([], code, 2),
+    ):
+        write_rows(tmp_path / str(notes) / "python_test.jsonl", [row | {"code_tokens": tokens}])
+        task = TASKS["CodeSearchNetPython"](Folder(tmp_path / str(notes)))
+        task.load_data()
+        assert task.dataset["default"]["test"][1] == [wanted] and len(task.notes) == notes
+    assert task.notes[1] == "1 of 1 codes hold the docstring that they are searched by"
 
 
 def test_sst2_takes_the_nearer_of_the_two_verbalised_labels(tmp_path):

@@ -10,7 +10,7 @@ import torch
 from test_evaluation import WIDTH, KnownEncoder, evaluate, write_retrieval, write_rows, write_sts
 
 from gte.errors import UserError
-from gte.evaluation.model import EncoderModel
+from gte.evaluation.model import BM25, EncoderModel
 from gte.evaluation.suite import Suite, plan, run_suite
 from gte.evaluation.tasks import make_task
 
@@ -21,6 +21,12 @@ def scored(folder: Path, encoder=None, split: str | None = None) -> dict[str, fl
     task = make_task(folder.name, folder, split)
     task.load()
     return task.run(EncoderModel(encoder or KnownEncoder()))
+
+
+def scored_by(model, folder: Path) -> dict[str, float]:
+    task = make_task(folder.name, folder)
+    task.load()
+    return task.run(model)
 
 
 def write_everything(folder: Path, suffix: str) -> None:
@@ -149,24 +155,52 @@ def test_the_split_that_is_scored_is_mtebs_or_the_chosen_one(tmp_path):
         make_task("STSBenchmark", tmp_path / "STSBenchmark")
 
 
-def test_queries_without_a_relevant_document_are_left_out_and_counted(tmp_path):
+def test_a_query_without_a_relevant_document_counts_0_as_in_mteb(tmp_path):
     folder = tmp_path / "Task"
     relevant = write_retrieval(folder)
     before = scored(folder)
     lines = (folder / "qrels" / "test.tsv").read_text()
     more = "unasked\td1\t0\nabsent\td1\t1\n" + f"{next(iter(relevant))}\tgone\t1\n"
+    (folder / "qrels" / "test.tsv").write_text(lines + "unasked\td1\t0\n")
+    assert scored(folder)["ndcg_at_10"] == pytest.approx(before["ndcg_at_10"] * 3 / 4, abs=2e-3)
     (folder / "qrels" / "test.tsv").write_text(lines + more)
     task = make_task("Task", folder)
     task.load()
     assert task.notes == [
-        "2 of 5 queries have no text or no relevant document and are left out",
+        "1 of 5 queries have no text and are left out",
+        "1 of 4 queries have no document with a score above 0, and count 0",
         "1 judged documents are not in the corpus, gone the first",
     ]
     after = task.run(EncoderModel(KnownEncoder()))
-    assert after["recall_at_100"] < before["recall_at_100"]  # by the document that nobody can find
+    assert after["recall_at_100"] < before["recall_at_100"] * 3 / 4  # by the document that nobody can find
     (folder / "qrels" / "test.tsv").write_text("q0\td3\t0\nq1\td7\t-1\n")
     with pytest.raises(UserError, match=r"no query of qrels/test has a relevant document, one with a score above 0"):
         scored(folder)
+
+
+def test_a_folder_scores_as_mtebs_own_loader_and_search_on_the_same_data(tmp_path):
+    """Graded relevance, a query without a relevant document, equal documents: the oracle is mteb from data to score."""
+    from mteb.abstasks.retrieval import AbsTaskRetrieval
+    from mteb.models.search_wrappers import SearchEncoderWrapper
+
+    folder = tmp_path / "Task"
+    write_retrieval(folder)
+    rows = [json.loads(line) for line in (folder / "corpus.jsonl").read_text().splitlines()]
+    for i in range(100, 120):
+        rows[i]["text"] = rows[i - 97]["text"]  # of one vector
+    write_rows(folder / "corpus.jsonl", rows)
+    with (folder / "qrels" / "test.tsv").open("a") as stream:
+        stream.write("unasked\td1\t0\n")
+    task = make_task("Task", folder)
+    task.load()
+    data = task.parts[0].dataset["default"]["test"]
+    ours = task.run(EncoderModel(KnownEncoder()))
+    theirs = type("Theirs", (AbsTaskRetrieval,), {"metadata": task.parts[0].metadata})()
+    theirs.dataset, theirs.data_loaded = {"default": {"test": data}}, True
+    wrapped = SearchEncoderWrapper(EncoderModel(KnownEncoder()))
+    found = theirs.evaluate(wrapped, "test", encode_kwargs={"show_progress_bar": False})["default"]
+    for metric in ("ndcg_at_10", "map_at_100", "recall_at_100", "mrr_at_10"):
+        assert ours[metric] == pytest.approx(100 * found[metric], abs=1e-4)
 
 
 def test_a_document_id_that_comes_twice_is_an_error(tmp_path):
@@ -175,6 +209,144 @@ def test_a_document_id_that_comes_twice_is_an_error(tmp_path):
         stream.write(json.dumps({"_id": "d3", "text": "again"}) + "\n")
     with pytest.raises(UserError, match=r"corpus.jsonl: 1 of 151 rows have an _id that an earlier row has"):
         scored(tmp_path / "Task")
+
+
+@pytest.mark.parametrize("suffix", ["tsv", "jsonl"])
+@pytest.mark.parametrize("score", ["0.5", "1.5", "0.9", "nan", "1e400", "3000000000"])
+def test_a_relevance_that_is_no_whole_number_is_one_line(tmp_path, suffix, score):
+    folder = tmp_path / "Task"
+    write_retrieval(folder)
+    if suffix == "jsonl":
+        (folder / "qrels" / "test.tsv").unlink()
+        row = f'{{"query-id": "q0", "corpus-id": "d3", "score": {score.replace("nan", "NaN")}}}\n'
+    else:
+        row = f"q0\td3\t{score}\n"
+    (folder / "qrels" / f"test.{suffix}").write_text(row)
+    with pytest.raises(UserError, match=rf"test.{suffix}:1: .*must be a whole number.*multiply all scores alike"):
+        scored(folder)
+    (folder / "qrels" / f"test.{suffix}").write_text(
+        row.replace(score.replace("nan", "NaN"), "2.0").replace("nan", "2.0")
+    )
+    assert scored(folder)["ndcg_at_10"] >= 0  # 2.0 is a whole number
+
+
+@pytest.mark.parametrize(
+    ("file", "row", "expected"),
+    [
+        ("queries.jsonl", '{"_id": "q1", "text": "again"}', "queries.jsonl:5: _id q1 is that of a row above"),
+        ("qrels/test.tsv", "q0\td3\t0", "test.tsv:17: query q0 and document d3 have a score above already"),
+        ("top_ranked.jsonl", '{"query-id": "q1", "corpus-ids": ["d1"]}', "top_ranked.jsonl:4: query-id q1 is that of"),
+    ],
+)
+def test_an_id_that_comes_twice_is_one_line(tmp_path, file, row, expected):
+    folder = tmp_path / "Task"
+    relevant = write_retrieval(folder)
+    write_rows(folder / "top_ranked.jsonl", [{"query-id": q, "corpus-ids": ["d1", "d3"]} for q in relevant])
+    assert scored(folder)
+    with (folder / file).open("a") as stream:
+        stream.write(row + "\n")
+    with pytest.raises(UserError) as error:
+        scored(folder)
+    assert expected in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_query_that_nothing_is_found_for_counts_0_in_every_path(tmp_path):
+    """BM25 finds nothing by unknown words; left out of the results, such a query would raise the mean."""
+    folder = tmp_path / "Task"
+    write_rows(folder / "corpus.jsonl", [{"_id": f"d{i}", "text": f"granite {i}"} for i in range(5)])
+    queries = [{"_id": "known", "text": "granite 3"}, {"_id": "unknown", "text": "velvet"}]
+    write_rows(folder / "queries.jsonl", queries)
+    (folder / "qrels").mkdir()
+    (folder / "qrels" / "test.tsv").write_text("known\td3\t1\nunknown\td2\t1\n")
+    assert scored_by(BM25(), folder)["ndcg_at_10"] == 50
+    write_rows(folder / "top_ranked.jsonl", [{"query-id": q["_id"], "corpus-ids": ["d2", "d3"]} for q in queries])
+    reranked = scored_by(BM25(), folder)
+    assert reranked["ndcg_at_10"] == 50 and reranked["map_at_1000"] == 50
+    assert scored_by(EncoderModel(KnownEncoder()), folder)["recall_at_100"] == 100  # the candidates are the only ones
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("ham", "spam"), (0, 2), (5, 7), (0, 1), (False, True), (-1, 1), ("no", "2"), ("a", 2)]
+)
+def test_two_classes_score_alike_whatever_their_labels_are(tmp_path, first, second):
+    folders = [tmp_path / "Given", tmp_path / "Plain"]
+    for folder, labels in zip(folders, ((first, second), (0, 1)), strict=True):
+        for split, count in (("train", 40), ("test", 30)):
+            rows = [{"text": f"{split} {i}", "label": labels[i % 3 == 0]} for i in range(count)]
+            write_rows(folder / f"{split}.jsonl", rows)
+    given, plain = map(scored, folders)
+    if str(first) < str(second):
+        assert given == plain and {"accuracy", "f1", "ap"} <= given.keys()
+    else:
+        assert given["accuracy"] == plain["accuracy"]
+
+
+def test_a_test_set_of_two_of_three_classes_is_scored(tmp_path):
+    write_rows(tmp_path / "T" / "train.jsonl", [{"text": f"a {i}", "label": "xyz"[i % 3]} for i in range(30)])
+    write_rows(tmp_path / "T" / "test.jsonl", [{"text": f"b {i}", "label": "xz"[i % 2]} for i in range(30)])
+    assert 0 <= scored(tmp_path / "T")["accuracy"] <= 100
+
+
+@pytest.mark.parametrize(("yes", "no"), [("yes", "no"), ("True", "False"), (True, False), ("1", "0"), ("Yes", 0)])
+def test_pair_labels_that_say_yes_or_no_score_as_1_and_0(tmp_path, yes, no):
+    for name, labels in (("Given", (no, yes)), ("Plain", (0, 1))):
+        pairs = [{"sentence1": f"a{i}", "sentence2": f"b{i}", "label": labels[i % 3 == 0]} for i in range(30)]
+        write_rows(tmp_path / name / "test.jsonl", pairs)
+    assert scored(tmp_path / "Given") == scored(tmp_path / "Plain")
+
+
+@pytest.mark.parametrize("labels", [["red", "blue", "green"], ["a", 2, 2]])
+def test_clusters_of_text_labels_score_as_numbered_ones(tmp_path, labels):
+    for name, own in (("Given", labels), ("Plain", [labels.index(label) for label in labels])):
+        write_rows(tmp_path / name / "test.jsonl", [{"text": f"text {i}", "label": own[i % 3]} for i in range(30)])
+    assert scored(tmp_path / "Given")["v_measure"] == pytest.approx(scored(tmp_path / "Plain")["v_measure"])
+
+
+PAIR = {"sentence1": "a", "sentence2": "b"}
+WITHOUT_CONTRAST = [
+    ({"test.jsonl": [PAIR | {"score": 3} for _ in range(5)]}, "the gold scores are 3.0 in every row"),
+    ({"test.jsonl": [PAIR | {"label": 1} for _ in range(5)]}, "the labels are 1 in every row"),
+    (
+        {"test.jsonl": [PAIR | {"label": "related"}]},
+        'label "related" does not say whether the two texts belong together',
+    ),
+    ({"test.jsonl": [PAIR | {"label": 2}, PAIR | {"label": 0}]}, "label 2 does not say whether"),
+    (
+        {"train.jsonl": [{"text": "a", "label": "x"}] * 5, "test.jsonl": [{"text": "a", "label": "y"}]},
+        'train.jsonl: the labels are "x" in every row',
+    ),
+    ({"test.jsonl": [{"text": f"a{i}", "label": 4} for i in range(5)]}, 'the labels are "4" in every row'),
+    (
+        {"test.jsonl": [{"query": "q", "positive": [], "negative": ["n"]}] * 3},
+        "none of its 3 rows has both positives and negatives",
+    ),
+    (
+        {"test.jsonl": [{"text": "t", "human_summaries": ["h"], "machine_summaries": ["m", "n"], "relevance": [2, 2]}]},
+        "in every row the relevance scores are all equal",
+    ),
+]
+
+
+@pytest.mark.parametrize(("files", "expected"), WITHOUT_CONTRAST)
+def test_data_that_no_model_can_be_told_apart_by_are_one_line(tmp_path, files, expected):
+    for name, rows in files.items():
+        write_rows(tmp_path / "Task" / name, rows)
+    with pytest.raises(UserError) as error:
+        scored(tmp_path / "Task")
+    assert expected in str(error.value) and "\n" not in str(error.value) and "train it" not in str(error.value)
+
+
+def test_a_reranking_row_without_positives_or_negatives_is_left_out_as_in_mteb(tmp_path):
+    rows = [{"query": f"ask {i}", "positive": [f"yes {i}"], "negative": [f"no {i}", f"not {i}"]} for i in range(4)]
+    bare = [{"query": "x", "positive": [], "negative": ["n"]}, {"query": "y", "positive": ["p"], "negative": []}]
+    write_rows(tmp_path / "Sound" / "test.jsonl", rows)
+    write_rows(tmp_path / "Task" / "test.jsonl", [rows[0], bare[0], *rows[1:], bare[1]])
+    task = make_task("Task", tmp_path / "Task")
+    task.load()
+    assert task.notes == ["2 of 6 rows have no positives or no negatives and are left out"]
+    assert task.run(EncoderModel(KnownEncoder())) == scored(tmp_path / "Sound")
+    queries = task.parts[0].dataset["default"]["test"]["queries"]["id"]
+    assert list(queries) == [f"test_query{i}_0" for i in range(4)]
 
 
 def test_a_corpus_is_read_once_and_lies_on_disk(tmp_path):

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -109,6 +110,38 @@ def test_hits_are_those_of_the_highest_cosine_in_order(embedder, tmp_path):
     np.testing.assert_allclose([score for score, _ in hits], [cosines[n] for n in best], atol=1e-5)
     table = as_table(hits, width=40).split("\n")
     assert len(table) == 6 and all(len(line) <= 40 for line in table) and f"f:{best[0] + 1}" in table[1]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "binary", "ubinary"])
+def test_a_compact_index_is_read_again_and_finds_what_its_codes_stand_for(embedder, tmp_path, dtype):
+    passages = [Passage("f", n, f"{'many ' * (n % 7)}words in row {n} number {n // 3}") for n in range(1, 40)]
+    file = tmp_path / "index.parquet"
+    assert update(file, passages[:30], embedder, dtype).new == 30
+    index = update(file, passages, embedder, dtype)
+    assert index.new == 9 and update(file, passages, embedder, dtype).new == 0
+    stored = pq.read_table(file)["embedding"].type
+    assert (stored.list_size, stored.value_type.bit_width) == (4 if dtype.endswith("binary") else 32, 8)
+    hits = index.search("a row of words", embedder, 5)
+    scores = index.d_MD.astype(np.float64) @ embedder.encoder.encode(["a row of words"])[0].astype(np.float64)
+    assert [score for score, _ in hits] == sorted((score for score, _ in hits), reverse=True)
+    for score, passage in hits:
+        assert score == pytest.approx(scores[passages.index(passage)], abs=1e-6)
+    if not dtype.endswith("binary"):
+        assert [passages.index(passage) for _, passage in hits] == np.lexsort((np.arange(39), -scores))[:5].tolist()
+    table = pq.read_table(file)
+    metadata = {"identity": table.schema.metadata[b"identity"]}  # as a program that rewrites the file loses the scheme
+    pq.write_table(table.replace_schema_metadata(metadata), file)
+    with pytest.raises(UserError, match="its metadata are gone; make the file again"):
+        update(file, passages, embedder, dtype)
+    file.unlink()
+    assert update(file, passages, embedder).new == 39 and update(file, passages, embedder, dtype).new == 39
+
+
+def test_of_passages_of_equal_text_the_earlier_one_is_found_first(embedder, tmp_path):
+    passages = [Passage("f", n, "two words" if n % 2 else f"number {n}") for n in range(60)]
+    for dtype in ("float32", "int8", "binary"):
+        index = update(tmp_path / f"{dtype}.parquet", passages, embedder, dtype)
+        assert [hit.line for _, hit in index.search("two words", embedder, 7)] == [1, 3, 5, 7, 9, 11, 13]
 
 
 def test_a_user_searches_a_folder_changes_it_and_searches_again(script, small_model, tmp_path):

@@ -10,7 +10,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -18,13 +18,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gte.compact import Scheme, as_lists, check_dtype, list_column, scheme_file, scheme_for, with_metadata
 from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.evaluation.model import weights_checksum
+from gte.files import write_json
 from gte.prompts import find_prompt
 from gte.texts import Text
 
 BLOCK = 8_192  # rows that are encoded together and kept: what a kill loses, at most
+CPU_BLOCK = 1_024  # the same on a CPU, which takes minutes for as many; smaller chunks fill it
 POLICIES = ("keep", "skip", "refuse")
 
 
@@ -68,6 +71,19 @@ class Embedder:
         return x_ND
 
 
+def truncate(encoder: Encoder, truncate_dim: int | None) -> None:
+    """Makes the encoder give the first `truncate_dim` dimensions of its vectors alone; None leaves it as it is.
+
+    Vectors of unit length are so after the cut. Raises UserError where it has not as many.
+    """
+    if truncate_dim is None:
+        return
+    whole = isinstance(truncate_dim, int) and not isinstance(truncate_dim, bool)
+    if not whole or not 1 <= truncate_dim <= encoder.dimensions:
+        raise UserError(f"truncate_dim={truncate_dim} must be from 1 to {encoder.dimensions}, the model's dimensions")
+    encoder.settings = replace(encoder.settings, truncate_dim=truncate_dim)
+
+
 @dataclass
 class Account:
     """What became of the rows: every row is one of these."""
@@ -75,6 +91,7 @@ class Account:
     embedded: int = 0
     empty: int = 0  # of the embedded ones
     reused: int = 0  # of the embedded ones, from a run before that was cut off
+    beyond: int = 0  # of the embedded ones, with a value beyond the ranges of the codes
     left_out: Counter | None = None  # by reason
     first: dict | None = None  # row by reason
 
@@ -84,6 +101,8 @@ class Account:
             parts.append(f"of these {self.empty:,} empty texts")
         if self.reused:
             parts.append(f"{self.reused:,} before an interruption")
+        if self.beyond:
+            parts.append(f"{self.beyond:,} reach beyond the ranges given and are cut to them")
         parts += [f"{n:,} left out: {why}, first in row {self.first[why]}" for why, n in self.left_out.most_common()]
         return "; ".join(parts)
 
@@ -97,19 +116,27 @@ def embed_texts(
     source: str,
     empty: str = "keep",
     unreadable: str = "refuse",
+    dtype: str = "float32",
+    scheme: Scheme | None = None,
+    block: int | None = None,
 ) -> Account:
     """Writes `out`: .npy [rows, D], row for row as the texts, or .parquet with the columns row, id, embedding.
 
+    `dtype`: of `gte.compact`; what is needed to read codes stands in <out>.json beside a .npy, in the metadata of a
+    .parquet. Their ranges are those of all vectors, or those of `scheme`, another file's, which decides the dtype too.
+
     `empty`: what becomes of empty texts, keep (embed them), skip or refuse; `unreadable`: of rows without a text, skip
-    or refuse. Blocks are kept in `work` under a digest of their texts and of the embedder: after an interruption the
-    same command reads the texts again but encodes only what is missing, with an equal result. `out` appears complete.
+    or refuse. Blocks of `block` rows (None: BLOCK) are kept in `work` under a digest of their texts and of the
+    embedder: after an interruption the same command reads the texts again but encodes only what is missing, with an
+    equal result. `out` appears complete.
     Raises UserError for a row that is refused, and where no text is left.
     """
     check_policies(out, empty, unreadable)
+    check_dtype(dtype)
     account = Account(left_out=Counter(), first={})
     parts = []
-    for number, block in enumerate(blocks(texts)):
-        kept = list(chosen(block, source, empty, unreadable, account))
+    for number, rows in enumerate(blocks(texts, block or BLOCK)):
+        kept = list(chosen(rows, source, empty, unreadable, account))
         if not kept:
             continue
         part = work / f"{number:08}.parquet"
@@ -123,8 +150,18 @@ def embed_texts(
         parts.append(part)
     if not parts:
         raise UserError(f"{source} holds no text ({account})")
+    if scheme is None:
+        scheme = scheme_for(dtype, *extremes(parts))
+    elif scheme.ranges_2D is not None:
+        account.beyond = sum(beyond(vectors_of(part), scheme) for part in parts)
     temporary = work / out.name
-    (write_npy if out.suffix == ".npy" else write_parquet)(parts, account.embedded, temporary)
+    (write_npy if out.suffix == ".npy" else write_parquet)(parts, account.embedded, temporary, scheme)
+    beside = scheme_file(out)
+    if out.suffix == ".npy" and scheme.dtype != "float32":
+        write_json(scheme_file(temporary), scheme.as_dict() | {"rows": account.embedded})
+        os.replace(scheme_file(temporary), beside)
+    elif out.suffix == ".npy":
+        beside.unlink(missing_ok=True)  # of other vectors under this name
     os.replace(temporary, out)
     shutil.rmtree(work)
     return account
@@ -144,9 +181,14 @@ def check_policies(out: Path, empty: str, unreadable: str) -> None:
         )
 
 
-def blocks(texts: Iterable[Text]) -> Iterator[list[Text]]:
+def block_for(device: str) -> int:
+    """Rows that are encoded together and kept on such a device."""
+    return min(BLOCK, CPU_BLOCK) if device == "cpu" else BLOCK
+
+
+def blocks(texts: Iterable[Text], size: int) -> Iterator[list[Text]]:
     iterator = iter(texts)
-    while block := list(islice(iterator, BLOCK)):
+    while block := list(islice(iterator, size)):
         yield block
 
 
@@ -180,30 +222,51 @@ def digest_of(part: Path) -> bytes | None:
 
 def write_part(part: Path, block: list[Text], x_ND: np.ndarray, digest: bytes) -> None:
     """One block, complete or not there."""
-    embeddings = pa.FixedSizeListArray.from_arrays(pa.array(x_ND.ravel()), x_ND.shape[1])
-    columns = {"row": [text.row for text in block], "id": [text.id for text in block], "embedding": embeddings}
+    columns = {"row": [text.row for text in block], "id": [text.id for text in block], "embedding": as_lists(x_ND)}
     table = pa.table(columns).replace_schema_metadata({"digest": digest})
     temporary = part.with_suffix(".partial")
     pq.write_table(table, temporary, compression="none", use_dictionary=False)
     os.replace(temporary, part)
 
 
-def write_npy(parts: list[Path], rows: int, file: Path) -> None:
-    """The blocks' vectors end to end, float32 [rows, D]."""
+def vectors_of(part: Path) -> np.ndarray:
+    """A block's vectors, float32 [N, D]."""
+    return list_column(pq.read_table(part, columns=["embedding"]))
+
+
+def extremes(parts: list[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the greatest value [D] of each dimension in all blocks."""
+    found = [(x_ND.min(0), x_ND.max(0)) for x_ND in map(vectors_of, parts)]
+    return np.min([low for low, _ in found], axis=0), np.max([high for _, high in found], axis=0)
+
+
+def beyond(x_ND: np.ndarray, scheme: Scheme) -> int:
+    """How many of the vectors have a value beyond the ranges."""
+    low_D, high_D = scheme.ranges_2D
+    return int(((x_ND < low_D) | (x_ND > high_D)).any(1).sum())
+
+
+def write_npy(parts: list[Path], rows: int, file: Path, scheme: Scheme) -> None:
+    """The blocks' vectors end to end, float32 [rows, D] or codes [rows, B]."""
     result, start = None, 0
     for part in parts:
-        x_ND = pq.read_table(part)["embedding"].combine_chunks().flatten().to_numpy().reshape(
-            pq.read_metadata(part).num_rows, -1)  # fmt: skip
+        codes_NB = scheme.encode(vectors_of(part))
         if result is None:
-            result = np.lib.format.open_memmap(file, "w+", np.float32, (rows, x_ND.shape[1]))
-        result[start : start + len(x_ND)] = x_ND
-        start += len(x_ND)
+            result = np.lib.format.open_memmap(file, "w+", codes_NB.dtype, (rows, codes_NB.shape[1]))
+        result[start : start + len(codes_NB)] = codes_NB
+        start += len(codes_NB)
     result.flush()
 
 
-def write_parquet(parts: list[Path], rows: int, file: Path) -> None:
+def write_parquet(parts: list[Path], rows: int, file: Path, scheme: Scheme) -> None:
     """The blocks as row groups."""
-    schema = pq.read_schema(parts[0]).remove_metadata()
-    with pq.ParquetWriter(file, schema, compression="none", use_dictionary=False) as writer:
-        for part in parts:
-            writer.write_table(pq.read_table(part).replace_schema_metadata())
+    writer = None
+    for part in parts:
+        table = pq.read_table(part).replace_schema_metadata()
+        codes = as_lists(scheme.encode(list_column(table)))
+        table = table.set_column(table.column_names.index("embedding"), "embedding", codes)
+        writer = writer or pq.ParquetWriter(
+            file, with_metadata(table.schema, scheme), compression="none", use_dictionary=False
+        )
+        writer.write_table(table.replace_schema_metadata(writer.schema.metadata))
+    writer.close()

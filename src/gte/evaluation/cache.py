@@ -26,12 +26,13 @@ class VectorCache:
     """float32 vectors by key in two files that only grow: `keys.u64` and `vectors.f32`, the n-th with the n-th.
 
     Without a folder they lie in a temporary one that goes with the object. What would make the files larger than
-    `limit_bytes` is not kept; `full` says so. Several processes may write to one folder; each sees what was there when
-    it opened it and what it wrote itself. In memory: 16 bytes a vector.
+    `limit_bytes` is not kept; `full` says so, and `full_line` to the user. Several processes may write to one folder;
+    each sees what was there when it opened it and what it wrote itself. In memory: 16 bytes a vector.
     """
 
     def __init__(self, width: int, folder: str | Path | None = None, limit_bytes: int = 2**30):
         self.width, self.limit = width, limit_bytes // (4 * width + 8)
+        self.limit_bytes = limit_bytes
         self.temporary = tempfile.TemporaryDirectory(prefix="gte-embeddings-") if folder is None else None
         self.folder = Path(self.temporary.name if folder is None else folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -44,6 +45,14 @@ class VectorCache:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def full_line(self) -> str:
+        """What it means that there is no room, and the way out."""
+        size = f"{self.limit_bytes / 1e9:g} GB, {self.limit:,} embeddings"
+        if self.temporary is not None:
+            return f"the temporary cache of embeddings is full ({size}): texts of several tasks are embedded again"
+        return f"{self.folder} is full ({size}): embeddings from here on are not kept; raise cache_gb=, or empty it"
 
     def find(self, keys_N: np.ndarray) -> np.ndarray:
         """Row [N] of each key, -1 where there is none."""
@@ -69,9 +78,10 @@ class VectorCache:
         self.index(keys_N[:room], stored)
 
     def index(self, keys_N: np.ndarray, first_row: int) -> None:
-        keys, rows = np.append(self.keys, keys_N), np.append(self.rows, first_row + np.arange(len(keys_N)))
-        order = np.argsort(keys, kind="stable")
-        self.keys, self.rows = keys[order], rows[order]
+        order = np.argsort(keys_N, kind="stable")
+        at = np.searchsorted(self.keys, keys_N[order], side="right")  # a merge: sorting all anew would take n log n
+        self.keys = np.insert(self.keys, at, keys_N[order])
+        self.rows = np.insert(self.rows, at, first_row + order)
 
     @contextmanager
     def open_files(self) -> Iterator[tuple[BinaryIO, BinaryIO]]:

@@ -4,9 +4,11 @@ One task is one folder. Files may be plain (`test.jsonl`) or gz-compressed (`tes
 split that is scored, and dev, valid and validation are one split:
 
     Retrieval           corpus.jsonl {_id, title?, text}, queries.jsonl {_id, text},
-                        qrels/test.tsv: query-id, corpus-id, score between tabs, with this header; or qrels/test.jsonl
+                        qrels/test.tsv: query-id, corpus-id, score between tabs, with this header; or qrels/test.jsonl;
+                        scores are whole numbers, an id comes once
     STS                 test.jsonl {sentence1, sentence2, score}
-    PairClassification  test.jsonl {sentence1, sentence2, label}, label 0 or 1; or one row of three lists
+    PairClassification  test.jsonl {sentence1, sentence2, label}, label 0 or 1, no or yes, false or true; or one row of
+                        three lists
     Classification      train.jsonl, test.jsonl {text, label}
     Clustering          test.jsonl {text, label}, or one clustering a row {sentences: [...], labels: [...]}
     Reranking           test.jsonl {query, positive: [...], negative: [...]}, a query may be a list of texts; or as
@@ -36,11 +38,11 @@ FIELDS = {  # of a row of test.jsonl: name -> kind of value
     "Classification": {"text": "text", "label": "label"},
     "Clustering": {"text": "text", "label": "label"},
     "ClusteringSets": {"sentences": "texts", "labels": "labels"},
-    "Reranking": {"query": "text or texts", "positive": "texts", "negative": "texts"},
+    "Reranking": {"query": "text or texts", "positive": "texts or none", "negative": "texts or none"},
     "Summarization": {"text": "text", "human_summaries": "texts", "machine_summaries": "texts", "relevance": "numbers"},
     "Queries": {"_id": "id", "text": "text"},
     "Corpus": {"_id": "id", "title": "optional text", "text": "text"},
-    "Qrels": {"query-id": "id", "corpus-id": "id", "score": "number"},
+    "Qrels": {"query-id": "id", "corpus-id": "id", "score": "grade"},
     "Candidates": {"query-id": "id", "corpus-ids": "ids"},
 }
 JSONL = (".jsonl", ".jsonl.gz")
@@ -56,8 +58,16 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def is_label(value: object) -> bool:
+def is_id(value: object) -> bool:
     return isinstance(value, int) or is_text(value)
+
+
+def is_label(value: object) -> bool:
+    return is_id(value) and (isinstance(value, str) or abs(value) < 2**63)
+
+
+def is_grade(value: object) -> bool:
+    return is_number(value) and float(value).is_integer() and abs(value) < 2**31  # an int of trec_eval
 
 
 def list_of(check: Callable[[object], bool]) -> Callable[[object], bool]:
@@ -68,11 +78,14 @@ CHECKS = {  # kind of value -> (test, how an error names it)
     "text": (is_text, "a text"),
     "optional text": (lambda value: value is None or is_text(value), "a text"),
     "number": (is_number, "a number"),
+    "grade": (is_grade, "a whole number, since nDCG is computed over grades; multiply all scores alike, or round them"),
     "label": (is_label, "an integer or a text"),
-    "id": (is_label, "an integer or a text"),
+    "id": (is_id, "an integer or a text"),
     "texts": (list_of(is_text), "a list of texts, not empty"),
+    "texts or none": (lambda value: value == [] or list_of(is_text)(value), "a list of texts"),
+    "optional texts": (lambda value: value is None or value == [] or list_of(is_text)(value), "a list of texts"),
     "text or texts": (lambda value: is_text(value) or list_of(is_text)(value), "a text or a list of texts"),
-    "ids": (list_of(is_label), "a list of ids, not empty"),
+    "ids": (list_of(is_id), "a list of ids, not empty"),
     "labels": (list_of(is_label), "a list of labels, not empty"),
     "numbers": (list_of(is_number), "a list of numbers, not empty"),
 }
@@ -155,6 +168,19 @@ class Folder:
 
     def each(self, path: Path, fields: dict[str, str]) -> Iterator[dict]:
         """`rows` one after the other."""
+        return (row for _, row in self.numbered(path, fields))
+
+    def by_id(self, path: Path, fields: dict[str, str], key: str) -> dict[str, dict]:
+        """`rows` by their id, the field `key`. UserError with file and line where one comes twice."""
+        found: dict[str, dict] = {}
+        for number, row in self.numbered(path, fields):
+            if row[key] in found:
+                raise UserError(f"{path}:{number}: {key} {row[key]} is that of a row above; make the ids unique")
+            found[row[key]] = row
+        return found
+
+    def numbered(self, path: Path, fields: dict[str, str]) -> Iterator[tuple[int, dict]]:
+        """`each` with the line's number."""
         empty = True
         for number, line in self.lines(path):
             if not line.strip():
@@ -167,31 +193,44 @@ class Folder:
             if not isinstance(row, dict):
                 raise UserError(f"{path}:{number}: expected an object with {', '.join(fields)}, got {line[:40]!r}")
             empty = False
-            yield {name: field(row, name, kind, path, number) for name, kind in fields.items()}
+            yield number, {name: field(row, name, kind, path, number) for name, kind in fields.items()}
         if empty:
             raise UserError(f"{path} has no rows; write it again or leave the task out")
 
     def qrels(self, split: str) -> dict[str, dict[str, int]]:
-        """Relevance by query id and document id."""
+        """Relevance by query id and document id. UserError for a grade that is no whole number and a pair twice."""
         path = self.qrels_file(split)
         relevance: dict[str, dict[str, int]] = {}
+        for number, query, document, score in self.qrels_rows(path):
+            if document in relevance.setdefault(query, {}):
+                raise UserError(
+                    f"{path}:{number}: query {query} and document {document} have a score above already; keep one"
+                )
+            relevance[query][document] = score
+        if not relevance:
+            raise UserError(f"{path} has no rows; a retrieval task needs at least one relevant document")
+        return relevance
+
+    def qrels_rows(self, path: Path) -> Iterator[tuple[int, str, str, int]]:
+        """Line, query id, document id and grade of each row of a .tsv or .jsonl."""
         if path.name.endswith(JSONL):
-            for row in self.each(path, FIELDS["Qrels"]):
-                relevance.setdefault(row["query-id"], {})[row["corpus-id"]] = int(row["score"])
-            return relevance
+            for number, row in self.numbered(path, FIELDS["Qrels"]):
+                yield number, row["query-id"], row["corpus-id"], int(row["score"])
+            return
         for number, line in self.lines(path):
             cells = next(csv.reader([line.rstrip("\r\n")], delimiter="\t", quoting=csv.QUOTE_NONE), [])
             if not cells or (number == 1 and cells[0] in {"query-id", "query_id", "qid"}):
                 continue
             try:
-                query, document, score = cells
-                relevance.setdefault(query, {})[document] = int(float(score))
-            except (ValueError, OverflowError) as error:
+                query, document, score = cells[0], cells[1], float(cells[2])
+            except (ValueError, IndexError):
+                score = None
+            if score is None or len(cells) != 3:
                 wanted = "query-id, corpus-id and a number between tabs"
-                raise UserError(f"{path}:{number}: expected {wanted}, got {line.strip()[:60]!r}") from error
-        if not relevance:
-            raise UserError(f"{path} has no rows; a retrieval task needs at least one relevant document")
-        return relevance
+                raise UserError(f"{path}:{number}: expected {wanted}, got {line.strip()[:60]!r}")
+            if not is_grade(score):
+                raise UserError(f"{path}:{number}: score {cells[2]} must be {CHECKS['grade'][1]}")
+            yield number, query, document, int(score)
 
     def lines(self, path: Path) -> Iterator[tuple[int, str]]:
         """Numbered lines of a plain or gz-compressed UTF-8 file; what was read goes into the checksum."""
@@ -235,7 +274,7 @@ class Folder:
 def field(row: dict, name: str, kind: str, path: Path, number: int) -> object:
     """The row's value of that name, or of its other usual name, checked."""
     key = name if name in row else OTHER_NAMES.get(name, name)
-    if key not in row and kind != "optional text":
+    if key not in row and not kind.startswith("optional"):
         raise UserError(f"{path}:{number}: field '{name}' is missing; the row has {', '.join(map(str, row)) or 'none'}")
     value = row.get(key)
     test, wanted = CHECKS[kind]
@@ -245,7 +284,9 @@ def field(row: dict, name: str, kind: str, path: Path, number: int) -> object:
         return str(value)
     if kind == "ids":
         return list(map(str, value))
-    return value or "" if kind == "optional text" else value
+    if kind.startswith("optional") and value is None:
+        return "" if kind == "optional text" else []
+    return value
 
 
 def find_tasks(folder: str | Path | list[str]) -> dict[str, Path]:

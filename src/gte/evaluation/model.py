@@ -3,11 +3,15 @@
 Shapes: N texts, D width.
 """
 
+import copy
 import hashlib
 import itertools
 import json
+import sys
+import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -16,6 +20,8 @@ import torch
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
+from gte.compact import RESCORED, Vectors, scheme_for
+from gte.data.ranking import Bm25, best_scores
 from gte.data.tokenizer import rules
 from gte.encoder import AUTOCAST, Encoder, cut_line, native_bf16
 from gte.errors import UserError
@@ -25,10 +31,11 @@ from gte.hub import find_checkpoint, load_encoder
 from gte.pool import EncoderPool
 from gte.prompts import KINDS, find_prompt, prompt_of, with_prompts
 
-BM25_NAME = "bm25"
 # what a configuration says of a model besides how it computes
 DESCRIBING = {"architectures", "dtype", "id2label", "label2id", "transformers_version", "use_cache", "_name_or_path"}
 KEPT_AFTER = 8_192  # texts a device: what an interruption loses, at most
+KEPT_ON_CPU = 512  # the same on a CPU, which takes as long for them
+TIMED_QUERIES, TIMED_SECONDS = 30, 10  # searched one at a time to say how long a search takes, at most
 
 
 def choose_device(device: str) -> str:
@@ -71,7 +78,8 @@ class EncoderModel:
 
     Unit vectors, cosine similarity, exact search; equal texts are embedded once. A text's prompt is the one that mteb
     gives a SentenceTransformer: that of the task's name or kind, or of queries or documents, else the default one.
-    `prompts_used`: the words by kind of text, of all that was asked for since it was last emptied.
+    `prompts_used`: the words by kind of text, of all that was asked for since it was last emptied. `measured`: beside
+    the scores of a task, what a search in compact vectors costs; see `kept_as`.
     """
 
     mteb_model_meta = None  # asked for by mteb's protocols, used only where it writes its own result files
@@ -95,6 +103,8 @@ class EncoderModel:
         # sentence-transformers names these two for every model: it is what keeps the default prompt from retrieval
         self.prompts = dict.fromkeys(KINDS, "") | encoder.settings.prompts
         self.prompts_used: dict[str, str] = {}
+        self.measured: dict[str, float] = {}
+        self.kept: tuple[int, str] | None = None  # width and dtype of `kept_as`
         self.texts = 0  # asked for so far
         self.encoded = 0  # of these, run through the encoder
 
@@ -119,11 +129,46 @@ class EncoderModel:
             f"mteb has no use for the prompt '{name}'; prompts={{query: ..., document: '{words}'}} gives documents it"
         )
 
-    def embed(self, texts: Sequence[str], prompt: str = "") -> np.ndarray:
-        """Unit vectors float32 [N, D] in the caller's order, of the texts behind the prompt's words.
+    def kept_as(self, width: int, dtype: str) -> "EncoderModel":
+        """The same model and cache, its vectors cut to `width` and kept as `dtype` of `gte.compact`.
 
-        UserError where one is not finite.
+        Documents are kept so and searched with the queries' own vectors, cut alike; in tasks without a search all texts
+        are. Raises UserError where the model has not as many dimensions.
         """
+        self.check_width(width)
+        view = copy.copy(self)
+        view.kept, view.measured, view.prompts_used = (width, dtype), {}, {}
+        return view
+
+    def check_width(self, width: int) -> None:
+        """UserError where the model has not as many dimensions."""
+        if not 1 <= width <= self.encoder.dimensions:
+            raise UserError(f"widths: {width} is not from 1 to {self.encoder.dimensions}, the model's dimensions")
+
+    def narrow(self, x_ND: np.ndarray) -> np.ndarray:
+        """Unit vectors of the width that is kept."""
+        if self.kept is None or self.kept[0] == x_ND.shape[1]:
+            return x_ND
+        x_ND = x_ND[:, : self.kept[0]]
+        return x_ND / np.maximum(np.linalg.norm(x_ND, axis=1, keepdims=True), 1e-12)
+
+    def embed_queries(self, texts: Sequence[str], prompt: str = "") -> np.ndarray:
+        """Unit vectors float32 [N, D] of what is searched for."""
+        return self.narrow(self.vectors(texts, prompt))
+
+    def embed(self, texts: Sequence[str], prompt: str = "") -> np.ndarray:
+        """Vectors float32 [N, D] in the caller's order, of the texts behind the prompt's words.
+
+        Of unit length, or what their codes stand for where they are kept compactly. UserError where one is not finite.
+        """
+        x_ND = self.embed_queries(texts, prompt)
+        if self.kept is None or self.kept[1] == "float32" or not len(x_ND):
+            return x_ND
+        scheme = scheme_for(self.kept[1], x_ND.min(0), x_ND.max(0))
+        return scheme.decode(scheme.encode(x_ND))
+
+    def vectors(self, texts: Sequence[str], prompt: str = "") -> np.ndarray:
+        """The model's own unit vectors float32 [N, D], from the cache or newly encoded."""
         keys_U, first_U, unique_N = np.unique(text_keys(texts, prompt), return_index=True, return_inverse=True)
         rows_U = self.cache.find(keys_U)
         result_UD = np.empty((len(keys_U), self.encoder.dimensions), np.float32)
@@ -132,11 +177,15 @@ class EncoderModel:
         new = new[np.argsort(first_U[new])]  # as the caller has them
         self.texts += len(texts)
         self.encoded += len(new)
-        block = KEPT_AFTER * len(self.devices)
+        on_cpu = all(device.startswith("cpu") for device in self.devices)
+        block = (min(KEPT_AFTER, KEPT_ON_CPU) if on_cpu else KEPT_AFTER) * len(self.devices)
         for start in range(0, len(new), block):
             rows = new[start : start + block]
             result_UD[rows] = self.finite([texts[i] for i in first_U[rows]], prompt)
+            was_full = self.cache.full
             self.cache.add(keys_U[rows], result_UD[rows])
+            if self.cache.full and not was_full:
+                print(f"note: {self.cache.full_line}", file=sys.stderr, flush=True)
         return result_UD[unique_N]
 
     def finite(self, texts: list[str], prompt: str = "") -> np.ndarray:
@@ -177,16 +226,24 @@ class EncoderModel:
         self.corpus = corpus
 
     def search(self, queries, *, top_k: int, task_metadata, top_ranked=None, **_) -> dict[str, dict[str, float]]:
-        """Cosines of the best `top_k` documents by query, of all or of the query's own candidates; exact."""
+        """Cosines of the best `top_k` documents by query, of all or of the query's own candidates; exact.
+
+        Of equal float32 cosines the documents of the lowest rows are found. Which of those found counts first in a
+        score is the benchmark's rule, trec_eval's: the higher id.
+        """
         from mteb._create_dataloaders import create_dataloader  # adds a query's instruction, where it has one
         from mteb.types import PromptType
 
         loader = create_dataloader(queries, task_metadata=task_metadata, prompt_type=PromptType.query)
-        q_ND = self.encode(loader, task_metadata=task_metadata, prompt_type=PromptType.query)
+        words = self.prompt(task_metadata, PromptType.query)
+        q_ND = self.embed_queries(list(loader.dataset["text"]), words)
         ids, prompt = queries["id"], self.prompt(task_metadata, PromptType.document)
         if top_ranked is not None:
             return self.rank_candidates(ids, q_ND, top_ranked, top_k, prompt)
-        values_NK, numbers_NK = best_documents(q_ND, self.corpus_blocks(prompt), top_k, self.devices[0])
+        if self.kept is None:
+            values_NK, numbers_NK = best_documents(q_ND, self.corpus_blocks(prompt), top_k, self.devices[0])
+        else:
+            values_NK, numbers_NK = self.search_compact(q_ND, prompt, top_k)
         found = np.unique(numbers_NK).tolist()
         names = dict(zip(found, self.corpus.select_columns(["id"])[found]["id"], strict=True))
         return {
@@ -199,14 +256,40 @@ class EncoderModel:
         size = KEPT_AFTER * len(self.devices)
         with tqdm(total=len(self.corpus), unit=" documents", disable=not self.progress, leave=False) as bar:
             for first in range(0, len(self.corpus), size):
-                d_MD = self.embed(document_texts(self.corpus[first : first + size]), prompt)
+                d_MD = self.embed_queries(document_texts(self.corpus[first : first + size]), prompt)
                 yield first, d_MD
                 bar.update(len(d_MD))
+
+    def search_compact(self, q_ND: np.ndarray, prompt: str, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+        """`best_documents` in the codes of the corpus, which lie in a temporary file; what that costs is measured.
+
+        The ranges of the codes are those of the first block. Of binary codes the best 40 are ranked again, as for ten
+        hits.
+        """
+        dtype = self.kept[1]
+        scheme, codes_MB = None, None
+        with tempfile.TemporaryFile() as file:
+            for first, d_MD in self.corpus_blocks(prompt):
+                scheme = scheme or scheme_for(dtype, d_MD.min(0), d_MD.max(0))
+                codes = scheme.encode(d_MD)
+                if codes_MB is None:
+                    codes_MB = np.memmap(file, codes.dtype, "w+", shape=(len(self.corpus), codes.shape[1]))
+                codes_MB[first : first + len(codes)] = codes
+            index = Vectors(codes_MB, scheme)
+            seconds = []
+            for query in range(min(TIMED_QUERIES, len(q_ND))):
+                started = time.perf_counter()
+                index.search(q_ND[query : query + 1], 10)
+                seconds.append(time.perf_counter() - started)
+                if sum(seconds) > TIMED_SECONDS:
+                    break
+            self.measured = {"index_mb": index.nbytes / 1e6, "search_ms": 1000 * float(np.median(seconds))}
+            return index.search(q_ND, top_k, rescored=RESCORED * 10)
 
     def rank_candidates(
         self, ids: Sequence[str], q_ND: np.ndarray, candidates: dict[str, list[str]], top_k: int, prompt: str
     ) -> dict[str, dict[str, float]]:
-        """Cosines by query among its own candidates, for as many queries at a time as fit into a block."""
+        """Cosines by query among its own candidates, for as many queries at a time as fit into a block; ties by row."""
         row_of = {document: row for row, document in enumerate(self.corpus["id"])}
         results = {}
         sizes = np.cumsum([len(candidates.get(query, ())) for query in ids]) // (KEPT_AFTER * len(self.devices))
@@ -215,8 +298,8 @@ class EncoderModel:
             rows = np.unique(list(itertools.chain.from_iterable(rows_of.values()))).astype(int)
             d_MD = self.embed(document_texts(self.corpus[rows.tolist()]), prompt)
             for query, own in rows_of.items():
-                scores = d_MD[np.searchsorted(rows, own)] @ q_ND[query]
-                best = np.argsort(-scores, kind="stable")[:top_k]
+                scores = (d_MD[np.searchsorted(rows, own)].astype(float) @ q_ND[query].astype(float)).astype(np.float32)
+                best = np.lexsort((own, -scores))[:top_k]
                 results[ids[query]] = {candidates[ids[query]][i]: float(scores[i]) for i in best}
         return results
 
@@ -228,10 +311,11 @@ class EncoderModel:
         return {
             "weights": weights_checksum(self.encoder),
             "parameters": sum(p.numel() for p in self.encoder.parameters()),
-            "width": self.encoder.dimensions,
+            "width": self.encoder.dimensions if self.kept is None else self.kept[0],
             "max_length": self.encoder.max_length,
             "precision": self.precision,
             "device": " ".join(self.devices),
+            **({} if self.kept is None else {"vectors": self.kept[1]}),
             **prompted,
         }
 
@@ -240,8 +324,8 @@ class EncoderModel:
         return cut_line((self.pool or self.encoder).counts, self.encoder.max_length)
 
     def close(self) -> None:
-        """Ends the pool's processes."""
-        if self.pool is not None:
+        """Ends the pool's processes; those of `kept_as` are the model's own."""
+        if self.pool is not None and self.kept is None:
             self.pool.close()
 
 
@@ -251,54 +335,95 @@ def document_texts(rows: dict[str, list[str]]) -> list[str]:
     return [(f"{title} {text}" if title else text).strip() for title, text in zip(titles, rows["text"], strict=False)]
 
 
+@dataclass(frozen=True)
+class Words:
+    """What BM25 counts as a word. `shortest`: its letters, at least; `stemmed`: by the Snowball stemmer for English."""
+
+    stemmed: bool
+    shortest: int = 1
+
+    def __str__(self) -> str:
+        """As a table names it."""
+        return ("stemmed" if self.stemmed else "no stemmer") + ("" if self.shortest == 1 else ", mteb's")
+
+
+BM25_WORDS = {  # checkpoint -> its words
+    "bm25": Words(stemmed=False),
+    "bm25-stemmed": Words(stemmed=True),
+    "bm25-mteb": Words(stemmed=True, shortest=2),  # the baseline that mteb publishes; "vitamin C" loses its C
+}
+
+
+def stemmer():
+    """The Snowball stemmer for English. UserError where the package is not installed."""
+    try:
+        import Stemmer
+    except ImportError as error:
+        raise UserError(
+            "BM25 with a stemmer needs PyStemmer: pip install -r requirements-bm25.txt; checkpoint=bm25 does without"
+        ) from error
+    return Stemmer.Stemmer("english")
+
+
 class BM25:
-    """mteb's search protocol over bm25s: method lucene, k1 1.5, b 0.75, English stop words, no stemming."""
+    """mteb's search protocol over bm25s: method lucene, k1 1.5, b 0.75, English stop words; ties by row.
+
+    variant: which words count, as a table names it. note: the same in a line.
+    """
 
     mteb_model_meta = None
     precision = "fp32"
 
-    def __init__(self):
+    def __init__(self, words: Words = BM25_WORDS["bm25"]):
+        self.words, self.variant = words, str(words)
+        self.stemmer = stemmer() if words.stemmed else None
         self.texts = self.encoded = 0
 
-    def index(self, corpus, **_) -> None:
+    @property
+    def note(self) -> str:
+        """How the words are made, and what else there is."""
+        letters = "of one letter too" if self.words.shortest == 1 else f"from {self.words.shortest} letters on"
+        stems = "stems of words" if self.words.stemmed else "words as they stand"
+        return f"{stems}, {letters}, without stop words; choose among {', '.join(BM25_WORDS)}"
+
+    def tokenize(self, texts: list[str], **settings):
+        """bm25s's tokens."""
         import bm25s
 
+        pattern = rf"(?u)\b\w{{{self.words.shortest},}}\b"
+        return bm25s.tokenize(texts, stopwords="en", stemmer=self.stemmer, token_pattern=pattern, **settings)
+
+    def index(self, corpus, **_) -> None:
         self.ids = list(corpus["id"])
-        texts = document_texts(corpus[:])
-        self.retriever = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
-        self.retriever.index(bm25s.tokenize(texts, stopwords="en", show_progress=False), show_progress=False)
-        self.texts += len(texts)
+        self.retriever = Bm25(document_texts(corpus[:]), self.tokenize)
+        self.texts += len(self.ids)
 
     def search(self, queries, *, top_k: int, top_ranked=None, **_) -> dict[str, dict[str, float]]:
-        """Scores of the best `top_k` documents by query, without those that share no word with the query."""
-        import bm25s
+        """Scores of the best `top_k` documents by query, of all or of its own candidates; ties by row.
 
-        texts = list(queries["text"])
+        Documents that share no word with the query are not found. A query that nothing is found for is there, and
+        empty: it counts as 0.
+        """
+        texts, results = list(queries["text"]), {}
         self.texts += len(texts)
-        if top_ranked is not None:
-            words = bm25s.tokenize(texts, stopwords="en", return_ids=False, show_progress=False)
-            return self.rank_candidates(queries["id"], words, top_ranked)
-        tokens = bm25s.tokenize(texts, stopwords="en", show_progress=False)
-        rows_NK, scores_NK = self.retriever.retrieve(tokens, k=min(top_k, len(self.ids)), show_progress=False)
-        return {
-            query: {self.ids[row]: float(score) for row, score in zip(rows, scores, strict=True) if score > 0}
-            for query, rows, scores in zip(queries["id"], rows_NK, scores_NK, strict=True)
-        }
-
-    def rank_candidates(self, ids: Sequence[str], words: list[list[str]], candidates: dict[str, list[str]]):
-        """Scores by query of its own candidates, where they share a word with it."""
-        row_of = {document: row for row, document in enumerate(self.ids)}
-        results = {}
-        for query, own_words in zip(ids, words, strict=True):
-            scores = self.retriever.get_scores(own_words or [""])
-            scores = {name: float(scores[row_of[name]]) for name in candidates.get(query, ())}
-            results[query] = {name: score for name, score in scores.items() if score > 0}
+        row_of = {} if top_ranked is None else {document: row for row, document in enumerate(self.ids)}
+        for query, (rows, scores) in zip(queries["id"], self.retriever.scores(texts), strict=True):
+            if top_ranked is not None:
+                own = np.isin(rows, [row_of[name] for name in top_ranked.get(query, ())])
+                rows, scores = rows[own], scores[own]
+            rows, scores = best_scores(rows, scores, top_k)
+            results[query] = {self.ids[row]: score for row, score in zip(rows.tolist(), scores.tolist(), strict=True)}
         return results
 
     def describe(self) -> dict:
         import bm25s
 
-        return {"weights": f"bm25s {bm25s.__version__} lucene k1=1.5 b=0.75 stopwords=en", "precision": self.precision}
+        words = f"stopwords=en words={self.words.shortest}+ stemmer={'snowball' if self.stemmer else 'none'}"
+        return {
+            "weights": f"bm25s {bm25s.__version__} lucene k1=1.5 b=0.75 {words}",
+            "precision": self.precision,
+            "variant": self.variant,
+        }
 
     def cut(self) -> str:
         """Words are counted to a text's end."""
@@ -310,8 +435,10 @@ class BM25:
 
 def check_checkpoint(checkpoint: str) -> None:
     """UserError where `checkpoint` names neither BM25 nor a model; reads no weights."""
-    if checkpoint != BM25_NAME:
+    if checkpoint not in BM25_WORDS:
         find_checkpoint(checkpoint)
+    elif BM25_WORDS[checkpoint].stemmed:
+        stemmer()
 
 
 def load_model(
@@ -330,8 +457,8 @@ def load_model(
     It is tried on one text, so that damaged weights show at once. `cache`: a folder where its embeddings are kept, up
     to `cache_gb` GB a model.
     """
-    if checkpoint == BM25_NAME:
-        return BM25()
+    if checkpoint in BM25_WORDS:
+        return BM25(BM25_WORDS[checkpoint])
     devices = [device] if isinstance(device, str) else device
     encoder = load_encoder(checkpoint)
     encoder.settings = with_prompts(encoder.settings, prompts)

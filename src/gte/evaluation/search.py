@@ -1,4 +1,8 @@
-"""Exact search in bounded memory: scores in blocks, the best kept.
+"""Exact search in bounded memory: scores in blocks, the best kept, ties by one rule.
+
+A score is the inner product in float64 rounded to float32; of equal scores the document of the lowest number comes
+first. So the documents found do not depend on the device, on how the work is cut into blocks, or on the order of a sum:
+plain float32 products differ in their last bits between them, and torch.topk promises nothing about equal values.
 
 Shapes: N queries, M documents of a block, K best, D width.
 """
@@ -7,8 +11,11 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
+from torch import Tensor
 
-SCORES = 2**24  # scores held at a time: 64 MiB
+SCORES = 2**23  # scores held at a time: 96 MiB with the keys that order them
+LOW_BITS = 0x7FFFFFFF  # all of a float32 but its sign
+LAST_NUMBER = 0xFFFFFFFF
 
 
 def best_documents(
@@ -16,16 +23,22 @@ def best_documents(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Inner products [N, K] of each query with its k best documents, best first, and the documents' numbers [N, K].
 
-    `blocks` yields (number of the first document, vectors [M, D]); K is less than k where there are fewer documents.
+    Args:
+        q_ND: the queries' vectors, float32.
+        blocks: (number of the first document, vectors float32 [M, D]) of one block after the other.
+        k: how many are wanted; K is less where there are fewer documents.
+        device: where it is computed; what is no CUDA device counts as cpu, since not every other has float64.
+    Returns: float32 scores and int64 numbers; equal scores by number.
     """
-    q_ND = torch.from_numpy(q_ND).to(device)
+    device = device if device.startswith("cuda") else "cpu"
+    q_ND = torch.from_numpy(q_ND).to(device, torch.float64)
     values_NK = torch.empty(len(q_ND), 0, device=device)
     numbers_NK = torch.empty(len(q_ND), 0, dtype=torch.int64, device=device)
     for first, d_MD in blocks:
-        d_DM = torch.from_numpy(d_MD).to(device).T
+        d_DM = torch.from_numpy(d_MD).to(device, torch.float64).T
         size = max(1, SCORES // max(1, d_DM.shape[1]))
         best = [
-            merge(values, numbers, q_nD @ d_DM, first, k)
+            merge(values, numbers, (q_nD @ d_DM).float(), first, k)
             for q_nD, values, numbers in zip(
                 q_ND.split(size), values_NK.split(size), numbers_NK.split(size), strict=True
             )
@@ -34,9 +47,25 @@ def best_documents(
     return values_NK.cpu().numpy(), numbers_NK.cpu().numpy()
 
 
-def merge(values, numbers, scores_NM, first: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k best of what was kept and of a block's scores."""
-    new_values, new_numbers = scores_NM.topk(min(k, scores_NM.shape[1]))
-    values, numbers = torch.cat([values, new_values], 1), torch.cat([numbers, new_numbers + first], 1)
-    values, at = values.topk(min(k, values.shape[1]))
-    return values, numbers.gather(1, at)
+def merge(values: Tensor, numbers: Tensor, scores_NM: Tensor, first: int, k: int) -> tuple[Tensor, Tensor]:
+    """The k best of what was kept, float32 values [N, K] of numbers [N, K], and of a block's scores from `first` on."""
+    new = torch.arange(first, first + scores_NM.shape[1], device=scores_NM.device)
+    new_keys = order_keys(scores_NM, new).topk(min(k, len(new))).values
+    keys = torch.cat([order_keys(values, numbers), new_keys], 1)
+    return from_keys(keys.topk(min(k, keys.shape[1])).values)
+
+
+def order_keys(values: Tensor, numbers: Tensor) -> Tensor:
+    """int64 keys, no two alike, that grow with the float32 value and, where values are equal, as the number falls."""
+    bits = (values + 0.0).view(torch.int32)  # -0.0 + 0.0 is 0.0: they are equal
+    return (ordered(bits).long() << 32) + (LAST_NUMBER - numbers)
+
+
+def from_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """The values and numbers that `order_keys` was given."""
+    return ordered((keys >> 32).int()).view(torch.float32), LAST_NUMBER - (keys & LAST_NUMBER)
+
+
+def ordered(bits: Tensor) -> Tensor:
+    """Bits of float32 values as int32 numbers in the values' order, and back: the same flip undoes itself."""
+    return bits ^ ((bits >> 31) & LOW_BITS)

@@ -72,7 +72,7 @@ def plan(
     for name in names:
         place, prefix = FOLDER_OF.get(name, (name, ""))
         folder = folders.get(place)
-        if folder is not None and any(folder.glob(f"{prefix}*")):
+        if folder is not None and holds(folder, prefix):
             Folder(folder).check()
             run[name] = folder
         elif data_dir is None and suite.hub:
@@ -92,6 +92,11 @@ def plan(
     return Plan(run, skipped, split)
 
 
+def holds(folder: Path, prefix: str) -> bool:
+    """Whether files of a shared folder begin with that, or lie in a folder of its name."""
+    return any(folder.glob(f"{prefix}*")) or (prefix != "" and (folder / prefix.rstrip("_")).is_dir())
+
+
 def tasks_of(folders: dict[str, Path]) -> list[str]:
     """The tasks that these folders hold: mostly one of the folder's name."""
     shared = {place for place, _ in FOLDER_OF.values()}
@@ -99,7 +104,7 @@ def tasks_of(folders: dict[str, Path]) -> list[str]:
     for name, folder in folders.items():
         if name in shared:
             of = FOLDER_OF.items()
-            tasks += [task for task, (place, prefix) in of if place == name and any(folder.glob(f"{prefix}*"))]
+            tasks += [task for task, (place, prefix) in of if place == name and holds(folder, prefix)]
         else:
             tasks.append(name)
     return tasks

@@ -40,7 +40,8 @@ def cells(results: dict) -> list[list[str]]:
     for label, model in results["models"].items():
         tasks = model["tasks"]
         values = [tasks[name]["scores"].get(score) if name in tasks else None for name, score in scores]
-        rows.append([label, *("" if value is None else f"{value:.2f}" for value in values)])
+        named = f"{label} ({model['variant']})" if "variant" in model else label  # which BM25 it is
+        rows.append([named, *("" if value is None else f"{value:.2f}" for value in values)])
     return rows
 
 

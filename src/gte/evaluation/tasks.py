@@ -7,9 +7,11 @@ that mteb does not know becomes a task of the kind that its files show.
 import copy
 import difflib
 import itertools
+import json
 import tempfile
 import warnings
 from array import array
+from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +102,10 @@ class Task:
                 ) from error
 
     def run(self, model) -> dict[str, float]:
-        """All scalar scores, in points of 100, averaged over the parts. UserError where the main one is no number."""
+        """All scalar scores, in points of 100, averaged over the parts, and what was `measured` beside them.
+
+        UserError where the main one is no number.
+        """
         runs = [self.run_part(part, model) for part in self.parts]
         scores = {key: sum(run[key] for run in runs) / len(runs) for key in runs[0] if all(key in run for run in runs)}
         if self.main_score not in scores:
@@ -109,17 +114,19 @@ class Task:
 
     @staticmethod
     def run_part(part: AbsTask, model) -> dict[str, float]:
+        model.measured = {}
         with warnings.catch_warnings(), uncompiled():
             warnings.simplefilter("ignore")  # sklearn's and scipy's remarks on constant input; NaN is dealt with above
             drawn_from = copy.deepcopy((part.rng_state, part.np_rng))
             by_subset = part.evaluate(model, eval_split(part), encode_kwargs={"show_progress_bar": False})
             part.rng_state, part.np_rng = drawn_from  # another model, or the same some steps later, gets the same draws
         scores = next(iter(by_subset.values()))
-        return {
+        points = {
             key: 100 * float(value)
             for key, value in scores.items()
             if isinstance(value, int | float) and value == value and not key.startswith("nauc") and key != "main_score"
         }
+        return points | getattr(model, "measured", {})
 
 
 @contextmanager
@@ -151,6 +158,9 @@ class LocalData:
             data = DatasetDict(read(self.folder, split, self))
             self.dataset = {self.hf_subsets[0]: data} if self.metadata.is_multilingual else data
             self.transform()
+            if isinstance(self, AbsTaskClassification):
+                splits = self.dataset[self.hf_subsets[0]] if self.metadata.is_multilingual else self.dataset
+                number_labels(splits, self.label_column_name, split)
         self.data_loaded = True
 
     def transform(self) -> None:
@@ -163,6 +173,21 @@ class LocalData:
             self.dataset_transform()
         except (ValueError, KeyError):
             self.dataset = before
+
+
+def number_labels(splits: DatasetDict, column: str, split: str) -> None:
+    """Where the split that is scored has two labels and neither is 1, they become 0 and 1 in their order, others 2 on.
+
+    mteb computes an average precision where it meets two labels, with 1 as the positive one, and fails without it.
+    """
+    labels = sorted(set(splits[split][column]))
+    if len(labels) != 2 or 1 in labels:
+        return
+    labels += sorted({label for other in splits.values() for label in other[column]}.difference(labels))
+    numbers = {label: number for number, label in enumerate(labels)}
+    for name, other in splits.items():
+        renumbered = [numbers[label] for label in other[column]]
+        splits[name] = other.remove_columns(column).add_column(column, renumbered)
 
 
 def eval_split(task: AbsTask) -> str:
@@ -181,21 +206,25 @@ def english_subset(task: AbsTask) -> str:
 
 
 def read_retrieval(folder: Folder, split: str) -> tuple[dict, list[str]]:
-    """Corpus, queries and relevance as mteb's RetrievalSplitData, and what of them cannot be scored.
+    """Corpus, queries and relevance as mteb's RetrievalSplitData, and what of them cannot be scored as it stands.
 
-    A query without a relevant document is not asked; a relevant document that the corpus lacks counts as not found.
+    As in mteb a query whose judged documents are all irrelevant is asked, and counts 0; a query without any, or without
+    a text, is not. A relevant document that the corpus lacks counts as not found.
     """
     relevant = folder.qrels(split)
-    texts = {row["_id"]: row["text"] for row in folder.each(folder.require("queries"), FIELDS["Queries"])}
-    if not relevant.keys() & texts.keys():
-        raise UserError(f"{folder.path}: no query of qrels/{split} is in queries.jsonl; they do not belong together")
-    asked = [query for query in texts if max(relevant.get(query, {}).values(), default=0) > 0]
+    queries = folder.by_id(folder.require("queries"), FIELDS["Queries"], "_id")
+    asked = [query for query in queries if query in relevant]
     if not asked:
+        raise UserError(f"{folder.path}: no query of qrels/{split} is in queries.jsonl; they do not belong together")
+    without = sum(max(relevant[query].values()) <= 0 for query in asked)
+    if without == len(asked):
         raise UserError(f"{folder.path}: no query of qrels/{split} has a relevant document, one with a score above 0")
     notes = []
     if len(asked) < len(relevant):
         left_out = len(relevant) - len(asked)
-        notes.append(f"{left_out} of {len(relevant)} queries have no text or no relevant document and are left out")
+        notes.append(f"{left_out} of {len(relevant)} queries have no text and are left out")
+    if without:
+        notes.append(f"{without} of {len(asked)} queries have no document with a score above 0, and count 0")
     relevant = {query: relevant[query] for query in asked}
     corpus, missing = read_corpus(folder, {document for found in relevant.values() for document in found})
     if all(document in missing for found in relevant.values() for document, score in found.items() if score > 0):
@@ -204,7 +233,7 @@ def read_retrieval(folder: Folder, split: str) -> tuple[dict, list[str]]:
         notes.append(f"{len(missing)} judged documents are not in the corpus, {min(missing)} the first")
     data = {
         "corpus": corpus,
-        "queries": Dataset.from_dict({"id": asked, "text": [texts[query] for query in asked]}),
+        "queries": Dataset.from_dict({"id": asked, "text": [queries[query]["text"] for query in asked]}),
         "relevant_docs": relevant,
         "top_ranked": read_candidates(folder, asked, corpus) if folder.find("top_ranked") else None,
     }
@@ -212,9 +241,10 @@ def read_retrieval(folder: Folder, split: str) -> tuple[dict, list[str]]:
 
 
 def read_candidates(folder: Folder, asked: list[str], corpus: Dataset) -> dict[str, list[str]]:
-    """The documents to rank by query; UserError where a query has none or one is unknown."""
+    """The documents to rank by query; UserError where a query has none or comes twice, or one is unknown."""
     path = folder.require("top_ranked")
-    listed = {row["query-id"]: row["corpus-ids"] for row in folder.each(path, FIELDS["Candidates"])}
+    rows = folder.by_id(path, FIELDS["Candidates"], "query-id")
+    listed = {query: row["corpus-ids"] for query, row in rows.items()}
     unlisted = [query for query in asked if query not in listed]
     if unlisted:
         raise UserError(f"{path}: {len(unlisted)} queries have no candidates, {unlisted[0]} the first")
@@ -247,10 +277,16 @@ def read_corpus(folder: Folder, wanted: set[str]) -> tuple[Dataset, set[str]]:
 def read_reranking(folder: Folder, split: str) -> tuple[dict, list[str]]:
     """Each query's own candidates, positives first, under the ids that mteb gives them: they decide between ties.
 
-    A query's id ends in the number of its text among those of its row, which mteb's MindSmallReranking merges by.
+    A query's id ends in the number of its text among those of its row, which mteb's MindSmallReranking merges by. Rows
+    without a positive or without a negative are left out, and the others numbered anew, as mteb does.
     """
     corpus, queries, relevant, candidates = [], [], {}, {}
-    for number, row in enumerate(folder.rows(folder.require(split), FIELDS["Reranking"])):
+    path = folder.require(split)
+    rows = folder.rows(path, FIELDS["Reranking"])
+    sound = [row for row in rows if row["positive"] and row["negative"]]
+    if not sound:
+        raise UserError(f"{path}: none of its {len(rows)} rows has both positives and negatives; nothing can be ranked")
+    for number, row in enumerate(sound):
         query = f"{split}_query{number}"
         texts = {f"apositive_{query}_{i:05}": (text, 1) for i, text in enumerate(row["positive"])}
         texts |= {f"negative_{query}_{i:05}": (text, 0) for i, text in enumerate(row["negative"])}
@@ -265,7 +301,8 @@ def read_reranking(folder: Folder, split: str) -> tuple[dict, list[str]]:
         "relevant_docs": relevant,
         "top_ranked": candidates,
     }
-    return data, []
+    left_out = len(rows) - len(sound)
+    return data, [f"{left_out} of {len(rows)} rows have no positives or no negatives and are left out"] * (left_out > 0)
 
 
 def renamed(rows: list[dict], names: dict[str, str]) -> Dataset:
@@ -273,8 +310,23 @@ def renamed(rows: list[dict], names: dict[str, str]) -> Dataset:
     return Dataset.from_list([{names.get(key, key): value for key, value in row.items()} for row in rows])
 
 
+def of_one_type(labels: list) -> list:
+    """The labels, as texts where some are texts or numbers and others not: a column has one type."""
+    return list(map(str, labels)) if len(set(map(type, labels))) > 1 else labels
+
+
+def require_several(values: Iterable, path: Path, what: str, why: str) -> None:
+    """UserError where all values are the same one: no model can then be told from another."""
+    distinct = set(itertools.islice(dict.fromkeys(values), 2))
+    if len(distinct) < 2:
+        only = json.dumps(next(iter(distinct), None))[:40]
+        raise UserError(f"{path}: {what} are {only} in every row, and {why}; leave the task out or mend the file")
+
+
 def read_sts(folder: Folder, split: str, task: AbsTaskSTS) -> dict[str, Dataset]:
-    rows = folder.rows(folder.require(split), FIELDS["STS"])
+    path = folder.require(split)
+    rows = folder.rows(path, FIELDS["STS"])
+    require_several((float(row["score"]) for row in rows), path, "the gold scores", "a rank correlation needs several")
     names = dict(zip(("sentence1", "sentence2"), task.column_names, strict=True))
     return {split: renamed([row | {"score": float(row["score"])} for row in rows], names)}
 
@@ -283,19 +335,34 @@ def read_pairs(folder: Folder, split: str, task: AbsTaskPairClassification) -> d
     columns = (task.input1_column_name, task.input2_column_name, task.label_column_name)
     names = dict(zip(FIELDS["PairClassification"], columns, strict=True))
     path = folder.require(split)
-    if not any(isinstance(value, list) for value in folder.first_row(path).values()):
-        return {split: renamed(folder.rows(path, FIELDS["PairClassification"]), names)}
-    lists = folder.rows(path, FIELDS["PairLists"])
-    if any(len(set(map(len, row.values()))) > 1 for row in lists):
-        raise UserError(f"{path}: a row's lists are not of one length")
-    pairs = [dict(zip(row, values, strict=True)) for row in lists for values in zip(*row.values(), strict=True)]
+    if any(isinstance(value, list) for value in folder.first_row(path).values()):
+        lists = folder.rows(path, FIELDS["PairLists"])
+        if any(len(set(map(len, row.values()))) > 1 for row in lists):
+            raise UserError(f"{path}: a row's lists are not of one length")
+        pairs = [dict(zip(row, values, strict=True)) for row in lists for values in zip(*row.values(), strict=True)]
+    else:
+        pairs = folder.rows(path, FIELDS["PairClassification"])
+    unknown = [row["label"] for row in pairs if str(row["label"]).lower() not in PAIR_LABELS]
+    if unknown:
+        raise UserError(
+            f"{path}: label {json.dumps(unknown[0])[:40]} does not say whether the two texts belong together; write "
+            "1 or 0, yes or no, true or false"
+        )
+    pairs = [row | {"label": PAIR_LABELS[str(row["label"]).lower()]} for row in pairs]
+    require_several((row["label"] for row in pairs), path, "the labels", "an average precision needs both kinds")
     return {split: renamed(pairs, names)}
 
 
 def read_classes(folder: Folder, split: str, task: AbsTaskClassification) -> dict[str, Dataset]:
     names = {"text": task.input_column_name, "label": task.label_column_name}
     files = {name: folder.require(name) for name in dict.fromkeys((task.train_split, split))}
-    return {name: renamed(folder.rows(path, FIELDS["Classification"]), names) for name, path in files.items()}
+    rows = {name: folder.rows(path, FIELDS["Classification"]) for name, path in files.items()}
+    labels = of_one_type([row["label"] for own in rows.values() for row in own])
+    for row, label in zip(itertools.chain.from_iterable(rows.values()), labels, strict=True):
+        row["label"] = label
+    train = (row["label"] for row in rows[task.train_split])
+    require_several(train, files[task.train_split], "the labels", "a classifier needs two classes to learn from")
+    return {name: renamed(own, names) for name, own in rows.items()}
 
 
 def read_clusters(folder: Folder, split: str, task: AbsTask) -> dict[str, Dataset]:
@@ -308,6 +375,10 @@ def read_clusters(folder: Folder, split: str, task: AbsTask) -> dict[str, Datase
         sets = [{"sentences": [row["text"] for row in rows], "labels": [row["label"] for row in rows]}]
     if any(len(row["sentences"]) != len(row["labels"]) for row in sets):
         raise UserError(f"{path}: a row has not as many labels as sentences")
+    labels = list(map(str, itertools.chain.from_iterable(row["labels"] for row in sets)))
+    require_several(labels, path, "the labels", "any clustering agrees with a single group")
+    numbers = {label: number for number, label in enumerate(sorted(set(labels)))}  # mteb compares them with its groups'
+    sets = [row | {"labels": [numbers[str(label)] for label in row["labels"]]} for row in sets]
     if isinstance(task, AbsTaskClustering):
         pairs = [pair for row in sets for pair in zip(row["sentences"], row["labels"], strict=True)]
         sets = [{"sentences": text, "labels": label} for text, label in pairs]
@@ -325,9 +396,15 @@ def read_summaries(folder: Folder, split: str, task: AbsTaskSummarization) -> di
     rows = folder.rows(path, FIELDS["Summarization"])
     if any(len(row["machine_summaries"]) != len(row["relevance"]) for row in rows):
         raise UserError(f"{path}: a row has not as many relevance scores as machine_summaries")
+    if all(len(set(map(float, row["relevance"]))) < 2 for row in rows):
+        raise UserError(
+            f"{path}: in every row the relevance scores are all equal, and a rank correlation needs several; leave the "
+            "task out or mend the file"
+        )
     return {split: renamed([row | {"relevance": [float(x) for x in row["relevance"]]} for row in rows], names)}
 
 
+PAIR_LABELS = {"0": 0, "1": 1, "no": 0, "yes": 1, "false": 0, "true": 1}
 READERS = {
     AbsTaskSTS: read_sts,
     AbsTaskPairClassification: read_pairs,
