@@ -33,6 +33,10 @@ def main(cfg: DictConfig) -> int:
     todo = plan(suite, cfg.data_dir, settings["tasks"], cfg.split)
     if settings["prompts"]:
         check_prompts(settings["prompts"], known=prompt_names([*todo.run, *todo.skipped, *suite.tasks]))
+    if settings["board"]:
+        from gte.evaluation.board import check_stated
+
+        check_stated(settings["board"])
     devices = choose_devices(settings["device"])
     precision = choose_precision(cfg.precision, devices[0])
     load = functools.partial(
@@ -46,7 +50,7 @@ def main(cfg: DictConfig) -> int:
         prompts=settings["prompts"],
     )
     with contextlib.nullcontext() if sys.stderr.isatty() else still_at("evaluating"):
-        results = run_suite(checkpoints, suite, todo, cfg.out, load)
+        results = run_suite(checkpoints, suite, todo, cfg.out, load, stated=settings["board"])
     files = {"table.md": as_markdown(results), "table.csv": as_csv(results)}
     files |= {f"{name}.csv": csv_text(table) for name, (_, table) in paper_tables(results).items()}
     for name, text in files.items():

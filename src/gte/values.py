@@ -62,6 +62,8 @@ TRAIN = {
     "keep_initial": TRUTH,
     "evaluate_every": whole(1).or_one_of("end", None),
     "evaluate": NAMED,
+    "keep_best": Kind(lambda value: isinstance(value, str | None), "eval/mean, eval/<task>, or null"),
+    "early_stop": whole(1).or_one_of(None),
     "data.dir": TEXT,
     "data.alpha": Kind(finite, "a finite number"),
     "data.weights": Kind(lambda value: isinstance(value, dict | None), "numbers by name, {source: 1.0}, or null"),
