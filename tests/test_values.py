@@ -18,6 +18,7 @@ WRONG = [
     ("loss.temperature", float("nan")), ("loss.temperature", 0), ("loss.chunk_rows", 0), ("loss.chunk_rows", 1.5),
     ("loss.tf32", None), ("model.compile", "abc"), ("model.padding_free", "abc"), ("model.pooling", ["cls"]),
     ("model.hidden_size", "abc"), ("model.hidden_size", None), ("model.num_hidden_layers", 0),
+    ("keep_best", 3), ("early_stop", 0), ("early_stop", "end"),
     ("model.num_attention_heads", 0), ("model.intermediate_size", 0), ("model.dropout", 1), ("model.max_length", 2),
 ]  # fmt: skip
 OPTIM = {"lr": 1e-3, "weight_decay": 0.01, "betas": (0.9, 0.999), "eps": 1e-8, "warmup_fraction": 0.05, "clip_norm": 1}
