@@ -22,7 +22,7 @@ LITERAL = {
     "hydra.run.dir", "hydra.sweep.dir", "in", "model", "model.name_or_path", "model.revision", "name", "out",
     "paths.data", "paths.raw", "results", "resume", "stage.init_from", "sts",
 }  # fmt: skip
-OPEN = ("board", "data.columns", "columns", "data.weights", "source_sets")  # mappings whose keys are the user's
+OPEN = ("data.columns", "columns", "data.weights", "source_sets")  # mappings whose keys are the user's
 
 
 def read_arguments(script: str, arguments: list[str]) -> list[str]:

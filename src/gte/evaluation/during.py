@@ -32,9 +32,9 @@ def plan_evaluation(data_dir: str | list[str] | None, tasks: list[str] | str | N
     if isinstance(tasks, str):
         suite = named_suite(tasks)
         found = plan(replace(suite, hub=data_dir is None), data_dir)
-        left_out = [name for name in suite.tasks if name not in found.run]
-        if left_out:
-            print(f"note: {data_dir} lacks {len(left_out)} tasks of {tasks}: {', '.join(left_out[:3])}", file=sys.stderr)
+        lacking = [name for name in suite.tasks if name not in found.run]
+        if lacking:
+            print(f"note: {data_dir} lacks {len(lacking)} tasks of {tasks}: {', '.join(lacking[:3])}", file=sys.stderr)
     else:
         suite = Suite("evaluate", folder=data_dir, hub=data_dir is None)
         found = plan(suite, only=tasks)
