@@ -22,7 +22,7 @@ from gte.evaluation.model import EncoderModel
 from gte.evaluation.paper import averages
 from gte.evaluation.suite import Plan, Suite, plan, run_suite
 from gte.evaluation.table import as_markdown, as_text, cells
-from gte.evaluation.tasks import english_subset, eval_split, known
+from gte.evaluation.tasks import Task, english_subset, eval_split, known
 
 SUITES = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "conf" / "suite").glob("*.yaml")}
 BOARD = {
@@ -242,6 +242,12 @@ def test_every_scored_source_is_one_of_ours_and_every_set_is_mtebs():
     assert all(known(name) is not None for names in SCORED_TOO.values() for name in names)
 
 
+def ran(task: Task) -> Task:
+    task.load()
+    task.run(EncoderModel(KnownEncoder()))
+    return task
+
+
 def test_the_hubs_result_files_are_mtebs_own_entries(tmp_path):
     """As if the data had come from the hub: mteb's private writer of .eval_results is the oracle."""
     write_sts(tmp_path / "STS13")
@@ -253,9 +259,7 @@ def test_the_hubs_result_files_are_mtebs_own_entries(tmp_path):
     )
     run, written = {}, {}
     for name in tasks.run:
-        task = tasks.task(name)
-        task.load()
-        task.run(EncoderModel(KnownEncoder()))
+        task = ran(tasks.task(name))
         for part in task.parts:
             part.folder = None
         run[name] = {"source": "hub", "parts": parts_of(task)}
@@ -275,6 +279,12 @@ def test_the_hubs_result_files_are_mtebs_own_entries(tmp_path):
         facts = [{(e["dataset"]["id"], e["dataset"]["task_id"], e["value"]) for e in side} for side in (ours, theirs)]
         assert facts[0] == facts[1] and ours[0]["dataset"]["revision"] == theirs[0]["dataset"]["revision"]
         assert len(ours) == {"STS13": 2, "CodeSearchNetRetrieval": 1}[name]  # the whole has a score of its own
+    write_rows(
+        tmp_path / "STS13" / "dev.jsonl", [{"sentence1": str(i), "sentence2": "x", "score": i} for i in range(9)]
+    )
+    for name, split, none in (("STS13", "test", False), ("STS13", "dev", True), ("Mine", "test", True)):
+        (part,) = parts_of(ran(Plan({name: tmp_path / "STS13"}, {}, split=split).task(name)))
+        assert (part["dataset"] is None) == none, (name, split)
     scores["tasks"]["STS13"]["source"] = "folder"
     assert "STS13" not in hub_results(scores)
 

@@ -133,8 +133,9 @@ def hub_results(scores: dict) -> dict[str, str]:
     how = f"mteb {scores['mteb']}, {scores['precision']}, commit {scores['commit']}"
     by_task: dict[str, list[dict]] = {}
     for task in scores["tasks"].values():
-        for part in task.get("parts", ()) if task["source"] == "hub" else ():
-            by_task.setdefault(part["task"], []).append(part)
+        for part in task.get("parts", ()):
+            if task["source"] == "hub" and part["dataset"] is not None:
+                by_task.setdefault(part["task"], []).append(part)
     files = {}
     for name, parts in by_task.items():
         values = {f"{name}_{part['subset']}_{part['split']}": part["score"] for part in parts}

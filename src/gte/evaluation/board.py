@@ -86,17 +86,19 @@ def revision_of(parts: list[AbsTask]) -> str:
 def parts_of(task: Task) -> list[dict]:
     """Main score of each part of a task that was run, in points of 100, with what the hub needs to show it.
 
+    `dataset` is None where the hub has no such score: of a task that is not mteb's, or of another split than it scores.
     `whole`: whether all parts together are all that mteb has of the task under that name.
     """
     found = []
     for part in task.parts:
+        shown = known(part.metadata.name) is not None and eval_split(part) in part.metadata.eval_splits
         own = [other for other in task.parts if other.metadata.name == part.metadata.name]
         there = (set(part.metadata.eval_splits), set(part.metadata.hf_subsets))
         here = ({eval_split(other) for other in own}, {other.hf_subsets[0] for other in own})
         found.append(
             {
                 "task": part.metadata.name,
-                "dataset": part.metadata.dataset["path"],
+                "dataset": part.metadata.dataset["path"] if shown else None,
                 "revision": revision_of([part]),
                 "split": eval_split(part),
                 "subset": part.hf_subsets[0],
@@ -194,7 +196,7 @@ def write_board(out: Path, label: str, checkpoint: str, model: EncoderModel, res
     meta = model_meta(label, checkpoint, model, stated)
     cache = mteb.ResultCache(out)
     for result in results:
-        cache.save_to_cache(TaskResult.model_validate(result), meta)
+        cache.save_to_cache(TaskResult.model_validate(result), meta, encode_kwargs={"autocast": model.precision})
     own = {source for stage in history(checkpoint) for source in stage["sources"]} - source_files().keys()
     place = out / "results" / meta.model_name_as_path() / meta.revision
     if not own or "training_datasets" in stated:
