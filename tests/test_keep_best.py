@@ -15,6 +15,7 @@ from test_train import TINY, rows
 
 from gte.evaluation.during import check_keep_best, plan_evaluation
 from gte.evaluation.suite import Plan
+from gte.progress import finished
 
 CURVE = {2: 10.0, 4: 30.0, 6: 20.0, 8: 40.0, 10: 35.0, 12: 40.0, 14: 39.0, 16: 41.0, 18: 5.0, 20: 5.0}
 KEEP = ["evaluate_every=2", "keep_best=eval/mean", "early_stop=3", "checkpoint_every=3", "keep_initial=true"]
@@ -46,6 +47,16 @@ def follow(kill_at: int | None = None, rank: int = 0) -> None:
     Checkpoints.on_train_batch_end = die_or_save
 
 
+def follow_here(monkeypatch) -> None:
+    """`follow` in this process, until the test's end."""
+    from gte.checkpoint import Checkpoints
+    from gte.evaluation.during import Evaluate
+
+    for kept, name in ((Evaluate, "on_train_batch_end"), (Evaluate, "scores"), (Checkpoints, "on_train_batch_end")):
+        monkeypatch.setattr(kept, name, getattr(kept, name))  # what `follow` replaces is put back
+    follow()
+
+
 def train(kill_at: int | None, *arguments: str) -> None:
     """src/train.py with scores of CURVE, on a process of `launch.start`."""
     follow(kill_at, int(os.environ.get("RANK", 0)))
@@ -61,7 +72,7 @@ def evaluations(run) -> dict:
     return found
 
 
-def test_a_killed_run_keeps_the_same_best_and_stops_at_the_same_step(prepared, tmp_path):
+def test_a_killed_run_keeps_the_same_best_and_stops_at_the_same_step(script, prepared, tmp_path, monkeypatch):
     write_sts(tmp_path / "suite" / "Related")
     arguments = [*TINY, "stage.steps=20", f"data.dir={prepared}", f"evaluate.data_dir={tmp_path / 'suite'}", *KEEP]
 
@@ -73,11 +84,14 @@ def test_a_killed_run_keeps_the_same_best_and_stops_at_the_same_step(prepared, t
 
     code, said = launch(None, "out=whole")
     assert code == 0 and "best eval/mean: 40.00 after step 8" in said and "ended early: 3 evaluations" in said, said
-    assert state(tmp_path / "whole")["global_step"] == 14
-    assert state(tmp_path / "whole", "best.ckpt")["global_step"] == 8  # neither the last nor the equal one at 12
-    assert [launch(kill, "out=cut", "resume=auto")[0] for kill in (8, 12)] == [-signal.SIGKILL] * 2
-    assert launch(None, "out=cut", "resume=auto")[0] == 0
     whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert state(whole)["global_step"] == 14
+    assert state(whole, "best.ckpt")["global_step"] == 8  # neither the last nor the equal one at 12
+    kills = (8, 13)  # best.ckpt is ahead of the last checkpoint; that of step 12 has counted two in a row
+    assert [launch(kill, "out=cut", "resume=auto")[0] for kill in kills] == [-signal.SIGKILL] * 2
+    assert evaluations(cut)["without"] == 2
+    code, said = launch(None, "out=cut", "resume=auto")
+    assert code == 0 and "best eval/mean: 40.00 after step 8" in said and "ended early" in said, said
     best = {"metric": "eval/mean", "score": 40.0, "step": 8}
     assert evaluations(cut) == evaluations(whole) == {"best": best, "without": 3}
     assert state(cut)["history"] == state(whole)["history"] and state(whole)["history"][-1]["best"] == best
@@ -86,10 +100,15 @@ def test_a_killed_run_keeps_the_same_best_and_stops_at_the_same_step(prepared, t
         assert one["global_step"] == two["global_step"]
         assert all(torch.equal(value, two["state_dict"][key]) for key, value in one["state_dict"].items())
     assert [row["eval/mean"] for row in rows(cut)] == [row["eval/mean"] for row in rows(whole)]
-    code, said = launch(None, "out=cut", "resume=auto")
-    assert code == 0 and "was done already" in said, said
-    code, said = launch(None, "out=cut", "resume=auto", "early_stop=4")  # lengthened
-    assert code == 0 and "best eval/mean: 41.00 after step 16" in said and state(cut)["global_step"] == 20, said
+    code, said, err = script("train", *arguments, "out=cut", "resume=auto")
+    assert code == 0 and "was done already" in said, err
+    last, facts = whole / "checkpoints" / "last.ckpt", state(whole)["history"][-1]
+    begun = {key: facts[key] for key in ("seed", "early_stop", "keep_best")}
+    assert finished(last, begun, 20) and not finished(last, begun | {"early_stop": 4}, 20)  # lengthened
+    follow_here(monkeypatch)
+    code, said, err = script("train", *arguments, "out=new", f"resume={last}")  # its best.ckpt is not there
+    assert code == 0 and "best.ckpt is not there, not the best up to here, of step 8" in err, err
+    assert "best eval/mean: 41.00 after step 16" in said
 
 
 def test_two_ranks_stop_at_the_step_at_which_one_does(prepared, tmp_path):
@@ -105,14 +124,10 @@ def test_two_ranks_stop_at_the_step_at_which_one_does(prepared, tmp_path):
 def test_the_best_is_exported_and_evaluated_by_its_name_in_the_run(script, prepared, tmp_path, monkeypatch):
     from sentence_transformers import SentenceTransformer
 
-    from gte.checkpoint import Checkpoints
-    from gte.evaluation.during import Evaluate
     from gte.hub import load_encoder
 
     write_sts(tmp_path / "suite" / "Related")
-    for kept, name in ((Evaluate, "on_train_batch_end"), (Evaluate, "scores"), (Checkpoints, "on_train_batch_end")):
-        monkeypatch.setattr(kept, name, getattr(kept, name))  # what `follow` replaces is put back
-    follow()
+    follow_here(monkeypatch)
     evaluation = ["evaluate_every=2", "keep_best=eval/Related", "evaluate.data_dir=suite", "checkpoint_every=2"]
     arguments = [*TINY, "stage.steps=6", "optim.lr=0.01", f"data.dir={prepared}", *evaluation]
     code, out, err = script("train", *arguments, "out=run")
@@ -120,6 +135,7 @@ def test_the_best_is_exported_and_evaluated_by_its_name_in_the_run(script, prepa
     code, _, err = script("export", "checkpoint=run/best.ckpt", "out=model")
     assert code == 0, err
     texts = ["one text", "another text about blue"]
+    assert "- chosen by: eval/Related = -10.00, the highest" in (tmp_path / "model" / "README.md").read_text()
     exported = SentenceTransformer(str(tmp_path / "model")).encode(texts)
     best, last = (load_encoder(f"run/checkpoints/{name}").encode(texts) for name in ("step-0000002.ckpt", "last.ckpt"))
     np.testing.assert_allclose(exported, best, atol=1e-6)

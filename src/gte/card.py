@@ -263,6 +263,9 @@ def stage_lines(number: int, record: dict) -> list[str]:
         "started from": published(stage["init_from"] or record["model"].get("name_or_path", "random weights")),
         "commit": record["commit"],
     }
+    best = record.get("best")
+    if best and best["step"] == record["steps"]:
+        facts["chosen by"] = f"{best['metric']} = {best['score']:.2f}, the highest during training"
     return [
         "",
         f"## Training stage {number}: {stage['name']}",

@@ -15,6 +15,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from gte.errors import UserError, did_you_mean
 from gte.evaluation.model import EncoderModel, choose_precision
 from gte.evaluation.suite import Plan, Suite, plan, quiet, refuse_without_hub
+from gte.hub import steps_of
 from gte.offline import hub_reachable
 from gte.overrides import CONF
 
@@ -114,8 +115,28 @@ class Evaluate(Callback):
             self.best, self.without = state["best"], state["without"]
 
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        if self.best is not None:
+        """Begins anew where best.ckpt is not the one that the resumed checkpoint counts from.
+
+        After a kill it may be of a step to come, at which the same run writes it again.
+        """
+        if self.best is None:
+            return
+        kept = trainer.strategy.broadcast(self.step_kept() if trainer.is_global_zero else None)
+        if kept == self.best["step"]:
             task.history[-1]["best"] = self.best
+            return
+        if trainer.is_global_zero:
+            there = "not there" if kept is None else f"of step {kept}"
+            best = f"the best up to here, of step {self.best['step']}"
+            print(f"note: {self.folder / BEST} is {there}, not {best}: it is chosen anew", file=sys.stderr, flush=True)
+        self.best, self.without = None, 0
+
+    def step_kept(self) -> int | None:
+        """The step of the best.ckpt that is in the folder; None where none is."""
+        try:
+            return steps_of(self.folder / BEST)
+        except UserError:
+            return None
 
     def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, outputs, batch, index) -> None:
         steps = batch.step + 1
