@@ -32,7 +32,7 @@ def find_scores(results: Path, encoder: Encoder) -> dict:
     try:
         content = json.loads(file.read_text())
         models = content["models"]
-        run = {key: content[key] for key in ("commit", "created")} | {"mteb": content["versions"]["mteb"]}
+        run = {key: content[key] for key in ("commit", "created")} | {"mteb": content.get("versions", {}).get("mteb")}
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{file} is no results.json of an evaluation") from error
     checksum = weights_checksum(encoder)
