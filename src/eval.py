@@ -34,6 +34,10 @@ def main(cfg: DictConfig) -> int:
     todo = plan(suite, cfg.data_dir, settings["tasks"], cfg.split)
     if settings["prompts"]:
         check_prompts(settings["prompts"], known=prompt_names([*todo.run, *todo.skipped, *suite.tasks]))
+    if settings["board"]:
+        from gte.evaluation.board import check_stated
+
+        check_stated(settings["board"])
     devices = choose_devices(settings["device"])
     precision = choose_precision(cfg.precision, devices[0])
     load = functools.partial(
@@ -48,7 +52,7 @@ def main(cfg: DictConfig) -> int:
     )
     grid = Grid(load, checkpoints, settings["widths"], settings["precisions"])
     with contextlib.nullcontext() if sys.stderr.isatty() else still_at("evaluating"), contextlib.closing(grid):
-        results = run_suite(grid.checkpoints, suite, todo, cfg.out, grid.load)
+        results = run_suite(grid.checkpoints, suite, todo, cfg.out, grid.load, stated=settings["board"])
     files, shown = {"table.md": as_markdown(results), "table.csv": as_csv(results)}, as_text(results)
     files |= {f"{name}.csv": csv_text(table) for name, (_, table) in paper_tables(results).items()}
     if grid.varied:

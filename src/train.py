@@ -82,23 +82,32 @@ def main(cfg: DictConfig) -> int | None:
         "seed": cfg.seed,
         "sources": data.source_facts(),
         "prompts": prompts,
+        "keep_best": cfg.keep_best,
+        "early_stop": cfg.early_stop,
     }
     folder = place(cfg.checkpoint_dir) if cfg.checkpoint_dir else out / "checkpoints"
     resume = find_resume(out, folder, cfg.resume)
     if cfg.resume == "auto" and resume and finished(resume, facts, data.total_steps):
         print(f"{stage.name} was done already: {folder / 'last.ckpt'}")
         return None
+    planned = None
+    if cfg.evaluate_every is not None or cfg.keep_best or cfg.early_stop:
+        from gte.evaluation.during import Evaluate, check_keep_best, plan_evaluation
+
+        planned = plan_evaluation(**plain(cfg.evaluate)) if cfg.evaluate_every is not None else None
+        check_keep_best(cfg.keep_best, cfg.early_stop, cfg.evaluate_every, planned)
     kept = {"keep_initial": cfg.keep_initial, "keep_last": cfg.keep_last, "keep_every": cfg.keep_every}
     callbacks = run_callbacks(out, folder, every=cfg.checkpoint_every, **kept)
     if cfg.ema_decay is not None:
         from gte.averaging import Ema
 
         callbacks.append(Ema(folder, cfg.ema_decay))
-    if evaluate_every := data.total_steps if cfg.evaluate_every == "end" else cfg.evaluate_every:
-        from gte.evaluation.during import Evaluate, plan_evaluation  # mteb takes seconds to import
-
-        planned = plan_evaluation(**plain(cfg.evaluate))
-        callbacks.append(Evaluate(planned, evaluate_every, pause=callbacks[0].pause))
+    evaluation = None
+    if planned is not None:
+        every = data.total_steps if cfg.evaluate_every == "end" else cfg.evaluate_every
+        best = {"folder": folder, "keep_best": cfg.keep_best, "early_stop": cfg.early_stop}
+        evaluation = Evaluate(planned, every, pause=callbacks[0].pause, **best)
+        callbacks.append(evaluation)
     trainer = build_trainer(
         cfg.trainer,
         max_steps=data.total_steps,
@@ -155,7 +164,12 @@ def main(cfg: DictConfig) -> int | None:
     trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
     if trainer.is_global_zero:
         loss_curves({stage.name: out / "metrics.csv"}, out / "loss.png")
-        if trainer.global_step < data.total_steps:
+        if evaluation and evaluation.best:
+            metric, score, step = evaluation.best.values()
+            print(f"best {metric}: {score:.2f} after step {step}, {folder / 'best.ckpt'}")
+        if "stopped_early" in facts:
+            print(f"{stage.name} ended early: {cfg.early_stop} evaluations without a higher {cfg.keep_best}")
+        elif trainer.global_step < data.total_steps:
             print(f"{stage.name} stopped after {trainer.global_step} steps; go on with resume=auto out={out}")
             return UNFINISHED
         if line := cut_line(task.counts, stage.max_length):

@@ -362,9 +362,9 @@ def test_a_card_names_base_licence_and_temperature_and_no_folder_of_this_machine
     (folder / "README.md").write_text(
         "---\nlicense: apache-2.0\n---\n# x\n```python\nmodel = SentenceTransformer('me/my-model')\n```\n"
     )
-    head = metadata("x", None, None, base_of([record]))
+    head = metadata("x", None, None, [record])
     assert "base_model: me/my-model" in head and "license: apache-2.0" in head
-    assert "license: mit" in metadata("x", None, "mit", base_of([record]))
+    assert "license: mit" in metadata("x", None, "mit", [record])
     text = "\n".join(stage_lines(1, record))
     assert "temperature 0.02" in text and "started from: model" in text and str(tmp_path) not in text
     hub = RECORD | {"model": {"name_or_path": "thenlper/gte-base"}}

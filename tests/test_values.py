@@ -27,6 +27,7 @@ WRONG = [
     ("trainer.strategy", None), ("trainer.strategy", {"a": 1}), ("trainer.strategy", ""), ("trainer.precision", True),
     ("trainer.log_every_n_steps", 0), ("model.num_attention_heads", 0),
     ("model.intermediate_size", 0), ("model.dropout", 1), ("model.max_length", 2),
+    ("keep_best", 3), ("early_stop", 0), ("early_stop", "end"),
 ]  # fmt: skip
 OPTIM = {"lr": 1e-3, "weight_decay": 0.01, "betas": (0.9, 0.999), "eps": 1e-8, "warmup_fraction": 0.05, "clip_norm": 1}
 STAGE = {

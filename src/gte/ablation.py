@@ -34,7 +34,7 @@ def collect(runs: Path) -> tuple[list[dict], list[dict]]:
     scores, curves = [], []
     for folder in folders:
         facts = history(folder)[-1] if (folder / "checkpoints" / "last.ckpt").exists() else None
-        if facts is None or facts["steps"] < all_steps(facts):
+        if facts is None or (facts["steps"] < all_steps(facts) and "stopped_early" not in facts):
             done = facts["steps"] if facts else 0
             print(f"left out: {folder}, stopped after {done} steps; the sweep's command goes on", file=sys.stderr)
             continue
@@ -44,7 +44,7 @@ def collect(runs: Path) -> tuple[list[dict], list[dict]]:
             "overrides": " ".join(text for text in overrides if not text.startswith("hydra.")),
             "seed": facts["seed"],
         }
-        found = list(measured(folder, facts["steps"]))
+        found = list(measured(folder, facts))
         several = len({step for step, _, _ in found}) > 1
         for step, metric, value in found:
             run = f"{folder.name},step={step}" if several else folder.name
@@ -65,18 +65,21 @@ def all_steps(facts: dict) -> int:
     return stage.total_steps(sum(source["rows"] for source in facts["sources"].values()))
 
 
-def measured(folder: Path, steps: int) -> Iterator[tuple[int, str, float]]:
-    """(steps trained, metric, value) of a run, scores in points of 100."""
+def measured(folder: Path, facts: dict) -> Iterator[tuple[int, str, float]]:
+    """(steps trained, metric, value) of a run, scores in points of 100; their mean is not one of its own."""
+    steps = facts["steps"]
     rows = read_rows(folder / "metrics.csv")
     for row in rows:
         for key, value in row.items():
-            if key.startswith("eval/") and value:
+            if key.startswith("eval/") and key != "eval/mean" and value:
                 yield int(row["step"]) + 1, key.removeprefix("eval/"), float(value)
     yield steps, "train/loss", mean(float(row["train/loss"]) for row in rows[-LAST_STEPS:] if row["train/loss"])
     for file in sorted(folder.glob("**/results.json")):
         for model in json.loads(file.read_text())["models"].values():
             name = Path(model["checkpoint"]).stem
             step = int(name.removeprefix("step-")) if name.startswith("step-") else steps
+            if name == "best":
+                step = facts["best"]["step"]
             for task, result in model["tasks"].items():
                 yield step, task, result["main_score"]
 

@@ -5,12 +5,14 @@ import re
 from math import nan
 from pathlib import Path
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from yaml import YAMLError
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
+from gte.data.sources import load_source, source_files
 from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.evaluation.model import weights_checksum
+from gte.evaluation.table import MAP
 from gte.onnx import Comparison
 from gte.pretrained import Settings
 from gte.remote import is_address
@@ -30,7 +32,7 @@ def find_scores(results: Path, encoder: Encoder) -> dict:
     try:
         content = json.loads(file.read_text())
         models = content["models"]
-        run = {key: content[key] for key in ("commit", "created")}
+        run = {key: content[key] for key in ("commit", "created")} | {"mteb": content.get("versions", {}).get("mteb")}
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{file} is no results.json of an evaluation") from error
     checksum = weights_checksum(encoder)
@@ -54,7 +56,7 @@ def model_card(
     parameters = sum(p.numel() for p in encoder.parameters())
     lines = [
         "---",
-        metadata(name, scores, license, base_of(stages)).strip(),
+        metadata(name, scores, license, stages).strip(),
         "---",
         f"# {name}",
         "",
@@ -105,15 +107,53 @@ def base_of(stages: list[dict]) -> tuple[str | None, str | None]:
     if not card.is_file():
         return (name if published(name) == name and not is_address(name) else None), None
     own = OWN_NAME.search(card.read_text(encoding="utf-8", errors="replace"))
+    return own and own[1], card_licence(name)
+
+
+def card_licence(folder: str | Path) -> str | None:
+    """The licence that the model card in a model directory states; None where there is no card of the hub's."""
     try:
-        license = ModelCard.load(card).data.license
-    except (ValueError, OSError, YAMLError):  # no card of the hub's
-        license = None
-    return own and own[1], license
+        return ModelCard.load(Path(folder) / "README.md").data.license
+    except (ValueError, OSError, yaml.YAMLError):
+        return None
 
 
-def metadata(name: str, scores: dict | None, license: str | None, base: tuple[str | None, str | None]) -> str:
-    """The card's YAML head; scores as the hub's model-index. The licence is the base model's where none is given."""
+def datasets_of(stages: list[dict]) -> list[str]:
+    """The hub's names of the data that stages were trained on, of those of our sources that are published there."""
+    ours = source_files()
+    names = dict.fromkeys(source for stage in stages for source in stage["sources"] if source in ours)
+    return list(dict.fromkeys(hub for name in names if (hub := load_source(name).hub)))
+
+
+def hub_results(scores: dict) -> dict[str, str]:
+    """Task -> content of .eval_results/<task>.yaml, the hub's own form of a score, with mteb's names of its parts.
+
+    Of tasks whose data came from the hub; of local files nobody says that they are the benchmark's.
+    """
+    how = f"mteb {scores['mteb']}, {scores['precision']}, commit {scores['commit']}"
+    by_task: dict[str, list[dict]] = {}
+    for task in scores["tasks"].values():
+        for part in task.get("parts", ()):
+            if task["source"] == "hub" and part["dataset"] is not None:
+                by_task.setdefault(part["task"], []).append(part)
+    files = {}
+    for name, parts in by_task.items():
+        values = {f"{name}_{part['subset']}_{part['split']}": part["score"] for part in parts}
+        if all(part["whole"] for part in parts):
+            values[name] = sum(values.values()) / len(values)
+        data = {"dataset_id": parts[0]["dataset"], "dataset_revision": parts[0]["revision"]}
+        data |= {"date": scores["created"], "notes": how}
+        entries = [EvalResultEntry(task_id=key, value=round(value, 5), **data) for key, value in values.items()]
+        files[name] = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
+    return files
+
+
+def metadata(name: str, scores: dict | None, license: str | None, stages: list[dict]) -> str:
+    """The card's YAML head; scores as the hub's model-index. The licence is the base model's where none is given.
+
+    What was trained here is English, as all sources are; the data sets are those that the hub has.
+    """
+    base = base_of(stages)
     results = [
         EvalResult(
             task_type=task["type"],
@@ -130,6 +170,8 @@ def metadata(name: str, scores: dict | None, license: str | None, base: tuple[st
         pipeline_tag="sentence-similarity",
         tags=["sentence-transformers", "feature-extraction", "sentence-similarity", "text-embedding"],
         base_model=base[0],
+        datasets=datasets_of(stages) or None,
+        language="en" if stages else None,
         license=license or base[1],
         model_name=name if results else None,
         eval_results=results or None,
@@ -139,6 +181,7 @@ def metadata(name: str, scores: dict | None, license: str | None, base: tuple[st
 def score_lines(scores: dict) -> list[str]:
     """The evaluation as a table of tasks."""
     tasks = scores["tasks"].items()
+    of_map = any("map_at_" in task["metric"] for _, task in tasks)
     return [
         "",
         "## Scores",
@@ -148,6 +191,7 @@ def score_lines(scores: dict) -> list[str]:
         "| task | kind | metric | score | data |",
         "|---|---|---|---:|---|",
         *(f"| {n} | {t['type']} | {t['metric']} | {t['main_score']:.2f} | {t['data'][:19]} |" for n, t in tasks),
+        *(["", f"{MAP}."] if of_map else []),
     ]
 
 
@@ -224,6 +268,9 @@ def stage_lines(number: int, record: dict) -> list[str]:
         "started from": published(stage["init_from"] or record["model"].get("name_or_path", "random weights")),
         "commit": record["commit"],
     }
+    best = record.get("best")
+    if best and best["step"] == record["steps"]:
+        facts["chosen by"] = f"{best['metric']} = {best['score']:.2f}, the highest during training"
     return [
         "",
         f"## Training stage {number}: {stage['name']}",

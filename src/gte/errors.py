@@ -23,9 +23,12 @@ def first_line(error: BaseException) -> str:
 
 
 def did_you_mean(name: str, known: Iterable) -> str:
-    """', did you mean …?' with the closest of the known names, or nothing."""
-    close = difflib.get_close_matches(str(name), [str(one) for one in known], n=3, cutoff=0.6)
-    return f", did you mean {' or '.join(close)}?" if close else ""
+    """', did you mean …?' with the closest of the known names, or nothing. Case makes no name another."""
+    folded = {str(one).casefold(): str(one) for one in known}
+    close = difflib.get_close_matches(str(name).casefold(), list(folded), n=3, cutoff=0.6)
+    if close and close[0] == str(name).casefold():
+        close = close[:1]
+    return f", did you mean {' or '.join(folded[one] for one in close)}?" if close else ""
 
 
 def check_numbers(group: str, settings) -> None:

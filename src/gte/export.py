@@ -9,7 +9,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
 from gte.averaging import average_last
-from gte.card import find_scores, model_card
+from gte.card import find_scores, hub_results, model_card
 from gte.encoder import Encoder
 from gte.errors import UserError, first_line
 from gte.files import write_json
@@ -43,7 +43,8 @@ def export(
 ) -> list[Comparison]:
     """Writes a directory that sentence-transformers and transformers load, with a model card that says how it was made.
 
-    Weights are safetensors only. `results`: an evaluation's results.json, or the folder it is in, for the card.
+    Weights are safetensors only. `results`: an evaluation's results.json, or the folder it is in, for the card, and
+    for .eval_results/, which the hub shows.
     `onnx`, `int8`: also onnx/model.onnx and onnx/model_int8.onnx; returned is how near they are to the PyTorch model,
     on the sentences of the STS task folder `sts` where it is given. `averaged`: the mean of so many last checkpoints of
     a run in place of its last one.
@@ -66,6 +67,10 @@ def export(
     write_json(temporary / HISTORY_FILE, stages)
     card = model_card(encoder, stages, name, git_commit(), scores=scores, comparisons=comparisons, license=license)
     (temporary / "README.md").write_text(card)
+    if scores and (files := hub_results(scores)):
+        (temporary / ".eval_results").mkdir()
+        for task, text in files.items():
+            (temporary / ".eval_results" / f"{task}.yaml").write_text(text)
     shutil.rmtree(out, ignore_errors=True)
     temporary.replace(out)
     return comparisons

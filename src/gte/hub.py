@@ -97,6 +97,7 @@ def load_weights(encoder: Encoder, state_dict: dict, path: Path) -> None:
 def find_checkpoint(path: str | Path) -> Path | str:
     """What `checkpoint=` names: a checkpoint's file, a model directory, or a hub name; of a run, its last.ckpt.
 
+    Another one of a run is RUN/best.ckpt, RUN/step-0001000.ckpt, wherever in the run's directory it lies.
     Of an address (s3://...) it is a copy on this machine.
     """
     if is_address(path):
@@ -106,6 +107,8 @@ def find_checkpoint(path: str | Path) -> Path | str:
             raise UserError(f"checkpoint {path} does not exist; name the address of a .ckpt file, or of its folder")
         return find_checkpoint(local_copy(found))
     folder = Path(path)
+    if folder.suffix == ".ckpt" and not folder.exists():
+        folder = next((file for file in newest_of_run(folder) if file.exists()), folder)
     if folder.is_file():
         return folder
     if folder.is_dir():
@@ -129,7 +132,8 @@ def find_checkpoint(path: str | Path) -> Path | str:
 
 def newest_of_run(folder) -> tuple:
     """Where a run's newest checkpoint is, if `folder` is a run's, or of checkpoints, or the checkpoint itself."""
-    return folder / "checkpoints" / "last.ckpt", folder / "last.ckpt", folder
+    within = folder.parent / "checkpoints" / folder.name  # RUN/best.ckpt
+    return folder / "checkpoints" / "last.ckpt", folder / "last.ckpt", folder, within
 
 
 def take_prompts(encoder: Encoder, checkpoint: str | Path) -> None:

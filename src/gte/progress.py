@@ -8,19 +8,20 @@ from gte.hub import history
 
 
 def finished(checkpoint: Path, facts: dict, total_steps: int) -> bool:
-    """Whether the run whose newest checkpoint this is has made all of its steps.
+    """Whether the run whose newest checkpoint this is has made all of its steps, or was ended early by its scores.
 
-    `facts` are the settings it is started with now, {group: {key: value} or value}; steps and epochs of a stage aside,
-    a run may be lengthened. Raises UserError where it was finished with others: it is another run. Where it goes on
-    with others, a line on stderr says which.
+    `facts` are the settings it is started with now, {group: {key: value} or value}; steps and epochs of a stage and
+    early_stop aside, a run may be lengthened. Raises UserError where it was finished with others: it is another run.
+    Where it goes on with others, a line on stderr says which.
     """
     *_, begun = history(checkpoint) or [{}]
     changed = [
         f"{key}={new!r} (was {old!r})"
         for key, old, new in differences({name: begun[name] for name in facts if name in begun}, facts)
-        if key not in ("stage.steps", "stage.epochs")
+        if key not in ("stage.steps", "stage.epochs", "early_stop")
     ]
-    done = begun.get("steps", 0) >= total_steps
+    ended = "stopped_early" in begun and begun.get("early_stop") == facts.get("early_stop")
+    done = begun.get("steps", 0) >= total_steps or ended
     if changed and done:
         raise UserError(
             f"{checkpoint} is of a finished run with other settings: {', '.join(changed)}; name another out="

@@ -100,6 +100,8 @@ TRAIN = {
     ),
     "trainer.precision": TEXT,
     "trainer.log_every_n_steps": whole(1),
+    "keep_best": Kind(lambda value: isinstance(value, str | None), "eval/mean, eval/<task>, or null"),
+    "early_stop": whole(1).or_one_of(None),
     "data.dir": TEXT,
     "data.alpha": Kind(finite, "a finite number"),
     "data.weights": Kind(lambda value: isinstance(value, dict | None), "numbers by name, {source: 1.0}, or null"),

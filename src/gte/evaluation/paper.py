@@ -45,20 +45,46 @@ def read_paper(name: str) -> Table:
         return list(csv.reader(lines))
 
 
-def averages(model: dict, kinds: dict[str, str]) -> dict[str, dict]:
-    """By category and over all tasks the plain mean of the main scores, as MTEB's leaderboard has it.
+def averages(model: dict, kinds: dict[str, str], groups: dict[str, list[str]] | None = None) -> dict[str, dict]:
+    """By category, over all tasks ("all") and over the categories' means ("types"), as MTEB's leaderboard has them.
 
     `kinds` gives the category of every task of the suite, whether it was run or not: a mean over fewer tasks than `of`
-    is not the benchmark's.
+    is not the benchmark's. `groups`: further means, of tasks or of single splits of them (task/split).
     """
-    scores = {name: task["main_score"] for name, task in model["tasks"].items() if name in kinds}
+    tasks = counted(model["tasks"])
+    scores = {name: task["main_score"] for name, task in tasks.items() if name in kinds}
+    members = {kind: [name for name in kinds if kinds[name] == kind] for kind in dict.fromkeys(kinds.values())}
     result = {}
-    for kind in dict.fromkeys([*kinds.values(), "all"]):
-        names = [name for name in kinds if kind in (kinds[name], "all")]
-        own = [scores[name] for name in names if name in scores]
-        if own:
-            result[kind] = {"mean": round(mean(own), 3), "tasks": len(own), "of": len(names)}
+    for kind, names in (members | {"all": list(kinds)}).items():
+        add_mean(result, kind, [scores.get(name) for name in names])
+    whole = [kind for kind in members if kind in result and result[kind]["tasks"] == result[kind]["of"]]
+    means = [mean(scores[name] for name in members[kind] if name in scores) for kind in members if kind in result]
+    if means:
+        result["types"] = {"mean": round(mean(means), 3), "tasks": len(whole), "of": len(members)}
+    for group, names in (groups or {}).items():
+        add_mean(result, group, [score_of(tasks, name) for name in names])
     return result
+
+
+def add_mean(result: dict, key: str, scores: list[float | None]) -> None:
+    """Puts the mean of the scores that are there into `result`, and of how many tasks it is, if there is any."""
+    own = [score for score in scores if score is not None]
+    if own:
+        result[key] = {"mean": round(mean(own), 3), "tasks": len(own), "of": len(scores)}
+
+
+def score_of(tasks: dict[str, dict], name: str) -> float | None:
+    """The main score of a task, or of a single split of it (task/split); None where it was not run."""
+    task, _, split = name.partition("/")
+    if task not in tasks or not split:
+        return tasks[task]["main_score"] if task in tasks else None
+    parts = [part["score"] for part in tasks[task]["parts"] if part["split"] == split]
+    return mean(parts) if parts else None
+
+
+def counted(tasks: dict[str, dict]) -> dict[str, dict]:
+    """The tasks that are the suite's own, on its split: a mean with others would not be the benchmark's."""
+    return {name: task for name, task in tasks.items() if task.get("counted", True)}
 
 
 def show(value: float, tasks: int, of: int) -> str:
@@ -158,8 +184,30 @@ TABLES = {  # suite -> file -> (title, table)
 }
 
 
+def means(models: dict) -> Table:
+    """A row a model, a column a mean of mteb's board; means by category where the suite has several."""
+    keys = dict.fromkeys(key for model in models.values() for key in model["averages"])
+    kinds = [key for key in keys if key in CATEGORIES.values()]
+    others = [key for key in keys if key not in {"all", "types", *CATEGORIES.values()}]
+    shown = {"all": "Mean (Task)"}
+    if len(kinds) > 1:
+        shown |= {"types": "Mean (TaskType)"} | dict(zip(kinds, kinds, strict=True))
+    shown |= dict(zip(others, others, strict=True))
+    rows = []
+    for label, model in models.items():
+        cells = [show(*model["averages"][key].values()) if key in model["averages"] else "" for key in shown]
+        if any(cells):
+            rows.append([label, *cells])
+    return [["model", *shown.values()], *rows]
+
+
 def paper_tables(results: dict) -> dict[str, tuple[str, Table]]:
-    """File name -> (title, the paper's table with ours added) for a suite that the paper reports."""
-    return {
-        name: (title, table(results["models"])) for name, (title, table) in TABLES.get(results["suite"], {}).items()
-    }
+    """File name -> (title, the paper's table with ours added), and the means of mteb's board, where a suite has them.
+
+    Tasks that are not the suite's own are in none of them.
+    """
+    models = {label: model | {"tasks": counted(model["tasks"])} for label, model in results["models"].items()}
+    tables = {name: (title, table(models)) for name, (title, table) in TABLES.get(results["suite"], {}).items()}
+    if results.get("benchmark"):
+        tables["means"] = (f"{results['benchmark']}: the means of mteb's board", means(models))
+    return tables

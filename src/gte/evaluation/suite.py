@@ -1,10 +1,11 @@
 """Suites: which tasks are run, where their data are, what came out.
 
 Every finished task is written to `out/tasks/<model>/<task>.json` at once and used again as long as model, data,
-precision and versions are the same; `out/results.json` appears when all is done.
+precision and versions are the same; `out/results.json` appears when all is done. `out/results/` holds the same in
+mteb's own form: gte.evaluation.board.
 """
 
-import difflib
+import itertools
 import json
 import os
 import platform
@@ -13,17 +14,21 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gte.errors import UserError
+from gte.errors import UserError, did_you_mean
 from gte.evaluation.folder import Folder, find_tasks
 from gte.evaluation.paper import averages
 from gte.offline import ask_no_hub, hub_reachable
 from gte.provenance import git_commit, versions
 
-SCHEMA = 2
+if TYPE_CHECKING:
+    from gte.evaluation.tasks import Task
+
+SCHEMA = 3  # 2 had no parts of a task, and counted tasks in a suite's means that are not its own
 LANGUAGES = ("Ruby", "JavaScript", "Go", "Python", "Java", "PHP")
 FOLDER_OF = {  # tasks that share a folder, and what their files begin with; every other task's folder has its name
     "SST2": ("SST2", ""),
@@ -34,24 +39,49 @@ FOLDER_OF = {  # tasks that share a folder, and what their files begin with; eve
 
 @dataclass(frozen=True)
 class Suite:
-    """`tasks` by name, from data_dir or (where `hub`) from the hub, and every task found under `folder`."""
+    """`tasks` by name, from data_dir or (where `hub`) from the hub, and every task found under `folder`.
+
+    benchmark: mteb's name of the list of tasks; its board's means are given. subsets, splits: of each task that is
+    scored on others than English and the first split, all of them; its score is their mean. groups: further means that
+    the board has, each over tasks, or over single splits of them as task/split.
+    """
 
     name: str
     tasks: list[str] = field(default_factory=list)
     folder: str | list[str] | None = None
     hub: bool = True
+    benchmark: str | None = None
+    subsets: dict[str, list[str]] = field(default_factory=dict)
+    splits: dict[str, list[str]] = field(default_factory=dict)
+    groups: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Plan:
     """Task name -> its folder, or None for the hub; why the suite's other tasks are not run; which split is scored.
 
-    `split` None stands for the one that MTEB scores.
+    `split` None stands for the one that MTEB scores. `subsets`, `splits`: see `Suite`. `uncounted`: tasks that are in
+    none of the suite's means, as they are not its own or are scored on another split than its.
     """
 
     run: dict[str, Path | None]
     skipped: dict[str, str]
     split: str | None = None
+    subsets: dict[str, list[str]] = field(default_factory=dict)
+    splits: dict[str, list[str]] = field(default_factory=dict)
+    uncounted: list[str] = field(default_factory=list)
+
+    def task(self, name: str) -> "Task":
+        """The planned task with all its parts. UserError where there is none, or where data of a part are missing."""
+        from gte.evaluation.tasks import Task, make_task
+
+        splits = [self.split] if self.split else self.splits.get(name, [None])
+        parts = [
+            make_task(name, self.run[name], split, subset).parts
+            for split in splits
+            for subset in self.subsets.get(name, [None])
+        ]
+        return Task(name, list(itertools.chain.from_iterable(parts)))
 
 
 def plan(
@@ -76,11 +106,11 @@ def plan(
             Folder(folder).check()
             run[name] = folder
         elif data_dir is None and suite.hub:
+            refuse_other_case(name, [*folders, *suite.tasks])
             run[name] = None
         elif only and name in only:
-            close = difflib.get_close_matches(name, {*folders, *suite.tasks} - {name}, n=1)
-            hint = f" (did you mean {close[0]}?)" if close else ""
-            raise UserError(f"no folder {name}{hint} under {data_dir or suite.folder}; pass data_dir= or another name")
+            hint = did_you_mean(name, {*folders, *suite.tasks} - {name})
+            raise UserError(f"no folder {name} under {data_dir or suite.folder}{hint}; pass data_dir= or another name")
         else:
             skipped[name] = f"{place}/{prefix}* is not under {data_dir}" if data_dir else "no data_dir given"
     for name in tasks_of(folders):
@@ -89,7 +119,36 @@ def plan(
     if not run:
         where = f"under {data_dir}" if data_dir else "(pass data_dir=)"
         raise UserError(f"suite {suite.name}: no task of it has a folder {where}: {', '.join(names[:5])} ...")
-    return Plan(run, skipped, split)
+    if suite.tasks:
+        refuse_other_versions([name for name in run if name not in suite.tasks and name not in own], suite)
+    subsets, splits = ({name: list(of) for name, of in table.items()} for table in (suite.subsets, suite.splits))
+    return Plan(run, skipped, split, subsets, splits)
+
+
+def refuse_other_case(name: str, known: list[str]) -> None:
+    """UserError for the name of a known task in other letters, which neither mteb nor a folder has."""
+    if name not in known and name.casefold() in map(str.casefold, known):
+        raise UserError(f"unknown task {name}{did_you_mean(name, known)}")
+
+
+def refuse_other_versions(names: list[str], suite: Suite) -> None:
+    """UserError for a task of which the suite has another version: the two scores are of unlike data or protocol."""
+    if not names:
+        return
+    from gte.evaluation.board import newer
+
+    own = {newer(name) or name: name for name in suite.tasks}
+    for name in names:
+        version = own.get(newer(name) or name)
+        if version is not None:
+            raise UserError(f"tasks={name} is another version than suite={suite.name} has: name {version}")
+
+
+def counted(name: str, suite: Suite, split: str | None) -> bool:
+    """Whether a task's score belongs into the suite's means: one of its own, on the split that it scores."""
+    from gte.evaluation.board import official_split
+
+    return name in suite.tasks and (split is None or split == official_split(name))
 
 
 def holds(folder: Path, prefix: str) -> bool:
@@ -137,24 +196,33 @@ def run_suite(
     out: str | Path,
     load_model: Callable,
     say: Callable[[str], None] = say_at_once,
+    stated: dict | None = None,
 ) -> dict:
     """Runs every planned task with every model (label -> checkpoint); writes and returns `out/results.json`.
 
-    A task that fails is noted with its reason, the others are run all the same.
+    A task that fails is noted with its reason, the others are run all the same. `stated`: what mteb's board shows of
+    the models and no file says, see `gte.evaluation.board.model_meta`.
     """
     # mteb takes seconds to import: after everything that can fail at once
-    from gte.evaluation.tasks import kind_of, make_task
+    from gte.evaluation.board import write_board
+    from gte.evaluation.tasks import kind_of
 
     out = Path(out)
     (out / "results.json").unlink(missing_ok=True)
     kinds = {name: kind_of(name) for name in suite.tasks}
-    kinds |= {name: make_task(name, folder, plan.split).kind for name, folder in plan.run.items()}
+    planned = {name: plan.task(name).kind for name in plan.run}
+    if suite.tasks and not suite.folder:  # its means are over its own tasks; another suite's over what it finds
+        plan = replace(plan, uncounted=[name for name in plan.run if not counted(name, suite, plan.split)])
+    else:
+        kinds |= planned
     quiet()
     if None in plan.run.values() and not hub_reachable():
         ask_no_hub()
+        refuse_without_hub(suite, plan)
     results = {
         "schema": SCHEMA,
         "suite": suite.name,
+        "benchmark": suite.benchmark,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(sys.argv),
         "commit": git_commit(),
@@ -169,7 +237,11 @@ def run_suite(
         if note := getattr(model, "note", None):
             say(f"  note: {note}")
         entry = run_model(model, label, checkpoint, plan, out, say)
-        results["models"][label] = entry | {"averages": averages(entry, kinds)}
+        results["models"][label] = entry | {"averages": averages(entry, kinds, suite.groups)}
+        done = [json.loads(task_file(out, label, name).read_text())["mteb"] for name in entry["tasks"]]
+        if hasattr(model, "embed"):  # BM25 is no model that could be published
+            line = write_board(out, label, checkpoint, model, list(itertools.chain.from_iterable(done)), stated or {})
+            say(f"  {line}")
         if line := model.cut():
             say(f"  note: {line}")
         model.close()
@@ -179,24 +251,21 @@ def run_suite(
 
 def run_model(model, label: str, checkpoint: str, plan: Plan, out: Path, say: Callable[[str], None]) -> dict:
     """One model's part of the results: its tasks' scores, what it cannot do, and what failed."""
-    from gte.evaluation.tasks import make_task
-
     description = model.describe()
     entry = {"checkpoint": checkpoint, **description, "tasks": {}, "skipped": {}, "failed": {}}
-    files = out / "tasks" / re.sub(r"[^\w.-]", "_", label)
-    for name, folder in plan.run.items():
-        task = make_task(name, folder, plan.split)
+    for name in plan.run:
+        task = plan.task(name)
         if not hasattr(model, "embed") and (task.kind not in {"Retrieval", "Reranking"} or name in FOLDER_OF):
             entry["skipped"][name] = f"{label} only ranks documents by words"
             continue
         try:
-            done, fresh = run_task(task, model, description, files / f"{name}.json")
+            done, fresh = run_task(task, model, description, task_file(out, label, name))
         except Exception as error:
             mendable = isinstance(error, UserError)
             entry["failed"][name] = {"error": str(error) if mendable else repr(error), "mendable": mendable}
             print(f"error: {name}: {error}" if mendable else traceback.format_exc(), file=sys.stderr, flush=True)
             continue
-        entry["tasks"][name] = done
+        entry["tasks"][name] = done | {"counted": name not in plan.uncounted}
         took = f"{done['seconds']:.1f} s" if fresh else "done before"
         say(f"  {name:<40} {done['main_score']:6.2f} {done['metric']}  {took}")
         for note in done["notes"]:
@@ -204,14 +273,21 @@ def run_model(model, label: str, checkpoint: str, plan: Plan, out: Path, say: Ca
     return entry
 
 
+def task_file(out: Path, label: str, name: str) -> Path:
+    """Where a finished task of a model is kept."""
+    return out / "tasks" / re.sub(r"[^\w.-]", "_", label) / f"{name}.json"
+
+
 def run_task(task, model, description: dict, file: Path) -> tuple[dict, bool]:
     """Scores in points of 100, and whether they are fresh: `file` serves again while its identity is the same."""
+    from gte.evaluation.board import parts_of, task_results
+
     started = time.monotonic()
     task.load()
     identity = {"task": task.name, "split": task.split, "data": task.data, "model": description, "versions": versions()}
     if file.exists():
         earlier = json.loads(file.read_text())
-        if earlier.get("identity") == identity:
+        if earlier.get("identity") == identity and "mteb" in earlier:
             return earlier["result"], False
     texts = model.texts
     model.prompts_used = {}
@@ -229,9 +305,24 @@ def run_task(task, model, description: dict, file: Path) -> tuple[dict, bool]:
         "notes": task.notes,
         "data": task.data,
         "source": "folder" if task.data.startswith("sha256") else "hub",
+        "parts": parts_of(task),
     }
-    write(file, {"identity": identity, "result": result})
+    as_mteb = [found.model_dump(mode="json") for found in task_results(task, result["seconds"])]
+    write(file, {"identity": identity, "result": result, "mteb": as_mteb})
     return result, True
+
+
+def refuse_without_hub(suite: Suite, plan: Plan) -> None:
+    """UserError where the hub cannot be reached and none of the data that are to come from there was read before."""
+    from gte.evaluation.board import in_cache
+
+    wanted = [name for name, folder in plan.run.items() if folder is None]
+    if len(wanted) == len(plan.run) and not any(in_cache(plan.task(name)) for name in wanted):
+        names = ", ".join(wanted[:3]) + (f" and {len(wanted) - 3} more" if len(wanted) > 3 else "")
+        raise UserError(
+            f"suite={suite.name} needs the hub, which cannot be reached, for the data of {names}; pass data_dir=, a "
+            "folder of task folders, or HF_HOME= of a machine that has read them"
+        )
 
 
 def exit_code(results: dict) -> int:

@@ -5,7 +5,7 @@ import io
 import itertools
 import re
 
-from gte.evaluation.paper import paper_tables
+from gte.evaluation.paper import counted, paper_tables
 
 SHORT = {
     "ndcg_at_10": "nDCG@10",
@@ -22,6 +22,26 @@ SHORT = {
 ALSO = {"Retrieval": ("recall_at_100", "mrr_1k")}  # shown beside the main score
 
 
+MAP = (
+    "MAP is trec_eval's and mteb's: a query's precisions are divided by all of its relevant documents; "
+    "sentence-transformers divides MAP@k by min(k, relevant)"
+)
+
+
+def footnotes(results: dict) -> list[str]:
+    """What a reader must know of the columns: which MAP it is, and which tasks no mean of the suite counts."""
+    notes = [MAP] if any("map_at_" in score for _, score in columns(results)) else []
+    others = [name for name, _ in columns(results) if name in uncounted(results)]
+    if others:
+        suite = results["suite"]
+        notes.append(f"* not a task of suite={suite}, or not on the split that it scores: in none of its means")
+    return notes
+
+
+def uncounted(results: dict) -> set[str]:
+    return {name for model in results["models"].values() for name in model["tasks"].keys() - counted(model["tasks"])}
+
+
 def columns(results: dict) -> list[tuple[str, str]]:
     """(task, score) in the order of the first model that has them."""
     found = {}
@@ -35,8 +55,8 @@ def columns(results: dict) -> list[tuple[str, str]]:
 
 def cells(results: dict) -> list[list[str]]:
     """Header and rows as text; an empty cell is a task that was not run or failed."""
-    scores = columns(results)
-    rows = [["model", *(f"{name} {SHORT.get(score, score)}" for name, score in scores)]]
+    scores, others = columns(results), uncounted(results)
+    rows = [["model", *(f"{name}{'*' * (name in others)} {SHORT.get(score, score)}" for name, score in scores)]]
     for label, model in results["models"].items():
         tasks = model["tasks"]
         values = [tasks[name]["scores"].get(score) if name in tasks else None for name, score in scores]
@@ -71,20 +91,30 @@ def as_csv(results: dict) -> str:
 
 
 def as_markdown(results: dict) -> str:
-    """All scores, then the paper's tables with ours added."""
+    """All scores, then the means of mteb's board and the paper's tables with ours added."""
     header, *rows = cells(results)
     parts = [markdown([header, *rows, *gains(rows)])]
+    parts += [f"\n{note}\n" for note in footnotes(results)]
     parts += [f"\n{title}\n\n{markdown(table)}" for title, table in paper_tables(results).values()]
     return "".join(parts)
 
 
 def as_text(results: dict) -> str:
-    """For a terminal: the header's words one below the other, so that ten scores fit into 120 columns.
+    """For a terminal: all scores, and below them the means of mteb's board, where the suite has them."""
+    header, *rows = cells(results)
+    parts = [stacked_text(header, [*rows, *gains(rows)])]
+    tables = paper_tables(results)
+    if "means" in tables:
+        title, (header, *rows) = tables["means"]
+        parts.append(f"{title}\n{stacked_text(header, rows)}")
+    return "\n\n".join([*parts, *footnotes(results)])
+
+
+def stacked_text(header: list[str], rows: list[list[str]]) -> str:
+    """A table with its header's words one below the other, so that ten scores fit into 120 columns.
 
     More of them stand below each other, a column a model.
     """
-    header, *rows = cells(results)
-    rows += gains(rows)
     if len(header) > 11:
         turned = [list(column) for column in zip(header, *rows, strict=True)]
         return aligned(turned[:1], turned[1:])

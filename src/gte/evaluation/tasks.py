@@ -5,7 +5,6 @@ that mteb does not know becomes a task of the kind that its files show.
 """
 
 import copy
-import difflib
 import itertools
 import json
 import tempfile
@@ -35,7 +34,7 @@ from mteb.abstasks import (
 from mteb.abstasks.aggregated_task import AbsTaskAggregate
 from mteb.abstasks.task_metadata import TaskMetadata
 
-from gte.errors import UserError, first_line
+from gte.errors import UserError, did_you_mean, first_line
 from gte.evaluation import codesearchnet, sst2
 from gte.evaluation.folder import FIELDS, Folder
 
@@ -68,7 +67,7 @@ class Task:
 
     @property
     def split(self) -> str:
-        return eval_split(self.parts[0])
+        return " ".join(dict.fromkeys(map(eval_split, self.parts)))
 
     @property
     def data(self) -> str:
@@ -119,6 +118,7 @@ class Task:
             warnings.simplefilter("ignore")  # sklearn's and scipy's remarks on constant input; NaN is dealt with above
             drawn_from = copy.deepcopy((part.rng_state, part.np_rng))
             by_subset = part.evaluate(model, eval_split(part), encode_kwargs={"show_progress_bar": False})
+            part.mteb_scores = by_subset  # as mteb writes them, for gte.evaluation.board
             part.rng_state, part.np_rng = drawn_from  # another model, or the same some steps later, gets the same draws
         scores = next(iter(by_subset.values()))
         points = {
@@ -456,10 +456,10 @@ def metadata(name: str, kind: str, source: str, split: str) -> TaskMetadata:
     )
 
 
-def local_part(name: str, folder: Folder, split: str | None = None) -> AbsTask:
+def local_part(name: str, folder: Folder, split: str | None = None, subset: str | None = None) -> AbsTask:
     """The task `name` over `folder`: of mteb's class where it knows the name, else of the kind that the files show.
 
-    UserError where the folder lacks the file of the split that is to be scored.
+    UserError where the folder lacks the file of the split, or the folder of the subset, that is to be scored.
     """
     task = known(name)
     if task is not None and not isinstance(task, (*BASES.values(), AbsTaskClustering)):
@@ -473,16 +473,19 @@ def local_part(name: str, folder: Folder, split: str | None = None) -> AbsTask:
             attributes |= {"min_score": 0, "max_score": 5}
     base = type(task) if task is not None else BASES[kind]
     part = type(base.__name__, (LocalData, base), attributes)()
-    part.hf_subsets = [english_subset(part)]
+    part.hf_subsets = [subset or english_subset(part)]
     part.folder = folder.part(part.hf_subsets[0])
+    if subset and part.folder is folder:
+        raise UserError(f"{folder.path} lacks the part {subset}; the score is the mean over all parts")
     part.folder.split_file(eval_split(part))
     return part
 
 
-def make_task(name: str, folder: Path | None, split: str | None = None) -> Task:
+def make_task(name: str, folder: Path | None, split: str | None = None, subset: str | None = None) -> Task:
     """The task of that name, over a folder or (None) over the hub, on `split` or (None) on the one that MTEB scores.
 
-    UserError where there is no such task, or no such split in its folder.
+    `subset`: of a multilingual task, None for the English one. UserError where there is no such task, or no such split
+    or subset in its folder.
     """
     if name in OWN:
         return Task(name, [OWN[name](folder and Folder(folder), split)])
@@ -493,11 +496,13 @@ def make_task(name: str, folder: Path | None, split: str | None = None) -> Task:
         parts = [make_task(part, path, split).parts for part, path in zip(names, folders, strict=True)]
         return Task(name, list(itertools.chain.from_iterable(parts)))
     if folder is not None:
-        return Task(name, [local_part(name, Folder(folder), split)])
+        return Task(name, [local_part(name, Folder(folder), split, subset)])
     if task is None:
-        raise UserError(f"unknown task {name}{did_you_mean(name)}; name one of mteb's, or a folder under data_dir")
+        lists = map(mteb.get_benchmark, ("MTEB(eng, v1)", "MTEB(eng, v2)", "NanoBEIR"))
+        near = did_you_mean(name, [*OWN, *(one.metadata.name for tasks in lists for one in tasks)])
+        raise UserError(f"unknown task {name}{near}; name one of mteb's, or a folder under data_dir")
     task.chosen_split = split
-    task.hf_subsets = [english_subset(task)]
+    task.hf_subsets = [subset or english_subset(task)]
     return Task(name, [task.filter_eval_splits([eval_split(task)])])
 
 
@@ -508,10 +513,3 @@ def part_folder(folder: Path, part: str) -> Path:
         if path.is_dir():
             return path
     raise UserError(f"{folder} lacks the part {part}; the score is the mean over all parts")
-
-
-def did_you_mean(name: str) -> str:
-    """A near name, as the tail of an error."""
-    names = [task.metadata.name for task in mteb.get_benchmark("MTEB(eng, v1)").tasks] + list(OWN)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f" (did you mean {close[0]}?)" if close else ""
