@@ -25,7 +25,19 @@ from gte.data.pairs import Tally, hash_file, make_pairs, use_engine
 from gte.data.preview import describe, preview
 from gte.data.records import text_hash
 from gte.data.shards import Manifest, described, write_shards
-from gte.data.sources import LOCAL, Raw, Source, configuration, infer_sources, load_source, locate, pair_files
+from gte.data.sources import (
+    LOCAL,
+    Raw,
+    Source,
+    configuration,
+    hub_notes,
+    infer_sources,
+    load_source,
+    locate,
+    overridden,
+    pair_files,
+    release,
+)
 from gte.data.tokenizer import fingerprint, load_tokenizer, special_ids, train_tokenizer
 from gte.data.tokens import Tokens
 from gte.errors import UserError, did_you_mean
@@ -145,6 +157,7 @@ def read_recipe(data: dict, *, fetch_again: bool = False) -> Recipe:
     for key in ("dir", "alpha", "weights", "prompts"):  # where to, and how to train on it: no part of what is made
         data.pop(key, None)
     path, mined, names = data.pop("path", None), data.pop("mined", None), data.pop("sources")
+    overrides = data.pop("overrides", None) or {}
     stated = {key: data.pop(key, None) for key in ("columns", "score", "min_score", "header", "delimiter")}
     if path is not None or "raw" not in data:
         if path is None:
@@ -166,7 +179,8 @@ def read_recipe(data: dict, *, fetch_again: bool = False) -> Recipe:
             notes += [note] if note else []
         data |= {"raw": raw, "sources": sources, "notes": tuple(notes)}
     else:
-        data["sources"] = [load_source(name).in_folder(Path(data["raw"])) for name in names or []]
+        chosen = overridden([load_source(name) for name in names or []], overrides)
+        data["sources"] = [source.in_folder(Path(data["raw"])) for source in chosen]
     data["raw"] = Path(data["raw"])
     if function := data.pop("fetch", None):
         fetch(function, data["raw"], again=fetch_again)
@@ -244,6 +258,8 @@ def prepare(
             report(f"{out} is complete and up to date: nothing to do (force=true makes it anew)")
             return made
         refuse_foreign(out)
+        for note in hub_notes(recipe.sources, raws, recipe.raw):
+            report(note)
         shown = look_at(recipe, raws, report)
         with building_site(out, report) as build:
             manifest = fill(recipe, raws, given, build, report)
@@ -350,6 +366,7 @@ def write_pairs(
         make = partial(source_pairs, recipe, source, raws[source.name], earlier, evaluation, build)
         with still_at(f"{source.name}: at work"):
             made, is_new = once(build, f"{source.name}.pairs", key, make)
+        release(raws[source.name])
         tally = Tally(**made["tally"])
         facts[source.name] = describe_source(source.category, source.stages, source.licence, tally, made["files"][0])
         how_long = f"{time.perf_counter() - start:6.1f} s" if is_new else "made before"

@@ -72,6 +72,7 @@ READERS = {
     "pushshift_comments": "gte.data.formats.pushshift:read_comments",
     "pushshift_posts": "gte.data.formats.pushshift:read_posts",
     "python": "gte.data.formats.literals:read_literals",
+    "scored": "gte.data.formats.scored:read_scored",
     "stackexchange_answers": "gte.data.formats.stackexchange:read_answers",
     "stackexchange_questions": "gte.data.formats.stackexchange:read_questions",
     "warc": "gte.data.formats.warc:read_warc",
