@@ -180,8 +180,9 @@ def download(file: HubFile, folder: Path) -> Path:
     """Copy a file into the raw folder, unless it is there.
 
     What was copied of it before, by whichever process, is not asked for again, but for the client's last chunk of
-    10 MB; processes that want the same file wait for each other. Raises HubError where the hub does not give it, OSError
-    where the disk takes no more.
+    10 MB; processes that want the same file wait for each other.
+
+    Raises HubError where the hub does not give it, OSError where the disk takes no more.
     """
     target = file.place(folder)
     if target.is_file() and target.stat().st_size == file.bytes:
