@@ -194,9 +194,15 @@ def test_a_rate_limit_is_waited_for_as_long_as_it_asks(served, tmp_path):
 
 
 def test_what_never_passes_is_not_tried_again(served, tmp_path):
-    for repo, asked in (("no/such", None), (NPR, "v9")):
-        with pytest.raises(UserError, match=f"the hub did not give the files of {repo} at {asked or 'main'}"):
-            hub_files.pin(repo, asked, tmp_path)
+    with pytest.raises(UserError, match="the hub did not give the files of no/such at main"):
+        hub_files.pin("no/such", None, tmp_path)
+    with pytest.raises(
+        UserError, match=rf"{NPR} has no revision 'v9'; .*'data.overrides={{{NPR}: {{revision: main}}}}'"
+    ):
+        hub_files.pin(NPR, "v9", tmp_path)
+    served.faults.update({("api", 401): 1})
+    with pytest.raises(UserError, match="private or gated: hf auth login"):
+        hub_files.pin(NPR, None, tmp_path)
     assert not served.waited
 
 

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import zstandard
 from fsspec.utils import glob_translate
 from huggingface_hub import HfApi, hf_hub_url, metadata_load
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers, disable_progress_bars, get_session, hf_raise_for_status
 
@@ -94,7 +94,13 @@ def pin(repo: str, asked: str | None, folder: Path) -> Pin:
         facts = read_json(kept)
         return Pin(repo, facts["asked"], facts["revision"], facts["files"])
     what = f"the files of {repo} at {asked or 'main'}"
-    info = patiently(lambda: HfApi().dataset_info(repo, revision=asked, files_metadata=True, timeout=SECONDS), what)
+    try:
+        info = patiently(lambda: HfApi().dataset_info(repo, revision=asked, files_metadata=True, timeout=SECONDS), what)
+    except HubError as error:
+        if not isinstance(error.__cause__, RevisionNotFoundError):
+            raise
+        another = f"'data.overrides={{{repo}: {{revision: main}}}}'"
+        raise HubError(f"{repo} has no revision '{asked}'; to take another one: {another}") from error
     revision, files = info.sha, {one.rfilename: one.size or 0 for one in info.siblings or ()}
     for path in files:
         if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
@@ -240,7 +246,7 @@ def patiently(call: Callable, what: str, progress: Callable[[], int] = lambda: 0
                 waits, reached = iter(WAITS), progress()
             wait = next(waits, None)
             if wait is None or not may_pass(error):
-                raise HubError(f"the hub did not give {what} ({first_line(error)})") from error
+                raise HubError(f"the hub did not give {what} ({first_line(error)}{token_hint(error)})") from error
             wait = max(wait, asked_wait(error_response(error)))
         time.sleep(wait)
 
@@ -254,6 +260,12 @@ def may_pass(error: Exception) -> bool:
     """Whether a later try may succeed: a cut connection, a server that is busy or limits the rate."""
     response = error_response(error)
     return response is None or response.status_code in PASSING
+
+
+def token_hint(error: Exception) -> str:
+    """What helps where a server wants to know who asks."""
+    refused = getattr(error_response(error), "status_code", None) in (401, 403)
+    return "; if it is private or gated: hf auth login, or HF_TOKEN" if refused else ""
 
 
 def asked_wait(response) -> int:
@@ -293,6 +305,8 @@ def parquet_columns(file: HubFile, folder: Path) -> list[str]:
 
 def piece(file: HubFile, start: int, end: int, folder: Path) -> bytes:
     """The bytes of a file from start to end, from here where it has been downloaded."""
+    if start >= end:
+        return b""
     here = file.place(folder)
     if here.is_file() and here.stat().st_size == file.bytes:
         with here.open("rb") as stream:
