@@ -203,8 +203,6 @@ def row_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
 
 def texts_size(raw: Raw, source: Source) -> int:
     """About how many bytes of text a raw input holds."""
-    if raw.path is None:
-        return 1_000 * (source.pairs or 0)
     return raw.bytes * (4 if raw.name.endswith((".gz", ".zst", ".parquet")) else 1)
 
 

@@ -27,7 +27,19 @@ from gte.data.pairs import Tally, hash_file, texts_size, use_engine
 from gte.data.preview import describe, preview
 from gte.data.readers import ENDS, JOINS, READERS
 from gte.data.shards import Manifest, described
-from gte.data.sources import LOCAL, Raw, Source, configuration, infer_sources, load_source, locate, pair_files
+from gte.data.sources import (
+    LOCAL,
+    Raw,
+    Source,
+    configuration,
+    hub_notes,
+    infer_sources,
+    load_source,
+    locate,
+    overridden,
+    pair_files,
+    release,
+)
 from gte.data.tasks import pair_batches, ranges, source_pairs, source_pairs_alone, token_shards
 from gte.data.tokenizer import commit_of, fingerprint, load_tokenizer, plain_reader, special_ids, train_tokenizer
 from gte.data.tokens import id_type
@@ -163,6 +175,7 @@ def read_recipe(data: dict, *, fetch_again: bool = False) -> Recipe:
     for key in ("dir", "alpha", "weights", "prompts"):  # where to, and how to train on it: no part of what is made
         data.pop(key, None)
     path, mined, names = data.pop("path", None), data.pop("mined", None), data.pop("sources")
+    overrides = data.pop("overrides", None) or {}
     stated = {key: data.pop(key, None) for key in ("columns", "score", "min_score", "header", "delimiter")}
     if path is not None or "raw" not in data:
         if path is None:
@@ -184,7 +197,8 @@ def read_recipe(data: dict, *, fetch_again: bool = False) -> Recipe:
             notes += [note] if note else []
         data |= {"raw": raw, "sources": sources, "notes": tuple(notes)}
     else:
-        data["sources"] = [load_source(name).in_folder(Path(data["raw"])) for name in names or []]
+        chosen = overridden([load_source(name) for name in names or []], overrides)
+        data["sources"] = [source.in_folder(Path(data["raw"])) for source in chosen]
     data["raw"] = Path(data["raw"])
     if function := data.pop("fetch", None):
         fetch(function, data["raw"], again=fetch_again)
@@ -273,6 +287,8 @@ def prepare(
             report(f"{out} is complete and {age(made, recipe)}")
             return made
         refuse_foreign(out)
+        for note in hub_notes(recipe.sources, raws, recipe.raw):
+            report(note)
         shown = look_at(recipe, raws, report)
         count = how_many(workers, engine)
         if workers is None:
@@ -428,6 +444,7 @@ def write_pairs(
                 failed[source.name] = result
                 continue
             made, how_long = result
+            release(raws[source.name])
             tally = Tally(**made["tally"])
             facts[source.name] = describe_source(
                 source.category, source.stages, source.licence, tally, made["files"][0]

@@ -75,6 +75,7 @@ READERS = {
     "pushshift_posts": "gte.data.formats.pushshift:read_posts",
     "squad": "gte.data.formats.squad:read_squad",
     "python": "gte.data.formats.literals:read_literals",
+    "scored": "gte.data.formats.scored:read_scored",
     "stackexchange_answers": "gte.data.formats.stackexchange:read_answers",
     "stackexchange_questions": "gte.data.formats.stackexchange:read_questions",
     "warc": "gte.data.formats.warc:read_warc",

@@ -1,12 +1,15 @@
 """Sources of text pairs: what conf/source/**/<name>.yaml states, and where their raw files are on this machine."""
 
+import difflib
 import fnmatch
 import glob
 import hashlib
 import inspect
 import json
 import re
+import shlex
 import stat
+import sys
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
@@ -16,6 +19,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow.parquet as pq
 import yaml
 
+from gte.data import hub_files
 from gte.data.columns import (
     FIND_OUT,
     KNOWN,
@@ -28,16 +32,17 @@ from gte.data.columns import (
     flat,
     normal,
 )
+from gte.data.hub_files import HubError, HubFile
 from gte.data.readers import MAX_LINE, decoded_rows, join, lines, reader, table_rows
 from gte.data.records import Field, Fields, Keyed, KeyedRow, Record, Rejected, Triple, encodable, records
 from gte.errors import UserError, did_you_mean, first_line
-from gte.offline import hub_reachable
 
 FOLDER = Path(__file__).resolve().parents[3] / "conf" / "source"
 STAGES = ("pretrain", "finetune")
 ANY_POSITIVE = ("pos", "document", "answer")  # names of which each row of a file may have another
 LOCAL = "local"  # category of a user's own files
 LOCAL_FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
+PLAIN_FORMATS = ("jsonl", "csv", "tsv", "parquet")  # whose rows have the columns that a source names
 
 OTHER_FILES = {
     "xlsx": "save it as CSV",
@@ -52,9 +57,11 @@ class Source:
     """One set of raw text pairs.
 
     name, category: as in Table 1. stages: which training stages may read it. reader: raw format (`gte.data.readers`).
-    hub, hub_config, hub_split, hub_files: where `datasets` finds it. folder: below the raw folder, `name` by default.
-    files: glob of its raw files there; a zip counts as the folder that it holds. forms: other raw forms that the folder
-    may hold instead, each as the keys that differ. url: where a person gets them. query, document, negatives, answers,
+    hub, revision: its data set there, and the branch, tag or commit, main by default. hub_config, hub_split: which of
+    its files, as the data set's card says; hub_files: patterns of them in place of the card. folder: below the raw
+    folder, `name` by default. files: glob of its raw files there; a zip counts as the folder that it holds. companions:
+    globs of those that the others need beside them. forms: other raw forms that the folder may hold instead, each as
+    the keys that differ. url: where a person gets them. query, document, negatives, answers,
     id, keep, drop, replace, min_query, min_document, max_document, score, min_score: see `Fields`. options: further
     arguments of the reader. pairs: n_i of Eq. 4, an estimate where `estimate` says so. columns: of a user's file, which
     are used as what, for people. mined: a file of negatives that `mine` found for its rows.
@@ -69,7 +76,9 @@ class Source:
     hub: str | None = None
     hub_config: str | None = None
     hub_split: str = "train"
-    hub_files: str | None = None
+    hub_files: str | list[str] | None = None
+    revision: str | None = None
+    companions: list[str] | None = None
     url: str | None = None
     query: Field = None
     document: Field = None
@@ -119,12 +128,62 @@ class Source:
         return held[0] if held else self
 
     def read(self, raw: "Raw") -> Iterator[Record | Keyed]:
-        """The records of one of its raw files, or of the hub's rows."""
-        if raw.path is None:
-            return read_hub(self)
+        """The records of one of its raw files; one on the hub is downloaded first, unless it is here."""
+        if raw.hub is not None:
+            return self.read_hub(raw)
         place = raw.path if raw.member is None else zipfile.Path(raw.path, raw.member)
         found = reader(self.reader)(place, self.fields, **self.options)
         return found if self.mined is None else with_mined(found, Path(self.mined), place)
+
+    def read_hub(self, raw: "Raw") -> Iterator[Record | Keyed]:
+        """The records of a file on the hub. Raises UserError where it is not to be had, or lacks a column."""
+        try:
+            for one in (*raw.companions, raw):
+                hub_files.download(one.hub, one.raw_folder)
+            form = self.hub_form(raw)
+            form.check_columns(raw)
+        except HubError as error:
+            raise UserError(f"{error}; {self.way_on}") from error
+        yield from reader(form.reader)(raw.path, form.fields, **form.options)
+
+    def hub_form(self, raw: "Raw") -> "Source":
+        """The source in the form of one of its files on the hub: that of a local file of its name.
+
+        A parquet file of no form has the columns that rows of the plain formats name.
+        """
+        forms = [self, *(replace(self, **form) for form in self.forms)]
+        form = next((form for form in forms if form.files and fits(raw.hub.path, form.files)), self)
+        if form is self and raw.name.endswith(".parquet") and self.reader in PLAIN_FORMATS:
+            return replace(self, reader="parquet", options={})
+        return form
+
+    def check_columns(self, raw: "Raw") -> None:
+        """Raises UserError where a file on the hub lacks a column that the source names."""
+        if self.reader not in ("jsonl", "parquet") or not self.fields.names:
+            return
+        held = hub_files.columns(raw.hub, raw.raw_folder)
+        missing = [name for name in self.fields.names if held is not None and name not in held]
+        if not missing:
+            return
+        keys = {key.name: getattr(self, key.name) for key in fields(Fields)}
+        key = next(key for key, value in keys.items() if names_column(value, missing[0]))
+        if isinstance(keys[key], dict):
+            kept = [f"{name}: {json.dumps(value)}" for name, value in keys[key].items() if name in held]
+            stand_in = "{" + ", ".join(kept) + "}"
+        else:
+            stand_in = next(iter(difflib.get_close_matches(missing[0], held, 1)), "COLUMN")
+        raise UserError(
+            f"{raw.hub} has no column '{missing[0]}'; expected: {', '.join(self.fields.names)}; it has: "
+            f"{', '.join(held)}; say what takes its place: 'data.overrides={{{self.hub}: {{{key}: {stand_in}}}}}'"
+        )
+
+    @property
+    def way_on(self) -> str:
+        """What to do about a hub that gives nothing, for the end of a line."""
+        script = Path(sys.argv[0]).name == "prepare.py"
+        again = shlex.join(["python", *sys.argv]) if script else "the same command"
+        folder = f"<paths.raw>/{self.folder or self.name}"
+        return f"{again} goes on from there; without the hub, make a folder {folder} and put '{self.files}' there"
 
     def combine(self, rows: Iterator[KeyedRow]) -> Iterator[tuple[str, Record]]:
         """The records, each with its file, of the rows of one key in their order."""
@@ -133,21 +192,35 @@ class Source:
 
 @dataclass(frozen=True)
 class Raw:
-    """One raw file of a source, or (path None) all of its rows on the hub.
+    """One raw file of a source.
 
-    name: what provenance calls it. member: its name inside of `path`, then a zip.
+    name: what provenance calls it. member: its name inside of `path`, then a zip. hub: the file on the hub that `path`
+    is a copy of, once `Source.read` has downloaded it. companions: files that must lie beside it.
     """
 
     name: str
-    path: Path | None = None
+    path: Path
     bytes: int = 0
     changed: int = 0  # time of the last change, in ns
     member: str | None = None
+    hub: HubFile | None = None
+    companions: tuple["Raw", ...] = ()
 
     @property
     def stamp(self) -> str:
         """What tells this raw input from an edited one, without reading it."""
-        return f"{self.name} {self.bytes} {self.changed}"
+        own = f"{self.name} {self.bytes} {self.changed}"
+        return "\n".join([own, *(companion.stamp for companion in self.companions)])
+
+    @property
+    def raw_folder(self) -> Path:
+        """The raw folder that a file on the hub is downloaded into."""
+        return self.path.parents[len(Path(self.hub.path).parts) + 1]
+
+
+def names_column(value, name: str) -> bool:
+    """Whether a field of `Fields` names a column: it is its name, or one of several, or it is filtered by."""
+    return name == value or (isinstance(value, list | dict) and name in value)
 
 
 def source_files(folder: Path = FOLDER) -> dict[str, Path]:
@@ -186,24 +259,55 @@ def load_source(name: str, folder: Path = FOLDER) -> Source:
     return Source(**{**facts, "stages": tuple(facts["stages"])})
 
 
-def check_addresses(path: Path, form: dict) -> None:
-    """Raises UserError where a source would be read from elsewhere than its raw folder or the hub: `datasets` opens any
-    URL and any folder of this machine that it is given for either of the two.
+def overridden(sources: list[Source], overrides: dict[str, dict]) -> list[Source]:
+    """The sources with keys of their files replaced.
+
+    overrides: {name of a source, or of a data set on the hub: {key: value}}. Raises UserError for an unknown name, an
+    unknown key, and for one that says what a source is.
     """
-    hub, files, url = (form.get(key) for key in ("hub", "hub_files", "url"))
+    known = {name for source in sources for name in (source.name, source.hub) if name}
+    keys = [key.name for key in fields(Source) if key.name not in ("name", "category", "stages", "columns", "mined")]
+    for name, changes in overrides.items():
+        if name not in known:
+            raise UserError(
+                f"data.overrides: no source is '{name}'{did_you_mean(name, known)}; name one of data.sources"
+            )
+        if not isinstance(changes, dict):
+            raise UserError(f"data.overrides: {name} must be a mapping of keys, is {changes!r}")
+        for key in changes:
+            if key not in keys:
+                raise UserError(
+                    f"data.overrides: unknown key '{key}'{did_you_mean(key, keys)}; known: {', '.join(keys)}"
+                )
+        check_addresses(Path(f"data.overrides.{name}"), changes)
+    result = []
+    for source in sources:
+        changes = overrides.get(source.hub, {}) | overrides.get(source.name, {})
+        forms = [{**form, **{key: value for key, value in changes.items() if key in form}} for form in source.forms]
+        result.append(replace(source, forms=forms, **changes) if changes else source)
+    return result
+
+
+def check_addresses(path: Path, form: dict) -> None:
+    """Raises UserError where a source would be read from elsewhere than its raw folder or the hub."""
+    hub, patterns, revision, url = (form.get(key) for key in ("hub", "hub_files", "revision", "url"))
     if hub is not None and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(hub)):
         raise UserError(f"{path}: hub is '{hub}', which is no owner/name of a data set")
-    if files is not None and ("://" in str(files) or {"", ".."} & set(str(files).split("/"))):
-        raise UserError(f"{path}: hub_files is '{files}', which names no files within the data set")
+    for files in hub_files.as_list(patterns):
+        if "://" in str(files) or {"", ".."} & set(str(files).split("/")):
+            raise UserError(f"{path}: hub_files is '{files}', which names no files within the data set")
+    if revision is not None and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", str(revision)):
+        raise UserError(f"{path}: revision is '{revision}', which is no branch, tag or commit")
     if url is not None and not str(url).startswith("https://"):
         raise UserError(f"{path}: url is '{url}'; only https:// is taken")
 
 
 def locate(source: Source, raw_folder: Path) -> list[Raw]:
-    """Its raw files in order of name, or the hub where there is no such folder.
+    """Its raw files in order of name, or those on the hub where there is no such folder.
 
     Raises UserError where the format has no reader or the reader no such option, where neither files nor a hub are
-    known, for a file outside of the raw folder, and for a zip that cannot be read or would lead outside of itself.
+    known, for a file outside of the raw folder, for a zip that cannot be read or would lead outside of itself, and
+    where the hub has no such files, or its first one not the columns that the source names.
     """
     try:
         parameters = inspect.signature(reader(source.reader)).parameters.values()
@@ -216,11 +320,11 @@ def locate(source: Source, raw_folder: Path) -> list[Raw]:
     folder = raw_folder / (source.folder or source.name)
     if folder.is_dir() and source.files:
         if raws := raw_files(source, folder, raw_folder):
-            return raws
+            return with_companions(source, raws)
         others = "".join(f" or '{form['files']}'" for form in source.forms)
         raise UserError(f"source {source.name}: no file '{source.files}'{others} in {folder}")
     if source.hub:
-        return [Raw("/".join(filter(None, (f"hub:{source.hub}", source.hub_config, source.hub_split))))]
+        return hub_raws(source, raw_folder)
     where = f" (from {source.url})" if source.url else ""
     raise UserError(f"source {source.name}: there is no folder {folder}; make it and put '{source.files}' there{where}")
 
@@ -252,6 +356,11 @@ def raw_file(path: Path, folder: Path) -> Raw:
     return Raw(path.relative_to(folder).as_posix(), path, status.st_size, status.st_mtime_ns)
 
 
+def fits(name: str, pattern: str) -> bool:
+    """Whether the name of a file of an archive or of the hub ends as a source's glob says."""
+    return fnmatch.fnmatchcase(f"/{name}", f"*/{pattern.removeprefix('**/')}")
+
+
 def zip_members(path: Path, pattern: str, folder: Path) -> list[Raw]:
     """The members of a zip that a glob names, at any depth.
 
@@ -266,8 +375,8 @@ def zip_members(path: Path, pattern: str, folder: Path) -> list[Raw]:
     found = []
     for member in sorted(members, key=lambda member: member.filename):
         name = PurePosixPath(member.filename)
-        wanted = fnmatch.fnmatchcase(f"/{name}", f"*/{pattern.removeprefix('**/')}")
-        if member.is_dir() or not wanted or "__MACOSX" in name.parts:  # where Macs keep icons, under the files' names
+        icon = "__MACOSX" in name.parts  # where Macs keep them, under the files' names
+        if member.is_dir() or icon or not fits(str(name), pattern):
             continue
         if name.is_absolute() or ".." in name.parts or stat.S_ISLNK(member.external_attr >> 16):
             raise UserError(f"{path} holds '{name}', which leads outside of it; unpack what is good of it")
@@ -275,26 +384,42 @@ def zip_members(path: Path, pattern: str, folder: Path) -> list[Raw]:
     return found
 
 
-def read_hub(source: Source) -> Iterator[Record]:
-    """The rows that `datasets` streams for a source. Raises UserError where the hub cannot be reached."""
-    import datasets
+def with_companions(source: Source, raws: list[Raw]) -> list[Raw]:
+    """The raw files of a source, each with those that it needs beside it, which are none by themselves."""
+    if source.companions is None:
+        return raws
+    patterns = [pattern for one in source.companions for pattern in (one, f"*/{one}")]
+    beside = tuple(raw for raw in raws if any(fnmatch.fnmatchcase(raw.name, pattern) for pattern in patterns))
+    return [replace(raw, companions=beside) for raw in raws if raw not in beside]
 
-    datasets.config.HF_HUB_OFFLINE = not hub_reachable()
+
+def hub_raws(source: Source, raw_folder: Path) -> list[Raw]:
+    """Its files on the hub, at the commit that is pinned in the raw folder, in order of path."""
     try:
-        rows = datasets.load_dataset(
-            source.hub, source.hub_config, data_files=source.hub_files, split=source.hub_split, streaming=True
-        )
-        seen: set[int] = set()
-        for row, value in enumerate(rows, 1):
-            yield from records(value, source.fields, row, seen)
-    except (OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, UserError):
-            raise
-        reason = first_line(error)
-        raise UserError(
-            f"the hub did not give '{source.hub}' ({reason}); without it, make a folder "
-            f"<paths.raw>/{source.folder or source.name} and put '{source.files}' there"
-        ) from error
+        pinned = hub_files.pin(source.hub, source.revision, raw_folder)
+        found = hub_files.find(pinned, source.hub_config, source.hub_split, source.hub_files, raw_folder)
+        raws = [Raw(file.name, file.place(raw_folder), file.bytes, hub=file) for file in found]
+        raws = with_companions(source, raws)
+        source.hub_form(raws[0]).check_columns(raws[0])
+    except HubError as error:
+        raise UserError(f"source {source.name}: {error}; {source.way_on}") from error
+    except UserError as error:
+        raise UserError(f"source {source.name}: {error}") from error
+    return raws
+
+
+def hub_notes(sources: list[Source], raws: dict[str, list[Raw]], raw_folder: Path) -> list[str]:
+    """A line for each data set on the hub that has changed since it was pinned."""
+    used = {(source.hub, source.revision): None for source in sources if raws[source.name][0].hub}
+    return list(filter(None, (hub_files.newer(hub, revision, raw_folder) for hub, revision in used)))
+
+
+def release(raws: list[Raw]) -> None:
+    """Removes what was downloaded from the hub for a source whose pairs are written."""
+    for raw in raws:
+        for one in (raw, *raw.companions):
+            if one.hub is not None:
+                hub_files.remove(one.hub, one.raw_folder)
 
 
 def infer_sources(path: str | Path, wanted: Wanted = FIND_OUT) -> list[Source]:
@@ -552,7 +677,9 @@ def with_mined(found: Iterator[Record], file: Path, raw) -> Iterator[Record]:
 
 
 def configuration(source: Source, raws: list[Raw]) -> dict:
-    """What a prepared source depends on: its own statement and a digest of its raw files' names, sizes and times."""
+    """What a prepared source depends on: its own statement, a digest of its raw files' names, sizes and times, and the
+    commit and files of the hub.
+    """
     notes = (
         "url",
         "pairs",
@@ -563,8 +690,13 @@ def configuration(source: Source, raws: list[Raw]) -> dict:
     )  # nothing in the prepared folder depends on them
     stated = {key.name: getattr(source, key.name) for key in fields(Source) if key.name not in notes}
     stated = {
-        key: value for key, value in stated.items() if value is not None or key not in ("score", "min_score", "mined")
+        key: value
+        for key, value in stated.items()
+        if value is not None or key not in ("score", "min_score", "mined", "revision", "companions")
     }
+    if raws and raws[0].hub:
+        files = sorted({one.hub.path for raw in raws for one in (raw, *raw.companions)})
+        stated["pinned"] = {"revision": raws[0].hub.revision, "files": files}
     stamps = [raw.stamp for raw in raws]
     if source.mined is not None:
         mined = Path(source.mined)

@@ -4,14 +4,39 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from gte.data.formats.arrays import json_rows
-from gte.data.readers import MAX_LINE, changed
-from gte.data.records import Fields, Record, Unfit
+from gte.data.readers import MAX_LINE, Row, changed, group_rows
+from gte.data.records import Fields, Record, Rejected, Unfit
 
 
 def read_hotpotqa(path: Path | zipfile.Path, fields: Fields, *, max_row: int = MAX_LINE) -> Iterator[Record]:
-    """Rows with the paragraphs of their context ("title: sentences") in two lists, supporting and others."""
-    return changed(json_rows(path, max_row), fields, divide_context)
+    """Rows with the paragraphs of their context ("title: sentences") in two lists, supporting and others.
+
+    path: the JSON array of its makers, or a parquet file of the hub's copy, where context is a list of titles and one
+    of sentences.
+    """
+    rows = parquet_rows(path) if path.name.endswith(".parquet") else json_rows(path, max_row)
+    return changed(rows, fields, divide_context)
+
+
+def parquet_rows(path: Path | zipfile.Path) -> Iterator[Row | Rejected]:
+    """(position, row) of the hub's copy, spelt as in the JSON array."""
+    row = 0
+    with path.open("rb") as stream:
+        file = pq.ParquetFile(stream)
+        for group in range(file.num_row_groups):
+            for value in group_rows(file, group, None):
+                row += 1
+                if value is None:
+                    yield Rejected("invalid UTF-8", row)
+                    continue
+                for name, parts in (("supporting_facts", ("title", "sent_id")), ("context", ("title", "sentences"))):
+                    held = value.get(name)
+                    if isinstance(held, dict):
+                        value[name] = list(zip(*(held.get(part) or [] for part in parts), strict=False))
+                yield row, value
 
 
 def divide_context(value: dict) -> dict:
