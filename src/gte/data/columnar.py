@@ -13,15 +13,31 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 import pyarrow.json
+import pyarrow.parquet as pq
 
-from gte.data.readers import BOM, MAX_LINE, Unreadable, json_values, open_raw
+from gte.data.readers import (
+    BOM,
+    DAMAGE,
+    GROUP_ROWS,
+    MAX_LINE,
+    Taken,
+    Unreadable,
+    decoded_rows,
+    group_rows,
+    json_values,
+    open_raw,
+    require_columns,
+    table_rows,
+)
 from gte.data.records import Fields, Record, Rejected, records
 from gte.data.sources import Raw, Source
 
@@ -34,6 +50,7 @@ CHUNK_BYTES = 2**18  # as `readers.lines` reads: so a damaged archive gives the 
 FEW_ROWS = 32  # a block that Arrow refuses is halved down to so many rows
 DEEP, LONG_NUMBER = 400, 4_300  # brackets and digits of a line that Python's parser may refuse, where Arrow's goes on
 ANY_POSITIVE = ("pos", "document", "answer")  # as in `records.split_row`
+MOST_COLUMNS = 100  # of a table whose plain lines a regular expression tells
 SAMPLE = 20  # rows that tell the columns' types
 TEXT, TEXTS, NUMBER = pa.string(), pa.list_(pa.string()), pa.float64()
 
@@ -62,8 +79,9 @@ class Plan:
     """Where the texts of plain rows stand.
 
     kind: "object" (rows are objects, or columns of a table), "list" or "set". types: Arrow's of the columns that are
-    read. query: its column, or several to join. document, negatives, answers: columns. absent: columns that a plain row
-    must not have. alone: whether a plain row has no other columns. positions: of a list: query's, document's and negative's; the last one only where a row has it.
+    read. query: its column, or several to join. document, negatives: columns. absent: columns that a plain row must not
+    have. alone: whether it has no other columns. positions: of a list: query's, document's and negative's; without one
+    of a negative, a third text is one.
     """
 
     kind: str
@@ -172,7 +190,11 @@ def json_plan(rows: list, fields: Fields) -> Plan | None:
     objects = [row for row in rows if isinstance(row, dict)]
     if not objects or len(objects) < len(rows):
         return None
-    if fields.query is None and not fields.names and all(isinstance(row.get("set"), list) and "query" not in row for row in objects):
+    if (
+        fields.query is None
+        and not fields.names
+        and all(isinstance(row.get("set"), list) and "query" not in row for row in objects)
+    ):
         return Plan("set", {"set": TEXTS}, absent=("query",), alone=all(len(row) == 1 for row in objects))
     document, negatives, absent = fields.document, fields.negatives, ()
     if fields.query is None:
@@ -181,6 +203,8 @@ def json_plan(rows: list, fields: Fields) -> Plan | None:
             return None
         document, negatives, absent = names[0], "neg", ANY_POSITIVE[: ANY_POSITIVE.index(names[0])]
     query = "query" if fields.query is None else fields.query
+    if not all(isinstance(name, str) for name in wanted(query, document, negatives, fields)):
+        return None
     types = {name: found for name in wanted(query, document, negatives, fields)
              if (found := json_type([row.get(name) for row in objects])) is not None}  # fmt: skip
     plan = object_plan(types, query, document, negatives, fields, absent)
@@ -239,7 +263,7 @@ def json_block(block: Lines, plan: Plan | None, fields: Fields, max_line: int) -
     lines = Block(block)
     over, doubtful = lines.lengths > max_line, np.ones(len(lines.starts), bool)
     if plan is not None:
-        opened, closed = (b"[]" if plan.kind == "list" else b"{}")
+        opened, closed = b"[]" if plan.kind == "list" else b"{}"
         doubtful = over | (lines.first != opened) | (lines.last != closed)
         if not plan.alone:
             doubtful |= lines.are_odd()
@@ -333,7 +357,8 @@ def json_columns(data: bytes, count: int, plan: Plan) -> dict[str, pa.Array] | N
             pa.BufferReader(data),
             read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=len(data) + 1),
             parse_options=pyarrow.json.ParseOptions(
-                explicit_schema=pa.schema(list(names.items())), unexpected_field_behavior="error" if plan.alone else "ignore"
+                explicit_schema=pa.schema(list(names.items())),
+                unexpected_field_behavior="error" if plan.alone else "ignore",
             ),
         )
         if table.num_rows != count:
@@ -423,9 +448,11 @@ def joined(columns: dict[str, pa.Array], names: str | list[str]) -> pa.Array:
     """The texts of a column; of several ones the non-empty texts of a row joined, as `records.pick` does."""
     if not isinstance(names, list):
         return columns[names]
-    parts = [trimmed(pc.fill_null(columns[name], "")) for name in names]
-    parts = [pc.if_else(pc.equal(part, ""), None, part) for part in parts]
-    return pc.binary_join_element_wise(*parts, ": ", null_handling="skip")
+    first, *others = [trimmed(pc.fill_null(columns[name], "")) for name in names]
+    for part in others:
+        both = pc.if_else(pc.equal(part, ""), first, pc.binary_join_element_wise(first, part, ": "))
+        first = pc.if_else(pc.equal(first, ""), part, both)
+    return first
 
 
 def filtered(columns: dict[str, pa.Array], fields: Fields, count: int) -> np.ndarray:
@@ -533,4 +560,307 @@ def hashed(
     )
 
 
-COLUMNAR = {"jsonl": read_jsonl}
+def read_csv(
+    path: Path | zipfile.Path,
+    fields: Fields,
+    threads: int,
+    *,
+    header: bool = True,
+    delimiter: str = ",",
+    quoting: str = "minimal",
+    max_line: int = MAX_LINE,
+) -> Iterator[pa.RecordBatch | Record]:
+    """As `readers.read_csv`."""
+    with ThreadPoolExecutor(threads) as pool:
+        table = Table(line_blocks(path, max_line), fields, delimiter, quoting == "none", max_line, pool, threads)
+
+        def check(columns: list[str]) -> None:
+            require_columns(path, fields, columns)
+            table.names = columns
+
+        options = {"header": header, "delimiter": delimiter, "quoting": quoting, "max_line": max_line, "check": check}
+        for row in table_rows(path, **options, items=table, take=table.take):
+            if isinstance(row, Taken):
+                yield from row.batches
+            elif isinstance(row, Rejected):
+                yield row
+            else:
+                yield from records(row[1], fields, row[0])
+        yield from table.finish()
+
+
+def read_tsv(
+    path: Path | zipfile.Path,
+    fields: Fields,
+    threads: int,
+    *,
+    header: bool = False,
+    delimiter: str = "\t",
+    quoting: str = "none",
+    max_line: int = MAX_LINE,
+) -> Iterator[pa.RecordBatch | Record]:
+    """As `readers.read_tsv`."""
+    options = {"header": header, "delimiter": delimiter, "quoting": quoting, "max_line": max_line}
+    return read_csv(path, fields, threads, **options)
+
+
+class Table:
+    """The lines of a csv or tsv file for `readers.table_rows`, which come one by one or are taken by columns.
+
+    A line that is well-formed by itself is a row wherever no quoted cell is open before it, which only the reader of
+    rows knows: so blocks are parsed in advance, and of what they gave those rows count that it lets be taken.
+    """
+
+    def __init__(
+        self,
+        blocks: Iterator[Lines | Rejected],
+        fields: Fields,
+        delimiter: str,
+        unquoted: bool,
+        max_line: int,
+        pool: ThreadPoolExecutor,
+        threads: int,
+    ):
+        self.blocks, self.fields, self.delimiter, self.unquoted = blocks, fields, delimiter, unquoted
+        self.max_line, self.pool, self.threads = max_line, pool, threads
+        self.names: list | None = None  # of the columns, from a header; without they are their positions
+        self.parse: Callable[[Lines], Parsed] | None = None  # once the table's width is known, if it is read by columns
+        self.looked = False
+        self.waiting: deque[tuple[Lines | Rejected, Future | None]] = deque()
+        self.block, self.cursor = Parsed(), 0
+        self.done: list[pa.RecordBatch] = []
+
+    def __iter__(self) -> "Table":
+        return self
+
+    def __next__(self) -> tuple[int, bytes] | Rejected:
+        while self.cursor == self.block.count and self.advance():
+            pass
+        if self.cursor == self.block.count:
+            if not self.waiting:
+                raise StopIteration
+            return self.waiting.popleft()[0]
+        line, self.cursor = self.cursor, self.cursor + 1
+        return self.block.line(line, self.max_line)
+
+    def take(self, width: int) -> Taken:
+        """Take all lines by columns up to one that must be read by itself, or the end of a block."""
+        if not self.looked:
+            self.looked, self.parse = True, table_parser(self, width)
+            if self.parse and self.block.count:
+                self.block = self.parse(self.block.lines)
+        if self.parse is None or (self.cursor == self.block.count and not self.advance()):
+            return Taken(0, [])
+        place = np.searchsorted(self.block.slow, self.cursor)
+        stop = self.block.slow[place] if place < len(self.block.slow) else self.block.count
+        lines = int(stop) - self.cursor
+        if not lines:
+            return Taken(0, [])
+        self.block.taken[self.cursor : stop] = True
+        self.cursor += lines
+        done, self.done = self.done, []
+        return Taken(lines, done)
+
+    def advance(self) -> bool:
+        """Go on to the next block; False where a rejection or the end is next."""
+        ahead = self.threads + 1 if self.parse and self.threads > 1 else 1
+        while len(self.waiting) < ahead and (block := next(self.blocks, None)) is not None:
+            parsed = self.parse and isinstance(block, Lines) and ahead > 1
+            self.waiting.append((block, self.pool.submit(self.parse, block) if parsed else None))
+        if not self.waiting or isinstance(self.waiting[0][0], Rejected):
+            return False
+        block, parsed = self.waiting.popleft()
+        self.done += self.block.rows()
+        if parsed is not None:
+            self.block = parsed.result()
+        else:
+            self.block = self.parse(block) if self.parse else Parsed(block)
+        self.cursor = 0
+        return True
+
+    def finish(self) -> list[pa.RecordBatch]:
+        """The rows taken since the last time."""
+        return self.done + self.block.rows()
+
+
+class Parsed:
+    """A block of a table's lines. slow: those that are read by themselves. taken: those that were taken by columns."""
+
+    def __init__(self, lines: Lines | None = None, batch: pa.RecordBatch | None = None, slow: np.ndarray | None = None):
+        self.lines, self.batch = lines, batch
+        self.block = lines and Block(lines)
+        self.count = len(self.block.starts) if lines else 0
+        self.slow = np.arange(self.count) if slow is None else slow
+        self.taken = np.zeros(self.count, bool)
+
+    def line(self, number: int, max_line: int) -> tuple[int, bytes] | Rejected:
+        if self.block.lengths[number] > max_line:
+            return Rejected(f"line over {max_line:,} bytes", self.lines.number + number)
+        return self.lines.number + number, self.block.line(number)
+
+    def rows(self) -> list[pa.RecordBatch]:
+        """The pairs of the lines that were taken."""
+        if self.batch is None:
+            return []
+        taken = self.taken[self.batch.column("row").to_numpy() - self.lines.number]
+        return [self.batch if taken.all() else self.batch.filter(pa.array(taken))]
+
+
+def table_parser(table: Table, width: int) -> Callable[[Lines], Parsed] | None:
+    """What parses a block of a table so wide; None where its columns are not read here."""
+    fields, delimiter = table.fields, table.delimiter
+    names = list(range(width)) if table.names is None else table.names
+    query, document, negatives = fields.query, fields.document, fields.negatives
+    if table.names is None and not isinstance(query, int):
+        query, document, negatives = 0, 1, 2 if width > 2 else None
+    elif query is None:
+        query, document, negatives = "query", next((name for name in ANY_POSITIVE if name in names), None), None
+        negatives = "neg" if "neg" in names else None
+    types = {name: TEXT for name in wanted(query, document, negatives, fields) if names.count(name) == 1}
+    if fields.score in types:
+        types[fields.score] = NUMBER
+    plan = object_plan(types, query, document, negatives, fields)
+    if plan is None or not 2 <= width <= MOST_COLUMNS or len(delimiter) != 1 or delimiter in '"\r\n\0':
+        return None
+    if not delimiter.isascii():
+        return None
+    split = rf"\x{ord(delimiter):02x}"
+    cell = rf"[^{split}\r\n\x00]*" if table.unquoted else rf'(?:[^"{split}\r\n\x00]*|"(?:[^"\r\n\x00]|"")*")'
+    row = rf"^{cell}(?:{split}{cell}){{{width - 1}}}\r?\n?$"
+    return partial(table_block, plan=plan, names=names, row=row, table=table)
+
+
+def table_block(block: Lines, plan: Plan, names: list, row: str, table: Table) -> Parsed:
+    """The pairs of the plain lines of a block of a table's, and the others; `row`: the pattern of a plain line."""
+    lines = Block(block)
+    offsets = np.append(lines.starts, len(block.data)).astype(np.int32)
+    texts = pa.Array.from_buffers(TEXT, len(lines.starts), [None, pa.py_buffer(offsets), pa.py_buffer(block.data)])
+    plain = mask(pc.match_substring_regex(texts, row)) & (lines.lengths <= table.max_line)
+    for line in np.flatnonzero(plain & (lines.first == BOM[0])).tolist():
+        plain[line] = not lines.line(line).startswith(BOM)  # Arrow would leave it out, where it comes first
+    chosen = np.flatnonzero(plain)
+    columns = table_columns(lines.join(chosen), plan, names, table) if len(chosen) else {}
+    if not columns or any(len(column) != len(chosen) for column in columns.values()):
+        return Parsed(block)
+    batch, bad = plain_pairs(plan, columns, block.number + chosen, table.fields)
+    plain[chosen[bad]] = False
+    return Parsed(block, batch, np.flatnonzero(~plain))
+
+
+def table_columns(data: bytes, plan: Plan, names: list, table: Table) -> dict | None:
+    """The columns of a table's lines; None where Arrow refuses one."""
+    places = {name: str(names.index(name)) for name in plan.types}
+    options = {
+        "read_options": pyarrow.csv.ReadOptions(
+            use_threads=False, block_size=len(data) + 1, column_names=list(map(str, range(len(names))))
+        ),
+        "parse_options": pyarrow.csv.ParseOptions(
+            delimiter=table.delimiter, quote_char=False if table.unquoted else '"', newlines_in_values=False
+        ),
+        "convert_options": pyarrow.csv.ConvertOptions(
+            include_columns=list(places.values()), column_types=dict.fromkeys(places.values(), TEXT),
+            strings_can_be_null=False,
+        ),
+    }  # fmt: skip
+    try:
+        found = pyarrow.csv.read_csv(pa.BufferReader(data), **options)
+    except pa.ArrowInvalid:
+        return None
+    columns = {name: whole(found.column(place)) for name, place in places.items()}
+    for name, kind in plan.types.items():
+        if kind == NUMBER:  # other spellings, as of infinity, are Python's alone
+            numeric = pc.match_substring_regex(columns[name], r"^-?[0-9]{1,15}(\.[0-9]{1,15})?$")
+            columns[name] = pc.cast(pc.if_else(numeric, columns[name], None), NUMBER)
+    return columns
+
+
+def read_parquet(path: Path | zipfile.Path, fields: Fields, threads: int) -> Iterator[pa.RecordBatch | Record]:
+    """As `readers.read_parquet`."""
+    for found in in_turn(parquet_jobs(path, fields), threads):
+        yield from found
+
+
+def parquet_jobs(path: Path | zipfile.Path, fields: Fields) -> Iterator[Callable[[], list]]:
+    """What reads each batch of a parquet file."""
+    row = 0
+    try:
+        with path.open("rb") as stream:
+            file = pq.ParquetFile(stream)
+            require_columns(path, fields, file.schema_arrow.names)
+            plan = parquet_plan(file.schema_arrow, fields)
+            for group in range(file.num_row_groups):
+                facts = file.metadata.row_group(group)
+                first, end = row, row + facts.num_rows
+                if plan is not None:
+                    for batch in group_batches(file, group, fields.names or None, facts):
+                        yield partial(parquet_block, batch, row + 1, plan, fields)
+                        row += batch.num_rows
+                if plan is None or row < end:  # by rows, up to where it is damaged
+                    for value in islice(group_rows(file, group, fields.names or None), row - first, None):
+                        row += 1
+                        yield partial(value_records, value, row, fields)
+                for lost in range(row + 1, min(end, row + GROUP_ROWS) + 1):
+                    yield partial(list, [Rejected("damaged row group", lost)])
+                row = max(row, end)
+    except (pa.ArrowException, *DAMAGE) as error:
+        if getattr(error, "errno", None):
+            raise
+        yield partial(list, [Rejected("damaged file", row)])
+
+
+def group_batches(file: pq.ParquetFile, group: int, names: list[str] | None, facts) -> Iterator[pa.RecordBatch]:
+    """Batches of a row group up to where it is damaged, of about a block's size each."""
+    rows = int(BLOCK_BYTES * max(1, facts.num_rows) / max(1, facts.total_byte_size))
+    try:
+        yield from file.iter_batches(batch_size=min(2**14, max(64, rows)), row_groups=[group], columns=names)
+    except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None):
+            raise
+
+
+def parquet_plan(schema: pa.Schema, fields: Fields) -> Plan | None:
+    """How a parquet file of a schema is read."""
+    query, document, negatives = fields.query, fields.document, fields.negatives
+    if query is None:
+        query, document = "query", next((name for name in ANY_POSITIVE if name in schema.names), None)
+        negatives = "neg" if "neg" in schema.names else None
+    types = {}
+    for name in wanted(query, document, negatives, fields):
+        if schema.names.count(name) == 1:
+            kind = schema.field(name).type
+            of_texts = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+            if is_text(kind):
+                types[name] = TEXT
+            elif of_texts and is_text(kind.value_type):
+                types[name] = TEXTS
+            elif pa.types.is_floating(kind) or pa.types.is_integer(kind):
+                types[name] = NUMBER
+    return object_plan(types, query, document, negatives, fields)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def parquet_block(batch: pa.RecordBatch, first: int, plan: Plan, fields: Fields) -> list[pa.RecordBatch | Record]:
+    """The pairs and records of a batch of a parquet file whose first row has that number."""
+    numbers, bad, found = first + np.arange(batch.num_rows), np.ones(batch.num_rows, bool), []
+    try:
+        columns = {name: pc.cast(batch.column(name), kind, safe=kind != NUMBER) for name, kind in plan.types.items()}
+        for column in columns.values():
+            column.validate(full=True)  # UTF-8
+        pairs, bad = plain_pairs(plan, columns, numbers, fields)
+        found.append(pairs)
+    except pa.ArrowInvalid:
+        pass
+    for row, value in zip(numbers[bad].tolist(), decoded_rows(batch.filter(pa.array(bad))), strict=True):
+        found += value_records(value, row, fields)
+    return found
+
+
+def value_records(value: dict | None, row: int, fields: Fields) -> list[Record]:
+    """The records of a row of a parquet file; None is one that is no UTF-8."""
+    return [Rejected("invalid UTF-8", row)] if value is None else list(records(value, fields, row))
+
+
+COLUMNAR = {"jsonl": read_jsonl, "csv": read_csv, "tsv": read_tsv, "parquet": read_parquet}

@@ -217,6 +217,7 @@ def write_parts(source: Source, raws: list[Raw], buckets: int, work: Path) -> li
 
 def read_raw(number: int, source: Source, raw: Raw, buckets: int, folder: Path, threads: int) -> dict:
     """The task that reads a raw file into runs of its number."""
+
     def batches() -> Iterator[pa.RecordBatch | tuple[int, tuple]]:
         for found in refusals(read_columns(source, raw, threads)):
             if isinstance(found, pa.RecordBatch):
