@@ -364,7 +364,7 @@ def json_columns(data: bytes, count: int, plan: Plan) -> dict[str, pa.Array] | N
         if table.num_rows != count:
             return None
         columns = {name: whole(table.column(name)) for name in names}
-        if b"\\u" in data:  # half a surrogate pair
+        if b"\\" in data and b"\\u" in data:  # half a surrogate pair
             for column in columns.values():
                 column.validate(full=True)
     except (UnicodeDecodeError, pa.ArrowInvalid, pa.ArrowNotImplementedError):
