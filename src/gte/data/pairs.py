@@ -31,7 +31,7 @@ from gte.data.contamination import Contamination, EvaluationTexts
 from gte.data.records import FILTERED, Keyed, KeyedRow, Record, Rejected, Triple, pair_hash, text_hash
 from gte.data.row_groups import join_files
 from gte.data.sources import Raw, Source
-from gte.data.tasks import daft, run_tasks
+from gte.data.engine import daft, run_tasks
 from gte.errors import UserError
 
 logging.getLogger("tracing").setLevel(logging.WARNING)  # Daft's engine names every operator it enters
@@ -55,6 +55,7 @@ RUN_BYTES = 16 * 2**20  # of rows that a task holds before it writes them
 BUCKET_RUN_BYTES = 2**16  # of a run's rows of one bucket, at least: each is read by itself
 GROUP_ROWS = 16_384  # of the pairs files' row groups, about, at most
 GROUP_BYTES = 64 * 2**20  # of their texts
+LARGE_BYTES = 2**30  # of a bucket's rows, beyond which a column's texts get 64-bit offsets before they are put together
 BATCH_ROWS, BATCH_CHARACTERS = 8_192, 32 * 2**20
 FATAL = "\0"  # begins the reason of what stops the source instead of being counted
 
@@ -390,7 +391,7 @@ def unique_pairs(
     order, high = distinct_rows(rows, seen)
     contamination = Contamination(evaluation_of(evaluation)) if evaluation else None
     ends = np.searchsorted(leading(high, all_groups), np.asarray(groups), side="right").tolist()
-    if rows.nbytes > 2**30:  # then the texts of a column may need 64-bit offsets once they are put together
+    if rows.nbytes > LARGE_BYTES:
         rows = rows.cast(pa.schema([large(field) for field in rows.schema]))
     rows = rows.combine_chunks()
     place = work / "unique" / f"{number:06d}"
