@@ -173,22 +173,25 @@ def test_the_texts_and_their_order_do_not_depend_on_files_and_rows(prepared, tmp
 @pytest.mark.parametrize("across", [False, True])
 def test_the_number_of_buckets_and_what_they_come_in_change_nothing(prepared, tmp_path, monkeypatch, across):
     _, _, recipe = prepared
+    monkeypatch.setattr(engine, "GROUP_ROWS", 600)
     recipe = replace(
         recipe, dedup_across=across, sources=[*recipe.sources, replace(recipe.sources[0], name="again", folder="words")]
     )
     prepare(recipe, tmp_path / "one", report=silent)
     calls = []
-    sorted_bucket = engine.sorted_bucket
+    read_buckets = engine.read_buckets
 
-    def bucket_in_crumbs(*arguments):
-        calls.append(1)
-        for batch in sorted_bucket(*arguments):
-            yield from (batch.slice(begin, 7) for begin in range(0, batch.num_rows, 7))
+    def counted(folder, buckets):
+        calls.append(list(buckets))
+        return read_buckets(folder, buckets)
 
-    monkeypatch.setattr(engine, "BUCKET_BYTES", 2_000)
-    monkeypatch.setattr(engine, "sorted_bucket", bucket_in_crumbs)
+    groups = pq.ParquetFile(tmp_path / "one" / "pairs" / "words.parquet").num_row_groups
+    for name, value in {"BUCKET_BYTES": 2_000, "RUN_BYTES": 500, "BUCKET_RUN_BYTES": 100, "BATCH_ROWS": 7}.items():
+        monkeypatch.setattr(engine, name, value)
+    monkeypatch.setattr(engine, "read_buckets", counted)
     prepare(recipe, tmp_path / "many", report=silent)
-    assert len(calls) > 30 and contents(tmp_path / "one") == contents(tmp_path / "many")
+    assert sum(map(len, calls)) > 30 and contents(tmp_path / "one") == contents(tmp_path / "many")
+    assert groups == 4 < len(calls)
     assert (Manifest.load(tmp_path / "one").sources["again"]["kept"] == 0) == across
 
 

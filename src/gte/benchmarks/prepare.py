@@ -115,8 +115,12 @@ def batches(pairs: Path) -> Iterator[list[str]]:
 
 
 def ours(raw: Path, out: Path) -> Callable[[], Path]:
-    from gte.data.pairs import make_pairs
+    import pandas  # noqa: F401 pyarrow does, with its first array
+
+    from gte.data.pairs import make_pairs, use_engine
     from gte.data.sources import Source, locate
+
+    use_engine("native")
 
     source = Source(
         "raw", "local", ("pretrain",), "jsonl", files="*.jsonl.gz", folder=".", query="query", document="pos"

@@ -177,6 +177,25 @@ class Contamination:
         """What the report says: pairs left out, those of each evaluation set by kind of match, and examples."""
         return {"pairs": sum(self.rejected.values()), "sets": self.sets, "examples": self.shown}
 
+    def found(self) -> dict:
+        """What was counted, as JSON values, for the `add` of another one."""
+        return {"rejected": self.rejected, "examples": self.examples, "sets": self.sets, "shown": self.shown}
+
+    def add(self, found: dict) -> None:
+        """Adds what was counted of later rows: the sum is what one would count of all."""
+        for example in found["examples"]:
+            if sum(one["reason"] == example["reason"] for one in self.examples) < EXAMPLES:
+                self.examples.append(example)
+        for reason, count in found["rejected"].items():
+            self.rejected[reason] = self.rejected.get(reason, 0) + count
+        for shown in found["shown"]:
+            if sum((one["set"], one["match"]) == (shown["set"], shown["match"]) for one in self.shown) < EXAMPLES:
+                self.shown.append(shown)
+        for name, counts in found["sets"].items():
+            known = self.sets.setdefault(name, dict.fromkeys(REASONS, 0))
+            for match, count in counts.items():
+                known[match] += count
+
     def count(self, owners: dict[int, tuple[str, str]], file: str, row: int) -> None:
         """Counts a contaminated pair once, and once for every evaluation set that has a text of it."""
         by_set: dict[str, tuple[str, str, str]] = {}
@@ -235,11 +254,12 @@ class WordHashes:
         if len(words) < n:
             return np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.int64)
         if len(self.known) > MAX_WORDS:
-            self.known.clear()
+            self.known = {}  # another thread may still look up in the old one
+        known = self.known
         for word in dict.fromkeys(words):
-            if word not in self.known:
-                self.known[word] = text_hash(word)
-        flat = np.fromiter(map(self.known.__getitem__, words), np.uint64, len(words))
+            if word not in known:
+                known[word] = text_hash(word)
+        flat = np.fromiter(map(known.__getitem__, words), np.uint64, len(words))
         hashes = np.zeros(len(flat) - n + 1, np.uint64)
         for k in range(n):
             hashes = hashes * BASE + flat[k : len(hashes) + k]  # modulo 2^64

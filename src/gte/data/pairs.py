@@ -1,17 +1,21 @@
-"""Raw files to unique pairs in hash order, on Daft: embedded (native) or on a Ray cluster, the same code.
+"""Raw files to unique pairs in hash order, by tasks of Daft's engine: embedded (native) or on a Ray cluster.
 
-A task reads a raw file into parts, split by the leading bits of the pairs' hashes. Then each bucket by itself is sorted
-by hash and written without repetitions, so memory is that of one bucket whatever the source's size. Hash order is also
-a shuffle: any stretch of the result is a random sample of the source. Where a pair takes rows that stand anywhere in
-the source's files (a comment and its post), the files are first split by the hash of the rows' key, and a task joins
-the rows of one such bucket.
+A task reads a raw file into runs, files that are split by the leading bits of the pairs' hashes. Then a task sorts the
+rows of one such bucket by hash and writes them without repetitions, so memory is that of a bucket whatever the source's
+size, and this process only joins what the tasks wrote. Hash order is also a shuffle: any stretch of the result is a
+random sample of the source. Where a pair takes rows that stand anywhere in the source's files (a comment and its post),
+the files are first split by the hash of the rows' key, and a task joins the rows of one such bucket.
+
+The row groups of a pairs file are intervals of the hashes, 2^n of them, n by the number and the size of the source's
+pairs alone. So tasks can write them independently of each other, and the file hangs neither on the number of buckets
+nor on the engine.
 """
 
 import logging
 import os
+import pickle
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
@@ -19,18 +23,15 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-os.environ.setdefault("DO_NOT_TRACK", "1")  # Daft reports its use to its makers otherwise
-os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
-import daft
-from daft.exceptions import DaftCoreException
-from daft.io.source import DataSource, DataSourceTask
-from daft.recordbatch import RecordBatch
-
+from gte.data.columnar import read_columns
 from gte.data.contamination import Contamination, EvaluationTexts
 from gte.data.records import FILTERED, Keyed, KeyedRow, Record, Rejected, Triple, pair_hash, text_hash
+from gte.data.row_groups import join_files
 from gte.data.sources import Raw, Source
+from gte.data.engine import daft, run_tasks
 from gte.errors import UserError
 
 logging.getLogger("tracing").setLevel(logging.WARNING)  # Daft's engine names every operator it enters
@@ -44,14 +45,24 @@ KEYED = pa.schema([
     ("file", pa.string()), ("row", pa.int64()), ("reason", pa.string()), ("bucket", pa.int32()),
     ("key", pa.large_string()), ("order", pa.int64()), ("values", pa.large_list(pa.large_string())),
 ])  # fmt: skip
+HASHES = pa.schema([PART.field("high"), PART.field("low")])
+PARQUET = {"compression": "zstd", "write_page_checksum": True}
 REJECTED = -1  # the bucket of rejected rows
-BUCKET_BYTES = 64 * 2**20  # of texts, about; sorting one takes a few times as much
+BUCKET_BYTES = 32 * 2**20  # of texts, about; sorting one takes a few times as much
 MAX_BUCKETS = 1024
-WRITE_BYTES = 2**30  # held for all the buckets' unfinished row groups
-GROUP_ROWS = 16_384  # of the pairs files' row groups
+PACKED_BUCKETS = 16  # from so many on runs are packed; less than that stays in the system's cache of files
+RUN_BYTES = 16 * 2**20  # of rows that a task holds before it writes them
+BUCKET_RUN_BYTES = 2**16  # of a run's rows of one bucket, at least: each is read by itself
+GROUP_ROWS = 16_384  # of the pairs files' row groups, about, at most
+GROUP_BYTES = 64 * 2**20  # of their texts
+LARGE_BYTES = 2**30  # of a bucket's rows, beyond which a column's texts get 64-bit offsets before they are put together
 BATCH_ROWS, BATCH_CHARACTERS = 8_192, 32 * 2**20
 FATAL = "\0"  # begins the reason of what stops the source instead of being counted
+
 EXAMPLES = 3  # rejected rows of each reason that the manifest names
+
+chosen: list[str] = []  # the engine, once native was asked for
+evaluations: dict[Path, EvaluationTexts] = {}  # that the tasks in this process use, by the file that holds them
 
 
 @dataclass
@@ -72,9 +83,12 @@ def use_engine(engine: str) -> None:
 
     Raises UserError for another engine, and where Ray is not installed.
     """
-    if engine == daft.get_or_infer_runner_type():
+    if engine == "native" and not chosen:  # asking Daft which engine it would take imports Ray: 0.4 s, 40 MB
+        chosen.append(engine)
+        daft.set_runner_native()
+    elif engine == daft.get_or_infer_runner_type():
         return  # it may be set only once
-    if engine == "native":
+    elif engine == "native":
         daft.set_runner_native()
     elif engine == "ray":
         try:
@@ -101,51 +115,56 @@ def make_pairs(
     seen: list[Path] | None = None,
     evaluation: EvaluationTexts | None = None,
 ) -> Tally:
-    """Writes the distinct pairs of a source to the parquet file `target` in order of their 128-bit hash.
+    """Write the distinct pairs of a source to one parquet file in order of their 128-bit hash.
 
-    Columns: query, document, [negatives,] file, row. Of equal pairs the one of the lowest (file, row) survives. The
-    texts and their order depend neither on the order of files and rows nor on the engine. `work`: folder for
-    intermediate files, removed at the end. `seen`: hash files of other sources; pairs in them count as duplicates, and
-    this source's own is written to `hash_file(work)`. `evaluation`: texts that no pair may hold. Raises UserError where
-    more than max_rejected of the rows are rejected, those that the source filters out and contaminated ones not
-    counted, where no pair is left, and where the disk is full.
+    Of equal pairs the one of the lowest (file, row) survives. The texts and their order depend neither on the order of
+    files and rows nor on the engine.
+
+    Args:
+        source: what the pairs are made of.
+        raws: its raw files.
+        target: the file to write, with the columns query, document, [negatives,] file, row. Its pages have checksums.
+        work: folder for intermediate files, as large as the texts; with engine=ray every machine must see it. Removed
+            at the end.
+        max_rejected: share of the rows that may be rejected, those that the source filters out and contaminated ones
+            not counted.
+        seen: hash files of other sources; pairs in them count as duplicates, and this source's own is written to
+            `hash_file(work)`.
+        evaluation: texts that no pair may hold.
+    Returns: where the rows went.
+    Raises: UserError where more are rejected, where no pair is left, and for what a reader cannot go on from; OSError
+        where the disk is full.
     """
-    shutil.rmtree(work, ignore_errors=True)  # a killed run's parts
-    buckets = min(MAX_BUCKETS, 1 + sum(texts_size(raw, source) for raw in raws) // BUCKET_BYTES)
-    group_bytes = min(16 * 2**20, WRITE_BYTES // buckets)
-    with daft.execution_config_ctx(parquet_target_row_group_size=group_bytes), naming_a_full_disk(source, work):
-        write_parts(source, raws, buckets, work)
-    tally = count_parts(source, work / "parts", max_rejected)
-    columns = ["query", "document", *(["negatives"] if tally.negatives else []), "file", "row"]
-    keys = pa.schema([PART.field("high"), PART.field("low")])
-    own = pq.ParquetWriter(hash_file(work), keys) if seen is not None else None
-    contamination = Contamination(evaluation) if evaluation else None
-    streamed = distinct = 0
-
-    def unique() -> Iterator[pa.RecordBatch]:
-        nonlocal streamed
-        for bucket in range(buckets):
-            last = None
-            for batch in sorted_bucket(work / "parts" / f"bucket={bucket}", seen):
-                first, last = first_of_each(batch, last)
-                streamed += batch.num_rows
-                yield batch.filter(first)
-
-    with pq.ParquetWriter(target, pa.schema([PART.field(name) for name in columns]), compression="zstd") as writer:
-        for group in row_groups(unique()):
-            distinct += group.num_rows
-            if own:
-                own.write_table(group.select(["high", "low"]))
-            if contamination:
-                group = contamination.clean(group)
-            tally.kept += group.num_rows
-            writer.write_table(group.select(columns).cast(writer.schema))
-    tally.duplicates = streamed - distinct
+    shutil.rmtree(work, ignore_errors=True)  # a killed run's
+    buckets = min(MAX_BUCKETS, power_of_two(sum(texts_size(raw, source) for raw in raws) / BUCKET_BYTES))
+    tally, size = count_parts(source, write_parts(source, raws, buckets, work), max_rejected)
     pairs = tally.read - sum(tally.rejected.values())
-    if own:
-        own.close()
-        tally.duplicates += pairs - streamed  # those that another source has already given
-    if contamination:
+    groups = power_of_two(max(pairs / GROUP_ROWS, size / GROUP_BYTES))
+    (work / "unique").mkdir()
+    shared = None
+    if evaluation:
+        shared = work / "evaluation.pickle"
+        if daft.get_or_infer_runner_type() == "ray":
+            shared.write_bytes(pickle.dumps(evaluation))
+        evaluations.clear()
+        evaluations[shared] = evaluation
+    tasks = min(buckets, groups)
+    columns = ["query", "document", *(["negatives"] if tally.negatives else []), "file", "row"]
+    settings = {"work": work, "columns": columns, "seen": seen, "evaluation": shared}
+    functions = [
+        partial(unique_pairs, number, one_of(number, tasks, buckets), one_of(number, tasks, groups), groups, **settings)
+        for number in range(tasks)
+    ]
+    found = run_tasks(f"{source.name}: unique pairs", functions)
+    evaluations.clear()
+    tally.kept = join_files(sorted((work / "unique").glob("*.pairs")), target)
+    if seen is not None:
+        join_files(sorted((work / "unique").glob("*.hashes")), hash_file(work))
+    tally.duplicates = pairs - sum(facts["distinct"] for facts in found)
+    if evaluation:
+        contamination = Contamination(evaluation)
+        for facts in found:
+            contamination.add(facts["contamination"])
         tally.rejected |= contamination.rejected
         tally.examples += contamination.examples
         tally.contamination = contamination.facts()
@@ -155,50 +174,20 @@ def make_pairs(
     return tally
 
 
-def write_parts(source: Source, raws: list[Raw], buckets: int, work: Path) -> None:
-    """Writes the records of a source as PART rows to work/parts, a folder a bucket."""
-    tasks = [partial(raw_records, source, raw) for raw in raws]
-    if source.keyed:
-        keyed = work / "keyed"
-        Rows(source.name, KEYED, tasks, buckets).read().write_parquet(str(keyed), partition_cols=["bucket"])
-        tasks = [partial(joined_records, source, folder) for folder in sorted(keyed.glob("bucket=*"))]
-    Rows(source.name, PART, tasks, buckets).read().write_parquet(str(work / "parts"), partition_cols=["bucket"])
-    shutil.rmtree(work / "keyed", ignore_errors=True)
-
-
 def hash_file(work: Path) -> Path:
     """Where `make_pairs` writes the hashes of a source's pairs."""
     return work.with_name(f"{work.name}.hashes.parquet")
 
 
-@contextmanager
-def naming_a_full_disk(source: Source, work: Path) -> Iterator[None]:
-    """Daft says of a write that failed no more than that: as a UserError that names the folder and what is free."""
-    try:
-        yield
-    except DaftCoreException as error:
-        if "os error" not in str(error) and "channel closed" not in str(error):
-            raise
-        free = shutil.disk_usage(work.parent).free / 1e9
-        raise UserError(
-            f"source {source.name}: cannot write to {work} ({error}), where {free:.3f} GB are free; make room, or give "
-            "another data.dir"
-        ) from error
+def power_of_two(number: float) -> int:
+    """The least power of two that is not below a number."""
+    return 1 << max(0, int(np.ceil(number)) - 1).bit_length()
 
 
-def row_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """The rows in tables of GROUP_ROWS, the last one smaller, however they come in: so engines write the same file."""
-    held: list[pa.RecordBatch] = []
-    rows = 0
-    for batch in batches:
-        held.append(batch)
-        rows += batch.num_rows
-        while rows >= GROUP_ROWS:
-            table = pa.Table.from_batches(held)
-            yield table.slice(0, GROUP_ROWS)
-            held, rows = table.slice(GROUP_ROWS).to_batches(), rows - GROUP_ROWS
-    if rows:
-        yield pa.Table.from_batches(held)
+def one_of(number: int, tasks: int, count: int) -> range:
+    """What a task has of so many buckets or row groups."""
+    share = count // tasks
+    return range(number * share, (number + 1) * share)
 
 
 def texts_size(raw: Raw, source: Source) -> int:
@@ -206,24 +195,163 @@ def texts_size(raw: Raw, source: Source) -> int:
     return raw.bytes * (4 if raw.name.endswith((".gz", ".zst", ".parquet")) else 1)
 
 
-def count_parts(source: Source, parts: Path, max_rejected: float) -> Tally:
-    """Rows read and rejected. Raises UserError for what stops the source."""
-    if not any(parts.rglob("*.parquet")):
+def write_parts(source: Source, raws: list[Raw], buckets: int, work: Path) -> list[dict]:
+    """Write the pairs of a source to runs in work/parts; returns what each task counted."""
+    parts, keyed = work / "parts", work / "keyed"
+    parts.mkdir(parents=True)
+    threads = 1  # a task of Ray has one core
+    if daft.get_or_infer_runner_type() == "native":
+        threads = max(1, len(os.sched_getaffinity(0)) // len(raws)) if hasattr(os, "sched_getaffinity") else 1
+    if not source.keyed:
+        tasks = [partial(read_raw, number, source, raw, buckets, parts, threads) for number, raw in enumerate(raws)]
+        return run_tasks(f"{source.name}: reading", tasks)
+    keyed.mkdir()
+    tasks = [partial(read_keyed, number, source, raw, buckets, keyed) for number, raw in enumerate(raws)]
+    counts = run_tasks(f"{source.name}: reading", tasks)
+    tasks = [partial(join_bucket, bucket, source, keyed, buckets, parts) for bucket in range(buckets)]
+    counts += run_tasks(f"{source.name}: joining", tasks)
+    shutil.rmtree(keyed)
+    return counts
+
+
+def read_raw(number: int, source: Source, raw: Raw, buckets: int, folder: Path, threads: int) -> dict:
+    """The task that reads a raw file into runs of its number."""
+
+    def batches() -> Iterator[pa.RecordBatch | tuple[int, tuple]]:
+        for found in refusals(read_columns(source, raw, threads)):
+            if isinstance(found, pa.RecordBatch):
+                yield plain_part(found, raw.name, buckets)
+            else:
+                yield part_row(raw.name, found, buckets)
+
+    return write_runs(batches(), PART, Runs(folder, number, buckets))
+
+
+def read_keyed(number: int, source: Source, raw: Raw, buckets: int, folder: Path) -> dict:
+    """The task that reads a raw file of a keyed format into runs of its number, split by the rows' keys."""
+    rows = (keyed_row(file, record, buckets) for file, record in raw_records(source, raw))
+    return write_runs(rows, KEYED, Runs(folder, number, buckets))
+
+
+def join_bucket(bucket: int, source: Source, keyed: Path, buckets: int, folder: Path) -> dict:
+    """The task that joins the rows of a bucket of keys into runs of the bucket's number."""
+    rows = (part_row(file, record, buckets) for file, record in joined_records(source, keyed, bucket))
+    return write_runs(rows, PART, Runs(folder, bucket, buckets))
+
+
+def write_runs(rows: Iterator[pa.RecordBatch | tuple[int, tuple]], schema: pa.Schema, runs: "Runs") -> dict:
+    """Write rows, one by one or in batches, to runs; returns what was counted."""
+    counts = Counts()
+    for batch in batches_of(rows, schema):
+        runs.add(counts.add(batch))
+    runs.finish()
+    return counts.facts()
+
+
+class Counts:
+    """Counts a task's rows: pairs and their bytes, and rejections by reason, with the lowest rows of each."""
+
+    def __init__(self):
+        self.pairs = self.bytes = 0
+        self.negatives = False
+        self.rejected: dict[str, int] = {}
+        self.examples: dict[str, list[tuple[str, int]]] = {}
+
+    def add(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Count the rows of a PART or KEYED batch; returns those that are not rejected."""
+        reasons = batch.column("reason")
+        if reasons.null_count < len(reasons):
+            bad = reasons.is_valid()
+            names = ["file", "row", "reason"]
+            for file, row, reason in columns_of(batch.select(names).filter(bad), names):
+                self.rejected[reason] = self.rejected.get(reason, 0) + 1
+                examples = self.examples.setdefault(reason, [])
+                examples.append((file, row))
+                if len(examples) > 8 * EXAMPLES:
+                    self.examples[reason] = sorted(examples)[:EXAMPLES]
+            batch = batch.filter(reasons.is_null())
+        if "query" in batch.schema.names:
+            self.pairs += batch.num_rows
+            negatives = batch.column("negatives")
+            self.negatives |= negatives.null_count < len(negatives)
+            for texts in (batch.column("query"), batch.column("document"), negatives.flatten()):
+                self.bytes += pc.sum(pc.binary_length(texts)).as_py() or 0
+        return batch
+
+    def facts(self) -> dict:
+        rejected = {why: [count, sorted(self.examples[why])[:EXAMPLES]] for why, count in self.rejected.items()}
+        return {"pairs": self.pairs, "bytes": self.bytes, "negatives": self.negatives, "rejected": rejected}
+
+
+class Runs:
+    """Writes a task's rows to files in which those of a bucket stand together: an Arrow batch a bucket, in order.
+
+    A function that runs again, on another machine, writes the same files again.
+    """
+
+    def __init__(self, folder: Path, number: int, buckets: int):
+        self.folder, self.number, self.buckets = folder, number, buckets
+        self.held: list[pa.RecordBatch] = []
+        self.bytes = self.written = 0
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Take rows of PART or KEYED, none of them rejected."""
+        if batch.num_rows:
+            self.held.append(batch)
+            self.bytes += batch.nbytes
+        if self.bytes > max(RUN_BYTES, self.buckets * BUCKET_RUN_BYTES):
+            self.write()
+
+    def finish(self) -> None:
+        if self.held:
+            self.write()
+
+    def write(self) -> None:
+        rows = pa.Table.from_batches(self.held).combine_chunks()
+        self.held, self.bytes = [], 0
+        for batch in rows.to_batches():  # one, but for texts of more than 2 GiB
+            path = self.folder / f"{self.number:06d}-{self.written:06d}.arrow"
+            self.written += 1
+            bucket = batch.column("bucket").to_numpy()
+            batch = batch.drop_columns(["reason", "bucket"])
+            order = np.argsort(bucket, kind="stable")
+            ends = np.searchsorted(bucket[order], np.arange(self.buckets), side="right").tolist()
+            packed = "lz4" if self.buckets >= PACKED_BUCKETS else None
+            options = pa.ipc.IpcWriteOptions(compression=packed, use_threads=False)
+            with path.open("wb") as file, pa.ipc.new_file(file, batch.schema, options=options) as writer:
+                for begin, end in zip([0, *ends], ends, strict=False):
+                    writer.write_batch(batch.take(pa.array(order[begin:end])))
+
+
+def read_buckets(folder: Path, buckets: range) -> pa.Table | None:
+    """Read the rows of some buckets from all runs of a folder; None where there is no run."""
+    batches = []
+    for path in sorted(folder.iterdir()):
+        with pa.OSFile(str(path)) as file:
+            run = pa.ipc.open_file(file)
+            batches += [run.get_batch(bucket) for bucket in buckets]
+    return pa.Table.from_batches(batches) if batches else None
+
+
+def count_parts(source: Source, found: list[dict], max_rejected: float) -> tuple[Tally, int]:
+    """Add up rows read and rejected, and the bytes of the pairs' texts. Raises UserError for what stops the source."""
+    counts: dict[str, int] = {}
+    examples: dict[str, list[list]] = {}
+    for facts in found:
+        for why, (count, first) in facts["rejected"].items():
+            counts[why] = counts.get(why, 0) + count
+            examples[why] = sorted([*examples.get(why, []), *first])[:EXAMPLES]
+    pairs, negatives = sum(facts["pairs"] for facts in found), any(facts["negatives"] for facts in found)
+    tally = Tally(read=pairs + sum(counts.values()), negatives=negatives)
+    if not tally.read:
         raise UserError(f"source {source.name}: its raw files hold no row")
-    rows = daft.read_parquet(f"{parts}/**/*.parquet")
-    reason, negatives = daft.col("reason"), daft.col("negatives")
-    counts = rows.groupby("reason").agg(daft.col("row").count(), negatives.count().alias("triples")).to_pydict()
-    tally = Tally(read=sum(counts["row"]), negatives=any(counts["triples"]))
-    found = {why: count for why, count in zip(counts["reason"], counts["row"], strict=True) if why is not None}
-    tally.rejected = dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+    tally.rejected = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
     for why in tally.rejected:
         if why.startswith(FATAL):
             raise UserError(f"source {source.name}: {why.removeprefix(FATAL)}")
-        examples = rows.where(reason == why).sort(["file", "row"]).limit(EXAMPLES).select("reason", "file", "row")
-        tally.examples += examples.to_pylist()
+        tally.examples += [{"reason": why, "file": file, "row": row} for file, row in examples[why]]
     faults = {why: count for why, count in tally.rejected.items() if not why.startswith(FILTERED)}
-    pairs, rejected = tally.read - sum(tally.rejected.values()), sum(faults.values())
-    limit = f"more than max_rejected={max_rejected:g}"
+    rejected, limit = sum(faults.values()), f"more than max_rejected={max_rejected:g}"
     if not pairs:
         faults, rejected, limit = tally.rejected, tally.read, "so no pair is left"
     if not pairs or rejected > max_rejected * (pairs + rejected):
@@ -232,56 +360,142 @@ def count_parts(source: Source, parts: Path, max_rejected: float) -> Tally:
             f"source {source.name}: {rejected:,} of {pairs + rejected:,} rows are rejected, {limit}; "
             f"most often '{worst['reason']}', first at {worst['file']}:{worst['row']}"
         )
-    return tally
+    return tally, sum(facts["bytes"] for facts in found)
 
 
-def sorted_bucket(parts: Path, seen: list[Path] | None) -> Iterator[pa.RecordBatch]:
-    """The pairs of a bucket in order of (hash, file, row), without those in `seen`."""
-    if not parts.is_dir():
-        return
-    rows = daft.read_parquet(f"{parts}/*.parquet")
-    if seen:
-        high = daft.col("high")
-        ends = rows.agg(high.min().alias("first"), high.max().alias("last")).to_pylist()[0]
-        others = daft.read_parquet([str(path) for path in seen])
-        others = others.where((high >= ends["first"]) & (high <= ends["last"]))
-        rows = rows.join(others, on=["high", "low"], how="anti")
-    yield from rows.sort(["high", "low", "file", "row"]).to_arrow_iter()
+def unique_pairs(
+    number: int,
+    buckets: range,
+    groups: range,
+    all_groups: int,
+    *,
+    work: Path,
+    columns: list[str],
+    seen: list[Path] | None,
+    evaluation: Path | None,
+) -> dict:
+    """The task that writes the row groups of some buckets to a parquet file of its number, and their hashes to another.
+
+    Args:
+        number: of the task.
+        buckets, groups: what the task has of the buckets, and of `all_groups` row groups: the same hashes.
+        work, seen: as in `make_pairs`.
+        columns: of the pairs file.
+        evaluation: key of `evaluations`, or the file with one.
+    Returns: {"distinct": distinct pairs that no other source has, "contamination": what is counted of these}.
+    """
+    schema = pa.schema([PART.field(name) for name in columns])
+    rows = read_buckets(work / "parts", buckets)
+    order, high = distinct_rows(rows, seen)
+    contamination = Contamination(evaluation_of(evaluation)) if evaluation else None
+    ends = np.searchsorted(leading(high, all_groups), np.asarray(groups), side="right").tolist()
+    if rows.nbytes > LARGE_BYTES:
+        rows = rows.cast(pa.schema([large(field) for field in rows.schema]))
+    rows = rows.combine_chunks()
+    place = work / "unique" / f"{number:06d}"
+    hashes = pq.ParquetWriter(place.with_suffix(".hashes"), HASHES, **PARQUET) if seen is not None else None
+    with pq.ParquetWriter(place.with_suffix(".pairs"), schema, **PARQUET) as writer:
+        for begin, end in zip([0, *ends], ends, strict=False):
+            group = rows.take(pa.array(order[begin:end]))
+            if hashes and group.num_rows:
+                hashes.write_table(group.select(HASHES.names), row_group_size=group.num_rows)
+            if contamination:
+                group = contamination.clean(group)
+            if group.num_rows:
+                writer.write_table(group.select(columns).cast(schema), row_group_size=group.num_rows)
+    if hashes:
+        hashes.close()
+    return {"distinct": len(order), "contamination": contamination and contamination.found()}
 
 
-def first_of_each(batch: pa.RecordBatch, last: tuple | None) -> tuple[pa.Array, tuple | None]:
-    """Which rows of a batch in hash order begin a new hash, and the batch's last hash; `last` is the one before it."""
-    high, low = (batch.column(name).to_numpy() for name in ("high", "low"))
-    if not len(high):
-        return pa.array([], pa.bool_()), last
-    first = np.ones(len(high), bool)
+def large(field: pa.Field) -> pa.Field:
+    """The field with 64-bit offsets, if it is one of texts."""
+    kinds = {pa.string(): pa.large_string(), pa.list_(pa.string()): pa.large_list(pa.large_string())}
+    return field.with_type(kinds.get(field.type, field.type))
+
+
+def leading(high: np.ndarray, intervals: int) -> np.ndarray:
+    """Which of so many intervals of the hashes, a power of two, each one is in."""
+    bits = intervals.bit_length() - 1
+    return high >> np.uint64(64 - bits) if bits else np.zeros(len(high), np.uint64)
+
+
+def distinct_rows(rows: pa.Table, seen: list[Path] | None) -> tuple[np.ndarray, np.ndarray]:
+    """Find the rows that are first of their hash by (file, row), but for hashes in `seen`, in order of the hashes.
+
+    Returns: the rows' numbers, and the first 64 bits of their hashes.
+    """
+    high, low, row = (rows.column(name).to_numpy() for name in ("high", "low", "row"))
+    order = np.argsort(high, kind="stable")
+    ordered = high[order]
+    equal = ordered[1:] == ordered[:-1]
+    tied = np.zeros(len(order), bool)
+    tied[1:] |= equal
+    tied[:-1] |= equal
+    ties = order[tied]
+    if len(ties):
+        files = rows.column("file").take(pa.array(ties)).combine_chunks().dictionary_encode()
+        ranks = np.argsort(np.argsort(np.array(files.dictionary.to_pylist(), object)))
+        ranks = ranks[files.indices.to_numpy()]
+        order[tied] = ties[np.lexsort((row[ties], ranks, low[ties], high[ties]))]
+    high, low = high[order], low[order]
+    first = np.ones(len(order), bool)
     first[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
-    first[0] = last != (high[0], low[0])
-    return pa.array(first), (high[-1], low[-1])
+    if seen and len(order):
+        first &= ~np.isin(joint(high, low), joint(*seen_hashes(seen, high[0], high[-1])))
+    return order[first], high[first]
+
+
+def joint(high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    """Both halves of the hashes as one value each."""
+    return np.ascontiguousarray(np.stack([high, low], axis=1).astype(">u8")).view("S16").ravel()
+
+
+def seen_hashes(seen: list[Path], least: np.uint64, most: np.uint64) -> tuple[np.ndarray, np.ndarray]:
+    """Read the hashes (high, low) of an interval from hash files."""
+    found = [np.empty((0, 2), np.uint64)]
+    for path in seen:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for group in range(file.num_row_groups):
+                span = file.metadata.row_group(group).column(0).statistics
+                if span.max >= least and span.min <= most:
+                    table = file.read_row_group(group)
+                    found.append(np.stack([table.column(name).to_numpy() for name in HASHES.names], axis=1))
+    high, low = np.concatenate(found).T
+    inside = (high >= least) & (high <= most)
+    return high[inside], low[inside]
+
+
+def evaluation_of(path: Path) -> EvaluationTexts:
+    """The evaluation texts that `make_pairs` gave, or, in another process, wrote to that file."""
+    if path not in evaluations:
+        evaluations.clear()
+        evaluations[path] = pickle.loads(path.read_bytes())
+    return evaluations[path]
 
 
 def raw_records(source: Source, raw: Raw) -> Iterator[tuple[str, Record | Keyed]]:
-    """(file, record) of a raw file."""
+    """(file, record) of a raw file, read row by row."""
+    for record in refusals(source.read(raw)):
+        yield raw.name, record
+
+
+def refusals(found: Iterator) -> Iterator:
+    """What is found, and as a rejection why no more is: it is counted with the others, and then stops the source."""
     try:
-        for record in source.read(raw):
-            yield raw.name, record
-    except (UserError, OSError) as error:  # crosses the engine as a row: exceptions do not keep their type there
+        yield from found
+    except (UserError, OSError) as error:
         said = str(error).encode(errors="backslashreplace").decode()  # it may quote what is no UTF-8
-        yield raw.name, Rejected(FATAL + said, 0)
+        yield Rejected(FATAL + said, 0)
 
 
-def joined_records(source: Source, folder: Path) -> Iterator[tuple[str, Record]]:
-    """(file, record) of a bucket of KEYED rows, which is held in memory; of that of rejections one batch."""
-    paths = sorted(folder.glob("*.parquet"))
-    if folder.name == f"bucket={REJECTED}":
-        for batch in (batch for path in paths for batch in pq.ParquetFile(path).iter_batches(BATCH_ROWS)):
-            for file, row, reason in columns_of(batch, ["file", "row", "reason"]):
-                yield file, Rejected(reason, row)
-        return
+def joined_records(source: Source, folder: Path, bucket: int) -> Iterator[tuple[str, Record]]:
+    """(file, record) of a bucket of KEYED rows, which is held in memory."""
     names = list(KeyedRow._fields)
-    schema = pa.schema([KEYED.field(name) for name in names])
-    table = pa.concat_tables([pq.ParquetFile(path).read(names).select(names).cast(schema) for path in paths])
-    table = table.sort_by([(name, "ascending") for name in ("key", "order", "file", "row")])
+    table = read_buckets(folder, range(bucket, bucket + 1))
+    if table is None:
+        return
+    table = table.select(names).sort_by([(name, "ascending") for name in ("key", "order", "file", "row")])
     batches = table.to_batches(max_chunksize=1_024)
     rows = (KeyedRow(*row) for batch in batches for row in columns_of(batch, names))
     for _, group in groupby(rows, key=lambda row: row.key):
@@ -293,41 +507,23 @@ def columns_of(batch: pa.RecordBatch, names: list[str]) -> Iterator[tuple]:
     return zip(*(batch.column(name).to_pylist() for name in names), strict=True)
 
 
-class Rows(DataSource):
-    """What functions yield, as a Daft source of PART or KEYED rows: one task a function."""
-
-    def __init__(self, name: str, arrow: pa.Schema, functions: list[Callable], buckets: int):
-        self.title, self.arrow, self.functions, self.buckets = name, arrow, functions, buckets
-
-    @property
-    def name(self) -> str:
-        return self.title
-
-    @property
-    def schema(self) -> daft.Schema:
-        return daft.Schema.from_pyarrow_schema(self.arrow)
-
-    async def get_tasks(self, pushdowns) -> AsyncIterator["RowsTask"]:
-        for function in self.functions:
-            yield RowsTask(self.arrow, function, self.buckets)
+def plain_part(batch: pa.RecordBatch, file: str, buckets: int) -> pa.RecordBatch:
+    """The PART rows of what a columnar reader yields."""
+    high = batch.column("high").to_numpy()
+    columns = {
+        "file": pa.repeat(file, batch.num_rows),
+        "reason": pa.nulls(batch.num_rows, pa.string()),
+        "bucket": pa.array(leading(high, buckets).astype(np.int32)),
+    }
+    columns |= {name: batch.column(name) for name in batch.schema.names}
+    return pa.record_batch([columns[name] for name in PART.names], schema=PART)
 
 
-class RowsTask(DataSourceTask):
-    """The task of one function that yields (file, record)."""
-
-    def __init__(self, arrow: pa.Schema, function: Callable, buckets: int):
-        self.arrow, self.function, self.buckets = arrow, function, buckets
-
-    @property
-    def schema(self) -> daft.Schema:
-        return daft.Schema.from_pyarrow_schema(self.arrow)
-
-    async def read(self) -> AsyncIterator[RecordBatch]:
-        make_row = part_row if self.arrow == PART else keyed_row
-        for rows in batches_of(make_row(file, record, self.buckets) for file, record in self.function()):
-            columns = zip(*rows, strict=True)
-            arrays = [pa.array(column, kind.type) for column, kind in zip(columns, self.arrow, strict=True)]
-            yield RecordBatch.from_arrow_record_batches([pa.record_batch(arrays, schema=self.arrow)], self.arrow)
+def record_batch(rows: list[tuple], schema: pa.Schema) -> pa.RecordBatch:
+    """Rows as an Arrow batch."""
+    columns = zip(*rows, strict=True)
+    return pa.record_batch([pa.array(column, kind.type) for column, kind in zip(columns, schema, strict=True)],
+                           schema=schema)  # fmt: skip
 
 
 def part_row(file: str, record: Record, buckets: int) -> tuple[int, tuple]:
@@ -349,14 +545,17 @@ def keyed_row(file: str, record: Keyed | Rejected, buckets: int) -> tuple[int, t
     return sum(map(len, values)), (file, row, None, text_hash(key) * buckets >> 64, key, order, values)
 
 
-def batches_of(rows: Iterator[tuple[int, tuple]]) -> Iterator[list[tuple]]:
-    """Rows some thousand at a time, fewer of long ones."""
-    batch, characters = [], 0
-    for size, row in rows:
-        batch.append(row)
-        characters += size
-        if len(batch) == BATCH_ROWS or characters > BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
+def batches_of(rows: Iterator[pa.RecordBatch | tuple[int, tuple]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Batches as they are, and (characters, row) some thousand rows at a time, fewer of long ones."""
+    held, characters = [], 0
+    for found in rows:
+        if isinstance(found, pa.RecordBatch):
+            yield found
+            continue
+        characters += found[0]
+        held.append(found[1])
+        if len(held) == BATCH_ROWS or characters > BATCH_CHARACTERS:
+            yield record_batch(held, schema)
+            held, characters = [], 0
+    if held:
+        yield record_batch(held, schema)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -50,6 +51,16 @@ Reader = Callable[..., Iterator[Record | Keyed]]
 Join = Callable[..., Iterator[tuple[str, Record]]]
 Line = tuple[int, bytes]
 Row = tuple[int, object]  # its number and value
+
+
+class Taken(NamedTuple):
+    """Rows that were read by columns, one a line: how many lines, and what they gave so far."""
+
+    lines: int
+    batches: list[pa.RecordBatch]
+
+
+Take = Callable[[int], Taken]  # of a table so wide
 
 
 # module and function of each format: imported where a source is read, so that no format needs another one's parser
@@ -176,20 +187,23 @@ def table_rows(
     quoting: str = "minimal",
     max_line: int = MAX_LINE,
     check: Callable[[list[str]], None] = lambda columns: None,
-) -> Iterator[Row | Rejected]:
+    items: Iterator[Line | Rejected] | None = None,
+    take: Take | None = None,
+) -> Iterator[Row | Rejected | Taken]:
     """The rows of a csv or tsv file as (line, {column: cell}), without a header as (line, cells).
 
-    Column names are stripped. `check` is called with them before the first row, and may raise.
+    Column names are stripped. `check` is called with them before the first row, and may raise. items, take: the lines
+    where they are not read here, and what may take lines away from them by itself wherever a row begins.
     """
     rejected: list[Rejected] = []
-    text = texts(lines(path, max_line), rejected)
-    rows = split_lines(text, delimiter) if quoting == "none" else quoted_rows(text, delimiter, max_line)
+    text = texts(lines(path, max_line) if items is None else items, rejected)
+    rows = split_lines(text, delimiter, take) if quoting == "none" else quoted_rows(text, delimiter, max_line, take)
     columns = None
     for row, lines_read, cells in rows:
         yield from rejected
         broken = bool(rejected) and lines_read > 1  # the row may have lost a line of its own
         rejected.clear()
-        if isinstance(cells, Rejected):
+        if isinstance(cells, Rejected | Taken):
             yield cells
         elif broken:
             yield Rejected("row with a rejected line", row)
@@ -424,14 +438,28 @@ def texts(items: Iterator[Line | Rejected], rejected: list[Rejected]) -> Iterato
             yield item[1].decode(errors="surrogateescape")
 
 
-def split_lines(text: Iterator[str], delimiter: str) -> Iterator[tuple[int, int, list[str]]]:
+def split_lines(
+    text: Iterator[str], delimiter: str, take: Take | None = None
+) -> Iterator[tuple[int, int, list[str] | Taken]]:
     """(row, lines of the row, cells) of lines split at every delimiter; none for a blank line."""
-    for number, line in enumerate(text, 1):
-        line = line.rstrip("\r\n")
-        yield number, 1, line.split(delimiter) if line else []
+    number = width = 0
+    while True:
+        if take and width and (taken := take(width)).lines:
+            number += taken.lines
+            yield number, taken.lines, taken
+            continue
+        line = next(text, None)
+        if line is None:
+            return
+        number, line = number + 1, line.rstrip("\r\n")
+        cells = line.split(delimiter) if line else []
+        width = width or len(cells)
+        yield number, 1, cells
 
 
-def quoted_rows(text: Iterator[str], delimiter: str, max_cell: int) -> Iterator[tuple[int, int, list[str] | Rejected]]:
+def quoted_rows(
+    text: Iterator[str], delimiter: str, max_cell: int, take: Take | None = None
+) -> Iterator[tuple[int, int, list[str] | Rejected | Taken]]:
     """(row, lines of the row, cells) by RFC-4180; a rejection in place of cells that csv cannot read.
 
     A quote that is never closed, or closed by that of a later row, costs its own line: the lines behind it are read
@@ -443,6 +471,10 @@ def quoted_rows(text: Iterator[str], delimiter: str, max_cell: int) -> Iterator[
     rows = csv.reader(source, delimiter=delimiter, strict=True)
     while True:
         source.begin_row()
+        if take and source.is_between_rows() and (taken := take(source.width)).lines:
+            source.number += taken.lines
+            yield source.number, taken.lines, taken
+            continue
         try:
             cells = next(rows)
             if source.swallows():
@@ -493,6 +525,10 @@ class Rewindable:
 
     def begin_row(self) -> None:
         self.taken = []
+
+    def is_between_rows(self) -> bool:
+        """Whether the next line is new, begins a row of a table whose width is known, and no quote is in doubt."""
+        return self.width > 0 and not self.again and self.number >= self.doubted
 
     def rewind(self) -> int:
         """Gives back all lines of the row but its first, whose number it returns."""
