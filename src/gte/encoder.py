@@ -405,9 +405,10 @@ class Encoder(nn.Module):
     @contextmanager
     def inference_in(self, precision: str):
         """Within, `embed` computes in this precision, by frozen layers where they fit. UserError for int8 where not."""
-        reason = why_not(self.lm, precision) if precision != "fp16" else "on a GPU alone"
-        if not self.packed:
-            reason = f"texts are padded, on {self.device.type}"
+        if on_cuda(self.device) or not self.packed or precision == "fp16":
+            reason = "it is for packed texts on a CPU"
+        else:
+            reason = why_not(self.lm, precision)
         if reason is not None:
             if precision == "int8":
                 raise UserError(f"precision=int8 cannot be: {reason}; choose fp32 or bf16")
@@ -425,7 +426,7 @@ class Encoder(nn.Module):
 
     def calibration(self) -> tuple[Tensor, Runs]:
         """What the first layer gets of `calibration_texts`, [T, D], and the runs of their lengths."""
-        ids, lengths = self.token_ids()(calibration_texts(self.tokenizer), 0, "")
+        ids, lengths = self.token_ids()(calibration_texts(self.tokenizer, min(self.max_length, 512)), 0, "")
         order = np.argsort(-lengths, kind="stable")
         starts = torch.from_numpy((lengths.cumsum() - lengths)[order])
         ids, positions, runs, _ = self.pack(

@@ -342,8 +342,10 @@ def first_hidden(lm: nn.Module, ids: Tensor, positions: Tensor) -> Tensor:
     return (lm.embeddings_project(hidden) if hasattr(lm, "embeddings_project") else hidden)[0]  # ELECTRA's
 
 
-def calibration_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Random tokens of a vocabulary, the same at each call."""
+def calibration_texts(tokenizer: PreTrainedTokenizerBase, longest: int) -> list[str]:
+    """Random tokens of a vocabulary, the same at each call; then no token, and `longest` different and equal ones."""
     rng = np.random.default_rng(0)
-    sizes = rng.integers(1, CALIBRATION_TOKENS, CALIBRATION_TEXTS)
-    return [tokenizer.decode(rng.integers(len(tokenizer), size=size), skip_special_tokens=True) for size in sizes]
+    ids = [rng.integers(len(tokenizer), size=n) for n in rng.integers(1, CALIBRATION_TOKENS, CALIBRATION_TEXTS)]
+    ids += [rng.integers(len(tokenizer), size=n) for n in (0, longest)]
+    ids += [np.repeat(rng.integers(len(tokenizer)), longest) for _ in range(2)]
+    return [tokenizer.decode(row, skip_special_tokens=True) for row in ids]
