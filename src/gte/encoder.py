@@ -38,12 +38,14 @@ from gte.attention import (
 from gte.chunks import Placed, Plan, place, plan_chunks
 from gte.errors import UserError
 from gte.fast_ids import FastIds
+from gte.frozen import FrozenLayers, calibration_texts, first_hidden, why_not
 from gte.fused import use_fused_layers
 from gte.pretrained import POOLINGS, Settings, load_pretrained, usable_positions
 from gte.prompts import find_prompt, prompt_length
 from gte.recompute import run_again, separate_casts
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = (*AUTOCAST, "int8")  # of `encode`
 
 
 class Encoder(nn.Module):
@@ -108,10 +110,12 @@ class Encoder(nn.Module):
         self.counts: Counter[str] = Counter()  # of `encode`: the texts, and those of them that fill max_length
         self.pad_id = tokenizer.pad_token_id or 0
         self.fast_ids: FastIds | None = None
+        self.frozen: FrozenLayers | None = None  # kept from one `encode` to the next
+        self.frozen_in_use = False
 
     def __getstate__(self) -> dict:
         """Of a copy, or a pickle: without what is quickly made anew, and is no one else's to change."""
-        return self.__dict__ | {"fast_ids": None}
+        return self.__dict__ | {"fast_ids": None, "frozen": None}
 
     @classmethod
     def from_pretrained(
@@ -299,10 +303,13 @@ class Encoder(nn.Module):
 
         words_TD: the token embeddings of ids, where they have been looked up.
         """
-        given = {"input_ids": ids} if words_TD is None else {"inputs_embeds": words_TD[None]}
-        mask = no_mask(self.lm.config)
-        output = self.lm(**given, attention_mask=mask, position_ids=positions, runs=runs, offsets=offsets)
-        hidden_TD = output.last_hidden_state[0]
+        if self.frozen_in_use:
+            hidden_TD = self.frozen(first_hidden(self.lm, ids, positions), runs)
+        else:
+            given = {"input_ids": ids} if words_TD is None else {"inputs_embeds": words_TD[None]}
+            mask = no_mask(self.lm.config)
+            output = self.lm(**given, attention_mask=mask, position_ids=positions, runs=runs, offsets=offsets)
+            hidden_TD = output.last_hidden_state[0]
         dtype = at_least_float32(hidden_TD)
         if self.settings.pooling != "mean":
             return hidden_TD[lengths.cumsum(0) - lengths + self.chosen(lengths, skip)].to(dtype)
@@ -362,7 +369,9 @@ class Encoder(nn.Module):
 
         Before each text goes `prompt`, else the prompt that the model has under `prompt_name`, else its default one, as
         in sentence-transformers; prompt="" is none. Raises UserError for a name that it does not have.
-        `precision` is fp32 (default), bf16 or fp16: the arithmetic of the language model; pooling stays float32.
+        `precision` is fp32 (default), bf16, fp16 or int8: the arithmetic of the language model; pooling stays float32.
+        On a CPU a BERT's layers are laid out anew for it (`gte.frozen`), and kept so for the next call: their weights
+        take that much memory again. int8 is for these alone, UserError names what is missing.
         `batch_tokens`: tokens of a chunk, padding included; None suits the device.
         Texts are tokenised and encoded in blocks, so memory beyond the result does not grow with N; the next block is
         tokenised while one is encoded. Calls from several threads wait for each other: the mode of the modules, which
@@ -370,16 +379,16 @@ class Encoder(nn.Module):
         """
         if isinstance(texts, str) or not (hasattr(texts, "__len__") and hasattr(texts, "__getitem__")):
             raise TypeError(f"encode takes a list of texts, got one {type(texts).__name__}")
-        if (precision or "fp32") not in AUTOCAST:
-            raise UserError(f"precision={precision} is unknown; choose {', '.join(AUTOCAST)}")
+        precision = precision or "fp32"
+        if precision not in PRECISIONS:
+            raise UserError(f"precision={precision} is unknown; choose {', '.join(PRECISIONS)}")
         prompt = find_prompt(self.settings, prompt_name, prompt)
         skip = prompt_length(self.tokenizer, prompt, self.max_length) if prompt else 0
         if batch_tokens is None:  # small chunks stay in a processor's cache and pad little; a GPU wants to be filled
             batch_tokens = max(2_048 if self.device.type == "cpu" else 65_536, self.max_length)
-        dtype = AUTOCAST[precision or "fp32"]
         result_ND = np.empty((len(texts), self.dimensions), dtype=np.float32)
         bar = tqdm(total=len(texts), unit=" texts", disable=not progress, leave=False)
-        with lock_of(self), evaluating(self), self.computing_in(dtype), bar:
+        with lock_of(self), evaluating(self), self.inference_in(precision), bar:
             packed, token_ids = self.packed, self.token_ids()  # here: autocast is another one in each thread
 
             def prepare(start: int) -> tuple[int, np.ndarray, np.ndarray, Plan]:
@@ -391,13 +400,62 @@ class Encoder(nn.Module):
                 skip_N = None if self.settings.include_prompt or not skip else np.full_like(lengths, skip)
                 placed = place(torch.from_numpy(ids), lengths, plan, self.device, skip_N)
                 parts = []
-                for chunk in placed.chunks:
-                    parts.append(self.embed(placed, chunk))
+                for chunk, part in zip(placed.chunks, self.embed_chunks(placed), strict=True):
+                    parts.append(part)
                     bar.update(len(chunk))
                 x_ND = torch.cat(parts)[placed.back_N, : self.dimensions]
                 x_ND = nn.functional.normalize(x_ND, dim=-1) if normalize else x_ND
                 result_ND[start : start + len(lengths)] = to_host(x_ND)  # the one wait of a block
         return result_ND
+
+    def embed_chunks(self, placed: Placed) -> Iterator[Tensor]:
+        """`embed` of each chunk; of frozen layers one chunk a thread, since the steps between products are short."""
+        threads = torch.get_num_threads()
+        if not self.frozen_in_use or threads == 1 or len(placed.chunks) < 2 * threads:
+            yield from (self.embed(placed, chunk) for chunk in placed.chunks)
+            return
+
+        @torch.inference_mode()  # a thread has a mode of its own
+        def embed(chunk: range) -> Tensor:
+            return self.embed(placed, chunk)
+
+        try:
+            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as workers:
+                yield from workers.map(embed, placed.chunks)
+        finally:
+            torch.set_num_threads(threads)  # what a thread sets is also what new ones begin with
+
+    @contextmanager
+    def inference_in(self, precision: str):
+        """Within, `embed` computes in this precision, by frozen layers where they fit. UserError for int8 where not."""
+        if on_cuda(self.device) or not self.packed or precision == "fp16":
+            reason = "it is for packed texts on a CPU"
+        else:
+            reason = why_not(self.lm, precision)
+        if reason is not None:
+            if precision == "int8":
+                raise UserError(f"precision=int8 cannot be: {reason}; choose fp32 or bf16")
+            with self.computing_in(AUTOCAST[precision]):
+                yield
+            return
+        if self.frozen is None or not self.frozen.serves(self.lm, precision):
+            self.frozen = None  # first, or both would be there at once
+            self.frozen = FrozenLayers(self.lm, precision, self.calibration() if precision == "int8" else None)
+        self.frozen_in_use = True
+        try:
+            yield
+        finally:
+            self.frozen_in_use = False
+
+    def calibration(self) -> tuple[Tensor, Runs]:
+        """What the first layer gets of `calibration_texts`, [T, D], and the runs of their lengths."""
+        ids, lengths = self.token_ids()(calibration_texts(self.tokenizer, min(self.max_length, 512)), 0, "")
+        order = np.argsort(-lengths, kind="stable")
+        starts = torch.from_numpy((lengths.cumsum() - lengths)[order])
+        ids, positions, runs, _ = self.pack(
+            torch.from_numpy(ids), starts, torch.from_numpy(lengths[order]), lengths[order]
+        )
+        return first_hidden(self.lm, ids, positions), runs
 
     @contextmanager
     def computing_in(self, dtype: torch.dtype | None):

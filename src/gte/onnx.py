@@ -172,16 +172,26 @@ def quantize(source: Path, file: Path) -> None:
 
 def onnx_embeddings(file: Path, encoder: Encoder, texts: list[str], rows: int = 16) -> np.ndarray:
     """Unit vectors [N, D] by onnxruntime alone, `rows` texts of like length at a time."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    ids = encoder.tokenize(texts)
+    session, ids = session_of(file), encoder.tokenize(texts)
     x_ND = np.empty((len(texts), encoder.dimensions), np.float32)
     order = np.argsort([len(row) for row in ids])
     for chunk in np.split(order, range(rows, len(order), rows)):
-        lengths = np.array([len(ids[i]) for i in chunk])
-        mask_NL = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
-        ids_NL = np.full(mask_NL.shape, encoder.pad_id, np.int64)
-        ids_NL[mask_NL == 1] = np.concatenate([ids[i] for i in chunk])
-        x_ND[chunk] = session.run([OUTPUTS[1]], dict(zip(INPUTS, (ids_NL, mask_NL), strict=True)))[0]
+        inputs = padded_inputs([ids[i] for i in chunk], encoder.pad_id)
+        x_ND[chunk] = session.run([OUTPUTS[1]], dict(zip(INPUTS, inputs, strict=True)))[0]
     return x_ND
+
+
+def session_of(file: Path):
+    """An onnxruntime session of a graph on the CPU."""
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+
+
+def padded_inputs(ids: list[list[int]], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """What a graph takes of some texts' token ids: ids and mask, int64 [N, L]."""
+    lengths = np.array([len(row) for row in ids])
+    mask_NL = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
+    ids_NL = np.full(mask_NL.shape, pad_id, np.int64)
+    ids_NL[mask_NL == 1] = np.concatenate(ids)
+    return ids_NL, mask_NL

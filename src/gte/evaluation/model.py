@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from gte.compact import RESCORED, Vectors, scheme_for
 from gte.data.ranking import Bm25, best_scores
 from gte.data.tokenizer import rules
-from gte.encoder import AUTOCAST, Encoder, cut_line, native_bf16
+from gte.encoder import PRECISIONS, Encoder, cut_line, native_bf16
 from gte.errors import UserError
 from gte.evaluation.cache import VectorCache, text_keys
 from gte.evaluation.search import best_documents
@@ -47,10 +47,12 @@ def choose_device(device: str) -> str:
 
 def choose_precision(precision: str, device: str) -> str:
     """`auto` is fp16 on a GPU as in the paper; on a CPU bf16 where the processor computes it natively, else fp32."""
-    if precision not in {"auto", *AUTOCAST}:
-        raise UserError(f"precision={precision} is unknown; choose auto, {', '.join(AUTOCAST)}")
+    if precision not in {"auto", *PRECISIONS}:
+        raise UserError(f"precision={precision} is unknown; choose auto, {', '.join(PRECISIONS)}")
     if precision == "fp16" and device == "cpu":
         raise UserError("precision=fp16 needs a GPU; on a CPU choose bf16 or fp32")
+    if precision == "int8" and device != "cpu":
+        raise UserError("precision=int8 is for a CPU; give device=cpu, or choose fp16 or bf16")
     if precision != "auto":
         return precision
     if device != "cpu":
