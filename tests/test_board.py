@@ -219,6 +219,10 @@ def test_the_model_meta_says_what_the_history_says_and_no_more(run, script, tmp_
     write_sts(tmp_path / "data" / "STS12")
     content = torch.load(folder / "checkpoints" / "last.ckpt")
     content["history"][0]["sources"] = {"msmarco": {}, "fever": {}, "nli": {}, "my_pairs": {}}
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "README.md").write_text("---\nlicense: a licence of its own\n---\n# base\n")
+    content["history"][0]["model"] = {"name_or_path": str(base)}
     torch.save(content, folder / "checkpoints" / "last.ckpt")
     arguments = ["checkpoint=run", "suite=sts", "data_dir=data", "precision=fp32", "out=out"]
     code, out, err = script("eval", *arguments)

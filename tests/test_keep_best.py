@@ -165,7 +165,7 @@ def test_what_is_never_measured_is_said_before_the_training(script, prepared, tm
     assert message in script.refused("train", *TINY, f"data.dir={prepared}", "out=run", *evaluation, *arguments)
 
 
-def test_evaluations_may_be_a_suite_by_name(tmp_path, capsys):
+def test_evaluations_may_be_a_suite_by_name(tmp_path, capsys, monkeypatch):
     from test_board import suite_of
     from test_evaluation import write_retrieval
 
@@ -182,5 +182,9 @@ def test_evaluations_may_be_a_suite_by_name(tmp_path, capsys):
         plan_evaluation(str(tmp_path), "nanno")
     with pytest.raises(UserError, match=r"evaluate\.tasks=demo is no suite"):  # is what a folder holds
         plan_evaluation(None, "demo")
+    monkeypatch.setattr("gte.evaluation.board.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+    with pytest.raises(UserError, match="suite=nano needs the hub, which cannot be reached, for the data of Nano"):
+        plan_evaluation(None, "nano")
     with pytest.raises(UserError, match="keep_best=eval/STS12 is not measured"):
         check_keep_best("eval/STS12", None, 10, Plan({"STS13": None}, {}))

@@ -145,6 +145,7 @@ def model_meta(label: str, checkpoint: str, model: EncoderModel, stated: dict) -
     facts, lm = model.describe(), model.encoder.lm
     stages = history(checkpoint)
     base, licence = base_of(stages)
+    licence = card_licence(checkpoint) or licence
     settings = model.encoder.settings
     embeddings = lm.get_input_embeddings() if hasattr(lm, "get_input_embeddings") else None
     of_hub = "/" in checkpoint and isinstance(find_checkpoint(checkpoint), str)
@@ -158,7 +159,7 @@ def model_meta(label: str, checkpoint: str, model: EncoderModel, stated: dict) -
         "memory_usage_mb": round(4 * facts["parameters"] / 2**20),  # of float32, as export writes it
         "max_tokens": facts["max_length"],
         "embed_dim": facts["width"],
-        "license": card_licence(checkpoint) or licence,
+        "license": None if refusal("license", licence) else licence,  # a card may name one that mteb has no word for
         "open_weights": True if getattr(lm.config, "_commit_hash", None) else None,
         "framework": ["Sentence Transformers", "PyTorch", "safetensors"],
         "similarity_fn_name": "cosine",
@@ -175,11 +176,17 @@ def check_stated(stated: dict) -> None:
         if key not in STATED:
             near = did_you_mean(key, STATED)
             raise UserError(f"board.{key} is not read{near or '; of it are read: ' + ', '.join(STATED)}")
-        try:
-            ModelMeta(**NOT_KNOWN | {key: value})
-        except ValueError as error:  # pydantic's are of this kind
-            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else first_line(error)
-            raise UserError(f"board.{key}={value}: mteb does not take it: {first_line(ValueError(reason))}") from error
+        if wrong := refusal(key, value):
+            raise UserError(f"board.{key}={value}: mteb does not take it: {wrong}")
+
+
+def refusal(key: str, value) -> str | None:
+    """Why mteb does not take a value of a field; None where it does."""
+    try:
+        ModelMeta(**NOT_KNOWN | {key: value})
+    except ValidationError as error:
+        return first_line(ValueError(error.errors()[0]["msg"]))
+    return None
 
 
 def scored_too(stages: list[dict]) -> set[str]:
