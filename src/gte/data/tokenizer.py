@@ -19,7 +19,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 # sentence-transformers names a file of settings after one of these, whatever the language model
 TRANSFORMER_KINDS = ["bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"]
 LONGEST_WORD = 100  # letters of a word that WordPiece cuts; a longer one is [UNK]
-LONG_WORD = re.compile(r"\S{%d}" % (LONGEST_WORD + 1))
+LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD + 1}}}")
 ALPHABET = 400  # single characters a trained vocabulary may hold; rarer ones become [UNK]
 
 
