@@ -217,7 +217,11 @@ def test_rows_read_are_kept_duplicate_or_rejected_and_none_else(tmp_path, seed):
         (tmp_path / "raw" / f"s{number}.jsonl").write_text("\n".join(lines))
     (tmp_path / "raw" / "cut.jsonl.gz").write_bytes(gzip.compress("\n".join(make_rows(rng, 5_000, 0)).encode())[:9_000])
     recipe = recipe_of(tmp_path / "raw", infer_sources(tmp_path / "raw"), max_rejected=0.9)
-    manifest = prepare(recipe, tmp_path / "out", report=silent)
+    said: list[str] = []
+    manifest = prepare(recipe, tmp_path / "out", report=said.append)
+    row = manifest.sources["cut"]["examples"][0]["row"]
+    assert f"note: cut: cut.jsonl.gz breaks off behind row {row:,} (damaged archive); what follows" in said[-1]
+    assert said[-1].count("breaks off") == 1 and "force=true" in said[-1]
     for name, facts in manifest.sources.items():
         assert facts["read"] == facts["kept"] + facts["duplicates"] + sum(facts["rejected"].values())
         assert (

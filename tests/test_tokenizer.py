@@ -143,11 +143,13 @@ def test_words_too_long_to_be_cut_are_not_trained_on_and_all_others_are(wordpiec
     def words(text: str) -> list[str]:
         return [word for word, _ in rust.pre_tokenizer.pre_tokenize_str(rust.normalizer.normalize_str(text))]
 
-    assert words(kept) == [word for word in words(text) if len(word) <= 100] and len(kept) < 2 * (len(url) + 400)
-    assert wordpiece.tokenize(endless) == wordpiece.tokenize("a" * 101) == ["[UNK]"] != wordpiece.tokenize("a" * 100)
-    texts = corpus()[:300]
-    spelt = train_tokenizer([*texts, "abcdefgh " * 2 + url], 600).get_vocab()
-    assert train_tokenizer([*texts, f"abcdefgh {endless[:5_000]} abcdefgh {url}"], 600).get_vocab() == spelt
+    assert len(kept) < 2 * (len(url) + 400)
+    assert words(kept) == [word for word in words(text) if len(word) <= 100]
+    assert wordpiece.tokenize(endless) == wordpiece.tokenize("a" * 101) == ["[UNK]"]
+    assert len(wordpiece.tokenize("a" * 100)) > 1
+    texts = [f"the word{n % 7} and number{n} again" for n in range(40)]
+    spelt = train_tokenizer([*texts, "abcdefgh " * 2 + url], 200).get_vocab()
+    assert train_tokenizer([*texts, f"abcdefgh {endless[:5_000]} abcdefgh {url}"], 200).get_vocab() == spelt
 
 
 def test_a_vocabulary_below_the_alphabet_is_refused():

@@ -44,6 +44,7 @@ TRUTH = Kind(lambda value: isinstance(value, bool), "true or false")
 TEXT = Kind(  # Hydra reads a folder 2020 as a number
     lambda value: isinstance(value, str | int) and not isinstance(value, bool) and value != "", "a single name or path"
 )
+NAME = Kind(lambda value: isinstance(value, str) and value != "", TEXT.said)
 SHARE = Kind(lambda value: finite(value) and 0 <= value <= 1, "a share, from 0 to 1")
 NUMBER = Kind(finite, "a finite number")
 LIST = Kind(lambda value: isinstance(value, list), "a list, [a,b]")
@@ -136,15 +137,15 @@ TRAIN = {
 
 # of conf/prepare.yaml and conf/data
 PREPARE = {
-    "engine": TEXT,
+    "engine": NAME,
     "dry_run": TRUTH,
     "force": TRUTH,
     "data.name": TEXT,
     "data.dir": TEXT,
     "data.path": TEXT.or_one_of(None),
-    "data.raw": TEXT,
-    "data.fetch": TEXT.or_one_of(None),
-    "data.evaluation": TEXT.or_one_of(None),
+    "data.raw": NAME,
+    "data.fetch": NAME.or_one_of(None),
+    "data.evaluation": NAME.or_one_of(None),
     "data.columns": Kind(lambda value: isinstance(value, dict | None), "a mapping, {query: A, pos: B}, or null"),
     "data.score": Kind(
         lambda value: value is None or value is False or (isinstance(value, str) and value), "a column, false or null"
@@ -156,7 +157,7 @@ PREPARE = {
     "data.sources": LIST.or_one_of(None),
     "data.triples": Kind(lambda value: isinstance(value, dict | None), "settings by name, or null"),
     "data.tokenizer": TEXT.or_one_of(None),
-    "data.tokenizer_revision": TEXT.or_one_of(None),
+    "data.tokenizer_revision": NAME.or_one_of(None),
     "data.vocab_size": whole(1).or_one_of(None),
     "data.max_tokens": whole(1),
     "data.max_rejected": SHARE,
@@ -177,15 +178,19 @@ SEVERAL_DEVICES = Kind(
     "auto, cpu or cuda:NUMBER, or a list of them",
 )
 SEVERAL_TEXTS = Kind(
-    lambda value: all(map(TEXT.fits, value)) and value if isinstance(value, list) else TEXT.fits(value),
+    lambda value: all(map(NAME.fits, value)) and value if isinstance(value, list) else NAME.fits(value),
     "a single name or path, or a list of them",
+)
+SEVERAL_COLUMNS = Kind(
+    lambda value: all(map(TEXT.fits, value)) and value if isinstance(value, list) else TEXT.fits(value),
+    "a column, or a list of them",
 )
 LABELLED = Kind(
     lambda value: SEVERAL_TEXTS.fits(list(value.values()) if isinstance(value, dict) else value),
     "a single name or path, a list of them, or {label: name}",
 )
 WORDS = Kind(lambda value: isinstance(value, dict | None), "words by kind, {query: 'query: '}, or null")
-ENCODING = {"precision": TEXT, "batch_tokens": whole(1).or_one_of(None), "device": SEVERAL_DEVICES, "prompts": WORDS}
+ENCODING = {"precision": NAME, "batch_tokens": whole(1).or_one_of(None), "device": SEVERAL_DEVICES, "prompts": WORDS}
 COLUMNS = {key: PREPARE[f"data.{key}"] for key in ("columns", "score", "min_score", "header", "delimiter")}
 
 # of the scripts that use a model
@@ -195,49 +200,49 @@ EVAL = {
     "tasks": NAMES,
     "split": Kind(lambda value: value is None or (isinstance(value, str) and value), "a name or null"),
     **ENCODING,
-    "cache": TEXT.or_one_of(None),
+    "cache": NAME.or_one_of(None),
     "cache_gb": Kind(above_zero, "above 0"),
     "wandb": TRUTH,
 }
 EMBED = {
-    "checkpoint": TEXT,
-    "in": TEXT,
-    "out": TEXT,
-    "format": TEXT.or_one_of(None),
+    "checkpoint": NAME,
+    "in": NAME,
+    "out": NAME,
+    "format": NAME.or_one_of(None),
     "field": TEXT,
     "id": TEXT.or_one_of(None),
-    "empty": TEXT,
-    "unreadable": TEXT,
+    "empty": NAME,
+    "unreadable": NAME,
     "normalize": TRUTH,
-    "prompt": TEXT.or_one_of(None),
+    "prompt": NAME.or_one_of(None),
     "prefix": Kind(lambda value: isinstance(value, str | int | float | None), "words or null"),
-    "precision": TEXT,
+    "precision": NAME,
     "batch_tokens": whole(1).or_one_of(None),
     "device": ONE_DEVICE,
     "trust_remote_code": TRUTH,
 }
 MINE = {
     "in": SEVERAL_TEXTS,
-    "out": TEXT,
+    "out": NAME,
     **COLUMNS,
-    "checkpoint": TEXT,
+    "checkpoint": NAME,
     "corpus": Kind(lambda value: value is None or SEVERAL_TEXTS.fits(value), f"{SEVERAL_TEXTS.said}, or null"),
-    "corpus_field": SEVERAL_TEXTS,
+    "corpus_field": SEVERAL_COLUMNS,
     "answers": TEXT.or_one_of(None),
     "rows": whole(1).or_one_of(None),
     "negatives": whole(),
     "fill": TRUTH,
     "skip": whole(),
     "depth": whole(),
-    "draw": TEXT,
+    "draw": NAME,
     "margin": NUMBER.or_one_of(None),
     "relative_margin": NUMBER.or_one_of(None),
     "seed": whole(0),
     **ENCODING,
 }
 SEARCH = {
-    "checkpoint": TEXT,
-    "folder": TEXT,
+    "checkpoint": NAME,
+    "folder": NAME,
     "query": Kind(lambda value: isinstance(value, str | int | float | None), "words or null"),
     "include": Kind(
         lambda value: value is None or (isinstance(value, list) and all(isinstance(one, str) for one in value)),
@@ -246,22 +251,22 @@ SEARCH = {
     "top": whole(1),
     "passage_chars": whole(1),
     "prompts": WORDS,
-    "prompt_source": TEXT.or_one_of(None),
-    "precision": TEXT,
+    "prompt_source": NAME.or_one_of(None),
+    "precision": NAME,
     "device": ONE_DEVICE,
     "trust_remote_code": TRUTH,
-    "out": TEXT,
+    "out": NAME,
 }
 EXPORT = {
-    "checkpoint": TEXT,
-    "out": TEXT,
-    "name": TEXT.or_one_of(None),
-    "results": TEXT.or_one_of(None),
-    "license": TEXT.or_one_of(None),
+    "checkpoint": NAME,
+    "out": NAME,
+    "name": NAME.or_one_of(None),
+    "results": NAME.or_one_of(None),
+    "license": NAME.or_one_of(None),
     "onnx": TRUTH,
     "int8": TRUTH,
-    "sts": TEXT.or_one_of(None),
-    "push": TEXT.or_one_of(None),
+    "sts": NAME.or_one_of(None),
+    "push": NAME.or_one_of(None),
     "private": TRUTH,
     "trust_remote_code": TRUTH,
 }

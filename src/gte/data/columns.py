@@ -81,6 +81,12 @@ class Wanted:
                     f"{self.prefix}columns.{key}.{unknown[0]} is no role{did_you_mean(unknown[0], STATED)}; roles: "
                     f"{', '.join(STATED)}"
                 )
+        for roles in [self.columns, *(value for key, value in self.columns.items() if key not in STATED)]:
+            if not isinstance(roles.get("keep") or {}, dict):
+                raise UserError(
+                    f"{self.prefix}columns.keep={roles['keep']} must be values by column: "
+                    f"'{self.prefix}columns.keep={{label: 1}}'"
+                )
         if self.delimiter is not None and (not isinstance(self.delimiter, str) or len(self.separator()) != 1):
             raise UserError(f"{self.prefix}delimiter={self.delimiter!r} must be one character, or tab")
         if self.min_score is not None and (isinstance(self.min_score, bool | str) or self.score is False):

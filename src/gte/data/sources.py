@@ -518,7 +518,7 @@ def local_source(path: Path) -> Source:
 def named_format(path: Path) -> str:
     """The format of a user's file: of its name; squad, where a .json file holds SQuAD's articles.
 
-    Raises UserError for one array in a file whose name says lines.
+    Raises UserError for one array in a file whose name says lines, and for lines that no line feed ends.
     """
     from gte.data.formats.arrays import head
     from gte.data.formats.squad import is_squad
@@ -527,6 +527,12 @@ def named_format(path: Path) -> str:
     if suffix == "jsonl" and re.match(r"\s*\[\s*[\[{]", head(path)):
         named = re.sub(r"\.jsonl(?=(\.gz|\.zst)?$)", ".json", path.name, flags=re.IGNORECASE)
         raise UserError(f"{path} is one JSON array, .jsonl files hold a value a line; rename it to {named}")
+    if suffix in ("csv", "tsv", "jsonl") and "\n" not in (start := head(path)) and "\r" in start.strip():
+        first = next(lines(path, MAX_LINE))
+        if not isinstance(first, Rejected) and not first[1].endswith(b"\n"):
+            raise UserError(
+                f"{path} ends its lines by \\r alone, as old Macs did; convert it: tr '\\r' '\\n' <OLD >NEW"
+            )
     return "squad" if suffix == "json" and is_squad(path) else suffix
 
 

@@ -103,7 +103,8 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenize
         vocab_size=vocab_size, special_tokens=fixed, initial_alphabet=alphabet, limit_alphabet=len(alphabet),
         show_progress=False,
     )  # fmt: skip
-    tokenizer.train_from_iterator((without_long_words(text, tokenizer) for text in texts), trainer)
+    short = [without_long_words(text, tokenizer) for text in texts]  # now: in training it waits for its own lock
+    tokenizer.train_from_iterator(short, trainer)
     return wrap_wordpiece(tokenizer.get_vocab())
 
 
