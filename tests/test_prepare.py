@@ -367,8 +367,9 @@ def test_one_source_that_fails_is_named_at_once_and_the_others_are_kept(long, tm
 
 
 def test_a_number_of_workers_of_no_sense_is_refused(long, tmp_path):
-    with pytest.raises(UserError, match="workers=0 must be at least 1"):
-        prepare(long[1], tmp_path / "out", workers=0, report=silent)
+    for workers in (0, "two", 1.5, True):
+        with pytest.raises(UserError, match=f"workers={workers} must be a whole number of at least 1"):
+            prepare(long[1], tmp_path / "out", workers=workers, report=silent)
 
 
 WORKING = """
