@@ -269,8 +269,8 @@ def prepare(
     of the cluster, whose machines must see `out` and the raw files under the same names), fewer for little data.
     """
     recipe.check()
-    if workers is not None and workers < 1:
-        raise UserError(f"workers={workers} must be at least 1, or null for as many as there are cores")
+    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
+        raise UserError(f"workers={workers} must be a whole number of at least 1, or null for a core each")
     raws = recipe.locate()
     if dry_run:
         look_at(recipe, raws, report)
@@ -484,9 +484,12 @@ def pairs_step(
 
     def make() -> dict:
         work = build / WORK / source.name
-        files = [replace(raw, path=raw.path and raw.path.resolve()) for raw in raws]
-        arguments = (source, files if workers.engine == "ray" else raws, build, work, recipe.max_rejected)
-        made = make_source(workers, sum(texts_size(raw, source) for raw in raws), *arguments, across, index)
+        arguments = (source, raws)
+        if workers.engine == "ray":  # whose processes run in other folders
+            files = [replace(raw, path=raw.path and raw.path.resolve()) for raw in raws]
+            arguments = (replace(source, mined=source.mined and str(Path(source.mined).resolve())), files)
+        arguments += (build, work, recipe.max_rejected, across, index)
+        made = make_source(workers, sum(texts_size(raw, source) for raw in raws), *arguments)
         if locate(source, recipe.raw) != raws:
             raise UserError(f"source {source.name}: its raw files changed while they were read; prepare again")
         return made
