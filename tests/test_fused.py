@@ -181,23 +181,6 @@ def test_a_window_over_texts_longer_than_its_blocks_is_left_to_transformers():
     assert not fused_attention.fits_window([(1, 257), (9, 3)], 8)
 
 
-@pytest.mark.parametrize("fraction", [0.0, 0.5])
-@pytest.mark.parametrize("saved", ["bert", "electra", "modernbert", "roberta"], indirect=True)
-def test_tokens_are_looked_up_once_a_step_with_the_gradients_of_each_chunk_alone(saved, monkeypatch, fraction):
-    encoder, looked_up = load(saved, 0.2, fuse=True), []
-    encoder.lm.get_input_embeddings().register_forward_hook(lambda *given: looked_up.append(given[1][0].numel()))
-    torch.manual_seed(0)
-    together = outcome(encoder, fraction=fraction, budget=32)
-    again = {0.0: 0, 0.5: 2}[fraction]  # of four chunks
-    assert len(looked_up) == 1 + 2 * again and (again or looked_up == [LENGTHS.sum()])
-    monkeypatch.setattr(Encoder, "embed_all", lambda self, placed, chunks: [self.embed(placed, c) for c in chunks])
-    encoder.zero_grad()
-    torch.manual_seed(0)
-    alone = outcome(encoder, fraction=fraction, budget=32)
-    assert len(looked_up) >= 5
-    assert torch.equal(together[0], alone[0]) and error(together[1], alone[1]) < 1e-6
-
-
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("saved", ["bert", "modernbert"], indirect=True)
 def test_padding_texts_of_near_lengths_changes_nothing(saved, monkeypatch, autocast):

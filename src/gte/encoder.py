@@ -231,34 +231,16 @@ class Encoder(nn.Module):
         with separate_casts():
             trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
             pooled = [run_again(embed, placed.chunks[:again], trained, self.device)] if again else []
-            pooled += self.embed_all(placed, placed.chunks[again:])
+            pooled += map(embed, placed.chunks[again:])
         return torch.cat(pooled)[placed.back_N] if pooled else torch.empty(0, self.width, device=self.device)
-
-    def embed_all(self, placed: Placed, chunks: Sequence[range]) -> list[Tensor]:
-        """Embeddings [n, D] of the texts of each chunk, longest first.
-
-        On a CPU the tokens of all packed chunks are looked up at once: the gradient of the token embeddings, as large
-        as the vocabulary, is otherwise made and added up for each chunk, 3 % of a step of a small model.
-        """
-        if not placed.packed or on_cuda(self.device) or len(chunks) < 2 or not torch.is_grad_enabled():
-            return [self.embed(placed, chunk) for chunk in chunks]
-        arranged = [self.arrange(placed, chunk) for chunk in chunks]
-        ids = [texts[0] for texts in arranged]
-        words_TD = self.lm.get_input_embeddings()(torch.cat(ids, 1))[0]
-        parts = words_TD.split([part.shape[1] for part in ids])
-        return [self.pool_packed(*texts, words_TD=part) for texts, part in zip(arranged, parts, strict=True)]
 
     def embed(self, placed: Placed, chunk: range) -> Tensor:
         """Embeddings [n, D] of the texts of one chunk, longest first."""
-        pool = self.pool_packed if placed.packed else self.pool_padded
-        return pool(*self.arrange(placed, chunk))
-
-    def arrange(self, placed: Placed, chunk: range) -> tuple:
-        """What `pool_packed` or `pool_padded` takes of one chunk."""
         rows = slice(chunk.start, chunk.stop)
         lengths, skip = placed.lengths_N[rows], None if placed.skip_N is None else placed.skip_N[rows]
-        arrange = self.pack if placed.packed else self.pad
-        return *arrange(placed.ids_T, placed.starts_N[rows], lengths, placed.host_lengths_N[rows]), lengths, skip
+        pool, arrange = (self.pool_packed, self.pack) if placed.packed else (self.pool_padded, self.pad)
+        texts = arrange(placed.ids_T, placed.starts_N[rows], lengths, placed.host_lengths_N[rows])
+        return pool(*texts, lengths, skip)
 
     def pack(
         self, ids_T: Tensor, starts: Tensor, lengths: Tensor, host_lengths: np.ndarray
@@ -297,18 +279,13 @@ class Encoder(nn.Module):
         offsets: Tensor | None,
         lengths: Tensor,
         skip: Tensor | None = None,
-        words_TD: Tensor | None = None,
     ) -> Tensor:
-        """Eq. 1, then Eq. 2, summed in float32, or another pooling: [n, D].
-
-        words_TD: the token embeddings of ids, where they have been looked up.
-        """
+        """Eq. 1, then Eq. 2, summed in float32, or another pooling: [n, D]."""
         if self.frozen_in_use:
             hidden_TD = self.frozen(first_hidden(self.lm, ids, positions), runs)
         else:
-            given = {"input_ids": ids} if words_TD is None else {"inputs_embeds": words_TD[None]}
             mask = no_mask(self.lm.config)
-            output = self.lm(**given, attention_mask=mask, position_ids=positions, runs=runs, offsets=offsets)
+            output = self.lm(input_ids=ids, attention_mask=mask, position_ids=positions, runs=runs, offsets=offsets)
             hidden_TD = output.last_hidden_state[0]
         dtype = at_least_float32(hidden_TD)
         if self.settings.pooling != "mean":

@@ -24,7 +24,17 @@ from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaLayer
 from gte.attention import Runs
 from gte.fused_attention import attend_groups, attend_groups_backward, cut
 from gte.fused_modernbert import FusedModernBertLayer
-from gte.fused_steps import add_product, compute_dtype, drop, drop_backward, has_hooks, product, rate, weight_gradients
+from gte.fused_steps import (
+    add_product,
+    compute_dtype,
+    drop,
+    drop_backward,
+    has_hooks,
+    on_cpu,
+    product,
+    rate,
+    weight_gradients,
+)
 
 
 def use_fused_layers(lm: nn.Module) -> None:
@@ -41,7 +51,7 @@ class FusedLayer:
     """The forward pass of a layer; that of transformers wherever it gets no packed texts on a CPU."""
 
     def forward(self, hidden_states: Tensor, *given, runs: Runs | None = None, **options) -> Tensor:
-        if runs is None or not self.fits(hidden_states):
+        if not on_cpu(runs, hidden_states, **options) or not self.fits(hidden_states):
             return super().forward(hidden_states, *given, runs=runs, **options)
         attention, output = self.attention.self, self.attention.output
         x = Attention.apply(
@@ -68,8 +78,7 @@ class FusedLayer:
         linear = (attention.query, attention.key, attention.value, self.attention.output.dense)
         linear += (self.intermediate.dense, self.output.dense)
         return (
-            hidden_states.device.type == "cpu"
-            and not self.is_decoder
+            not self.is_decoder
             and isinstance(self.intermediate.intermediate_act_fn, GELUActivation | nn.GELU)
             and all(type(module) is nn.Linear and module.bias is not None for module in linear)  # no adapters
             and not has_hooks(self)

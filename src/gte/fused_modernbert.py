@@ -11,7 +11,7 @@ from transformers.models.modernbert.modeling_modernbert import ModernBertEncoder
 
 from gte.attention import Runs
 from gte.fused_attention import attend_groups, attend_groups_backward, cut, fits_window
-from gte.fused_steps import compute_dtype, drop, drop_backward, has_hooks, product, rate
+from gte.fused_steps import compute_dtype, drop, drop_backward, has_hooks, on_cpu, product, rate
 
 
 class FusedModernBertLayer(ModernBertEncoderLayer):
@@ -25,7 +25,7 @@ class FusedModernBertLayer(ModernBertEncoderLayer):
         runs: Runs | None = None,
         **options,
     ) -> Tensor:
-        if runs is None or not self.fits(hidden_states, runs):
+        if not on_cpu(runs, hidden_states, **options) or not self.fits(hidden_states, runs):
             return super().forward(hidden_states, attention_mask, position_embeddings, runs=runs, **options)
         dtype, attention = compute_dtype(hidden_states), self.attn
         x = Attention.apply(
@@ -53,8 +53,7 @@ class FusedModernBertLayer(ModernBertEncoderLayer):
         """Whether the equations below are those of this layer."""
         linear = (self.attn.Wqkv, self.attn.Wo, self.mlp.Wi, self.mlp.Wo)
         return (
-            hidden_states.device.type == "cpu"
-            and fits_window(runs, self.window)
+            fits_window(runs, self.window)
             and isinstance(self.mlp.act, GELUActivation | nn.GELU)
             and all(type(module) is nn.Linear and module.bias is None for module in linear)  # no adapters
             and type(self.attn_norm) in (nn.LayerNorm, nn.Identity)

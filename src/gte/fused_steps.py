@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gte.attention import Runs
+
 ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
@@ -19,6 +21,11 @@ def has_hooks(layer: nn.Module) -> bool:
 def compute_dtype(x: Tensor) -> torch.dtype:
     """The precision of matrix products: autocast's, or that of x."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+
+
+def on_cpu(runs: Runs | None, hidden_states: Tensor, offsets: Tensor | None = None, **options) -> bool:
+    """Whether a layer is given packed texts on a CPU; offsets are for a GPU."""
+    return runs is not None and offsets is None and hidden_states.device.type == "cpu"
 
 
 def rate(dropout: nn.Module) -> float:
