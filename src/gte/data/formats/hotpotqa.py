@@ -4,10 +4,11 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gte.data.formats.arrays import json_rows
-from gte.data.readers import MAX_LINE, Row, changed, group_rows
+from gte.data.readers import DAMAGE, GROUP_ROWS, MAX_LINE, Row, changed, group_rows
 from gte.data.records import Fields, Record, Rejected, Unfit
 
 
@@ -22,21 +23,31 @@ def read_hotpotqa(path: Path | zipfile.Path, fields: Fields, *, max_row: int = M
 
 
 def parquet_rows(path: Path | zipfile.Path) -> Iterator[Row | Rejected]:
-    """(position, row) of the hub's copy, spelt as in the JSON array."""
+    """(position, row) of the hub's copy, spelt as in the JSON array; damage as `read_parquet` tells it."""
     row = 0
-    with path.open("rb") as stream:
-        file = pq.ParquetFile(stream)
-        for group in range(file.num_row_groups):
-            for value in group_rows(file, group, None):
-                row += 1
-                if value is None:
-                    yield Rejected("invalid UTF-8", row)
-                    continue
-                for name, parts in (("supporting_facts", ("title", "sent_id")), ("context", ("title", "sentences"))):
-                    held = value.get(name)
-                    if isinstance(held, dict):
-                        value[name] = list(zip(*(held.get(part) or [] for part in parts), strict=False))
-                yield row, value
+    try:
+        with path.open("rb") as stream:
+            file = pq.ParquetFile(stream)
+            for group in range(file.num_row_groups):
+                end = row + file.metadata.row_group(group).num_rows
+                for value in group_rows(file, group, None):
+                    row += 1
+                    yield Rejected("invalid UTF-8", row) if value is None else (row, spelt_as_lists(value))
+                for lost in range(row + 1, min(end, row + GROUP_ROWS) + 1):
+                    yield Rejected("damaged row group", lost)
+                row = max(row, end)
+    except (pa.ArrowException, *DAMAGE) as error:
+        if getattr(error, "errno", None):
+            raise
+        yield Rejected("damaged file", row)
+
+
+def spelt_as_lists(value: dict) -> dict:
+    """A row whose columns hold the items of the lists of the JSON array, with these lists."""
+    for name, parts in (("supporting_facts", ("title", "sent_id")), ("context", ("title", "sentences"))):
+        if isinstance(held := value.get(name), dict):
+            value[name] = list(zip(*(held.get(part) or [] for part in parts), strict=False))
+    return value
 
 
 def divide_context(value: dict) -> dict:

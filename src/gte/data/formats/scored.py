@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gte.data.readers import DAMAGE
 from gte.data.records import FILTERED, Fields, Record, Rejected, records
 from gte.errors import UserError, first_line
 
@@ -40,35 +41,46 @@ def read_scored(path: Path, fields: Fields, *, negatives: int = 15, below: float
     file = opened(path, SCORES)
     split = re.sub(r"-\d+-of-\d+", "", path.stem)
     queries, documents = (texts_by_id(path.parent.parent / table, split) for table in TABLES)
+
+    def with_texts(query: int | None, ids: np.ndarray | None, scores: np.ndarray | None, row: int) -> Iterator[Record]:
+        if ids is None or not len(ids) or scores is None or len(ids) != len(scores):
+            yield Rejected("unknown shape of row", row)
+            return
+        chosen = ids[1:][scores[1:] < below * scores[0]][:negatives]
+        if len(chosen) < negatives:
+            yield Rejected(f"{FILTERED}fewer than {negatives} negatives under {below:g} of the score", row)
+            return
+        value = {
+            "query": queries.get(query),
+            "document": documents.get(ids[0]),
+            "negatives": [documents.get(one) for one in chosen],
+        }
+        if value["document"] is None or None in value["negatives"]:
+            yield Rejected("document not in the files", row)
+        elif value["query"] is None:
+            yield Rejected("query not in the files", row)
+        else:
+            yield from records(value, fields, row)
+
     row = 0
-    for batch in file.iter_batches(BATCH_ROWS, columns=list(SCORES)):
-        for query, ids, scores in candidates(batch):
-            row += 1
-            if ids is None or not len(ids) or len(ids) != len(scores):
-                yield Rejected("unknown shape of row", row)
-                continue
-            chosen = ids[1:][scores[1:] < below * scores[0]][:negatives]
-            if len(chosen) < negatives:
-                yield Rejected(f"{FILTERED}fewer than {negatives} negatives under {below:g} of the score", row)
-                continue
-            value = {
-                "query": queries.get(query),
-                "document": documents.get(ids[0]),
-                "negatives": [documents.get(one) for one in chosen],
-            }
-            if value["document"] is None or None in value["negatives"]:
-                yield Rejected("document not in the files", row)
-            elif value["query"] is None:
-                yield Rejected("query not in the files", row)
-            else:
-                yield from records(value, fields, row)
+    try:
+        for batch in file.iter_batches(BATCH_ROWS, columns=list(SCORES)):
+            for query, ids, scores in candidates(batch):
+                row += 1
+                yield from with_texts(query, ids, scores, row)
+    except (pa.ArrowException, *DAMAGE) as error:
+        if getattr(error, "errno", None):
+            raise
+        yield Rejected("damaged file", row)
 
 
 def opened(path: Path, wanted: tuple[str, ...]) -> pq.ParquetFile:
     """A table. Raises UserError where it is no parquet file, or lacks a column."""
     try:
         file = pq.ParquetFile(path)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, *DAMAGE) as error:
+        if getattr(error, "errno", None):
+            raise
         raise UserError(f"{path} is no parquet file: {first_line(error)}; get it again") from error
     held = file.schema_arrow.names
     if missing := [name for name in wanted if name not in held]:
@@ -123,8 +135,13 @@ def mapped(path: Path, columns: tuple[str, str]) -> pa.Table:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not copy.exists() or copy.stat().st_mtime < path.stat().st_mtime:
             file, part = opened(path, columns), path.with_name(f"{path.name}.part")
-            with pa.ipc.new_file(part, schema) as writer:
-                for batch in file.iter_batches(columns=list(columns)):
-                    writer.write_batch(batch.select(columns).cast(schema))
+            try:
+                with pa.ipc.new_file(part, schema) as writer:
+                    for batch in file.iter_batches(columns=list(columns)):
+                        writer.write_batch(batch.select(columns).cast(schema))
+            except (pa.ArrowException, *DAMAGE) as error:
+                if getattr(error, "errno", None):
+                    raise
+                raise UserError(f"{path} is damaged: {first_line(error)}; get it again") from error
             part.replace(copy)
     return pa.ipc.open_file(pa.memory_map(str(copy))).read_all()
