@@ -1,4 +1,4 @@
-"""Unique pairs by tasks of the engine: files joined by their row groups, errors that cross, one file whoever made it."""
+"""Unique pairs by tasks of the engine: files joined by row groups, errors that cross, one file whoever made it."""
 
 import errno
 import json
@@ -81,7 +81,7 @@ def test_what_tasks_return_and_the_first_error_come_back_as_they_were():
     assert run_tasks("none", []) == []
     full = OSError(errno.ENOSPC, "No space left on device", "/disk/a")
     refused = UserError("a line")
-    with pytest.raises(UserError, match="^a line$"):
+    with pytest.raises(UserError, match=r"^a line$"):
         run_tasks("refused", [int, partial(raise_, refused), partial(raise_, full)])
     with pytest.raises(OSError, match="No space left") as error:
         run_tasks("full", [int, partial(raise_, full), partial(raise_, refused)])
@@ -116,8 +116,8 @@ def made(source: Source, folder: Path, work: Path, **settings) -> tuple[bytes, b
 
 
 CHANGES = [
-    {"BUCKET_BYTES": 1_000}, {"RUN_BYTES": 100, "BUCKET_RUN_BYTES": 10}, {"LARGE_BYTES": 0}, {"MAX_BUCKETS": 2, "BUCKET_BYTES": 10},
-    {"BUCKET_BYTES": 500, "PACKED_BUCKETS": 10**9},
+    {"BUCKET_BYTES": 1_000}, {"RUN_BYTES": 100, "BUCKET_RUN_BYTES": 10}, {"LARGE_BYTES": 0},
+    {"MAX_BUCKETS": 2, "BUCKET_BYTES": 10}, {"BUCKET_BYTES": 500, "PACKED_BUCKETS": 10**9},
 ]  # fmt: skip
 
 

@@ -110,7 +110,9 @@ def batches(pairs: Path) -> Iterator[list[str]]:
     """The texts of a parquet file of pairs, those of BATCH pairs at a time."""
     import pyarrow.parquet as pq
 
-    for batch in pq.ParquetFile(pairs).iter_batches(BATCH, columns=["query", "document"]):
+    for batch in pq.ParquetFile(pairs, page_checksum_verification=True).iter_batches(
+        BATCH, columns=["query", "document"]
+    ):
         yield batch.column("query").to_pylist() + batch.column("document").to_pylist()
 
 

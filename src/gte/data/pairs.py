@@ -28,10 +28,10 @@ import pyarrow.parquet as pq
 
 from gte.data.columnar import read_columns
 from gte.data.contamination import Contamination, EvaluationTexts
+from gte.data.engine import daft, run_tasks
 from gte.data.records import FILTERED, Keyed, KeyedRow, Record, Rejected, Triple, pair_hash, text_hash
 from gte.data.row_groups import join_files
 from gte.data.sources import Raw, Source
-from gte.data.engine import daft, run_tasks
 from gte.errors import UserError
 
 logging.getLogger("tracing").setLevel(logging.WARNING)  # Daft's engine names every operator it enters

@@ -173,7 +173,7 @@ def some_texts(folder: Path, table, kind: str, reader: Tokenizer) -> list[str]:
     """TRIED of a source's queries or documents; where its pairs were not kept, spelt from their ids."""
     pairs = folder / "pairs" / f"{table.name}.parquet"
     if pairs.exists():
-        rows = next(pq.ParquetFile(pairs).iter_batches(TRIED, columns=[kind]), None)
+        rows = next(pq.ParquetFile(pairs, page_checksum_verification=True).iter_batches(TRIED, columns=[kind]), None)
         texts = [] if rows is None else rows.column(0).to_pylist()
     else:
         ids = split(table.gather(kind, np.arange(min(TRIED, len(table)))))
