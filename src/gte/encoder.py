@@ -383,6 +383,8 @@ class Encoder(nn.Module):
                 x_ND = torch.cat(parts)[placed.back_N, : self.dimensions]
                 x_ND = nn.functional.normalize(x_ND, dim=-1) if normalize else x_ND
                 result_ND[start : start + len(lengths)] = to_host(x_ND)  # the one wait of a block
+        if self.training:  # between two evaluations every weight changes
+            self.frozen = None
         return result_ND
 
     def embed_chunks(self, placed: Placed) -> Iterator[Tensor]:

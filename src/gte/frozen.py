@@ -211,8 +211,8 @@ class IntegerLayer:
         self.outer = IntegerProduct(outer.weight * others, outer.bias, neurons, smooth=False)
 
     def __call__(self, x_TD: Tensor, groups: Sequence[Group]) -> Tensor:
-        context_TD = attend(self.project(self.project.whole(x_TD), self.dtype), groups, self.heads)
-        x_TD = norm(self.output.add_to(x_TD, self.output.whole(context_TD.float())), *self.norms[0])
+        context_TD = attend(self.project(self.project.whole(x_TD), self.dtype), groups, self.heads, torch.float32)
+        x_TD = norm(self.output.add_to(x_TD, self.output.whole(context_TD)), *self.norms[0])
         inner_TI = self.inner.for_product(self.inner.whole(x_TD), self.outer)
         apart_TK = F.gelu(F.linear(x_TD, *self.inner_apart))
         return norm(self.outer.add_to(x_TD.addmm(apart_TK, self.outer_apart), inner_TI), *self.norms[1])
@@ -291,10 +291,10 @@ def in_groups(runs: Runs) -> list[Group]:
     return groups
 
 
-def attend(qkv: Tensor, groups: Sequence[Group], heads: int) -> Tensor:
-    """softmax(q k^T / sqrt(E)) v within each text, [T, D], of what `query_key_value` scales."""
+def attend(qkv: Tensor, groups: Sequence[Group], heads: int, dtype: torch.dtype | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(E)) v within each text, [T, D] in `dtype`, of what `query_key_value` scales."""
     width = qkv.shape[1] // 3
-    context_TD = qkv.new_empty(len(qkv), width)
+    context_TD = qkv.new_empty(len(qkv), width, dtype=dtype)
     for start, texts, length, runs in groups:
         whole = runs == [(texts, length)]
         new = qkv.new_empty if whole else qkv.new_zeros
@@ -322,9 +322,9 @@ def attend(qkv: Tensor, groups: Sequence[Group], heads: int) -> Tensor:
         if not (least > LEAST and most < MOST):  # beyond what powers can hold that are not relative to the largest
             weights = torch.softmax(scores().float() * math.log(2), -1).to(qkv.dtype)
             sums = torch.ones_like(sums)
-        result = torch.bmm(weights, v).div_(sums).view(texts, heads, length, -1)
+        result, sums = (x.view(texts, heads, length, -1).transpose(1, 2) for x in (torch.bmm(weights, v), sums))
         for n, rows, run in places:
-            context_TD[rows].view(*run, heads, -1).copy_(result[n, :, : run[1]].transpose(1, 2))
+            torch.div(result[n, : run[1]], sums[n, : run[1]], out=context_TD[rows].view(*run, heads, -1))
     return context_TD
 
 
