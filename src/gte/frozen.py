@@ -24,7 +24,8 @@ from transformers import PreTrainedTokenizerBase
 from transformers.activations import GELUActivation
 
 from gte.attention import Runs
-from gte.fused import FUSED, ONEDNN
+from gte.fused import FUSED
+from gte.fused_steps import ONEDNN
 
 PRECISIONS = ("fp32", "bf16", "int8")
 HINT = 1_024  # tokens of a product that oneDNN is to lay weights out for
