@@ -184,13 +184,15 @@ def test_a_window_over_texts_longer_than_its_blocks_is_left_to_transformers():
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("saved", ["bert", "modernbert"], indirect=True)
 def test_padding_texts_of_near_lengths_changes_nothing(saved, monkeypatch, autocast):
+    for choice in ("pads", "keeps_weights"):  # in float32 too, where a wrong weight is seen
+        monkeypatch.setattr(fused_attention, choice, lambda *_: True)
     grouped = outcome(load(saved, 0.0, fuse=True), autocast)
     monkeypatch.setattr(fused_attention, "in_groups", lambda runs, dtype: [[run] for run in runs])
     alone = outcome(load(saved, 0.0, fuse=True), autocast)
     monkeypatch.undo()
     assert any(len(group) > 1 for group in fused_attention.in_groups(RUNS, torch.bfloat16))
     for one, other in zip(grouped, alone, strict=True):
-        assert error(one, other) < (0.004 if autocast else 1e-7)
+        assert error(one, other) < (0.004 if autocast else 2e-6)
 
 
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=["fp32", "bf16"])
