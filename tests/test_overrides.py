@@ -124,3 +124,20 @@ def test_a_mapping_of_the_users_own_is_taken_whole_and_by_its_keys(script, prepa
 )
 def test_an_unknown_key_within_a_mapping_is_named_by_itself(script, typed, line):
     assert line in script.refused("train", "model=tiny", "data=local", "trainer=cpu", typed)
+
+
+@pytest.mark.parametrize("group", ["stage", "model", "optim", "trainer", "logger", "loss", "data", "scale"])
+def test_a_group_that_is_given_no_name_is_answered_with_the_names(group):
+    numbers = [] if group == "model" else ["-1", "1.5"]  # a folder may be called so
+    for value in ("null", "true", "[1,2]", "[]", *numbers):
+        with pytest.raises(UserError, match=rf"^{group}=.+ names no file of conf/{group}; choose one of: \w+") as told:
+            read_arguments("train", [f"{group}={value}"])
+        assert "\n" not in str(told.value)
+    assert read_arguments("train", ["logger=[csv,wandb]", "~logger", "optim=tiny"])[0] == "logger=[csv,wandb]"
+
+
+@pytest.mark.parametrize("key", ["max_steps=3", "max_epochs=0", "fast_dev_run=true", "accumulate_grad_batches=0"])
+def test_a_setting_of_the_trainer_that_another_one_decides_is_refused_by_name(script, prepared, key):
+    train = ["model=tiny", "data=local", f"data.dir={prepared}", "trainer=cpu", "stage.global_batch=32", "out=run"]
+    line = script.refused("train", *train, "stage.steps=1", f"+trainer.{key}")
+    assert f"trainer.{key.split('=')[0]} would not act: set stage." in line

@@ -1,4 +1,4 @@
-"""Each of several ranks may encode what it likes, amid training: nothing is waited for, and the vectors are the same."""
+"""Ranks encode what they like amid training: none is waited for, and the vectors are those of one process."""
 
 import os
 from datetime import timedelta

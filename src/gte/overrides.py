@@ -44,6 +44,7 @@ def read_arguments(script: str, arguments: list[str]) -> list[str]:
             continue
         if bare in LITERAL:
             value = literal(value, bool(sweeps))
+        refuse_no_choice(key, value)
         if script == "train" and key == "model" and names_model(value.strip('"')):
             result += ["model=base", f"model.name_or_path={value}"]
             continue
@@ -53,7 +54,6 @@ def read_arguments(script: str, arguments: list[str]) -> list[str]:
         if script == "prepare" and key == "model.revision":
             key = "data.tokenizer_revision"
             value = literal(value, bool(sweeps))
-        refuse_no_choice(key, value)
         if key in OPEN or key.startswith(tuple(f"{mapping}." for mapping in OPEN)):
             key = f"++{key}"
         result.append(f"{key}={value}")
