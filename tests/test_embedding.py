@@ -187,7 +187,8 @@ def test_memory_is_bounded_by_a_block_however_long_the_stream(encoder, tmp_path,
 def test_a_texts_vector_is_bit_equal_alone_and_in_any_batch(request, model, threads):
     """Of models as users load them, saved with dropout, in float32 on a CPU.
 
-    But for the shortest texts alone: a product of a handful of rows takes another kernel, with other last bits.
+    But for short texts alone: a product of a handful of rows is summed in another order, by several threads otherwise
+    than by one.
     """
     encoder = Encoder.from_pretrained(request.getfixturevalue(model))
     assert encoder.lm.config.hidden_dropout_prob > 0
@@ -198,8 +199,10 @@ def test_a_texts_vector_is_bit_equal_alone_and_in_any_batch(request, model, thre
         torch.set_num_threads(1)
         expected = encoder.encode(texts, batch_tokens=512)
         torch.set_num_threads(threads)
-        for row in (0, 7, 11):
-            np.testing.assert_array_equal(encoder.encode([texts[row]])[0], expected[row])
+        for row in range(12):
+            alone = encoder.encode([texts[row]])[0]
+            np.testing.assert_allclose(alone, expected[row], atol=1e-6)
+            assert threads > 1 or (alone == expected[row]).all()
         order = rng.permutation(12)
         for batch_tokens in (64, 100_000):
             found = encoder.encode([texts[row] for row in order], batch_tokens=batch_tokens)
