@@ -77,7 +77,7 @@ def test_quotes_give_any_text_back():
         ("prepare", "data.decontaminate.foldr", "did you mean data.decontaminate.folder?"),
         ("mine", "negative", "did you mean negatives?"),
         ("embed", "feild", "did you mean field?"),
-        ("eval", "precison", "did you mean precision?"),
+        ("eval", "precison", "did you mean precision or precisions?"),
         ("export", "licence", "did you mean license?"),
         ("search", "fodler", "did you mean folder?"),
         ("train", "stage.qqqqq", "stage has: "),
