@@ -71,6 +71,7 @@ def test_search_finds_what_sorting_all_scores_finds_and_ties_go_to_the_lowest_ro
     order = np.lexsort((np.broadcast_to(np.arange(200), scores.shape), -scores))[:, :30]
     for block in (7, 8_192):
         monkeypatch.setattr("gte.compact.BLOCK", block)
+        monkeypatch.setattr("gte.compact.DECODED", block)
         values, rows = vectors.search(q_ND, 30, rescored=200)
         np.testing.assert_array_equal(rows, order)
         np.testing.assert_array_equal(values, np.take_along_axis(scores, order, 1))

@@ -24,7 +24,8 @@ from gte.files import read_json
 
 DTYPES = ("float32", "int8", "uint8", "binary", "ubinary")
 BITS = ("binary", "ubinary")
-BLOCK = 8_192  # codes that are decoded at a time
+BLOCK = 8_192  # binary codes that are compared at a time
+DECODED = 1_024  # codes that are decoded at a time; the vectors of 8,192 leave the processor's cache
 QUERIES = 512  # whose Hamming distances to a block are held at a time: 48 MiB
 RESCORED = 4  # of binary codes, the best so many times the wanted number are ranked again, by the query's own vector
 KEY = b"gte.vectors"  # of a parquet file's metadata
@@ -157,8 +158,8 @@ class Vectors:
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """Number of the first and vectors float32 of one block after the other."""
-        for first in range(0, len(self), BLOCK):
-            yield first, self.scheme.decode(self.codes_MB[first : first + BLOCK])
+        for first in range(0, len(self), DECODED):
+            yield first, self.scheme.decode(self.codes_MB[first : first + DECODED])
 
     def search(self, q_ND: np.ndarray, k: int, rescored: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Scores [N, K] of each query's k best vectors, best first, and their rows [N, K]; equal scores by row.
