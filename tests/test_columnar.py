@@ -151,6 +151,21 @@ def test_json_lines_give_by_columns_what_they_give_row_by_row(tmp_path, shape, s
     assert plain > 40 or not takes_all  # so the columnar way is really taken
 
 
+@pytest.mark.parametrize("shape", ["object", "more", "list", "set"])
+def test_one_odd_line_among_plain_ones_is_read_as_by_itself(tmp_path, monkeypatch, shape):
+    monkeypatch.setattr(columnar, "BLOCK_BYTES", 2**20)
+    rng = random.Random(shape)
+    names = {"query": "query", "document": "pos"} if shape in ("object", "more") else {}
+    source = Source("s", "web", ("pretrain",), "jsonl", **names)
+    path = tmp_path / "a.jsonl"
+    for line in ODD_LINES:
+        plain = [json_line(rng, shape, 0) for _ in range(40)]  # of the first 20 the plan is made
+        path.write_bytes(b"\n".join([*plain[:30], line, *plain[30:]]))
+        by_rows, by_columns, batched = by_rows_and_by_columns(source, path)
+        assert by_columns == by_rows, line
+        assert batched > 8 or shape == "set", line
+
+
 def table_text(rng: random.Random, delimiter: str, quoted: bool, odd: float, width: int, header: bool) -> bytes:
     """A csv or tsv file, some of its lines odd."""
     out = io.StringIO()
