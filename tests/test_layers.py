@@ -16,7 +16,7 @@ ALLOWED = {  # which files may import a package
     "omegaconf": {*SCRIPTS, *PLUGINS, "gte/build.py", "gte/overrides.py"},
     "pytorch_lightning": {
         *("gte/task.py", "gte/data/module.py", "gte/callbacks.py", "gte/zero.py", "gte/evaluation/during.py"),
-        *("gte/loggers.py", "gte/checkpoint.py", "gte/benchmarks/checkpoint.py"),
+        *("gte/loggers.py", "gte/checkpoint.py", "gte/averaging.py", "gte/benchmarks/checkpoint.py"),
     },
     "lightning": set(),
     "wandb": {"gte/loggers.py"},

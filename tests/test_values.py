@@ -28,6 +28,8 @@ WRONG = [
     ("trainer.log_every_n_steps", 0), ("model.num_attention_heads", 0),
     ("model.intermediate_size", 0), ("model.dropout", 1), ("model.max_length", 2),
     ("keep_best", 3), ("early_stop", 0), ("early_stop", "end"),
+    ("loss.widths", 64), ("loss.width_weights", "abc"), ("loss.directions", None), ("loss.mask_margin", "abc"),
+    ("loss.guide", ["a"]), ("ema_decay", "abc"), ("loss.temperature", "warm"),
 ]  # fmt: skip
 OPTIM = {"lr": 1e-3, "weight_decay": 0.01, "betas": (0.9, 0.999), "eps": 1e-8, "warmup_fraction": 0.05, "clip_norm": 1}
 STAGE = {
@@ -43,7 +45,8 @@ WRONG_IN_PREPARE = [
     ("data.header", "yes"), ("data.delimiter", 5), ("data.mined", True), ("data.sources", -1), ("data.sources", "a"),
     ("data.triples", 3), ("data.tokenizer", ["a"]), ("data.tokenizer_revision", False), ("data.vocab_size", "abc"),
     ("data.vocab_size", 0), ("data.max_tokens", None), ("data.max_tokens", -1), ("data.max_rejected", 1.5),
-    ("data.dedup_across", None), ("data.decontaminate", "abc"), ("data.decontaminate.folder", True),
+    ("data.dedup_across", None), ("data.overrides", [1]), ("data.decontaminate", "abc"),
+    ("data.decontaminate.folder", True),
     ("data.decontaminate.texts", "queries"), ("data.decontaminate.ngram", 1), ("data.decontaminate.overlap", 2),
     ("data.decontaminate.min_words", 0),
 ]  # fmt: skip
@@ -80,7 +83,7 @@ def test_every_setting_of_a_script_is_checked_takes_what_its_file_holds_and_refu
             check_values({key: [[1]]}, SCRIPTS[name])
 
 
-@pytest.mark.parametrize("name", ["demo", "local", "pretrain", "finetune"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "data").glob("*.yaml")))
 def test_what_the_configurations_of_data_hold_fits(name):
     data = yaml.safe_load((CONF / "data" / f"{name}.yaml").read_text())
     check_values({"data": data, "engine": "native", "dry_run": False, "force": False}, PREPARE)

@@ -162,6 +162,7 @@ PREPARE = {
     "data.max_tokens": whole(1),
     "data.max_rejected": SHARE,
     "data.dedup_across": TRUTH,
+    "data.overrides": Kind(lambda value: isinstance(value, dict | None), "keys by source, {NAME: {score: A}}, or null"),
     "data.decontaminate": Kind(lambda value: isinstance(value, dict | None), "settings, {folder: ...}, or null"),
     "data.decontaminate.folder": TEXT.or_one_of(None),
     "data.decontaminate.texts": LIST,
@@ -191,6 +192,11 @@ LABELLED = Kind(
 )
 WORDS = Kind(lambda value: isinstance(value, dict | None), "words by kind, {query: 'query: '}, or null")
 ENCODING = {"precision": NAME, "batch_tokens": whole(1).or_one_of(None), "device": SEVERAL_DEVICES, "prompts": WORDS}
+WIDTHS = Kind(
+    lambda value: value is None or (isinstance(value, list) and value and all(map(whole(1).fits, value))),
+    "a list of whole numbers, [384,256], or null",
+)
+COMPACT = {"dtype": NAME, "truncate_dim": whole(1).or_one_of(None)}
 COLUMNS = {key: PREPARE[f"data.{key}"] for key in ("columns", "score", "min_score", "header", "delimiter")}
 
 # of the scripts that use a model
@@ -202,6 +208,9 @@ EVAL = {
     **ENCODING,
     "cache": NAME.or_one_of(None),
     "cache_gb": Kind(above_zero, "above 0"),
+    "board": Kind(lambda value: isinstance(value, dict | None), "facts by name, {license: mit}, or null"),
+    "widths": WIDTHS,
+    "precisions": NAMES,
     "wandb": TRUTH,
 }
 EMBED = {
@@ -214,6 +223,8 @@ EMBED = {
     "empty": NAME,
     "unreadable": NAME,
     "normalize": TRUTH,
+    **COMPACT,
+    "ranges": NAME.or_one_of(None),
     "prompt": NAME.or_one_of(None),
     "prefix": Kind(lambda value: isinstance(value, str | int | float | None), "words or null"),
     "precision": NAME,
@@ -250,6 +261,7 @@ SEARCH = {
     ),
     "top": whole(1),
     "passage_chars": whole(1),
+    **COMPACT,
     "prompts": WORDS,
     "prompt_source": NAME.or_one_of(None),
     "precision": NAME,
@@ -258,6 +270,7 @@ SEARCH = {
     "out": NAME,
 }
 EXPORT = {
+    "average_last": whole(2).or_one_of(None),
     "checkpoint": NAME,
     "out": NAME,
     "name": NAME.or_one_of(None),

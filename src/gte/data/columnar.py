@@ -65,9 +65,11 @@ def read_columns(source: Source, raw: Raw, threads: int = 1) -> Iterator[pa.Reco
     Yields: batches of HASHED, the pairs of plain rows with their `pair_hash`, and records; in no fixed order.
     Raises: as `Source.read`.
     """
+    if raw.hub is not None:
+        source = source.fetched(raw)
     reader = COLUMNAR.get(source.reader)
     fields = source.fields
-    if raw.path is None or reader is None or source.mined is not None or fields.id is not None or fields.replace:
+    if reader is None or source.mined is not None or fields.id is not None or fields.replace:
         yield from source.read(raw)
         return
     place = raw.path if raw.member is None else zipfile.Path(raw.path, raw.member)

@@ -130,13 +130,17 @@ class Source:
     def read(self, raw: "Raw") -> Iterator[Record | Keyed]:
         """The records of one of its raw files; one on the hub is downloaded first, unless it is here."""
         if raw.hub is not None:
-            return self.read_hub(raw)
+            form = self.fetched(raw)
+            return reader(form.reader)(raw.path, form.fields, **form.options)
         place = raw.path if raw.member is None else zipfile.Path(raw.path, raw.member)
         found = reader(self.reader)(place, self.fields, **self.options)
         return found if self.mined is None else with_mined(found, Path(self.mined), place)
 
-    def read_hub(self, raw: "Raw") -> Iterator[Record | Keyed]:
-        """The records of a file on the hub. Raises UserError where it is not to be had, or lacks a column."""
+    def fetched(self, raw: "Raw") -> "Source":
+        """Downloads a file on the hub, unless it is here; the source in the form of that file.
+
+        Raises UserError where it is not to be had, or lacks a column.
+        """
         try:
             for one in (*raw.companions, raw):
                 hub_files.download(one.hub, one.raw_folder)
@@ -144,7 +148,7 @@ class Source:
             form.check_columns(raw)
         except HubError as error:
             raise UserError(f"{error}; {self.way_on}") from error
-        yield from reader(form.reader)(raw.path, form.fields, **form.options)
+        return form
 
     def hub_form(self, raw: "Raw") -> "Source":
         """The source in the form of one of its files on the hub: that of a local file of its name.
