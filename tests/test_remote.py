@@ -10,9 +10,10 @@ import torch
 from test_kills import begin, command, curve, wait_for
 from test_train import TINY
 
+from gte.checkpoint import newest_first
 from gte.errors import UserError
 from gte.hub import load_encoder
-from gte.remote import is_address, place
+from gte.remote import is_address, local_copy, place
 
 RUN = "s3://runs/one"
 
@@ -70,6 +71,17 @@ def raising(error: Exception):
         raise error
 
     return raise_it
+
+
+def test_what_another_writer_puts_into_s3_is_seen_by_a_process_that_has_looked_before(s3):
+    folder = place("s3://runs/shared")
+    s3.put_object(Bucket="runs", Key="shared/last.ckpt", Body=b"old")
+    assert [file.name for file in newest_first(folder)] == ["last.ckpt"]
+    assert local_copy(folder / "last.ckpt").read_bytes() == b"old"
+    s3.put_object(Bucket="runs", Key="shared/last.ckpt", Body=b"new")
+    s3.put_object(Bucket="runs", Key="shared/step-0000007.ckpt", Body=b"step")
+    assert {file.name for file in newest_first(folder)} == {"last.ckpt", "step-0000007.ckpt"}
+    assert local_copy(folder / "last.ckpt").read_bytes() == b"new"
 
 
 def test_models_and_checkpoints_are_read_from_s3(s3, script, run, small_model, tmp_path):

@@ -20,7 +20,7 @@ from torch import Tensor
 from gte.data.collate import Batch
 from gte.data.folder import put_in_place
 from gte.errors import UserError, first_line
-from gte.remote import local_copy, place
+from gte.remote import local_copy, look_anew, place
 
 INITIAL, LAST = "step-0000000.ckpt", "last.ckpt"
 
@@ -197,6 +197,7 @@ def newest_first(folder) -> list:
     """The checkpoints of a directory or address that training can go on from. UserError where that cannot be read."""
     last = folder / LAST
     try:
+        look_anew(folder)
         steps = steps_newest_first(folder)
         if not last.exists():
             return steps

@@ -38,11 +38,28 @@ def place(path):
 
 def local_copy(path) -> Path:
     """The path itself; of what an address names, a file or a directory, a copy that lives as long as this process."""
-    return path if isinstance(path, Path) else fetch(path)
+    return path if isinstance(path, Path) else fetch(path, stamp(path))
+
+
+def look_anew(path) -> None:
+    """Forget what was listed below an address: s3fs answers from its cache, which another writer does not change."""
+    if not isinstance(path, Path):
+        path.fs.invalidate_cache()
+
+
+def stamp(address) -> str:
+    """What tells the files at an address from those that another writer puts there: sizes, times and checksums."""
+    look_anew(address)
+    try:
+        found = address.fs.find(address.path, detail=True)
+    except Exception as error:  # filesystems have kinds of their own
+        raise UserError(f"cannot read {address}: {first_line(error)}") from error
+    facts = ("size", "ETag", "LastModified", "mtime", "md5Hash", "created")
+    return str([(name, [str(entry.get(fact)) for fact in facts]) for name, entry in sorted(found.items())])
 
 
 @cache
-def fetch(address) -> Path:
+def fetch(address, stamp: str) -> Path:
     folder = tempfile.mkdtemp(prefix="gte-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     copy = Path(folder) / address.name
