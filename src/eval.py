@@ -52,7 +52,8 @@ def main(cfg: DictConfig) -> int:
     )
     grid = Grid(load, checkpoints, settings["widths"], settings["precisions"])
     with contextlib.nullcontext() if sys.stderr.isatty() else still_at("evaluating"), contextlib.closing(grid):
-        results = run_suite(grid.checkpoints, suite, todo, cfg.out, grid.load, stated=settings["board"])
+        board = {"stated": settings["board"], "board": not grid.varied}  # reduced vectors are no entry of it
+        results = run_suite(grid.checkpoints, suite, todo, cfg.out, grid.load, **board)
     files, shown = {"table.md": as_markdown(results), "table.csv": as_csv(results)}, as_text(results)
     files |= {f"{name}.csv": csv_text(table) for name, (_, table) in paper_tables(results).items()}
     if grid.varied:

@@ -13,7 +13,7 @@ def main(cfg: DictConfig) -> None:
     from gte.data.columns import Wanted
     from gte.data.mining import Dense, mine_files
     from gte.data.prompts import words_to_rank
-    from gte.evaluation.model import BM25_NAME, choose_devices, choose_precision, load_model
+    from gte.evaluation.model import BM25_WORDS, choose_devices, choose_precision, load_model
     from gte.prompts import check_prompts, unread_line
 
     settings = plain(cfg)
@@ -23,7 +23,7 @@ def main(cfg: DictConfig) -> None:
     precision, batch_tokens = choose_precision(settings.pop("precision"), devices[0]), settings.pop("batch_tokens")
     dense, prompts = None, settings.pop("prompts")
     check_prompts(None if isinstance(prompts, dict) else prompts)
-    if checkpoint != BM25_NAME:
+    if checkpoint not in BM25_WORDS:
         model = load_model(checkpoint, precision, batch_tokens, devices, sys.stderr.isatty())
         own = model.encoder.settings
 
@@ -40,7 +40,7 @@ def main(cfg: DictConfig) -> None:
     found = {"corpus": corpus, "raw": raw, "dense": dense, "by": str(checkpoint), "wanted": wanted}
     for line in mine_files(inputs, out, **found, **settings):
         print(line, flush=True)
-    if checkpoint != BM25_NAME and (line := model.cut()):
+    if checkpoint not in BM25_WORDS and (line := model.cut()):
         print(line)
 
 

@@ -182,8 +182,8 @@ def test_vectors_of_two_files_are_compared_by_the_ranges_of_the_first(script, sm
     [
         (["dtype=int4"], "dtype=int4 is not one of float32, int8, uint8, binary, ubinary, did you mean int8"),
         (["truncate_dim=33"], "truncate_dim=33 must be from 1 to 32, the model's dimensions"),
-        (["truncate_dim=0"], "truncate_dim=0 must be from 1 to 32"),
-        (["truncate_dim=half"], "truncate_dim=half must be from 1 to 32"),
+        (["truncate_dim=0"], "truncate_dim=0 must be at least 1 and whole, or null"),
+        (["truncate_dim=half"], "truncate_dim=half must be at least 1 and whole, or null"),
         (["dtype=int8", "ranges=nowhere.npy"], "nowhere.npy holds no vectors that can be read"),
     ],
 )
@@ -264,8 +264,8 @@ def write_retrieval(folder, texts: list[str], queries: list[str]) -> None:
     ("options", "reason"),
     [
         (["widths=[64]"], "widths: 64 is not from 1 to 32, the model's dimensions"),
-        (["widths=[0]"], "widths: 0 must be a whole number of dimensions, at least 1"),
-        (["widths=[half]"], "widths: half must be a whole number"),
+        (["widths=[0]"], "widths=[0] must be a list of whole numbers, [384,256], or null"),
+        (["widths=[half]"], "widths=['half'] must be a list of whole numbers"),
         (["precisions=[fp16]"], "precisions: fp16 is not one of fp32, int8, uint8, binary, ubinary"),
     ],
 )

@@ -152,3 +152,15 @@ def test_two_threads_take_a_chunk_each_and_give_the_same_vectors(small_model):
     finally:
         torch.set_num_threads(before)
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_the_next_training_step_drops_the_copy_of_the_weights(small_model):
+    encoder = Encoder.from_pretrained(small_model)
+    encoder.encode(TEXTS[:4])
+    kept = encoder.frozen
+    assert kept is not None
+    encoder.encode(TEXTS[4:8])
+    assert encoder.frozen is kept  # evaluation and search encode call after call
+    ids, lengths = encoder.token_ids()(["red blue"], 0, "")
+    encoder(torch.from_numpy(ids), torch.from_numpy(lengths), encoder.plan(lengths, 64))
+    assert encoder.frozen is None

@@ -58,7 +58,7 @@ def made_by_others(src: Path) -> set[str]:
         ("data/readers.py", r"^MAX_LINE = 16", "MAX_LINE = 8", READ),
         ("data/records.py", r"digest_size=16", "digest_size=15", READ),
         ("data/records.py", r"digest_size=8", "digest_size=7", READ),
-        ("data/pairs.py", r"^BUCKET_BYTES = 64", "BUCKET_BYTES = 32", READ),
+        ("data/pairs.py", r"^BUCKET_BYTES = 32", "BUCKET_BYTES = 16", READ),
         ("data/formats/warc.py", r"^from", "from", set()),
         ("data/formats/html.py", r"main_content: bool = False", "main_content: bool = True", {"warc"}),
         ("data/tokens.py", r"^BYTES_PER_TOKEN = 16", "BYTES_PER_TOKEN = 17", {"shards"}),

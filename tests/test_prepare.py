@@ -332,7 +332,7 @@ def another_process(raw: Path, out: Path, force: bool = False, setup: str = "") 
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory) -> tuple[Path, Recipe]:
-    """(out, recipe) of two sources, prepared in this process; one is of three row groups, each a range of its own."""
+    """(out, recipe) of two sources, prepared in this process; one is of four row groups, each a range of its own."""
     folder, rng = tmp_path_factory.mktemp("long"), random.Random(8)
     (folder / "raw").mkdir()
     rows = [json.dumps([f"{number} {sentence(rng, 2)}", sentence(rng, 3)]) for number in range(40_000)]
@@ -352,7 +352,7 @@ def test_any_number_of_workers_writes_the_same_bytes_and_tells_the_same(long, tm
     said = []
     prepare(recipe, tmp_path / "out", workers=workers, report=said.append)
     assert contents(tmp_path / "out") == contents(undisturbed)
-    assert [len(facts["shards"]) for facts in Manifest.load(undisturbed).sources.values()] == [3, 1]
+    assert [len(facts["shards"]) for facts in Manifest.load(undisturbed).sources.values()] == [4, 1]
     told = [line.split()[0] for line in said if " read " in line and not line.startswith("\n")]
     assert told == ["long", "short"] and any(f"on {workers} workers" in line for line in said)
 

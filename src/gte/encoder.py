@@ -221,6 +221,8 @@ class Encoder(nn.Module):
         A share `recompute_fraction` of the chunks keeps no activations and is run again in the backward pass with the
         same dropout: with 1.0 the memory is that of one chunk, with one backward and the same gradients.
         """
+        if torch.is_grad_enabled():
+            self.frozen = None  # the weights are about to change: an evaluation's copy of them is of no more use
         placed = place(ids_T, lengths_N.numpy(), plan, self.device, None if skip_N is None else skip_N.numpy())
         # the longest chunks first: they hold the most activations
         again = round(recompute_fraction * len(placed.chunks)) if torch.is_grad_enabled() else 0
@@ -383,8 +385,6 @@ class Encoder(nn.Module):
                 x_ND = torch.cat(parts)[placed.back_N, : self.dimensions]
                 x_ND = nn.functional.normalize(x_ND, dim=-1) if normalize else x_ND
                 result_ND[start : start + len(lengths)] = to_host(x_ND)  # the one wait of a block
-        if self.training:  # between two evaluations every weight changes
-            self.frozen = None
         return result_ND
 
     def embed_chunks(self, placed: Placed) -> Iterator[Tensor]:

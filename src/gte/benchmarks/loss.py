@@ -54,7 +54,8 @@ def sentence_transformers_cached(widths: tuple[int, ...] | None = None) -> Calla
 
     four = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
     loss = CachedMultipleNegativesRankingLoss(
-        None, scale=100, mini_batch_size=1024, directions=four, partition_mode="joint", show_progress_bar=False
+        torch.nn.Sequential(torch.nn.Identity()),  # it looks at its model's first module
+        scale=100, mini_batch_size=1024, directions=four, partition_mode="joint", show_progress_bar=False
     )
     calculate = (
         loss.calculate_loss if widths is None else CachedLossDecorator(loss.calculate_loss, widths, [1] * len(widths))

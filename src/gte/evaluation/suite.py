@@ -197,11 +197,12 @@ def run_suite(
     load_model: Callable,
     say: Callable[[str], None] = say_at_once,
     stated: dict | None = None,
+    board: bool = True,
 ) -> dict:
     """Runs every planned task with every model (label -> checkpoint); writes and returns `out/results.json`.
 
     A task that fails is noted with its reason, the others are run all the same. `stated`: what mteb's board shows of
-    the models and no file says, see `gte.evaluation.board.model_meta`.
+    the models and no file says, see `gte.evaluation.board.model_meta`. `board`: whether the board's files are written.
     """
     # mteb takes seconds to import: after everything that can fail at once
     from gte.evaluation.board import write_board
@@ -239,7 +240,7 @@ def run_suite(
         entry = run_model(model, label, checkpoint, plan, out, say)
         results["models"][label] = entry | {"averages": averages(entry, kinds, suite.groups)}
         done = [json.loads(task_file(out, label, name).read_text())["mteb"] for name in entry["tasks"]]
-        if hasattr(model, "embed"):  # BM25 is no model that could be published
+        if board and hasattr(model, "embed"):  # BM25 is no model that could be published
             line = write_board(out, label, checkpoint, model, list(itertools.chain.from_iterable(done)), stated or {})
             say(f"  {line}")
         if line := model.cut():
