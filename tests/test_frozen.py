@@ -161,6 +161,7 @@ def test_the_next_training_step_drops_the_copy_of_the_weights(small_model):
     assert kept is not None
     encoder.encode(TEXTS[4:8])
     assert encoder.frozen is kept  # evaluation and search encode call after call
-    ids, lengths = encoder.token_ids()(["red blue"], 0, "")
-    encoder(torch.from_numpy(ids), torch.from_numpy(lengths), encoder.plan(lengths, 64))
+    (ids,) = encoder.tokenize(["red blue"])
+    lengths = np.array([len(ids)])
+    encoder(torch.tensor(ids, dtype=torch.int32), torch.from_numpy(lengths), encoder.plan(lengths, 64))
     assert encoder.frozen is None
