@@ -55,7 +55,11 @@ def sentence_transformers_cached(widths: tuple[int, ...] | None = None) -> Calla
     four = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
     loss = CachedMultipleNegativesRankingLoss(
         torch.nn.Sequential(torch.nn.Identity()),  # it looks at its model's first module
-        scale=100, mini_batch_size=1024, directions=four, partition_mode="joint", show_progress_bar=False
+        scale=100,
+        mini_batch_size=1024,
+        directions=four,
+        partition_mode="joint",
+        show_progress_bar=False,
     )
     calculate = (
         loss.calculate_loss if widths is None else CachedLossDecorator(loss.calculate_loss, widths, [1] * len(widths))
