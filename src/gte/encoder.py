@@ -43,7 +43,6 @@ from gte.fused import use_fused_layers
 from gte.pretrained import POOLINGS, Settings, load_pretrained, usable_positions
 from gte.prompts import find_prompt, prompt_length
 from gte.recompute import run_again, separate_casts
-from gte.side_by_side import run_side_by_side, shares
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = (*AUTOCAST, "int8")  # of `encode`
@@ -234,12 +233,7 @@ class Encoder(nn.Module):
         with separate_casts():
             trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
             pooled = [run_again(embed, placed.chunks[:again], trained, self.device)] if again else []
-            kept = placed.chunks[again:]
-            threads = 1 if self.compiled else shares(len(kept), self.device, self.lm)
-            if threads > 1:
-                pooled.append(run_side_by_side(embed, kept, trained, threads))
-            else:
-                pooled += map(embed, kept)
+            pooled += map(embed, placed.chunks[again:])
         return torch.cat(pooled)[placed.back_N] if pooled else torch.empty(0, self.width, device=self.device)
 
     def embed(self, placed: Placed, chunk: range) -> Tensor:

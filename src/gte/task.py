@@ -15,7 +15,6 @@ from gte.errors import UserError
 from gte.gather import current_ranks
 from gte.hub import describe
 from gte.optim import Optim
-from gte.side_by_side import has_dropout
 from gte.stage import Stage
 from gte.temperature import LearntTemperature
 
@@ -190,3 +189,9 @@ def check_compiled(encoder: Encoder, stage: Stage, device: torch.device) -> None
             "model.compile=true with dropout draws wrong masks on CUDA where layers are recomputed; set "
             "model.compile=false, or stage.recompute_fraction=0 and stage.recompute_layers=false"
         )
+
+
+def has_dropout(lm: torch.nn.Module) -> bool:
+    """Whether a language model drops anything in train mode, by its modules or by its configuration."""
+    settings = [value for key, value in lm.config.to_dict().items() if "drop" in key and isinstance(value, float)]
+    return any(settings) or any(part.p > 0 for part in lm.modules() if isinstance(part, torch.nn.Dropout))
