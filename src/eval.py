@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from gte.build import build, plain, script
 
@@ -20,7 +20,7 @@ def main(cfg: DictConfig) -> int:
     from gte.ticker import still_at
 
     settings = plain(cfg)
-    suite = build(cfg.suite)
+    suite = build(OmegaConf.create(settings["suite"]), _convert_="all")
     checkpoints = name_checkpoints(settings["checkpoint"])
     if cfg.data_dir is not None and all(map(is_here, checkpoints.values())):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # with local folders nothing is asked of the hub
@@ -31,7 +31,7 @@ def main(cfg: DictConfig) -> int:
 
     for checkpoint in checkpoints.values():
         check_checkpoint(checkpoint)
-    todo = plan(suite, cfg.data_dir, settings["tasks"], cfg.split)
+    todo = plan(suite, settings["data_dir"], listed(settings["tasks"]), cfg.split)
     if settings["prompts"]:
         check_prompts(settings["prompts"], known=prompt_names([*todo.run, *todo.skipped, *suite.tasks]))
     if settings["board"]:
@@ -50,7 +50,7 @@ def main(cfg: DictConfig) -> int:
         cache_gb=cfg.cache_gb,
         prompts=settings["prompts"],
     )
-    grid = Grid(load, checkpoints, settings["widths"], settings["precisions"])
+    grid = Grid(load, checkpoints, settings["widths"], listed(settings["precisions"]))
     with contextlib.nullcontext() if sys.stderr.isatty() else still_at("evaluating"), contextlib.closing(grid):
         board = {"stated": settings["board"], "board": not grid.varied}  # reduced vectors are no entry of it
         results = run_suite(grid.checkpoints, suite, todo, cfg.out, grid.load, **board)
@@ -72,6 +72,11 @@ def main(cfg: DictConfig) -> int:
         log_table(cells(results), cfg.out, settings)
     print(f"\n{shown}\n\nscores in points of 100; details in {Path(cfg.out) / 'results.json'}")
     return exit_code(results)
+
+
+def listed(value: str | list[str] | None) -> list[str] | None:
+    """One or several names as a list."""
+    return [value] if isinstance(value, str) else value
 
 
 def is_here(checkpoint: str) -> bool:

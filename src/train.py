@@ -77,7 +77,8 @@ def main(cfg: DictConfig) -> int | None:
     facts = {key: plain(cfg[key]) for key in ("stage", "optim", "model")} | {
         "loss": cfg.loss._target_.rsplit(".")[-1],
         "temperature": loss_options.pop("temperature", None),
-        "loss_options": {key: value for key, value in loss_options.items() if value is not None},
+        "loss_options": loss_options,
+        "mask_repeated_texts": cfg.mask_repeated_texts,
         **mixing,
         "seed": cfg.seed,
         "sources": data.source_facts(),
@@ -87,7 +88,8 @@ def main(cfg: DictConfig) -> int | None:
     }
     folder = place(cfg.checkpoint_dir) if cfg.checkpoint_dir else out / "checkpoints"
     resume = find_resume(out, folder, cfg.resume)
-    if cfg.resume == "auto" and resume and finished(resume, facts, data.total_steps):
+    done = bool(resume) and finished(resume, facts, data.total_steps)
+    if cfg.resume == "auto" and done:
         print(f"{stage.name} was done already: {folder / 'last.ckpt'}")
         return None
     planned = None
@@ -123,7 +125,7 @@ def main(cfg: DictConfig) -> int | None:
             f"loss.tf32=true rounds what trainer.precision={trainer.precision} promises; set loss.tf32=false"
         )
     if resume:
-        check_resume(resume, trainer)
+        check_resume(resume, trainer, learnt=isinstance(facts["temperature"], str | dict))
     torch.manual_seed(cfg.seed)
     encoder = build_encoder(cfg.model, lambda: prepared_tokenizer(cfg.data.dir))
     data.check_encoder(encoder)

@@ -91,6 +91,11 @@ def test_the_average_is_that_of_the_formula_and_survives_a_resume(script, prepar
     assert any(not torch.equal(value, steps[6][key]) for key, value in ema.items())
     last = load_encoder(folder / "last.ckpt").state_dict()
     assert all(torch.equal(value, steps[6][key]) for key, value in last.items())  # put back
+    for name, said in (("ema", True), ("last", False)):
+        assert script("export", f"checkpoint={folder}/{name}.ckpt", f"out={name}")[0] == 0
+        assert ("moving average over the steps" in (tmp_path / name / "README.md").read_text()) == said
+    line = script.refused("train", *TINY, f"data.dir={prepared}", *options, f"resume={folder}/ema.ckpt", "out=no")
+    assert "holds weights alone" in line
     run(script, prepared, *options, f"resume={folder / 'step-0000003.ckpt'}", "out=resumed")
     resumed = load_encoder(tmp_path / "resumed" / "checkpoints" / "ema.ckpt").state_dict()
     assert all(torch.equal(value, resumed[key]) for key, value in ema.items())
@@ -108,6 +113,10 @@ def test_export_averages_the_last_checkpoints(script, prepared, tmp_path):
     assert any(not torch.equal(value, one[key]) for key, value in mean.items())
     with pytest.raises(UserError, match=r"average_last=4: .* keeps 3 step-\*.ckpt"):
         average_last(tmp_path / "run", 4)
+    middle = average_last(tmp_path / "run" / "checkpoints" / "step-0000004.ckpt", 2).state_dict()
+    oldest = encoder_from_checkpoint(tmp_path / "run" / "checkpoints" / "step-0000002.ckpt").state_dict()
+    assert all(torch.allclose(value, (two[key] + oldest[key]) / 2) for key, value in middle.items())
+    assert "the mean of 2 checkpoints" in (tmp_path / "model" / "README.md").read_text()
     with pytest.raises(UserError, match="average_last=1 must be at least 2"):
         average_last(tmp_path / "run", 1)
 
@@ -135,9 +144,20 @@ def test_a_resumed_run_has_the_temperature_that_it_would_have(script, prepared, 
     first = tmp_path / "whole" / "checkpoints" / "step-0000003.ckpt"
     run(script, prepared, *options, f"resume={first}", "out=resumed")
     whole = column(tmp_path / "whole", "train/temperature")
+    fixed = [f"resume={first}", "out=fixed", "stage.steps=6"]
+    assert "learnt in one of the two" in script.refused("train", *TINY, f"data.dir={prepared}", *fixed)
     assert column(tmp_path / "resumed", "train/temperature") == whole[3:] and whole[0] == pytest.approx(
         0.0632, abs=1e-4
     )
+
+
+def test_a_finished_run_of_another_loss_is_not_taken_for_this_one(script, prepared, tmp_path):
+    run(script, prepared, "stage.steps=2", "out=run")
+    again = ["stage.steps=2", "out=run", "resume=auto"]
+    assert "was done already" in run(script, prepared, *again)
+    for change in ("loss.mask_margin=0.0", "loss.widths=[16]", "mask_repeated_texts=true"):
+        line = script.refused("train", *TINY, f"data.dir={prepared}", *again, change)
+        assert change.split("=")[0].split(".")[-1] in line and "other settings" in line
 
 
 @pytest.mark.parametrize("position", [-1e4, -3.0, 0.0, 3.0, 1e4])

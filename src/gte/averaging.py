@@ -8,11 +8,12 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.strategies import DeepSpeedStrategy
 from torch import Tensor
 
-from gte.checkpoint import steps_newest_first
+from gte.checkpoint import LAST, steps_newest_first
 from gte.data.collate import Batch
 from gte.encoder import Encoder
 from gte.errors import UserError
-from gte.hub import encoder_from_checkpoint, find_checkpoint
+from gte.hub import load_encoder
+from gte.remote import place
 
 EMA_FILE = "ema.ckpt"
 
@@ -58,10 +59,12 @@ class Ema(Callback):
     @torch.no_grad()
     def on_train_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         self.swap(task)
+        task.history[-1]["weights"] = f"moving average over the steps, decay {self.decay}"
         try:
             trainer.save_checkpoint(self.folder / EMA_FILE, weights_only=True)
             trainer.strategy.checkpoint_io.finish()
         finally:
+            del task.history[-1]["weights"]
             self.swap(task)
 
     def swap(self, task: pl.LightningModule) -> None:
@@ -81,22 +84,27 @@ class Ema(Callback):
 def average_last(checkpoint: str | Path, count: int) -> Encoder:
     """The encoder whose weights are the mean of a run's `count` newest step-*.ckpt.
 
+    checkpoint: the run's directory or address, or one of its step-*.ckpt, which is then the newest that counts.
     Raises UserError where `checkpoint` is no run's, or has fewer of them.
     """
     if count < 2:
         raise UserError(f"average_last={count} must be at least 2; null takes the last checkpoint alone")
-    found = find_checkpoint(checkpoint)
-    folder = Path(found).parent
-    steps = steps_newest_first(folder) if Path(found).is_file() else []
+    there = place(checkpoint)
+    folder = next((one for one in (there / "checkpoints", there, there.parent) if steps_newest_first(one)), there)
+    steps = steps_newest_first(folder)
+    if there.name.startswith("step-"):
+        steps = [step for step in steps if step.name <= there.name]
+    elif there.suffix == ".ckpt" and there.name != LAST:
+        raise UserError(f"average_last={count} takes a run, or a step-*.ckpt of it, not {there.name}")
     if len(steps) < count:
         raise UserError(
             f"average_last={count}: {checkpoint} keeps {len(steps)} step-*.ckpt; train with checkpoint_every= so that "
             "there are as many, or average fewer"
         )
-    encoder = encoder_from_checkpoint(find_checkpoint(steps[0]))
+    encoder = load_encoder(str(steps[0]))
     total = {name: weight.double() for name, weight in encoder.state_dict().items()}
     for step in steps[1:count]:
-        for name, weight in encoder_from_checkpoint(find_checkpoint(step)).state_dict().items():
+        for name, weight in load_encoder(str(step)).state_dict().items():
             total[name] += weight
     own = encoder.state_dict()
     encoder.load_state_dict({name: (weight / count).to(own[name].dtype) for name, weight in total.items()})

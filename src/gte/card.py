@@ -255,7 +255,9 @@ def stage_lines(number: int, record: dict) -> list[str]:
     mixing = f"weights {record['weights']}" if record.get("weights") else f"alpha = {record['alpha']}"
     schedule = record["optim"].get("schedule", "linear")
     options = {"temperature": record["temperature"]} if record.get("temperature") else {}
-    options |= record.get("loss_options") or {}
+    options |= {key: value for key, value in (record.get("loss_options") or {}).items() if value is not None}
+    if "guide" in options:
+        options["guide"] = published(str(options["guide"]))
     if len(options.get("directions", ())) == 4:
         del options["directions"]  # all of Eq. 6
     facts = {
@@ -268,8 +270,12 @@ def stage_lines(number: int, record: dict) -> list[str]:
         "started from": published(stage["init_from"] or record["model"].get("name_or_path", "random weights")),
         "commit": record["commit"],
     }
+    if record.get("mask_repeated_texts"):
+        facts["loss"] += ", repeated texts masked"
+    if record.get("weights"):
+        facts["weights"] = record["weights"]
     best = record.get("best")
-    if best and best["step"] == record["steps"]:
+    if best and not record.get("weights") and best["step"] == record["steps"]:
         facts["chosen by"] = f"{best['metric']} = {best['score']:.2f}, the highest during training"
     return [
         "",

@@ -1,6 +1,7 @@
 """Vectors of another model, computed once and kept beside the shards, by which false negatives are told in training."""
 
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ class Guide:
                 f"loss.guide={checkpoint} reads texts by another tokenizer than that of the shards in {data.folder} "
                 f"('{data.manifest.tokenizer['name']}'); choose a guide of that family, or prepare with its tokenizer"
             )
-        if encoder.settings.prompts:
+        if any(encoder.settings.prompts.values()):
             raise UserError(
                 f"loss.guide={checkpoint} states prompts ({', '.join(encoder.settings.prompts)}), which the shards do "
                 "not hold; choose a guide without"
@@ -82,8 +83,8 @@ class Guide:
         distinct, first = np.unique(np.concatenate(hashes), return_index=True)
         owner = np.concatenate(owners)
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.file(table.name, kind, "partial")
-        vectors = np.lib.format.open_memmap(partial, "w+", np.float16, (len(distinct), encoder.width))
+        partial = self.file(table.name, kind, f"partial-{uuid4().hex}")  # another node may encode the same
+        vectors = np.lib.format.open_memmap(partial, "w+", np.float16, (len(distinct), encoder.dimensions))
         for start in range(0, len(distinct), BLOCK):
             chosen = first[start : start + BLOCK]
             flat, lengths = texts_at(table, kind, chosen, owner)
@@ -91,6 +92,7 @@ class Guide:
             with evaluating(encoder):
                 plan = encoder.plan(lengths, BATCH_TOKENS)
                 x_RD = encoder(torch.from_numpy(ids.astype(np.int32)), torch.from_numpy(lengths), plan)
+            x_RD = x_RD[:, : encoder.dimensions]
             vectors[start : start + len(chosen)] = F.normalize(x_RD.float(), dim=1).half().cpu().numpy()
         vectors.flush()
         partial.replace(self.file(table.name, kind, "vectors"))

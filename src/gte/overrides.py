@@ -19,8 +19,9 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 LITERAL = {
     "cache", "checkpoint", "checkpoint_dir", "corpus", "data.decontaminate.folder", "data.delimiter", "data.dir",
     "data.mined", "data.path", "data.raw", "data.tokenizer", "data.tokenizer_revision", "data_dir", "delimiter",
-    "evaluate.data_dir", "folder", "hydra.run.dir", "hydra.sweep.dir", "in", "model", "model.name_or_path",
-    "model.revision", "name", "out", "paths.data", "paths.raw", "results", "resume", "stage.init_from", "sts",
+    "evaluate.data_dir", "folder", "hydra.run.dir", "hydra.sweep.dir", "in", "loss.guide", "model",
+    "model.name_or_path",
+    "model.revision", "name", "out", "paths.data", "paths.raw", "ranges", "results", "resume", "stage.init_from", "sts",
 }  # fmt: skip
 OPEN = ("data.columns", "columns", "data.weights", "grids", "source_sets")  # mappings whose keys are the user's
 

@@ -75,10 +75,11 @@ class Zero(DeepSpeedStrategy):
         }
 
 
-def check_resume(checkpoint: Path, trainer: Trainer) -> None:
+def check_resume(checkpoint: Path, trainer: Trainer, learnt: bool = False) -> None:
     """Raises UserError where `trainer` cannot go on from a checkpoint that another strategy or other ranks wrote.
 
-    Also where a file of it is no ZeRO state: DeepSpeed unpickles whatever it finds.
+    Also where it holds weights alone, where one of the two runs learns its temperature and the other does not
+    (`learnt`: this one does), and where a file of it is no ZeRO state: DeepSpeed unpickles whatever it finds.
     """
     zero = isinstance(trainer.strategy, DeepSpeedStrategy)
     if zero != checkpoint.is_dir():
@@ -87,7 +88,14 @@ def check_resume(checkpoint: Path, trainer: Trainer) -> None:
             f"with, or start a new run from its weights: stage.init_from={checkpoint}"
         )
     if not zero:
-        read_checkpoint(checkpoint)  # which says in one line what is cut, damaged or foreign
+        content = read_checkpoint(checkpoint)  # which says in one line what is cut, damaged or foreign
+        anew = f"start a new run from its weights: stage.init_from={checkpoint}"
+        if "optimizer_states" not in content:
+            raise UserError(f"{checkpoint} holds weights alone; resume a step-*.ckpt or last.ckpt, or {anew}")
+        if ("loss.position" in content["state_dict"]) != learnt:
+            raise UserError(
+                f"{checkpoint}: loss.temperature is learnt in one of the two runs and not in the other; {anew}"
+            )
         return
     files = sorted(checkpoint.glob("*/*.pt"))
     ranks = sum("zero_pp_rank_" in file.name for file in files)

@@ -242,11 +242,17 @@ def object_plan(types: dict, query, document, negatives, fields: Fields, absent:
         and (negatives is None or (not isinstance(negatives, list) and is_one_of(negatives, TEXT, TEXTS)))
         and (fields.answers is None or is_one_of(fields.answers, TEXT, TEXTS))
         and (fields.score is None or is_one_of(fields.score, NUMBER))
-        and is_one_of([*fields.keep, *fields.drop], TEXT)
-        and all(isinstance(value, str) for values in (*fields.keep.values(), *fields.drop.values())
-                for value in (values if isinstance(values, list) else [values]))
+        and all(comparable(types.get(name), values) for name, values in [*fields.keep.items(), *fields.drop.items()])
     )  # fmt: skip
     return Plan("object", types, query, document, negatives, absent) if plain else None
+
+
+def comparable(kind: pa.DataType | None, values) -> bool:
+    """Whether Arrow compares a column with a filter's values as Python does; null equals null alone."""
+    if kind is None:
+        return False
+    kinds = {type(value) for value in (values if isinstance(values, list) else [values]) if value is not None}
+    return kinds <= {TEXT: {str}, pa.bool_(): {bool}}.get(kind, set())
 
 
 def list_plan(fields: Fields) -> Plan | None:
@@ -463,7 +469,7 @@ def filtered(columns: dict[str, pa.Array], fields: Fields, count: int) -> np.nda
     for filters, wanted in ((fields.keep, True), (fields.drop, False)):
         for name, values in filters.items():
             values = values if isinstance(values, list) else [values]
-            bad |= mask(pc.is_in(columns[name], pa.array(values, TEXT))) != wanted
+            bad |= mask(pc.is_in(columns[name], pa.array(values, columns[name].type))) != wanted
     if fields.score is not None:
         bad |= ~mask(pc.greater_equal(columns[fields.score], fields.min_score))
     if fields.answers is not None and columns[fields.answers].type == TEXTS:
@@ -837,6 +843,8 @@ def parquet_plan(schema: pa.Schema, fields: Fields) -> Plan | None:
                 types[name] = TEXTS
             elif pa.types.is_floating(kind) or pa.types.is_integer(kind):
                 types[name] = NUMBER
+            elif pa.types.is_boolean(kind) or pa.types.is_null(kind):
+                types[name] = kind
     return object_plan(types, query, document, negatives, fields)
 
 

@@ -194,17 +194,17 @@ def download(file: HubFile, folder: Path) -> Path:
     if target.is_file() and target.stat().st_size == file.bytes:
         return target
     disable_progress_bars()
-    target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
     url = hf_hub_url(file.repo, file.path, repo_type="dataset", revision=file.revision)
 
     def go_on() -> None:
         with part.open("ab") as stream:
             if stream.tell() > file.bytes:
-                stream.truncate(0)
+                stream.seek(0)
+                stream.truncate()
             http_get(url, stream, resume_size=stream.tell(), headers=build_hf_headers(), expected_size=file.bytes)
 
-    with part.with_name(f"{part.name}.lock").open("w") as lock:
+    with opened_lock(part.with_name(f"{part.name}.lock")) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (target.is_file() and target.stat().st_size == file.bytes):
             patiently(go_on, str(file), progress=lambda: part.stat().st_size if part.exists() else 0)
@@ -212,15 +212,28 @@ def download(file: HubFile, folder: Path) -> Path:
     return target
 
 
+def opened_lock(path: Path) -> TextIO:
+    """A new file in a folder that another source of the same data set may be removing, because it is empty."""
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path.open("w")
+        except (FileNotFoundError, FileExistsError):
+            continue
+
+
 def remove(file: HubFile, folder: Path) -> None:
     """Remove a downloaded file, and what stands beside it on its account."""
     target = file.place(folder)
-    for path in (target, *target.parent.glob(f"{target.name}.*")):
-        path.unlink(missing_ok=True)
+    for end in ("", ".part", ".part.lock", ".lock", ".arrow", ".arrow.part"):
+        target.with_name(f"{target.name}{end}").unlink(missing_ok=True)
     for parent in (target.parent, *target.parent.parents):
-        if parent == folder / FOLDER or not parent.is_dir() or any(parent.iterdir()):
+        if parent == folder / FOLDER:
             break
-        parent.rmdir()
+        try:
+            parent.rmdir()
+        except OSError:  # not empty, or another's
+            break
 
 
 def patiently(call: Callable, what: str, progress: Callable[[], int] = lambda: 0):
@@ -234,6 +247,7 @@ def patiently(call: Callable, what: str, progress: Callable[[], int] = lambda: 0
     Raises HubError with the reason where it fails for good, or for as long as WAITS.
     """
     if not hub_reachable():
+        getattr(hub_reachable, "cache_clear", lambda: None)()  # the next file asks anew
         raise HubError(f"the hub did not give {what} (it cannot be reached from here, or HF_HUB_OFFLINE is set)")
     waits, reached = iter(WAITS), progress()
     while True:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 SRC = Path(__file__).resolve().parents[2]
 PACKAGE = "gte"
-TALK = ("gte.errors", "gte.ticker", "gte.offline")  # what the user is told and whether a hub answers: in no result
+# what the user is told, whether a hub answers and how a file is copied, whose commit and size are known: in no result
+TALK = ("gte.errors", "gte.ticker", "gte.offline", "gte.data.hub_files")
 
 Name = tuple[str, str | None]  # a module and a name in it; None: all of the module
 

@@ -136,6 +136,22 @@ def make_pairs(
         where the disk is full.
     """
     shutil.rmtree(work, ignore_errors=True)  # a killed run's
+    try:
+        return pairs_in(source, raws, target, work, max_rejected, seen, evaluation)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)  # of a source that fails as well; its hash file lies beside it
+
+
+def pairs_in(
+    source: Source,
+    raws: list[Raw],
+    target: Path,
+    work: Path,
+    max_rejected: float,
+    seen: list[Path] | None,
+    evaluation: EvaluationTexts | None,
+) -> Tally:
+    """`make_pairs` in an empty folder for intermediate files."""
     buckets = min(MAX_BUCKETS, power_of_two(sum(texts_size(raw, source) for raw in raws) / BUCKET_BYTES))
     tally, size = count_parts(source, write_parts(source, raws, buckets, work), max_rejected)
     pairs = tally.read - sum(tally.rejected.values())
@@ -170,7 +186,6 @@ def make_pairs(
         tally.contamination = contamination.facts()
     if tally.kept + tally.duplicates + sum(tally.rejected.values()) != tally.read:
         raise RuntimeError(f"source {source.name}: not every row is accounted for: {tally}")
-    shutil.rmtree(work)
     return tally
 
 

@@ -444,7 +444,6 @@ def write_pairs(
                 failed[source.name] = result
                 continue
             made, how_long = result
-            release(raws[source.name])
             tally = Tally(**made["tally"])
             facts[source.name] = describe_source(
                 source.category, source.stages, source.licence, tally, made["files"][0]
@@ -486,7 +485,7 @@ def pairs_step(
         work = build / WORK / source.name
         arguments = (source, raws)
         if workers.engine == "ray":  # whose processes run in other folders
-            files = [replace(raw, path=raw.path and raw.path.resolve()) for raw in raws]
+            files = [absolute(raw) for raw in raws]
             arguments = (replace(source, mined=source.mined and str(Path(source.mined).resolve())), files)
         arguments += (build, work, recipe.max_rejected, across, index)
         made = make_source(workers, sum(texts_size(raw, source) for raw in raws), *arguments)
@@ -498,11 +497,17 @@ def pairs_step(
     try:
         with still_at(f"{source.name}: at work"):
             made, is_new = once(build, f"{source.name}.pairs", key, make)
+        release(raws)  # now: in the order of telling, one long source would keep the downloads of all
     except UserError as error:
         if len(recipe.sources) > 1:
             report(f"{source.name}: failed: {error}")
         raise
     return made, f"{time.perf_counter() - start:6.1f} s" if is_new else "made before"
+
+
+def absolute(raw: Raw) -> Raw:
+    """A raw file under a name that holds in any working directory; links within the raw folder keep their names."""
+    return replace(raw, path=raw.path.absolute(), companions=tuple(map(absolute, raw.companions)))
 
 
 def make_source(workers: Workers, size: int, *arguments) -> dict:

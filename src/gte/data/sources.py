@@ -394,7 +394,13 @@ def with_companions(source: Source, raws: list[Raw]) -> list[Raw]:
         return raws
     patterns = [pattern for one in source.companions for pattern in (one, f"*/{one}")]
     beside = tuple(raw for raw in raws if any(fnmatch.fnmatchcase(raw.name, pattern) for pattern in patterns))
-    return [replace(raw, companions=beside) for raw in raws if raw not in beside]
+    rest = [replace(raw, companions=beside) for raw in raws if raw not in beside]
+    if not rest:
+        raise UserError(
+            f"source {source.name}: there are only files that stand beside others ({', '.join(source.companions)}); "
+            "those others are missing"
+        )
+    return rest
 
 
 def hub_raws(source: Source, raw_folder: Path) -> list[Raw]:
@@ -707,6 +713,8 @@ def configuration(source: Source, raws: list[Raw]) -> dict:
     if raws and raws[0].hub:
         files = sorted({one.hub.path for raw in raws for one in (raw, *raw.companions)})
         stated["pinned"] = {"revision": raws[0].hub.revision, "files": files}
+        if source.forms:
+            stated["forms"] = source.forms  # which of them reads a file is known when it is read
     stamps = [raw.stamp for raw in raws]
     if source.mined is not None:
         mined = Path(source.mined)

@@ -65,7 +65,8 @@ class VectorCache:
         """The vectors [N, D] of these rows."""
         if not len(rows_N):
             return np.empty((0, self.width), np.float32)
-        return np.memmap(self.folder / "vectors.f32", "<f4", "r").reshape(-1, self.width)[rows_N]
+        shape = (int(rows_N.max()) + 1, self.width)  # what lies behind may be half a row that is being written
+        return np.memmap(self.folder / "vectors.f32", "<f4", "r", shape=shape)[rows_N]
 
     def add(self, keys_N: np.ndarray, vectors_ND: np.ndarray) -> None:
         """Keeps new vectors as far as there is room."""

@@ -134,7 +134,7 @@ def mapped(path: Path, columns: tuple[str, str]) -> pa.Table:
     with path.with_name(f"{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not copy.exists() or copy.stat().st_mtime < path.stat().st_mtime:
-            file, part = opened(path, columns), path.with_name(f"{path.name}.part")
+            file, part = opened(path, columns), path.with_name(f"{path.name}.arrow.part")
             try:
                 with pa.ipc.new_file(part, schema) as writer:
                     for batch in file.iter_batches(columns=list(columns)):
