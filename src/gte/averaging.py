@@ -59,12 +59,12 @@ class Ema(Callback):
     @torch.no_grad()
     def on_train_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         self.swap(task)
-        task.history[-1]["weights"] = f"moving average over the steps, decay {self.decay}"
+        task.history[-1]["averaged"] = f"moving average over the steps, decay {self.decay}"
         try:
             trainer.save_checkpoint(self.folder / EMA_FILE, weights_only=True)
             trainer.strategy.checkpoint_io.finish()
         finally:
-            del task.history[-1]["weights"]
+            del task.history[-1]["averaged"]
             self.swap(task)
 
     def swap(self, task: pl.LightningModule) -> None:

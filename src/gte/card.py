@@ -272,10 +272,10 @@ def stage_lines(number: int, record: dict) -> list[str]:
     }
     if record.get("mask_repeated_texts"):
         facts["loss"] += ", repeated texts masked"
-    if record.get("weights"):
-        facts["weights"] = record["weights"]
+    if record.get("averaged"):
+        facts["weights"] = record["averaged"]
     best = record.get("best")
-    if best and not record.get("weights") and best["step"] == record["steps"]:
+    if best and not record.get("averaged") and best["step"] == record["steps"]:
         facts["chosen by"] = f"{best['metric']} = {best['score']:.2f}, the highest during training"
     return [
         "",

@@ -57,7 +57,7 @@ def export(
     encoder = average_last(checkpoint, averaged) if averaged else load_encoder(checkpoint, trust_remote_code)
     stages = history(checkpoint)
     if averaged and stages:
-        stages[-1] = stages[-1] | {"weights": f"the mean of {averaged} checkpoints"}
+        stages[-1] = stages[-1] | {"averaged": f"the mean of {averaged} checkpoints"}
     if onnx or int8:
         check_graph(encoder.settings)
     scores = find_scores(Path(results), encoder) if results else None
