@@ -136,6 +136,18 @@ def test_onnx_gives_the_vectors_of_the_encoder_for_texts_of_all_lengths(minilm_e
     assert 0.9 < int8_row.lowest_cosine < 0.9999 and int8_row.megabytes < 0.3 * onnx_row.megabytes
 
 
+def test_an_int8_vector_depends_on_its_batch_as_the_card_says_and_a_float32_one_does_not(minilm_export, minilm):
+    out, _ = minilm_export
+    encoder = load_encoder(minilm)
+    least = {}
+    for form in ("model", "model_int8"):
+        file = out / "onnx" / f"{form}.onnx"
+        alone, together = (onnx_embeddings(file, encoder, list(TEXTS), rows=rows) for rows in (1, len(TEXTS)))
+        least[form] = float((alone * together).sum(1).min())
+    assert least["model"] > 0.99999 and least["model_int8"] < 0.9999, least
+    assert "a text's vector depends on what else is in it" in (out / "README.md").read_text()
+
+
 def test_onnxruntime_alone_works_as_the_card_shows(minilm_export, minilm, monkeypatch):
     out, _ = minilm_export
     monkeypatch.chdir(out)

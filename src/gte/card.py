@@ -216,6 +216,9 @@ def onnx_lines(name: str, encoder: Encoder, comparisons: list[Comparison]) -> li
     cut = f"{encoder.max_length}" + (f', direction="{side}"' if side != "right" else "")
     task = comparisons[0].task
     texts = f"{comparisons[0].texts:,} {f'sentences of {task}' if task else 'sample texts'}"
+    dynamic = []
+    if any("int8" in c.form for c in comparisons):
+        dynamic = ["", "The int8 graph takes its ranges from the batch: a text's vector depends on what else is in it."]
     rows = [
         f"| {c.form} | {c.megabytes:.1f} | {c.mean_cosine:.5f} | {c.lowest_cosine:.5f} |"
         + ("" if c.spearman is None else f" {c.spearman:.2f} |")
@@ -230,6 +233,7 @@ def onnx_lines(name: str, encoder: Encoder, comparisons: list[Comparison]) -> li
         "| form | MB | mean cosine | lowest cosine |" + (f" {task}, Spearman |" if task else ""),
         "|---|---:|---:|---:|" + ("---:|" if task else ""),
         *rows,
+        *dynamic,
         "",
         "With onnxruntime and tokenizers alone, a prompt as part of the text; the output is pooled and of unit length:",
         "",
