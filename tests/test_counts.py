@@ -69,8 +69,9 @@ def test_every_row_of_a_file_is_a_pair_or_a_rejection_whatever_stands_between_an
         assert kinds.total() - expected.total() in (0, 1) and kinds["pair"] >= expected["pair"] - 1
         assert kinds["rejected"] >= 1
     else:
-        strange = bool(rows) and format in ("csv", "tsv") and "  " in tail
-        assert kinds - Counter(rejected=strange) == expected
+        blank_cell = format in ("csv", "tsv") and "  " in tail  # a line of blanks may be a row of one cell
+        assert kinds["pair"] == expected["pair"]
+        assert kinds["rejected"] - expected["rejected"] in ((0, 1) if blank_cell else (0,))
     assert [record.row for record in found] == sorted(record.row for record in found)
 
 
