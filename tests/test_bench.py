@@ -40,6 +40,7 @@ def test_the_loss_benchmark_writes_time_and_memory(bench):
     assert [row["peak_mb"] > 0 for row in rows if "peak_mb" in row] == [True]
 
 
+@pytest.mark.slow
 def test_the_encode_benchmark_compares_equal_embeddings(bench, prepared, monkeypatch):
     pytest.importorskip("sentence_transformers")
     monkeypatch.setattr(measure, "matmul_size", lambda device: 256)  # seconds less a turn
@@ -192,6 +193,7 @@ def test_a_package_that_is_missing_has_no_version(monkeypatch, bench):
     )
 
 
+@pytest.mark.slow
 def test_the_checkpoint_benchmark_says_how_long_training_waits(bench):
     none, *others = bench(
         "benchmark=checkpoint", "benchmark.parameters=1200000", "benchmark.steps=4", "benchmark.every=2"
