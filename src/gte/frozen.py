@@ -21,10 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
-from transformers.activations import GELUActivation
 
 from gte.attention import Runs
-from gte.fused import FUSED
+from gte.fused import FUSED, exact, linear_of
 from gte.fused_steps import ONEDNN
 
 HINT = 1_024  # tokens of a product that oneDNN is to lay weights out for
@@ -64,24 +63,6 @@ def why_not(lm: nn.Module, precision: str) -> str | None:
     if any(p.dtype != torch.float32 or p.device.type != "cpu" for p in lm.parameters()):
         return "its weights are not in float32 on the CPU"
     return None
-
-
-def exact(layer: nn.Module) -> bool:
-    """Whether the equations below are those of this layer."""
-    act = layer.intermediate.intermediate_act_fn
-    return (
-        not layer.is_decoder
-        and isinstance(act, GELUActivation | nn.GELU)
-        and getattr(act, "approximate", "none") == "none"
-        and all(type(module) is nn.Linear and module.bias is not None for module in linear_of(layer))
-    )
-
-
-def linear_of(layer: nn.Module) -> tuple[nn.Module, ...]:
-    """Query, key, value, attention's output, inner and outer product."""
-    attention = layer.attention.self
-    of_attention = (attention.query, attention.key, attention.value, layer.attention.output.dense)
-    return (*of_attention, layer.intermediate.dense, layer.output.dense)
 
 
 def fingerprint(lm: nn.Module) -> tuple:

@@ -74,15 +74,25 @@ class FusedLayer:
 
     def fits(self, hidden_states: Tensor) -> bool:
         """Whether the equations below are those of this layer."""
-        attention = self.attention.self
-        linear = (attention.query, attention.key, attention.value, self.attention.output.dense)
-        linear += (self.intermediate.dense, self.output.dense)
-        return (
-            not self.is_decoder
-            and isinstance(self.intermediate.intermediate_act_fn, GELUActivation | nn.GELU)
-            and all(type(module) is nn.Linear and module.bias is not None for module in linear)  # no adapters
-            and not has_hooks(self)
-        )
+        return exact(self) and not has_hooks(self)
+
+
+def exact(layer: nn.Module) -> bool:
+    """Whether the equations below are those of this layer."""
+    act = layer.intermediate.intermediate_act_fn
+    return (
+        not layer.is_decoder
+        and isinstance(act, GELUActivation | nn.GELU)
+        and getattr(act, "approximate", "none") == "none"
+        and all(type(module) is nn.Linear and module.bias is not None for module in linear_of(layer))
+    )
+
+
+def linear_of(layer: nn.Module) -> tuple[nn.Module, ...]:
+    """Query, key, value, attention's output, inner and outer product."""
+    attention = layer.attention.self
+    of_attention = (attention.query, attention.key, attention.value, layer.attention.output.dense)
+    return (*of_attention, layer.intermediate.dense, layer.output.dense)
 
 
 class FusedBertLayer(FusedLayer, BertLayer):

@@ -38,7 +38,7 @@ from gte.data.readers import (
     require_columns,
     table_rows,
 )
-from gte.data.records import Fields, Record, Rejected, records
+from gte.data.records import ANY_POSITIVE, Fields, Record, Rejected, records
 from gte.data.sources import Raw, Source
 
 HASHED = pa.schema([
@@ -49,7 +49,6 @@ BLOCK_BYTES = 2**21  # of lines that are parsed together
 CHUNK_BYTES = 2**18  # as `readers.lines` reads: so a damaged archive gives the same lines
 FEW_ROWS = 32  # a block that Arrow refuses is halved down to so many rows
 DEEP, LONG_NUMBER = 400, 4_300  # brackets and digits of a line that Python's parser may refuse, where Arrow's goes on
-ANY_POSITIVE = ("pos", "document", "answer")  # as in `records.split_row`
 MOST_COLUMNS = 100  # of a table whose plain lines a regular expression tells
 SAMPLE = 20  # rows that tell the columns' types
 TEXT, TEXTS, NUMBER = pa.string(), pa.list_(pa.string()), pa.float64()

@@ -13,7 +13,6 @@ nor on the engine.
 
 import logging
 import os
-import pickle
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gte.data.columnar import read_columns
-from gte.data.contamination import Contamination, EvaluationTexts
+from gte.data.contamination import Contamination, EvaluationTexts, load_evaluation, save_evaluation
 from gte.data.engine import daft, run_tasks
 from gte.data.records import FILTERED, Keyed, KeyedRow, Record, Rejected, Triple, pair_hash, text_hash
 from gte.data.row_groups import join_files
@@ -62,7 +61,7 @@ FATAL = "\0"  # begins the reason of what stops the source instead of being coun
 EXAMPLES = 3  # rejected rows of each reason that the manifest names
 
 chosen: list[str] = []  # the engine, once native was asked for
-evaluations: dict[Path, EvaluationTexts] = {}  # that the tasks in this process use, by the file that holds them
+evaluations: dict[Path, EvaluationTexts] = {}  # of `make_pairs` in this process, by the file that others load
 
 
 @dataclass
@@ -152,7 +151,7 @@ def pairs_in(
     evaluation: EvaluationTexts | None,
 ) -> Tally:
     """`make_pairs` in an empty folder for intermediate files."""
-    buckets = min(MAX_BUCKETS, power_of_two(sum(texts_size(raw, source) for raw in raws) / BUCKET_BYTES))
+    buckets = min(MAX_BUCKETS, power_of_two(sum(texts_size(raw) for raw in raws) / BUCKET_BYTES))
     tally, size = count_parts(source, write_parts(source, raws, buckets, work), max_rejected)
     pairs = tally.read - sum(tally.rejected.values())
     groups = power_of_two(max(pairs / GROUP_ROWS, size / GROUP_BYTES))
@@ -161,8 +160,7 @@ def pairs_in(
     if evaluation:
         shared = work / "evaluation.pickle"
         if daft.get_or_infer_runner_type() == "ray":
-            shared.write_bytes(pickle.dumps(evaluation))
-        evaluations.clear()
+            save_evaluation(evaluation, shared)
         evaluations[shared] = evaluation
     tasks = min(buckets, groups)
     columns = ["query", "document", *(["negatives"] if tally.negatives else []), "file", "row"]
@@ -205,7 +203,7 @@ def one_of(number: int, tasks: int, count: int) -> range:
     return range(number * share, (number + 1) * share)
 
 
-def texts_size(raw: Raw, source: Source) -> int:
+def texts_size(raw: Raw) -> int:
     """About how many bytes of text a raw input holds."""
     return raw.bytes * (4 if raw.name.endswith((".gz", ".zst", ".parquet")) else 1)
 
@@ -402,7 +400,7 @@ def unique_pairs(
     schema = pa.schema([PART.field(name) for name in columns])
     rows = read_buckets(work / "parts", buckets)
     order, high = distinct_rows(rows, seen)
-    contamination = Contamination(evaluation_of(evaluation)) if evaluation else None
+    contamination = Contamination(evaluations.get(evaluation) or load_evaluation(evaluation)) if evaluation else None
     ends = np.searchsorted(leading(high, all_groups), np.asarray(groups), side="right").tolist()
     if rows.nbytes > LARGE_BYTES:
         rows = rows.cast(pa.schema([large(field) for field in rows.schema]))
@@ -479,14 +477,6 @@ def seen_hashes(seen: list[Path], least: np.uint64, most: np.uint64) -> tuple[np
     high, low = np.concatenate(found).T
     inside = (high >= least) & (high <= most)
     return high[inside], low[inside]
-
-
-def evaluation_of(path: Path) -> EvaluationTexts:
-    """The evaluation texts that `make_pairs` gave, or, in another process, wrote to that file."""
-    if path not in evaluations:
-        evaluations.clear()
-        evaluations[path] = pickle.loads(path.read_bytes())
-    return evaluations[path]
 
 
 def raw_records(source: Source, raw: Raw) -> Iterator[tuple[str, Record | Keyed]]:

@@ -294,7 +294,7 @@ def prepare(
         if workers is None:
             count = min(
                 count,
-                1 + sum(texts_size(raw, source) for source in recipe.sources for raw in raws[source.name]) // WORTH,
+                1 + sum(texts_size(raw) for source in recipe.sources for raw in raws[source.name]) // WORTH,
             )
         with building_site(out, report) as build, Workers(count, engine) as pool:
             build = build.resolve()  # the tasks of a cluster run in other folders
@@ -438,7 +438,7 @@ def write_pairs(
             partial(pairs_step, recipe, source, raws[source.name], earlier, across, index, build, workers, report)
             for source in sources
         ]
-        sizes = [sum(texts_size(raw, source) for raw in raws[source.name]) for source in sources]
+        sizes = [sum(texts_size(raw) for raw in raws[source.name]) for source in sources]
         for source, result in zip(sources, workers.each(steps, sizes), strict=True):
             if isinstance(result, UserError):
                 failed[source.name] = result
@@ -488,7 +488,7 @@ def pairs_step(
             files = [absolute(raw) for raw in raws]
             arguments = (replace(source, mined=source.mined and str(Path(source.mined).resolve())), files)
         arguments += (build, work, recipe.max_rejected, across, index)
-        made = make_source(workers, sum(texts_size(raw, source) for raw in raws), *arguments)
+        made = make_source(workers, sum(texts_size(raw) for raw in raws), *arguments)
         if locate(source, recipe.raw) != raws:
             raise UserError(f"source {source.name}: its raw files changed while they were read; prepare again")
         return made

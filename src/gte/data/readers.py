@@ -239,16 +239,22 @@ def read_parquet(path: Path | zipfile.Path, fields: Fields) -> Iterator[Record]:
 
     A row group that is damaged part-way costs its own rows from there on, each of them a rejection.
     """
-    row, seen = 0, set()
+    return paired(parquet_rows(path, fields), fields)
+
+
+def parquet_rows(path: Path | zipfile.Path, fields: Fields | None = None) -> Iterator[Row | Rejected]:
+    """(position, row) of a parquet file, with the columns of `fields` or, without it, all; damage as `read_parquet`."""
+    row = 0
     try:
         with path.open("rb") as stream:
             file = pq.ParquetFile(stream)
-            require_columns(path, fields, file.schema_arrow.names)
+            if fields is not None:
+                require_columns(path, fields, file.schema_arrow.names)
             for group in range(file.num_row_groups):
                 end = row + file.metadata.row_group(group).num_rows
-                for value in group_rows(file, group, fields.names or None):
+                for value in group_rows(file, group, (fields and fields.names) or None):
                     row += 1
-                    yield from [Rejected("invalid UTF-8", row)] if value is None else records(value, fields, row, seen)
+                    yield Rejected("invalid UTF-8", row) if value is None else (row, value)
                 for lost in range(row + 1, min(end, row + GROUP_ROWS) + 1):  # a damaged footer may say anything
                     yield Rejected("damaged row group", lost)
                 row = max(row, end)

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 Field = str | int | list | None
+ANY_POSITIVE = ("pos", "document", "answer")  # names of which each row of a file may have another
 FILTERED = "filtered: "  # begins the reason of a row that its source leaves out by choice: counted, but no fault
 
 
@@ -214,7 +215,7 @@ def split_row(value, fields: Fields) -> tuple:
             negatives = gather(value, fields.negatives)
         elif "query" in value:
             query, negatives = value["query"], value.get("neg")
-            document = next((value[name] for name in ("pos", "document", "answer") if name in value), None)
+            document = next((value[name] for name in ANY_POSITIVE if name in value), None)
         elif isinstance(value.get("set"), list):
             return None, value["set"], None
         elif isinstance(value.get("text"), list):

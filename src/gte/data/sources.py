@@ -34,12 +34,11 @@ from gte.data.columns import (
 )
 from gte.data.hub_files import HubError, HubFile
 from gte.data.readers import MAX_LINE, decoded_rows, join, lines, reader, table_rows
-from gte.data.records import Field, Fields, Keyed, KeyedRow, Record, Rejected, Triple, encodable, records
+from gte.data.records import ANY_POSITIVE, Field, Fields, Keyed, KeyedRow, Record, Rejected, Triple, encodable, records
 from gte.errors import UserError, did_you_mean, first_line
 
 FOLDER = Path(__file__).resolve().parents[3] / "conf" / "source"
 STAGES = ("pretrain", "finetune")
-ANY_POSITIVE = ("pos", "document", "answer")  # names of which each row of a file may have another
 LOCAL = "local"  # category of a user's own files
 LOCAL_FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
 PLAIN_FORMATS = ("jsonl", "csv", "tsv", "parquet")  # whose rows have the columns that a source names

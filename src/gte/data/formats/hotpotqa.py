@@ -4,11 +4,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from gte.data.formats.arrays import json_rows
-from gte.data.readers import DAMAGE, GROUP_ROWS, MAX_LINE, Row, changed, group_rows
+from gte.data.readers import MAX_LINE, Row, changed, parquet_rows
 from gte.data.records import Fields, Record, Rejected, Unfit
 
 
@@ -18,28 +15,14 @@ def read_hotpotqa(path: Path | zipfile.Path, fields: Fields, *, max_row: int = M
     path: the JSON array of its makers, or a parquet file of the hub's copy, where context is a list of titles and one
     of sentences.
     """
-    rows = parquet_rows(path) if path.name.endswith(".parquet") else json_rows(path, max_row)
+    rows = copied_rows(path) if path.name.endswith(".parquet") else json_rows(path, max_row)
     return changed(rows, fields, divide_context)
 
 
-def parquet_rows(path: Path | zipfile.Path) -> Iterator[Row | Rejected]:
-    """(position, row) of the hub's copy, spelt as in the JSON array; damage as `read_parquet` tells it."""
-    row = 0
-    try:
-        with path.open("rb") as stream:
-            file = pq.ParquetFile(stream)
-            for group in range(file.num_row_groups):
-                end = row + file.metadata.row_group(group).num_rows
-                for value in group_rows(file, group, None):
-                    row += 1
-                    yield Rejected("invalid UTF-8", row) if value is None else (row, spelt_as_lists(value))
-                for lost in range(row + 1, min(end, row + GROUP_ROWS) + 1):
-                    yield Rejected("damaged row group", lost)
-                row = max(row, end)
-    except (pa.ArrowException, *DAMAGE) as error:
-        if getattr(error, "errno", None):
-            raise
-        yield Rejected("damaged file", row)
+def copied_rows(path: Path | zipfile.Path) -> Iterator[Row | Rejected]:
+    """(position, row) of the hub's copy, spelt as in the JSON array."""
+    for row in parquet_rows(path):
+        yield row if isinstance(row, Rejected) else (row[0], spelt_as_lists(row[1]))
 
 
 def spelt_as_lists(value: dict) -> dict:
