@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from gte.build import build, plain, script
+from gte.build import build, listed, plain, script
 
 
 @script("eval")
@@ -72,11 +72,6 @@ def main(cfg: DictConfig) -> int:
         log_table(cells(results), cfg.out, settings)
     print(f"\n{shown}\n\nscores in points of 100; details in {Path(cfg.out) / 'results.json'}")
     return exit_code(results)
-
-
-def listed(value: str | list[str] | None) -> list[str] | None:
-    """One or several names as a list."""
-    return [value] if isinstance(value, str) else value
 
 
 def is_here(checkpoint: str) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from gte.build import plain, script
+from gte.build import listed, plain, script
 
 
 @script("mine")
@@ -17,7 +17,7 @@ def main(cfg: DictConfig) -> None:
     from gte.prompts import check_prompts, unread_line
 
     settings = plain(cfg)
-    inputs, corpus = (listed(settings.pop(key)) for key in ("in", "corpus"))
+    inputs, corpus = (listed(settings.pop(key)) or [] for key in ("in", "corpus"))
     out, raw = Path(settings.pop("out")), Path(settings.pop("paths")["raw"])
     checkpoint, devices = settings.pop("checkpoint"), choose_devices(settings.pop("device"))
     precision, batch_tokens = choose_precision(settings.pop("precision"), devices[0]), settings.pop("batch_tokens")
@@ -42,11 +42,6 @@ def main(cfg: DictConfig) -> None:
         print(line, flush=True)
     if checkpoint not in BM25_WORDS and (line := model.cut()):
         print(line)
-
-
-def listed(value: str | list[str] | None) -> list[str]:
-    """One or several names as a list."""
-    return [value] if isinstance(value, str) else value or []
 
 
 if __name__ == "__main__":

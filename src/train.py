@@ -31,7 +31,7 @@ READ_WARNINGS = (  # of Lightning 2.6 about what is meant here, or about PyTorch
     ".*does not have many workers which may be a bottleneck",  # workers= is the user's choice
     "This DataLoader will create .* worker processes in total",
 )
-REPORTED = ("temperature", "widths", "width_weights", "directions", "mask_margin", "guide")  # of conf/loss
+REPORTED = ("widths", "width_weights", "directions", "mask_margin", "guide")  # of conf/loss
 UNFINISHED = 75  # exit code of a run that was told to stop: EX_TEMPFAIL of sysexits.h, "try again"
 
 
@@ -48,6 +48,7 @@ def main(cfg: DictConfig) -> int | None:
     from gte.provenance import git_commit
     from gte.remote import place
     from gte.task import ContrastiveTask
+    from gte.temperature import LearntTemperature
     from gte.values import TRAIN, check_values
     from gte.zero import check_resume
 
@@ -68,16 +69,16 @@ def main(cfg: DictConfig) -> int | None:
     if "stage.group_size" not in typed():
         cfg.stage.group_size = group_size_of(cfg.data.dir, stage, settings["sources"])
         stage = build(cfg.stage)
-    check_loss(cfg.loss, build_loss(cfg.loss))
+    loss, stated_loss = build_loss(cfg.loss), plain(cfg.loss)
+    check_loss(cfg.loss, loss)
     if stage.init_from:
         find_checkpoint(stage.init_from)
     prompts = plain(cfg)["data"]["prompts"]
     data = PairData(cfg.data.dir, stage, **mixing, **settings, text_hashes=cfg.mask_repeated_texts, prompts=prompts)
-    loss_options = {key: plain(cfg.loss).get(key) for key in REPORTED}
     facts = {key: plain(cfg[key]) for key in ("stage", "optim", "model")} | {
         "loss": cfg.loss._target_.rsplit(".")[-1],
-        "temperature": loss_options.pop("temperature", None),
-        "loss_options": loss_options,
+        "temperature": stated_loss.get("temperature"),
+        "loss_options": {key: stated_loss.get(key) for key in REPORTED},
         "mask_repeated_texts": cfg.mask_repeated_texts,
         **mixing,
         "seed": cfg.seed,
@@ -125,7 +126,7 @@ def main(cfg: DictConfig) -> int | None:
             f"loss.tf32=true rounds what trainer.precision={trainer.precision} promises; set loss.tf32=false"
         )
     if resume:
-        check_resume(resume, trainer, learnt=isinstance(facts["temperature"], str | dict))
+        check_resume(resume, trainer, learnt=isinstance(loss, LearntTemperature))
     torch.manual_seed(cfg.seed)
     encoder = build_encoder(cfg.model, lambda: prepared_tokenizer(cfg.data.dir))
     data.check_encoder(encoder)
@@ -146,7 +147,7 @@ def main(cfg: DictConfig) -> int | None:
     earlier = history(stage.init_from) if stage.init_from else []
     task = ContrastiveTask(
         encoder,
-        build_loss(cfg.loss),
+        loss,
         build(cfg.optim),
         stage,
         total_steps=data.total_steps,

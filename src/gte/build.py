@@ -223,6 +223,11 @@ def plain(cfg: DictConfig) -> dict:
     return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
 
 
+def listed(value: str | list[str] | None) -> list[str] | None:
+    """One or several names as a list; None stays."""
+    return [value] if isinstance(value, str) else value
+
+
 def choose_sources(cfg: DictConfig) -> list[str] | None:
     """`sources`; where that is a name, the list that `source_sets` has under it. UserError where it has none."""
     sources, sets = plain(cfg)["sources"], plain(cfg)["source_sets"]
