@@ -26,7 +26,8 @@ def main(cfg: DictConfig) -> int:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # with local folders nothing is asked of the hub
 
     from gte.evaluation.grid import Grid
-    from gte.evaluation.model import check_checkpoint, choose_devices, choose_precision, load_model, prompt_names
+    from gte.evaluation.model import check_checkpoint, load_model, prompt_names
+    from gte.models.device import choose_devices, choose_precision
     from gte.prompts import check_prompts
 
     for checkpoint in checkpoints.values():

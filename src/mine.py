@@ -13,7 +13,9 @@ def main(cfg: DictConfig) -> None:
     from gte.data.columns import Wanted
     from gte.data.mining import Dense, mine_files
     from gte.data.prompts import words_to_rank
-    from gte.evaluation.model import BM25_WORDS, choose_devices, choose_precision, load_model
+    from gte.evaluation.bm25 import BM25_WORDS
+    from gte.evaluation.model import load_model
+    from gte.models.device import choose_devices, choose_precision
     from gte.prompts import check_prompts, unread_line
 
     settings = plain(cfg)

@@ -40,9 +40,10 @@ from gte.errors import UserError
 from gte.models.fast_ids import FastIds
 from gte.models.frozen import FrozenLayers, calibration_texts, first_hidden, why_not
 from gte.models.fused import use_fused_layers
-from gte.models.pretrained import POOLINGS, Settings, load_pretrained, usable_positions
+from gte.models.pretrained import POOLINGS, load_pretrained, usable_positions
 from gte.prompts import find_prompt, prompt_length
 from gte.recompute import run_again, separate_casts
+from gte.settings import Settings
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = (*AUTOCAST, "int8")  # of `encode`

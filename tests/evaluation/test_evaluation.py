@@ -17,10 +17,13 @@ from conftest import ROOT, shared_dir
 
 from gte.encoder import Encoder
 from gte.errors import UserError
-from gte.evaluation.model import BM25, BM25_WORDS, EncoderModel, Words, choose_precision, weights_checksum
+from gte.evaluation.bm25 import BM25, BM25_WORDS, Words
+from gte.evaluation.model import EncoderModel
 from gte.evaluation.suite import Plan, Suite, exit_code, name_checkpoints, plan, run_suite
-from gte.models.pretrained import Settings
+from gte.models.device import choose_precision
+from gte.models.load import weights_checksum
 from gte.results.table import as_csv, as_markdown, as_text, gains
+from gte.settings import Settings
 
 WIDTH = 8
 NO_RULES = '{"truncation": null, "padding": null}'  # of a tokenizer

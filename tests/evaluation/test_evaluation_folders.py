@@ -10,7 +10,8 @@ import torch
 from test_evaluation import WIDTH, KnownEncoder, evaluate, write_retrieval, write_rows, write_sts
 
 from gte.errors import UserError
-from gte.evaluation.model import BM25, EncoderModel
+from gte.evaluation.bm25 import BM25
+from gte.evaluation.model import EncoderModel
 from gte.evaluation.suite import Suite, plan, run_suite
 from gte.evaluation.tasks import make_task
 

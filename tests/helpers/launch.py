@@ -36,7 +36,8 @@ def start(
     world_size: int, function: Callable, *args, cwd: Path, log: Path | None = None, launcher=torchrun, **env
 ) -> list[int]:
     """Runs function(*args) on each of the ranks in `cwd`; exit codes in rank order. `log` takes what they print."""
-    os.environ |= {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}:{ROOT / 'tests' / 'helpers'}", "OMP_NUM_THREADS": "1"}  # of all that is forked
+    paths = ":".join(str(ROOT / folder) for folder in ("src", "tests", "tests/helpers"))
+    os.environ |= {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}  # of all that is forked
     multiprocessing.set_forkserver_preload(IMPORTED)
     meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     processes = [

@@ -9,8 +9,9 @@ from datasets import Dataset
 from test_evaluation import WIDTH, KnownEncoder, evaluate, write_retrieval
 
 from gte.evaluation import model as model_module
+from gte.evaluation.bm25 import BM25, document_texts
 from gte.evaluation.cache import VectorCache, text_keys
-from gte.evaluation.model import BM25, EncoderModel, document_texts
+from gte.evaluation.model import EncoderModel
 from gte.nearest import best_documents, from_keys, order_keys
 
 

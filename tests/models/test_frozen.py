@@ -10,8 +10,8 @@ from transformers import AutoModel
 from gte.data.task_folder import FIELDS, Folder
 from gte.encoder import Encoder
 from gte.errors import UserError
-from gte.evaluation.model import choose_precision
 from gte.models import frozen
+from gte.models.device import choose_precision
 
 WORDS = ["graph", "colour", "of", "a", "planar", "map", "is", "found", "by", "search", "in", "the", "tree", "that"]
 TEXTS = [" ".join(WORDS[n % 7 : n % 7 + n * 5 % 17] * (1 + n % 4)) for n in range(60)] + ["", "map " * 600]

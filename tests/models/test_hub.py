@@ -12,7 +12,7 @@ from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.models.export import export
 from gte.models.load import describe, find_checkpoint, initialize, load_encoder
-from gte.models.pretrained import Settings
+from gte.settings import Settings
 
 TEXTS = ["", "one", "many words in a row " * 30, "query about a document"]
 

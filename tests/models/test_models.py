@@ -22,10 +22,9 @@ from gte.data.shards import Manifest
 from gte.data.tokenizer import fingerprint, load_tokenizer
 from gte.encoder import Encoder
 from gte.errors import UserError
-from gte.evaluation.model import weights_checksum
 from gte.models.export import export
-from gte.models.load import describe, initialize, load_encoder, take_prompts
-from gte.models.pretrained import Settings
+from gte.models.load import describe, initialize, load_encoder, take_prompts, weights_checksum
+from gte.settings import Settings
 
 sentence_transformers = pytest.importorskip("sentence_transformers", reason="pip install -r requirements-test.txt")
 

@@ -31,8 +31,8 @@ from gte.evaluation.cache import text_keys
 from gte.evaluation.model import EncoderModel
 from gte.evaluation.tasks import make_task
 from gte.models.load import load_encoder
-from gte.models.pretrained import Settings
 from gte.prompts import find_prompt, prompt_of, with_prompts
+from gte.settings import Settings
 
 PROMPTS = {"query": "query: ", "document": "text in a row: "}
 TEXTS = ["many words in a row", "", "one two " * 60, "  some more", "query: text"]

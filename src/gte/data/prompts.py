@@ -18,8 +18,8 @@ from tokenizers import Tokenizer
 from gte.data.collate import Texts, frame
 from gte.data.shards import spans
 from gte.errors import UserError
-from gte.models.pretrained import Settings
 from gte.prompts import KINDS, NAMES, check_prompts, prompt_of, with_prompts
+from gte.settings import Settings
 
 TRIED = 200  # texts of a source that are tried behind its prompt
 WRONG = 0.01  # of them may get other ids than the tokenizer gives

@@ -13,8 +13,9 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.seed import isolate_rng
 
 from gte.errors import UserError, did_you_mean
-from gte.evaluation.model import EncoderModel, choose_precision
+from gte.evaluation.model import EncoderModel
 from gte.evaluation.suite import Plan, Suite, plan, quiet, refuse_without_hub
+from gte.models.device import choose_precision
 from gte.models.load import steps_of
 from gte.offline import hub_reachable
 from gte.overrides import CONF

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from gte.errors import UserError, did_you_mean
-from gte.evaluation.model import BM25_WORDS
+from gte.evaluation.bm25 import BM25_WORDS
 from gte.inference.compact import Scheme
 from gte.results.table import SHORT
 

@@ -1,17 +1,14 @@
-"""What is evaluated, as mteb sees it: an encoder with a cache of its embeddings, or BM25 for retrieval.
+"""The model under evaluation as mteb sees it: an encoder with a cache of its embeddings.
 
 Shapes: N texts, D width.
 """
 
 import copy
-import hashlib
 import itertools
-import json
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -20,51 +17,19 @@ import torch
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
-from gte.data.ranking import Bm25, best_scores
-from gte.data.tokenizer import rules
-from gte.encoder import PRECISIONS, Encoder, cut_line, native_bf16
+from gte.encoder import Encoder, cut_line
 from gte.errors import UserError
+from gte.evaluation.bm25 import BM25, BM25_WORDS, document_texts, stemmer
 from gte.evaluation.cache import VectorCache, text_keys
 from gte.inference.compact import RESCORED, Vectors, scheme_for
-from gte.models.load import find_checkpoint, load_encoder
+from gte.models.load import find_checkpoint, load_encoder, weights_checksum
 from gte.models.pool import EncoderPool
 from gte.nearest import best_documents
 from gte.prompts import KINDS, find_prompt, prompt_of, with_prompts
 
-# what a configuration says of a model besides how it computes
-DESCRIBING = {"architectures", "dtype", "id2label", "label2id", "transformers_version", "use_cache", "_name_or_path"}
 KEPT_AFTER = 8_192  # texts a device: what an interruption loses, at most
 KEPT_ON_CPU = 512  # the same on a CPU, which takes as long for them
 TIMED_QUERIES, TIMED_SECONDS = 30, 10  # searched one at a time to say how long a search takes, at most
-
-
-def choose_device(device: str) -> str:
-    """`auto` is the GPU where there is one."""
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def choose_precision(precision: str, device: str) -> str:
-    """`auto` is fp16 on a GPU as in the paper; on a CPU bf16 where the processor computes it natively, else fp32."""
-    if precision not in {"auto", *PRECISIONS}:
-        raise UserError(f"precision={precision} is unknown; choose auto, {', '.join(PRECISIONS)}")
-    if precision == "fp16" and device == "cpu":
-        raise UserError("precision=fp16 needs a GPU; on a CPU choose bf16 or fp32")
-    if precision == "int8" and device != "cpu":
-        raise UserError("precision=int8 is for a CPU; give device=cpu, or choose fp16 or bf16")
-    if precision != "auto":
-        return precision
-    if device != "cpu":
-        return "fp16"
-    return "bf16" if native_bf16("cpu") else "fp32"
-
-
-def choose_devices(device: str | list[str]) -> list[str]:
-    """One or several: `auto` is every GPU, or the CPU where there is none."""
-    if device == "auto" and torch.cuda.device_count() > 1:
-        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    return [choose_device(device)] if isinstance(device, str) else list(device)
 
 
 def prompt_names(tasks: Iterable[str]) -> list[str]:
@@ -331,110 +296,6 @@ class EncoderModel:
             self.pool.close()
 
 
-def document_texts(rows: dict[str, list[str]]) -> list[str]:
-    """Title and text of each document in one, as mteb joins them."""
-    titles = rows.get("title", itertools.repeat(""))
-    return [(f"{title} {text}" if title else text).strip() for title, text in zip(titles, rows["text"], strict=False)]
-
-
-@dataclass(frozen=True)
-class Words:
-    """What BM25 counts as a word. `shortest`: its letters, at least; `stemmed`: by the Snowball stemmer for English."""
-
-    stemmed: bool
-    shortest: int = 1
-
-    def __str__(self) -> str:
-        """As a table names it."""
-        return ("stemmed" if self.stemmed else "no stemmer") + ("" if self.shortest == 1 else ", mteb's")
-
-
-BM25_WORDS = {  # checkpoint -> its words
-    "bm25": Words(stemmed=False),
-    "bm25-stemmed": Words(stemmed=True),
-    "bm25-mteb": Words(stemmed=True, shortest=2),  # the baseline that mteb publishes; "vitamin C" loses its C
-}
-
-
-def stemmer():
-    """The Snowball stemmer for English. UserError where the package is not installed."""
-    try:
-        import Stemmer
-    except ImportError as error:
-        raise UserError(
-            "BM25 with a stemmer needs PyStemmer: pip install -r requirements-bm25.txt; checkpoint=bm25 does without"
-        ) from error
-    return Stemmer.Stemmer("english")
-
-
-class BM25:
-    """mteb's search protocol over bm25s: method lucene, k1 1.5, b 0.75, English stop words; ties by row.
-
-    variant: which words count, as a table names it. note: the same in a line.
-    """
-
-    mteb_model_meta = None
-    precision = "fp32"
-
-    def __init__(self, words: Words = BM25_WORDS["bm25"]):
-        self.words, self.variant = words, str(words)
-        self.stemmer = stemmer() if words.stemmed else None
-        self.texts = self.encoded = 0
-
-    @property
-    def note(self) -> str:
-        """How the words are made, and what else there is."""
-        letters = "of one letter too" if self.words.shortest == 1 else f"from {self.words.shortest} letters on"
-        stems = "stems of words" if self.words.stemmed else "words as they stand"
-        return f"{stems}, {letters}, without stop words; choose among {', '.join(BM25_WORDS)}"
-
-    def tokenize(self, texts: list[str], **settings):
-        """bm25s's tokens."""
-        import bm25s
-
-        pattern = rf"(?u)\b\w{{{self.words.shortest},}}\b"
-        return bm25s.tokenize(texts, stopwords="en", stemmer=self.stemmer, token_pattern=pattern, **settings)
-
-    def index(self, corpus, **_) -> None:
-        self.ids = list(corpus["id"])
-        self.retriever = Bm25(document_texts(corpus[:]), self.tokenize)
-        self.texts += len(self.ids)
-
-    def search(self, queries, *, top_k: int, top_ranked=None, **_) -> dict[str, dict[str, float]]:
-        """Scores of the best `top_k` documents by query, of all or of its own candidates; ties by row.
-
-        Documents that share no word with the query are not found. A query that nothing is found for is there, and
-        empty: it counts as 0.
-        """
-        texts, results = list(queries["text"]), {}
-        self.texts += len(texts)
-        row_of = {} if top_ranked is None else {document: row for row, document in enumerate(self.ids)}
-        for query, (rows, scores) in zip(queries["id"], self.retriever.scores(texts), strict=True):
-            if top_ranked is not None:
-                own = np.isin(rows, [row_of[name] for name in top_ranked.get(query, ())])
-                rows, scores = rows[own], scores[own]
-            rows, scores = best_scores(rows, scores, top_k)
-            results[query] = {self.ids[row]: score for row, score in zip(rows.tolist(), scores.tolist(), strict=True)}
-        return results
-
-    def describe(self) -> dict:
-        import bm25s
-
-        words = f"stopwords=en words={self.words.shortest}+ stemmer={'snowball' if self.stemmer else 'none'}"
-        return {
-            "weights": f"bm25s {bm25s.__version__} lucene k1=1.5 b=0.75 {words}",
-            "precision": self.precision,
-            "variant": self.variant,
-        }
-
-    def cut(self) -> str:
-        """Words are counted to a text's end."""
-        return ""
-
-    def close(self) -> None:
-        """There is nothing to end."""
-
-
 def check_checkpoint(checkpoint: str) -> None:
     """UserError where `checkpoint` names neither BM25 nor a model; reads no weights."""
     if checkpoint not in BM25_WORDS:
@@ -484,16 +345,3 @@ def load_model(
     (pool or encoder).counts.clear()
     model.progress = progress
     return model
-
-
-def weights_checksum(encoder: Encoder) -> str:
-    """SHA-256 over all of a model that its vectors depend on: settings, configuration, tokenizer and weights."""
-    config = encoder.lm.config.to_dict()
-    for key in DESCRIBING:
-        config.pop(key, None)
-    parts = [asdict(encoder.settings), config, encoder.tokenizer.truncation_side, rules(encoder.tokenizer)]
-    sha = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
-    for name, value in sorted(encoder.state_dict().items()):
-        sha.update(name.encode())
-        sha.update(value.detach().cpu().numpy().tobytes())
-    return f"sha256:{sha.hexdigest()}"

@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 
 from gte.encoder import Encoder
 from gte.errors import UserError
-from gte.evaluation.model import weights_checksum
 from gte.files import write_json
 from gte.inference.compact import Scheme, as_lists, check_dtype, list_column, scheme_file, scheme_for, with_metadata
 from gte.inference.texts import Text
+from gte.models.load import weights_checksum
 from gte.prompts import find_prompt
 
 BLOCK = 8_192  # rows that are encoded together and kept: what a kill loses, at most
@@ -123,7 +123,8 @@ def embed_texts(
     """Writes `out`: .npy [rows, D], row for row as the texts, or .parquet with the columns row, id, embedding.
 
     `dtype`: of `gte.inference.compact`; what is needed to read codes stands in <out>.json beside a .npy, in the
-    metadata of a .parquet. Their ranges are those of all vectors, or those of `scheme`, another file's, which decides the dtype too.
+    metadata of a .parquet. Their ranges are those of all vectors, or those of `scheme`, another file's, which decides
+    the dtype too.
 
     `empty`: what becomes of empty texts, keep (embed them), skip or refuse; `unreadable`: of rows without a text, skip
     or refuse. Blocks of `block` rows (None: BLOCK) are kept in `work` under a digest of their texts and of the

@@ -11,14 +11,17 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 from gte.data.sources import load_source, source_files
 from gte.encoder import Encoder
 from gte.errors import UserError
-from gte.evaluation.model import weights_checksum
+from gte.models.load import weights_checksum
 from gte.models.onnx import Comparison
-from gte.models.pretrained import Settings
 from gte.remote import is_address
-from gte.results.table import MAP
+from gte.settings import Settings
 
 OWN_NAME = re.compile(r"""SentenceTransformer\(\s*['"]([\w-]+/[\w.-]+)['"]""")  # how a card has its model loaded
 PAPER = "Li et al. 2023, arXiv:2308.03281"
+MAP = (
+    "MAP is trec_eval's and mteb's: a query's precisions are divided by all of its relevant documents; "
+    "sentence-transformers divides MAP@k by min(k, relevant)"
+)
 
 
 def find_scores(results: Path, encoder: Encoder) -> dict:

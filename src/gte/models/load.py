@@ -1,19 +1,24 @@
 """Models in: whatever `checkpoint=` may name becomes an Encoder; what is known of it besides its weights."""
 
+import hashlib
+import json
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from gte.data.tokenizer import fingerprint
+from gte.data.tokenizer import fingerprint, rules
 from gte.encoder import Encoder
 from gte.errors import UserError, did_you_mean
 from gte.files import read_json
-from gte.models.pretrained import Settings, load_pickle, new_model, read_config
+from gte.models.pretrained import load_pickle, new_model, read_config
 from gte.offline import loading
 from gte.remote import is_address, local_copy, place
+from gte.settings import Settings
 
+# what a configuration says of a model besides how it computes
+DESCRIBING = {"architectures", "dtype", "id2label", "label2id", "transformers_version", "use_cache", "_name_or_path"}
 SCHEMA = 2  # of what `describe` writes into a checkpoint; 1 knew only the mean and no prompts, and is read too
 HISTORY_FILE = "training.json"  # in an exported directory, and in that of a run that came to its end
 ZERO_FILE = Path("checkpoint/mp_rank_00_model_states.pt")  # in the directory that DeepSpeed writes as a checkpoint
@@ -179,3 +184,16 @@ def initialize(encoder: Encoder, init_from: str | Path) -> None:
         encoder.settings = ours = replace(ours, **words)
     encoder.settings = replace(ours, truncate_dim=theirs.truncate_dim or ours.truncate_dim)
     load_weights(encoder, {f"encoder.{key}": value for key, value in other.state_dict().items()}, Path(init_from))
+
+
+def weights_checksum(encoder: Encoder) -> str:
+    """SHA-256 over all of a model that its vectors depend on: settings, configuration, tokenizer and weights."""
+    config = encoder.lm.config.to_dict()
+    for key in DESCRIBING:
+        config.pop(key, None)
+    parts = [asdict(encoder.settings), config, encoder.tokenizer.truncation_side, rules(encoder.tokenizer)]
+    sha = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
+    for name, value in sorted(encoder.state_dict().items()):
+        sha.update(name.encode())
+        sha.update(value.detach().cpu().numpy().tobytes())
+    return f"sha256:{sha.hexdigest()}"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gte.data.task_folder import FIELDS, Folder
 from gte.encoder import Encoder
 from gte.errors import UserError
-from gte.models.pretrained import Settings
+from gte.settings import Settings
 
 INPUTS = ("input_ids", "attention_mask")
 OUTPUTS = ("last_hidden_state", "sentence_embedding")

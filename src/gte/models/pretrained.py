@@ -4,7 +4,7 @@ import inspect
 import re
 import sys
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from gte.data.tokenizer import open_tokenizer, read_modules, read_transformer
 from gte.errors import UserError, first_line
 from gte.files import read_json
 from gte.offline import SMALL_FILES, download, loading
+from gte.settings import Settings
 
 POOLINGS = {"mean": "mean", "cls": "cls", "lasttoken": "last"}  # ours by those of sentence-transformers
 # the flags of its older files by its newer names; several that are true are put side by side
@@ -43,24 +44,6 @@ ENCODERS = {
 }
 WEIGHTS = (("model.safetensors", "model-*.safetensors"), ("pytorch_model.bin", "pytorch_model-*.bin"))
 NO_LENGTH = 512  # tokens, where a model states no length and has no table of positions
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What makes the vector of a text besides weights and tokenizer: kept by training and export, part of the identity.
-
-    max_length: tokens of a text, special tokens included; longer ones are cut. pooling: mean, cls or last. prompts:
-    words that are put before a text, by kind (query, document, ...). default_prompt: the kind that is taken where none
-    is asked for. include_prompt: whether the prompt's tokens are pooled. truncate_dim: how many of the first numbers of
-    a vector are kept, None for all.
-    """
-
-    max_length: int = 512
-    pooling: str = "mean"
-    prompts: dict[str, str] = field(default_factory=dict)
-    default_prompt: str | None = None
-    include_prompt: bool = True
-    truncate_dim: int | None = None
 
 
 def load_pretrained(

@@ -5,6 +5,7 @@ import io
 import itertools
 import re
 
+from gte.models.card import MAP
 from gte.results.paper import counted, paper_tables
 
 SHORT = {
@@ -20,12 +21,6 @@ SHORT = {
     "mrr_1k": "MRR of 1k",
 }
 ALSO = {"Retrieval": ("recall_at_100", "mrr_1k")}  # shown beside the main score
-
-
-MAP = (
-    "MAP is trec_eval's and mteb's: a query's precisions are divided by all of its relevant documents; "
-    "sentence-transformers divides MAP@k by min(k, relevant)"
-)
 
 
 def footnotes(results: dict) -> list[str]:

@@ -14,7 +14,7 @@ from gte.data.shards import TokenTable, spans
 from gte.data.tokenizer import fingerprint
 from gte.encoder import Encoder, evaluating
 from gte.errors import UserError
-from gte.models.load import load_encoder
+from gte.models.load import load_encoder, weights_checksum
 from gte.ticker import still_at
 
 BLOCK = 4_096  # texts encoded at a time
@@ -47,8 +47,6 @@ class Guide:
                 f"loss.guide={checkpoint} states prompts ({', '.join(encoder.settings.prompts)}), which the shards do "
                 "not hold; choose a guide without"
             )
-        from gte.evaluation.model import weights_checksum
-
         self.encoder: Encoder | None = encoder
         self.folder = data.folder / "guides" / weights_checksum(encoder)[:16]
         self.opened: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}

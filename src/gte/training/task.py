@@ -25,11 +25,8 @@ class ContrastiveTask(pl.LightningModule):
     `loss(q_ND, d_ND, n_NKD, ranks=...)` is the mean over the pairs of all ranks. A step's texts, queries, documents and
     negatives alike, go through the language model together. `history`: facts of this stage and of those before it,
     oldest first, kept in every checkpoint. `step_metrics` is what the last step measured, for
-    gte.training.callbacks.Metrics: Lightning's own log would repeat a source's last loss at the steps of all other sources. `counts`: the texts that
-    this rank has been given, and those of them that fill the stage's max_length.
-
-    A step whose loss or gradient is not finite changes no weight and is counted; after `max_skipped` of them in a row
-    UserError stops the run. Dropout is a function of (seed, step, rank), so a resumed run draws what it would have.
+    gte.training.callbacks.Metrics: Lightning's own log would repeat a source's last loss at the steps of all other
+    sources. `counts`: the texts that this rank has been given, and those of them that fill the stage's max_length.
     """
 
     def __init__(

@@ -1,0 +1,21 @@
+"""What a model says of its own vectors besides its weights."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What makes the vector of a text besides weights and tokenizer: kept by training and export, part of the identity.
+
+    max_length: tokens of a text, special tokens included; longer ones are cut. pooling: mean, cls or last. prompts:
+    words that are put before a text, by kind (query, document, ...). default_prompt: the kind that is taken where none
+    is asked for. include_prompt: whether the prompt's tokens are pooled. truncate_dim: how many of the first numbers of
+    a vector are kept, None for all.
+    """
+
+    max_length: int = 512
+    pooling: str = "mean"
+    prompts: dict[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+    include_prompt: bool = True
+    truncate_dim: int | None = None
