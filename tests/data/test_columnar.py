@@ -17,8 +17,9 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gte.data import columnar
-from gte.data.columnar import line_blocks, read_columns
+from gte.data.columnar import blocks, json_lines, plain
+from gte.data.columnar.blocks import line_blocks
+from gte.data.columnar.read import read_columns
 from gte.data.pairs import PART, batches_of, columns_of, part_row, plain_part, raw_records, refusals
 from gte.data.readers import lines
 from gte.data.records import Rejected
@@ -98,9 +99,9 @@ def by_rows_and_by_columns(source: Source, path: Path, threads: int = 1) -> tupl
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Every file has many blocks, and every block is halved."""
-    monkeypatch.setattr(columnar, "BLOCK_BYTES", 3_000)
-    monkeypatch.setattr(columnar, "CHUNK_BYTES", 1_000)
-    monkeypatch.setattr(columnar, "FEW_ROWS", 3)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 3_000)
+    monkeypatch.setattr(blocks, "CHUNK_BYTES", 1_000)
+    monkeypatch.setattr(json_lines, "FEW_ROWS", 3)
 
 
 def json_line(rng: random.Random, shape: str, odd: float) -> bytes:
@@ -153,7 +154,7 @@ def test_json_lines_give_by_columns_what_they_give_row_by_row(tmp_path, shape, s
 
 @pytest.mark.parametrize("shape", ["object", "more", "list", "set"])
 def test_one_odd_line_among_plain_ones_is_read_as_by_itself(tmp_path, monkeypatch, shape):
-    monkeypatch.setattr(columnar, "BLOCK_BYTES", 2**20)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 2**20)
     rng = random.Random(shape)
     names = {"query": "query", "document": "pos"} if shape in ("object", "more") else {}
     source = Source("s", "web", ("pretrain",), "jsonl", **names)
@@ -256,8 +257,8 @@ def test_parquet_files_give_by_columns_what_they_give_row_by_row(tmp_path, setti
 )
 def test_blocks_hold_the_lines_that_are_read_one_by_one(data, max_line, chunk, block):
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(columnar, "CHUNK_BYTES", chunk)
-        patch.setattr(columnar, "BLOCK_BYTES", block)
+        patch.setattr(blocks, "CHUNK_BYTES", chunk)
+        patch.setattr(blocks, "BLOCK_BYTES", block)
         path = Path(folder) / "a.jsonl"
         path.write_bytes(b"{" + data)  # no other kind of file
         found = []
@@ -280,9 +281,9 @@ def split(data: bytes) -> list[bytes]:
 def test_texts_are_stripped_as_python_strips_them():
     """All of Unicode, at both ends."""
     texts = [chr(code) + "a" + chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
-    assert columnar.trimmed(pa.array(texts)).to_pylist() == [text.strip() for text in texts]
+    assert plain.trimmed(pa.array(texts)).to_pylist() == [text.strip() for text in texts]
     ascii_texts = [text for text in texts if text.isascii()]
-    assert [columnar.trimmed(pa.array([text]))[0].as_py() for text in ascii_texts] == [t.strip() for t in ascii_texts]
+    assert [plain.trimmed(pa.array([text]))[0].as_py() for text in ascii_texts] == [t.strip() for t in ascii_texts]
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -316,5 +317,5 @@ def test_sources_that_count_ids_or_replace_texts_are_read_row_by_row(tmp_path):
 
 def test_lengths_are_those_of_characters():
     texts = ["é" * 3, "a" * 4, "🎈" * 2]
-    assert columnar.shorter(pa.array(texts), 4).tolist() == [len(text) < 4 for text in texts]
+    assert plain.shorter(pa.array(texts), 4).tolist() == [len(text) < 4 for text in texts]
     assert pc.binary_length(pa.array(texts)).to_pylist() != [len(text) for text in texts]

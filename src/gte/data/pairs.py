@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gte.data.columnar import read_columns
+from gte.data.columnar.read import read_columns
 from gte.data.contamination import Contamination, EvaluationTexts, load_evaluation, save_evaluation
 from gte.data.engine import daft, run_tasks
 from gte.data.records import FILTERED, Keyed, KeyedRow, Record, Rejected, Triple, pair_hash, text_hash
