@@ -15,7 +15,7 @@ FORMAT = '''"""Lines of `query -> document`."""
 from collections.abc import Iterator
 from pathlib import Path
 
-from gte.data.readers import MAX_LINE, lines
+from gte.data.raw_lines import MAX_LINE, lines
 from gte.data.records import Fields, Pair, Record, Rejected
 
 

@@ -9,8 +9,9 @@ import zstandard
 from gte.data.columns import FIND_OUT
 from gte.data.formats.arrays import Window, json_rows
 from gte.data.formats.squad import question_rows
+from gte.data.locate import locate
+from gte.data.own_files import infer_sources
 from gte.data.records import Pair, Rejected
-from gte.data.sources import infer_sources, locate
 from gte.errors import UserError
 
 STYLES = {"one line": (None, ", "), "a line a row": (None, ",\n"), "indented": (2, ",\n  ")}

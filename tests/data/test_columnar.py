@@ -21,7 +21,7 @@ from gte.data.columnar import blocks, json_lines, plain
 from gte.data.columnar.blocks import line_blocks
 from gte.data.columnar.read import read_columns
 from gte.data.pairs import PART, batches_of, columns_of, part_row, plain_part, raw_records, refusals
-from gte.data.readers import lines
+from gte.data.raw_lines import lines
 from gte.data.records import Rejected
 from gte.data.sources import Raw, Source
 

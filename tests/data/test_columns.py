@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from gte.data.columns import FIND_OUT, Wanted, find_delimiter
+from gte.data.locate import locate
+from gte.data.own_files import infer_sources
 from gte.data.preview import describe, preview
 from gte.data.records import Pair, Rejected, Triple
-from gte.data.sources import infer_sources, locate
 from gte.errors import UserError
 from gte.overrides import read_arguments
 

@@ -13,9 +13,9 @@ from conftest import shared_dir
 
 from gte.data import contamination
 from gte.data.contamination import REASONS, Contamination, Decontamination, EvaluationTexts
+from gte.data.own_files import infer_sources
 from gte.data.prepare import Recipe, prepare, read_decontamination
 from gte.data.shards import Manifest
-from gte.data.sources import infer_sources
 from gte.errors import UserError
 
 WORDS = ["red", "green", "blue", "warm", "cold", "left", "right"]

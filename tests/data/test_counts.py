@@ -11,10 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gte.data.locate import locate
+from gte.data.own_files import infer_sources
 from gte.data.prepare import prepare, read_recipe
 from gte.data.readers import reader
 from gte.data.records import Fields, Pair, Rejected
-from gte.data.sources import infer_sources, locate
 from gte.errors import UserError
 
 GOOD = st.tuples(st.integers(0, 5), st.integers(0, 5)).map(lambda n: (f"what is {n[0]}?", f"it is {n[1]}"))

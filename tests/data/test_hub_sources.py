@@ -23,10 +23,11 @@ from fake_hub import DataHub
 
 from gte import offline
 from gte.data import hub_files
+from gte.data.locate import locate
 from gte.data.prepare import Recipe, prepare, read_recipe
 from gte.data.records import Pair, Rejected, Triple
 from gte.data.shards import Manifest
-from gte.data.sources import FOLDER, Source, load_source, locate, overridden
+from gte.data.sources import FOLDER, Source, load_source, overridden
 from gte.errors import UserError
 
 CARD = "---\nconfigs:\n- config_name: pair\n  data_files:\n  - split: train\n    path: pair/train-*\n---\n"

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gte.data.formats.arrays import json_rows
-from gte.data.readers import MAGIC, READERS, read_csv, read_tsv, reader
+from gte.data.raw_lines import MAGIC
+from gte.data.readers import READERS, read_csv, read_tsv, reader
 from gte.data.records import Fields, Pair, Rejected, Triple
 from gte.data.sources import Source, load_source, source_files
 from gte.errors import UserError

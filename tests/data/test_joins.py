@@ -12,8 +12,9 @@ import zstandard
 from conftest import ROOT
 
 from gte.data import pairs as engine
+from gte.data.locate import locate
 from gte.data.pairs import make_pairs
-from gte.data.sources import load_source, locate
+from gte.data.sources import load_source
 
 
 def lines(rows: list) -> str:

@@ -44,7 +44,7 @@ def made_by_others(src: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("file", "old", "new", "steps"),
     [
-        ("data/demo.py", r"\Z", "\nNEW = 1\n", set()),
+        ("demo/corpus.py", r"\Z", "\nNEW = 1\n", set()),
         ("data/collate.py", r"^def collate\(", "NEW = 1\n\n\ndef collate(", set()),
         ("data/mixture.py", r"\Z", "\nNEW = 1\n", set()),
         (
@@ -54,8 +54,8 @@ def made_by_others(src: Path) -> set[str]:
             set(),
         ),
         ("errors.py", r"cutoff=0.6", "cutoff=0.7", set()),
-        ("data/readers.py", r"^def lines\(", "def decorate(f): return f\n\n\n@decorate\ndef lines(", READ),
-        ("data/readers.py", r"^MAX_LINE = 16", "MAX_LINE = 8", READ),
+        ("data/raw_lines.py", r"^def lines\(", "def decorate(f): return f\n\n\n@decorate\ndef lines(", READ),
+        ("data/raw_lines.py", r"^MAX_LINE = 16", "MAX_LINE = 8", READ),
         ("data/records.py", r"digest_size=16", "digest_size=15", READ),
         ("data/records.py", r"digest_size=8", "digest_size=7", READ),
         ("data/pairs.py", r"^BUCKET_BYTES = 32", "BUCKET_BYTES = 16", READ),
@@ -66,7 +66,7 @@ def made_by_others(src: Path) -> set[str]:
         ("data/ranking.py", r"^BM25_SCORES = 2", "BM25_SCORES = 3", {"triples"}),
         ("data/tokenizer.py", r"^ALPHABET = 400", "ALPHABET = 300", {"tokenizer"}),
         ("data/readers.py", r'"""One JSON value a line', '"""Another text', set()),
-        ("data/readers.py", r"^def lines\(", "# another comment\ndef lines(", set()),
+        ("data/raw_lines.py", r"^def lines\(", "# another comment\ndef lines(", set()),
     ],
 )
 def test_an_edit_invalidates_the_steps_that_run_the_edited_code_and_no_other(source, file, old, new, steps):
@@ -77,9 +77,9 @@ def test_an_edit_invalidates_the_steps_that_run_the_edited_code_and_no_other(sou
 
 def test_the_module_that_changed_is_named(source):
     entries = STEPS["jsonl"] + list(SHARDS_CODE)
-    edit(source, "data/readers.py", r"^MAX_LINE = 16", "MAX_LINE = 8")
+    edit(source, "data/raw_lines.py", r"^MAX_LINE = 16", "MAX_LINE = 8")
     edit(source, "data/tokens.py", r"^BYTES_PER_TOKEN = 16", "BYTES_PER_TOKEN = 17")
-    assert changed(code_of(entries), code_of(entries, source)) == ["gte.data.readers", "gte.data.tokens"]
+    assert changed(code_of(entries), code_of(entries, source)) == ["gte.data.raw_lines", "gte.data.tokens"]
 
 
 def test_every_reader_has_a_lineage_of_its_own_module():

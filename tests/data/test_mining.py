@@ -10,9 +10,10 @@ import bm25s
 import numpy as np
 import pytest
 
+from gte.data.locate import locate
 from gte.data.mining import mine, mine_files
+from gte.data.own_files import infer_sources
 from gte.data.ranking import rank_dense
-from gte.data.sources import infer_sources, locate
 from gte.errors import UserError
 from gte.evaluation.model import EncoderModel
 from gte.models.load import load_encoder

@@ -14,9 +14,10 @@ import pytest
 
 from gte.data import pairs
 from gte.data.engine import run_tasks
+from gte.data.locate import locate
 from gte.data.pairs import PARQUET, distinct_rows, hash_file, make_pairs, one_of, power_of_two
 from gte.data.row_groups import join_files
-from gte.data.sources import Source, locate
+from gte.data.sources import Source
 from gte.errors import UserError
 
 SCHEMA = pa.schema([("query", pa.string()), ("negatives", pa.list_(pa.string())), ("row", pa.int64())])

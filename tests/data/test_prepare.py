@@ -25,11 +25,12 @@ from gte.data import lineage, tasks
 from gte.data import pairs as engine
 from gte.data import prepare as module
 from gte.data.module import PairData
+from gte.data.own_files import infer_sources
 from gte.data.pairs import use_engine
 from gte.data.prepare import Recipe, Triples, fetch, prepare
 from gte.data.records import pair_hash, text_hash
 from gte.data.shards import Manifest, TokenTable
-from gte.data.sources import Raw, Source, infer_sources
+from gte.data.sources import Raw, Source
 from gte.data.tokenizer import load_tokenizer
 from gte.data.workers import Workers
 from gte.errors import UserError
@@ -311,7 +312,7 @@ ANOTHER_PROCESS = """
 import sys
 from pathlib import Path
 from gte.data.prepare import Recipe, prepare
-from gte.data.sources import infer_sources
+from gte.data.own_files import infer_sources
 from gte.errors import UserError
 
 raw, out, force, setup = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "True", sys.argv[4]
@@ -384,7 +385,7 @@ import sys
 from pathlib import Path
 from gte.data import tasks
 from gte.data.prepare import Recipe, prepare
-from gte.data.sources import infer_sources
+from gte.data.own_files import infer_sources
 
 tasks.RANGE_BYTES = 1
 raw, out = Path(sys.argv[1]), Path(sys.argv[2])

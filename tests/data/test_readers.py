@@ -17,7 +17,8 @@ import pytest
 import zstandard
 from conftest import shared_dir
 
-from gte.data.readers import MAX_LINE, read_csv, read_jsonl, read_parquet, read_tsv, reader
+from gte.data.raw_lines import MAX_LINE
+from gte.data.readers import read_csv, read_jsonl, read_parquet, read_tsv, reader
 from gte.data.records import Fields, Pair, Rejected, Triple, pair_hash, text_hash
 from gte.errors import UserError
 
@@ -178,7 +179,7 @@ def test_100_mb_without_a_line_end_are_one_rejection_in_bounded_memory(tmp_path,
 
 
 def test_an_archive_that_unpacks_to_far_more_than_text_does_is_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr("gte.data.readers.BOMB_BYTES", 2**20)
+    monkeypatch.setattr("gte.data.raw_lines.BOMB_BYTES", 2**20)
     line = json.dumps(["q", "d" * 200]).encode() + b"\n"
     for path, pack in ((tmp_path / "a.jsonl.gz", gzip.compress), (tmp_path / "a.jsonl.zst", zstandard.compress)):
         path.write_bytes(pack(line * 4_000))

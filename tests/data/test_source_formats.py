@@ -13,9 +13,10 @@ import pytest
 import yaml
 import zstandard
 
+from gte.data.locate import locate
 from gte.data.pairs import make_pairs
 from gte.data.readers import JOINS, READERS, join, reader
-from gte.data.sources import FOLDER, load_source, locate, source_files
+from gte.data.sources import FOLDER, load_source, source_files
 from gte.errors import UserError
 
 Texts = list[tuple]  # (query, document) or (query, document, negatives)

@@ -18,9 +18,11 @@ import pytest
 import yaml
 
 from gte.data.columns import Wanted
+from gte.data.locate import locate
+from gte.data.own_files import infer_sources
 from gte.data.prepare import read_recipe
 from gte.data.records import Pair, Rejected, Triple
-from gte.data.sources import FOLDER, Raw, Source, infer_sources, load_source, locate, source_files
+from gte.data.sources import FOLDER, Raw, Source, load_source, source_files
 from gte.errors import UserError
 
 DATA = FOLDER.parent / "data"
@@ -210,7 +212,7 @@ def test_a_zip_that_cannot_be_unpacked_is_one_line_or_one_rejection(tmp_path, ki
 
 
 def test_a_zip_bomb_is_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr("gte.data.readers.BOMB_BYTES", 2**16)
+    monkeypatch.setattr("gte.data.raw_lines.BOMB_BYTES", 2**16)
     zipped(tmp_path / "words" / "all.zip", {"a.jsonl": LINE * 200_000})
     *pairs, last = WORDS.read(locate(WORDS, tmp_path)[0])
     assert last == Rejected("archive bomb", len(pairs)) and 0 < len(pairs) < 200_000

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from gte.data.locate import locate
 from gte.data.records import Pair
-from gte.data.sources import load_source, locate
+from gte.data.sources import load_source
 from gte.demo import corpus as demo
 from gte.demo import docstring
 from gte.demo import pairs as demo_pairs

@@ -17,9 +17,10 @@ from test_evaluation import KnownEncoder, write_retrieval, write_rows, write_sts
 from gte.data.sources import source_files
 from gte.errors import UserError, did_you_mean
 from gte.evaluation.board import SCORED_TOO, check_stated, newer, parts_of, task_results
+from gte.evaluation.local import english_subset, eval_split
 from gte.evaluation.model import EncoderModel
 from gte.evaluation.suite import Plan, Suite, plan, run_suite
-from gte.evaluation.tasks import Task, english_subset, eval_split, known
+from gte.evaluation.tasks import Task, known
 from gte.models.card import hub_results, metadata
 from gte.results.paper import averages
 from gte.results.table import as_markdown, as_text, cells

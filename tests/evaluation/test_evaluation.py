@@ -185,7 +185,8 @@ def test_pairs_classes_reranking_and_summaries_are_told_apart_by_their_files(tmp
 def test_names_that_mteb_knows_are_its_own_classes_over_the_folder(tmp_path):
     import mteb
 
-    from gte.evaluation.tasks import eval_split, make_task
+    from gte.evaluation.local import eval_split
+    from gte.evaluation.tasks import make_task
 
     write_retrieval(tmp_path / "SciFact")
     write_retrieval(tmp_path / "MSMARCO", split="dev")

@@ -26,9 +26,10 @@ from test_source_formats import RAW, write, zipped
 
 from gte.data import pairs as engine
 from gte.data.formats import stackexchange
+from gte.data.locate import locate
 from gte.data.readers import reader
 from gte.data.records import Fields, Keyed, Rejected
-from gte.data.sources import load_source, locate
+from gte.data.sources import load_source
 from gte.errors import UserError
 
 SECONDS = 20  # of this process for one file: more is a hang

@@ -119,8 +119,9 @@ def batches(pairs: Path) -> Iterator[list[str]]:
 def ours(raw: Path, out: Path) -> Callable[[], Path]:
     import pandas  # noqa: F401 pyarrow does, with its first array
 
+    from gte.data.locate import locate
     from gte.data.pairs import make_pairs, use_engine
-    from gte.data.sources import Source, locate
+    from gte.data.sources import Source
 
     use_engine("native")
 

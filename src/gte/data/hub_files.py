@@ -27,7 +27,7 @@ from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers, disable_progress_bars, get_session, hf_raise_for_status
 
-from gte.data.readers import KINDS
+from gte.data.raw_lines import KINDS
 from gte.errors import UserError, did_you_mean, first_line
 from gte.files import read_json
 from gte.offline import hub_reachable

@@ -15,11 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from gte.data.columns import FIND_OUT, Wanted
+from gte.data.locate import locate
 from gte.data.mixture import mix, permute
+from gte.data.own_files import infer_source, local_source, pair_files
 from gte.data.preview import describe, preview
 from gte.data.ranking import Ranker, Search, embed_behind, rank_bm25, rank_dense
 from gte.data.records import Field, Pair, Rejected, Triple
-from gte.data.sources import Source, infer_source, load_source, local_source, locate, pair_files, source_files
+from gte.data.sources import Source, load_source, source_files
 from gte.errors import UserError
 from gte.files import read_json
 

@@ -22,24 +22,15 @@ from gte.data.columns import Wanted
 from gte.data.contamination import REASONS, Decontamination, EvaluationTexts, save_evaluation
 from gte.data.folder import WORK, building_site, find_complete, locked, once, put_in_place, refuse_foreign
 from gte.data.lineage import changed, code, code_of
+from gte.data.locate import configuration, hub_notes, locate, release
 from gte.data.mining import mine, mined_for
+from gte.data.own_files import infer_sources, pair_files
 from gte.data.pairs import Tally, hash_file, texts_size, use_engine
 from gte.data.preview import describe, preview
-from gte.data.readers import ENDS, JOINS, READERS
+from gte.data.raw_lines import ENDS
+from gte.data.readers import JOINS, READERS
 from gte.data.shards import Manifest, described
-from gte.data.sources import (
-    LOCAL,
-    Raw,
-    Source,
-    configuration,
-    hub_notes,
-    infer_sources,
-    load_source,
-    locate,
-    overridden,
-    pair_files,
-    release,
-)
+from gte.data.sources import LOCAL, Raw, Source, load_source, overridden
 from gte.data.tasks import pair_batches, ranges, source_pairs, source_pairs_alone, token_shards
 from gte.data.tokenizer import commit_of, fingerprint, load_tokenizer, plain_reader, special_ids, train_tokenizer
 from gte.data.tokens import id_type

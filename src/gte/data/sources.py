@@ -1,10 +1,7 @@
-"""Sources of text pairs: what conf/source/**/<name>.yaml states, and where their raw files are on this machine."""
+"""Sources of text pairs: what conf/source/**/<name>.yaml states of them."""
 
 import difflib
 import fnmatch
-import glob
-import hashlib
-import inspect
 import json
 import re
 import shlex
@@ -13,42 +10,21 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
-from itertools import islice
 from pathlib import Path, PurePosixPath
 
-import pyarrow.parquet as pq
 import yaml
 
 from gte.data import hub_files
-from gte.data.columns import (
-    FIND_OUT,
-    KNOWN,
-    SAMPLE,
-    Wanted,
-    choose_columns,
-    could_be_names,
-    find_delimiter,
-    find_header,
-    flat,
-    normal,
-)
 from gte.data.hub_files import HubError, HubFile
-from gte.data.readers import MAX_LINE, decoded_rows, join, lines, reader, table_rows
-from gte.data.records import ANY_POSITIVE, Field, Fields, Keyed, KeyedRow, Record, Rejected, Triple, encodable, records
-from gte.errors import UserError, did_you_mean, first_line
+from gte.data.raw_lines import MAX_LINE, lines
+from gte.data.readers import join, reader
+from gte.data.records import Field, Fields, Keyed, KeyedRow, Record, Rejected, Triple, encodable
+from gte.errors import UserError, did_you_mean
 
 FOLDER = Path(__file__).resolve().parents[3] / "conf" / "source"
 STAGES = ("pretrain", "finetune")
 LOCAL = "local"  # category of a user's own files
-LOCAL_FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
 PLAIN_FORMATS = ("jsonl", "csv", "tsv", "parquet")  # whose rows have the columns that a source names
-
-OTHER_FILES = {
-    "xlsx": "save it as CSV",
-    "xls": "save it as CSV",
-    "ods": "save it as CSV",
-    "txt": "name it .tsv or .csv",
-}
 
 
 @dataclass(frozen=True)
@@ -305,31 +281,32 @@ def check_addresses(path: Path, form: dict) -> None:
         raise UserError(f"{path}: url is '{url}'; only https:// is taken")
 
 
-def locate(source: Source, raw_folder: Path) -> list[Raw]:
-    """Its raw files in order of name, or those on the hub where there is no such folder.
+def fits(name: str, pattern: str) -> bool:
+    """Whether the name of a file of an archive or of the hub ends as a source's glob says."""
+    return fnmatch.fnmatchcase(f"/{name}", f"*/{pattern.removeprefix('**/')}")
 
-    Raises UserError where the format has no reader or the reader no such option, where neither files nor a hub are
-    known, for a file outside of the raw folder, for a zip that cannot be read or would lead outside of itself, and
-    where the hub has no such files, or its first one not the columns that the source names.
+
+def with_mined(found: Iterator[Record], file: Path, raw) -> Iterator[Record]:
+    """The records of a file with the negatives that `mine` found for them, in the same order, beside their own.
+
+    Raises UserError where these were mined for other rows.
     """
-    try:
-        parameters = inspect.signature(reader(source.reader)).parameters.values()
-    except UserError as error:
-        raise UserError(f"source {source.name}: {error}") from None
-    options = [option.name for option in parameters if option.kind is option.KEYWORD_ONLY]
-    if unknown := [name for name in source.options if name not in options]:
-        known = ", ".join(options)
-        raise UserError(f"source {source.name}: {source.reader} has no option '{unknown[0]}'; it has: {known}")
-    folder = raw_folder / (source.folder or source.name)
-    if folder.is_dir() and source.files:
-        if raws := raw_files(source, folder, raw_folder):
-            return with_companions(source, raws)
-        others = "".join(f" or '{form['files']}'" for form in source.forms)
-        raise UserError(f"source {source.name}: no file '{source.files}'{others} in {folder}")
-    if source.hub:
-        return hub_raws(source, raw_folder)
-    where = f" (from {source.url})" if source.url else ""
-    raise UserError(f"source {source.name}: there is no folder {folder}; make it and put '{source.files}' there{where}")
+    again = f"mine them again: python src/mine.py in={raw}, or leave them out: data.mined=null"
+    rows = (json.loads(item[1]) for item in lines(file, MAX_LINE) if not isinstance(item, Rejected))
+    for record in found:
+        row = None if isinstance(record, Rejected) else next(rows, None)
+        if row is None:
+            yield record
+            continue
+        if (row["query"], row["pos"]) != record[:2]:
+            raise UserError(f"{file} has the negatives of other rows than {raw}, from row {record.row} on; {again}")
+        own = record.negatives if isinstance(record, Triple) else []
+        texts = list(dict.fromkeys([*own, *(text for text in row["neg"] if text != record.document)]))
+        if texts:
+            record = Triple(record.query, record.document, texts, record.row, record.answers)
+        yield record
+    if next(rows, None) is not None:
+        raise UserError(f"{file} has the negatives of more rows than {raw} has; {again}")
 
 
 def raw_files(source: Source, folder: Path, raw_folder: Path) -> list[Raw]:
@@ -359,11 +336,6 @@ def raw_file(path: Path, folder: Path) -> Raw:
     return Raw(path.relative_to(folder).as_posix(), path, status.st_size, status.st_mtime_ns)
 
 
-def fits(name: str, pattern: str) -> bool:
-    """Whether the name of a file of an archive or of the hub ends as a source's glob says."""
-    return fnmatch.fnmatchcase(f"/{name}", f"*/{pattern.removeprefix('**/')}")
-
-
 def zip_members(path: Path, pattern: str, folder: Path) -> list[Raw]:
     """The members of a zip that a glob names, at any depth.
 
@@ -385,338 +357,3 @@ def zip_members(path: Path, pattern: str, folder: Path) -> list[Raw]:
             raise UserError(f"{path} holds '{name}', which leads outside of it; unpack what is good of it")
         found.append(replace(whole, name=f"{whole.name}/{name}", bytes=member.file_size, member=member.filename))
     return found
-
-
-def with_companions(source: Source, raws: list[Raw]) -> list[Raw]:
-    """The raw files of a source, each with those that it needs beside it, which are none by themselves."""
-    if source.companions is None:
-        return raws
-    patterns = [pattern for one in source.companions for pattern in (one, f"*/{one}")]
-    beside = tuple(raw for raw in raws if any(fnmatch.fnmatchcase(raw.name, pattern) for pattern in patterns))
-    rest = [replace(raw, companions=beside) for raw in raws if raw not in beside]
-    if not rest:
-        raise UserError(
-            f"source {source.name}: there are only files that stand beside others ({', '.join(source.companions)}); "
-            "those others are missing"
-        )
-    return rest
-
-
-def hub_raws(source: Source, raw_folder: Path) -> list[Raw]:
-    """Its files on the hub, at the commit that is pinned in the raw folder, in order of path."""
-    try:
-        pinned = hub_files.pin(source.hub, source.revision, raw_folder)
-        found = hub_files.find(pinned, source.hub_config, source.hub_split, source.hub_files, raw_folder)
-        raws = [Raw(file.name, file.place(raw_folder), file.bytes, hub=file) for file in found]
-        raws = with_companions(source, raws)
-        source.hub_form(raws[0]).check_columns(raws[0])
-    except HubError as error:
-        raise UserError(f"source {source.name}: {error}; {source.way_on}") from error
-    except UserError as error:
-        raise UserError(f"source {source.name}: {error}") from error
-    return raws
-
-
-def hub_notes(sources: list[Source], raws: dict[str, list[Raw]], raw_folder: Path) -> list[str]:
-    """A line for each data set on the hub that has changed since it was pinned."""
-    used = {(source.hub, source.revision): None for source in sources if raws[source.name][0].hub}
-    return list(filter(None, (hub_files.newer(hub, revision, raw_folder) for hub, revision in used)))
-
-
-def release(raws: list[Raw]) -> None:
-    """Removes what was downloaded from the hub for a source whose pairs are written."""
-    for raw in raws:
-        for one in (raw, *raw.companions):
-            if one.hub is not None:
-                hub_files.remove(one.hub, one.raw_folder)
-
-
-def infer_sources(path: str | Path, wanted: Wanted = FIND_OUT) -> list[Source]:
-    """Every jsonl, json, csv, tsv (each also .gz or .zst) and parquet file of a folder as a source for both stages.
-
-    path: the folder, or one such file. Names: the files' stems. Which column is what: `gte.data.columns`. Raises
-    UserError for a missing folder, one without such files, two files of one stem, and a file that is not understood.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise UserError(
-            f"there is no folder {path}; {wanted.prefix}path=FOLDER takes one of jsonl, csv, tsv or parquet files"
-        )
-    files, others = pair_files(path)
-    found: dict[str, Path] = {}
-    for file in files:
-        stem, _ = split_name(file)
-        if stem in found:
-            raise UserError(f"{path} holds two files for the source '{stem}': rename {file.name} or the other")
-        found[stem] = file
-    if not found:
-        held = f"; it holds {', '.join(others[:5])}{', ...' if others[5:] else ''}" if others else ""
-        raise UserError(f"{path} holds no .jsonl, .csv, .tsv or .parquet file (.json, .gz and .zst are read too){held}")
-    wanted = replace(wanted, several=len(found) > 1)
-    wanted.check(list(found), path)
-    sources = [infer_source(file, wanted) for file in found.values()]
-    if wanted.min_score is not None and not any(source.score is not None for source in sources):
-        raise UserError(
-            f"{wanted.prefix}min_score={wanted.min_score:g}: no file of {path} has a column of scores; name it: "
-            f"{wanted.prefix}score=COLUMN"
-        )
-    return sources
-
-
-def pair_files(path: Path) -> tuple[list[Path], list[str]]:
-    """The files of a folder that may hold pairs, in order of name; and what else is there, with what to do about it."""
-    if path.is_file():
-        return ([path], []) if split_name(path)[1] in LOCAL_FORMATS else ([], [other_file(path)])
-    files, others = [], []
-    for file in sorted(path.iterdir()):
-        stem, suffix = split_name(file)
-        if not file.is_file() or file.name.startswith("."):
-            continue
-        rows = suffix in LOCAL_FORMATS and (suffix != "json" or holds_rows(file))
-        if stem and rows:
-            files.append(file)
-        else:
-            others.append(other_file(file))
-    return files, others
-
-
-def other_file(path: Path) -> str:
-    """A file that is not read, by its name, and what makes it one that is."""
-    suffix = split_name(path)[1]
-    way_out = "no array and no lines of JSON" if suffix == "json" else OTHER_FILES.get(suffix)
-    return f"{path.name} ({way_out})" if way_out else path.name
-
-
-def holds_rows(path: Path) -> bool:
-    """Whether a .json file is an array, SQuAD's object, or has a JSON value a line; a configuration is neither."""
-    if named_format(path) == "squad":
-        return True
-    first = next(
-        (item for item in lines(path, MAX_LINE) if isinstance(item, tuple) and not isinstance(item, Rejected)), None
-    )
-    if first is None or first[1].lstrip().startswith(b"["):
-        return True
-    try:
-        return isinstance(json.loads(first[1]), dict)
-    except (ValueError, RecursionError):
-        return False
-
-
-def split_name(path: Path) -> tuple[str, str]:
-    """Stem and format of a file's name, compression aside: ('faq', 'csv') for faq.csv.gz."""
-    stem, _, suffix = path.name.removesuffix(".gz").removesuffix(".zst").rpartition(".")
-    return stem, suffix.lower()
-
-
-def infer_source(path: Path, wanted: Wanted = FIND_OUT) -> Source:
-    """One file of pairs as a source of its own folder, as in `infer_sources`. Raises UserError for what it is not."""
-    source = local_source(path)
-    return replace(source, **infer_columns(path, source, wanted))
-
-
-def local_source(path: Path) -> Source:
-    """One file as a source of its own folder, its fields not stated. Raises UserError for a file of no such format."""
-    stem, suffix = split_name(path)
-    if not path.is_file():
-        raise UserError(f"there is no file {path}")
-    if suffix not in LOCAL_FORMATS:
-        raise UserError(f"{path}: its name must end in .{', .'.join(LOCAL_FORMATS)} (.gz and .zst may follow)")
-    return Source(stem, LOCAL, STAGES, named_format(path), files=glob.escape(path.name), folder=".")
-
-
-def named_format(path: Path) -> str:
-    """The format of a user's file: of its name; squad, where a .json file holds SQuAD's articles.
-
-    Raises UserError for one array in a file whose name says lines, and for lines that no line feed ends.
-    """
-    from gte.data.formats.arrays import head
-    from gte.data.formats.squad import is_squad
-
-    suffix = split_name(path)[1]
-    if suffix == "jsonl" and re.match(r"\s*\[\s*[\[{]", head(path)):
-        named = re.sub(r"\.jsonl(?=(\.gz|\.zst)?$)", ".json", path.name, flags=re.IGNORECASE)
-        raise UserError(f"{path} is one JSON array, .jsonl files hold a value a line; rename it to {named}")
-    if suffix in ("csv", "tsv", "jsonl") and "\n" not in (start := head(path)) and "\r" in start.strip():
-        first = next(lines(path, MAX_LINE))
-        if not isinstance(first, Rejected) and not first[1].endswith(b"\n"):
-            raise UserError(
-                f"{path} ends its lines by \\r alone, as old Macs did; convert it: tr '\\r' '\\n' <OLD >NEW"
-            )
-    return "squad" if suffix == "json" and is_squad(path) else suffix
-
-
-def infer_columns(path: Path, source: Source, wanted: Wanted) -> dict:
-    """Fields and options of a user's file as its first rows show them; of rows whose shape says it all no fields."""
-    if source.reader == "parquet":
-        columns, rows = parquet_sample(path)
-        return choose_columns(path, source.name, columns, rows, wanted)
-    if source.reader in ("csv", "tsv"):
-        return infer_table(path, source, wanted)
-    rows = [value for value in islice(json_values(path, source.reader), SAMPLE) if isinstance(value, dict | list)]
-    refuse_layout(path, source.reader, rows)
-    objects = [row for row in rows if isinstance(row, dict)]
-    stated = wanted.of(source.name)
-    if not stated and (not objects or any(has_shape(row) for row in objects)):
-        if all(isinstance(record, Rejected) for row in rows for record in records(row, Fields(), 1)):
-            raise UserError(f"{path}: a query and a document are needed, its first row is {json.dumps(rows[0])[:80]}")
-        return {"columns": {"shape": "lists and sets of texts"}}
-    if not objects:
-        objects = [dict(enumerate(row)) for row in rows]
-    columns = list(dict.fromkeys(key for row in objects for key in row))
-    chosen = choose_columns(path, source.name, columns, objects, wanted)
-    as_shape = chosen["query"] == "query" and chosen["document"] in ANY_POSITIVE and "score" not in chosen
-    if not stated and as_shape and chosen["negatives"] in (None, "neg"):
-        return {"columns": chosen["columns"]}  # by the row's shape: another row may have another one of ANY_POSITIVE
-    return chosen
-
-
-def refuse_layout(path: Path, format: str, rows: list) -> None:
-    """Raises UserError for JSON whose rows are not where the file's name says, with the way out."""
-    from gte.data.formats.arrays import starts_array
-
-    if not rows and format == "json" and starts_array(path):
-        raise UserError(
-            f"{path}: its array holds neither objects nor lists within its first {SAMPLE:,} items; lines of lists "
-            "belong into a .jsonl file"
-        )
-    if not rows:
-        raise UserError(f"{path} holds no JSON row within its first {SAMPLE:,} lines")
-    if len(rows) == 1 and isinstance(rows[0], dict):
-        inner = [key for key, value in rows[0].items() if isinstance(value, list) and len(value) > 1]
-        inner = [key for key in inner if all(isinstance(item, dict) for item in rows[0][key])]
-        if len(inner) == 1 and not any(
-            isinstance(value, str) for key, value in rows[0].items() if normal(key) in KNOWN
-        ):
-            raise UserError(
-                f"{path} is one object whose '{inner[0]}' is an array; if these are the rows, write it alone to "
-                "a .json file"
-            )
-
-
-def has_shape(row: dict) -> bool:
-    """Whether an object is one of a shape that has no columns: a set of texts, or a pair as a list."""
-    return isinstance(row.get("set"), list) or ("query" not in row and isinstance(row.get("text"), list))
-
-
-def infer_table(path: Path, source: Source, wanted: Wanted) -> dict:
-    """Fields and options of a csv or tsv file."""
-    first = [
-        item[1].decode(errors="replace") for item in islice(lines(path, MAX_LINE), 50) if isinstance(item[1], bytes)
-    ]
-    usual = "\t" if source.reader == "tsv" else ","
-    delimiter = wanted.separator() or find_delimiter([line for line in first if line.strip()], usual)
-    quoting = "none" if source.reader == "tsv" and delimiter == usual else "minimal"
-    options = {} if delimiter == usual else {"delimiter": delimiter}
-    if source.reader == "tsv" and options:
-        options["quoting"] = quoting
-    sample = table_rows(path, header=False, delimiter=delimiter, quoting=quoting)
-    rows = [row[1] for row in islice(sample, SAMPLE) if not isinstance(row, Rejected)]
-    if not rows or len(rows[0]) < 2:
-        raise UserError(
-            f"{path} has one column; a query and a document are needed; what separates its columns? "
-            f"'{wanted.prefix}delimiter=\";\"'"
-        )
-    header = wanted.header
-    if header is None:
-        stated = [name for name in flat(wanted.of(source.name).values()) if not isinstance(name, dict)]
-        header = any(isinstance(name, str) for name in stated) or (not stated and find_header(rows[0], rows[1:]))
-    columns = [cell.strip() for cell in rows[0]] if header else list(range(len(rows[0])))
-    as_dicts = [dict(zip(columns, row, strict=False)) for row in rows[header:]]
-    try:
-        chosen = choose_columns(path, source.name, columns, as_dicts, wanted)
-    except UserError as error:
-        if wanted.header is not None:
-            raise
-        other = "is a row" if header else "names them"
-        raise UserError(f"{error}; {wanted.prefix}header={str(not header).lower()} if its first line {other}") from None
-    if not header and wanted.header is None and could_be_names(rows[0]):
-        chosen["columns"]["note"] = f"its first line is taken as a pair; {wanted.prefix}header=true if it is names"
-    if "keep" in chosen:
-        chosen["keep"] = {name: as_texts(values) for name, values in chosen["keep"].items()}
-    return {**chosen, "options": {"header": bool(header), **options}}
-
-
-def as_texts(values) -> list[str]:
-    """What a cell must hold, as a table spells it."""
-    return [str(value) for value in (values if isinstance(values, list) else [values])]
-
-
-def parquet_sample(path: Path) -> tuple[list[str], list[dict]]:
-    """The columns of a parquet file and its first rows. Raises UserError where it is none."""
-    try:
-        file = pq.ParquetFile(path)
-        batch = next(file.iter_batches(batch_size=SAMPLE), None)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is no parquet file: {first_line(error)}") from error
-    rows = [] if batch is None else [row for row in decoded_rows(batch) if row is not None]
-    return file.schema_arrow.names, rows
-
-
-def json_values(path: Path, format: str) -> Iterator:
-    """The values of a file's rows, None for one that is no JSON."""
-    if format in ("json", "squad"):
-        from gte.data.formats.arrays import json_rows
-        from gte.data.formats.squad import question_rows
-
-        read = {"json": json_rows, "squad": question_rows}[format]
-        yield from (None if isinstance(row, Rejected) else row[1] for row in read(path, MAX_LINE))
-        return
-    for item in lines(path, MAX_LINE):
-        try:
-            yield None if isinstance(item, Rejected) else json.loads(item[1])
-        except (ValueError, RecursionError):
-            yield None
-
-
-def with_mined(found: Iterator[Record], file: Path, raw) -> Iterator[Record]:
-    """The records of a file with the negatives that `mine` found for them, in the same order, beside their own.
-
-    Raises UserError where these were mined for other rows.
-    """
-    again = f"mine them again: python src/mine.py in={raw}, or leave them out: data.mined=null"
-    rows = (json.loads(item[1]) for item in lines(file, MAX_LINE) if not isinstance(item, Rejected))
-    for record in found:
-        row = None if isinstance(record, Rejected) else next(rows, None)
-        if row is None:
-            yield record
-            continue
-        if (row["query"], row["pos"]) != record[:2]:
-            raise UserError(f"{file} has the negatives of other rows than {raw}, from row {record.row} on; {again}")
-        own = record.negatives if isinstance(record, Triple) else []
-        texts = list(dict.fromkeys([*own, *(text for text in row["neg"] if text != record.document)]))
-        if texts:
-            record = Triple(record.query, record.document, texts, record.row, record.answers)
-        yield record
-    if next(rows, None) is not None:
-        raise UserError(f"{file} has the negatives of more rows than {raw} has; {again}")
-
-
-def configuration(source: Source, raws: list[Raw]) -> dict:
-    """What a prepared source depends on: its own statement, a digest of its raw files' names, sizes and times, and the
-    commit and files of the hub.
-    """
-    notes = (
-        "url",
-        "pairs",
-        "estimate",
-        "forms",
-        "answers",
-        "columns",
-    )  # nothing in the prepared folder depends on them
-    stated = {key.name: getattr(source, key.name) for key in fields(Source) if key.name not in notes}
-    stated = {
-        key: value
-        for key, value in stated.items()
-        if value is not None or key not in ("score", "min_score", "mined", "revision", "companions")
-    }
-    if raws and raws[0].hub:
-        files = sorted({one.hub.path for raw in raws for one in (raw, *raw.companions)})
-        stated["pinned"] = {"revision": raws[0].hub.revision, "files": files}
-        if source.forms:
-            stated["forms"] = source.forms  # which of them reads a file is known when it is read
-    stamps = [raw.stamp for raw in raws]
-    if source.mined is not None:
-        mined = Path(source.mined)
-        stamps.append(raw_file(mined, mined.parent).stamp)
-    digest = hashlib.sha256("\n".join(stamps).encode()).hexdigest()
-    return {**stated, "stages": list(source.stages), "raw files": digest}

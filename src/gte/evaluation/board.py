@@ -18,8 +18,9 @@ from pydantic import ValidationError
 
 from gte.data.sources import source_files
 from gte.errors import UserError, did_you_mean, first_line
+from gte.evaluation.local import eval_split
 from gte.evaluation.model import EncoderModel
-from gte.evaluation.tasks import Task, eval_split, known
+from gte.evaluation.tasks import Task, known
 from gte.models.card import base_of, card_licence
 from gte.models.load import find_checkpoint, history
 

@@ -9,9 +9,11 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gte.data.readers import MAX_LINE, decoded_rows, lines, require_columns, table_rows
+from gte.data.own_files import split_name
+from gte.data.raw_lines import MAX_LINE, lines
+from gte.data.readers import decoded_rows, require_columns
 from gte.data.records import Fields, Rejected, Unfit, clean, encodable
-from gte.data.sources import split_name
+from gte.data.tables import table_rows
 from gte.errors import UserError
 
 STDIN = "-"

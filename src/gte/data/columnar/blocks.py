@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gte.data.readers import BOM, Unreadable, open_raw
+from gte.data.raw_lines import BOM, Unreadable, open_raw
 from gte.data.records import Rejected
 
 BLOCK_BYTES = 2**21  # of lines that are parsed together

@@ -14,7 +14,8 @@ import pyarrow.json
 from gte.data.columnar.blocks import Block, Lines, in_turn, line_blocks
 from gte.data.columnar.plain import plain_pairs, whole
 from gte.data.columnar.plan import NUMBER, TEXT, TEXTS, Plan, object_plan, wanted
-from gte.data.readers import MAX_LINE, json_values
+from gte.data.raw_lines import MAX_LINE
+from gte.data.readers import json_values
 from gte.data.records import ANY_POSITIVE, Fields, Record, Rejected, records
 
 FEW_ROWS = 32  # a block that Arrow refuses is halved down to so many rows

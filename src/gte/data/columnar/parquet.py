@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from gte.data.columnar.blocks import BLOCK_BYTES, in_turn
 from gte.data.columnar.plain import plain_pairs
 from gte.data.columnar.plan import NUMBER, TEXT, TEXTS, Plan, object_plan, wanted
-from gte.data.readers import DAMAGE, GROUP_ROWS, decoded_rows, group_rows, require_columns
+from gte.data.raw_lines import DAMAGE
+from gte.data.readers import GROUP_ROWS, decoded_rows, group_rows, require_columns
 from gte.data.records import ANY_POSITIVE, Fields, Record, Rejected, records
 
 

@@ -16,8 +16,10 @@ import pyarrow.json
 from gte.data.columnar.blocks import Block, Lines, line_blocks
 from gte.data.columnar.plain import mask, plain_pairs, whole
 from gte.data.columnar.plan import NUMBER, TEXT, Plan, object_plan, wanted
-from gte.data.readers import BOM, MAX_LINE, Taken, require_columns, table_rows
+from gte.data.raw_lines import BOM, MAX_LINE
+from gte.data.readers import require_columns
 from gte.data.records import ANY_POSITIVE, Fields, Record, Rejected, records
+from gte.data.tables import Taken, table_rows
 
 MOST_COLUMNS = 100  # of a table whose plain lines a regular expression tells
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from gte.data.readers import MAX_LINE, read_keyed
+from gte.data.raw_lines import MAX_LINE
+from gte.data.readers import read_keyed
 from gte.data.records import FILTERED, Fields, Keyed, KeyedRow, Record, Rejected, Unfit, clean, records, text_hash
 
 PAGE = -1  # order of a page among the anchors that link to it

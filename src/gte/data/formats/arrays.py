@@ -8,8 +8,10 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from gte.data.readers import MAX_LINE, Row, Unreadable, json_values, lines, open_raw, paired
+from gte.data.raw_lines import MAX_LINE, Unreadable, lines, open_raw
+from gte.data.readers import json_values, paired
 from gte.data.records import Fields, Record, Rejected, encodable
+from gte.data.tables import Row
 
 DECODER = json.JSONDecoder()
 BLANKS = re.compile(r"[ \t\r\n]*")

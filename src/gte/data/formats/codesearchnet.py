@@ -5,7 +5,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from gte.data.readers import MAX_LINE, json_values, lines, paired
+from gte.data.raw_lines import MAX_LINE, lines
+from gte.data.readers import json_values, paired
 from gte.data.records import Fields, Record, Unfit, clean
 
 LITERAL = re.compile(r"""^[ \t]*[rRuUbB]{0,2}(\"{3}|'{3}|"|')(.*?)(?<!\\)\1[ \t]*\n?""", re.DOTALL | re.MULTILINE)

@@ -6,7 +6,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from gte.data.readers import MAX_LINE, read_keyed
+from gte.data.raw_lines import MAX_LINE
+from gte.data.readers import read_keyed
 from gte.data.records import FILTERED, Fields, Keyed, KeyedRow, Record, Rejected, Unfit, clean, records
 
 PAGE, CLAIM = 0, 1  # order of the rows of a page

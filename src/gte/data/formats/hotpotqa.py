@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gte.data.formats.arrays import json_rows
-from gte.data.readers import MAX_LINE, Row, changed, parquet_rows
+from gte.data.raw_lines import MAX_LINE
+from gte.data.readers import changed, parquet_rows
 from gte.data.records import Fields, Record, Rejected, Unfit
+from gte.data.tables import Row
 
 
 def read_hotpotqa(path: Path | zipfile.Path, fields: Fields, *, max_row: int = MAX_LINE) -> Iterator[Record]:

@@ -6,8 +6,10 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from gte.data.readers import MAX_LINE, Row, lines, paired
+from gte.data.raw_lines import MAX_LINE, lines
+from gte.data.readers import paired
 from gte.data.records import Fields, Record, Rejected
+from gte.data.tables import Row
 
 
 def read_literals(path: Path | zipfile.Path, fields: Fields, *, max_line: int = MAX_LINE) -> Iterator[Record]:

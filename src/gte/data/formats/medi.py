@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gte.data.formats.arrays import json_rows
-from gte.data.readers import MAX_LINE, changed
+from gte.data.raw_lines import MAX_LINE
+from gte.data.readers import changed
 from gte.data.records import Fields, Record, Unfit
 
 

@@ -5,7 +5,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from gte.data.readers import MAX_LINE, lines, read_objects
+from gte.data.raw_lines import MAX_LINE, lines
+from gte.data.readers import read_objects
 from gte.data.records import FILTERED, Fields, Keyed, KeyedRow, Record, Rejected, Unfit, clean, records, whole_number
 
 WITHDRAWN = re.compile(r"(the|this) (\w+ )?(\w+) (has been|have been|is|was) (temporarily )?withdrawn", re.IGNORECASE)

@@ -11,7 +11,7 @@ from pathlib import Path
 from lxml import etree
 
 from gte.data.formats.elements import parse_element
-from gte.data.readers import MAX_LINE, lines
+from gte.data.raw_lines import MAX_LINE, lines
 from gte.data.records import FILTERED, Fields, Record, Rejected, Unfit, records
 
 TAG = re.compile(rb"<PubmedArticle[\s>]|</PubmedArticle\s*>|</PubmedArticleSet\s*>")

@@ -6,7 +6,8 @@ A comment's `parent_id` is t3_ and the id of a post, or t1_ and the id of a comm
 from collections.abc import Iterator
 from pathlib import Path
 
-from gte.data.readers import MAX_LINE, read_keyed, read_objects
+from gte.data.raw_lines import MAX_LINE
+from gte.data.readers import read_keyed, read_objects
 from gte.data.records import FILTERED, Fields, Keyed, KeyedRow, Record, Rejected, Unfit, clean, records
 
 GONE = ("[deleted]", "[removed]", "[deleted by user]")  # what stands in place of a text

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gte.data.readers import DAMAGE
+from gte.data.raw_lines import DAMAGE
 from gte.data.records import FILTERED, Fields, Record, Rejected, records
 from gte.errors import UserError, first_line
 

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gte.data.formats.arrays import Window, head
-from gte.data.readers import MAX_LINE, Row, Unreadable, open_raw, paired
+from gte.data.raw_lines import MAX_LINE, Unreadable, open_raw
+from gte.data.readers import paired
 from gte.data.records import Fields, Record, Rejected
+from gte.data.tables import Row
 
 VALUE = r'("[^"]*"|[\w.+-]+)'
 NESTED = re.compile(

@@ -11,7 +11,7 @@ from lxml import etree
 
 from gte.data.formats.elements import parse_element
 from gte.data.formats.html import plain_text
-from gte.data.readers import MAX_LINE, lines
+from gte.data.raw_lines import MAX_LINE, lines
 from gte.data.records import FILTERED, Fields, Keyed, KeyedRow, Record, Rejected, Unfit, clean, records, whole_number
 from gte.errors import UserError
 

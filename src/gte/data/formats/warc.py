@@ -15,7 +15,7 @@ from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
 from gte.data.formats.html import parse_html, plain_text
 from gte.data.formats.pages import check_page
-from gte.data.readers import Unreadable, open_raw
+from gte.data.raw_lines import Unreadable, open_raw
 from gte.data.records import FILTERED, Fields, Record, Rejected, Unfit, records
 
 MAX_RECORD = 16 * 2**20  # bytes; Common Crawl cuts pages at 1 MiB, from 2025 on at 5
