@@ -1,6 +1,5 @@
 """What a run shows and keeps: progress, speed, checkpoints."""
 
-import json
 import os
 import signal
 import sys
@@ -17,6 +16,7 @@ from gte.checkpoint import Checkpoints, damage, newest_first, newest_whole
 from gte.data.collate import Batch
 from gte.data.module import steps_done
 from gte.errors import UserError
+from gte.files import write_json
 from gte.gather import current_ranks
 from gte.hub import HISTORY_FILE
 from gte.loggers import CsvRun, WandbRun
@@ -42,7 +42,7 @@ class Metrics(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            (self.folder / HISTORY_FILE).write_text(json.dumps(task.facts(), indent=1) + "\n")
+            write_json(self.folder / HISTORY_FILE, task.facts(), indent=1)
 
     def pause(self, seconds: float) -> None:
         """Takes seconds that were spent on something else than training out of the speed of the next step."""

@@ -18,8 +18,8 @@ from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
 from gte.data.collate import Batch
-from gte.data.folder import put_in_place
 from gte.errors import UserError, first_line
+from gte.files import remove, whole
 from gte.remote import local_copy, look_anew, place
 
 INITIAL, LAST = "step-0000000.ckpt", "last.ckpt"
@@ -84,16 +84,8 @@ class WholeFiles(TorchCheckpointIO):
 
 def write_file(content: dict, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with open(partial, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        put(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with whole(path) as partial, open(partial, "wb") as file:
+        torch.save(content, file)
 
 
 def upload(content: dict, address) -> None:
@@ -152,26 +144,17 @@ class Checkpoints(Checkpoint):
                     remove(old)
 
 
-def put(new: Path, target: Path) -> None:
-    """Gives a file or directory its name, in the place of what had it."""
-    if new.is_dir():
-        put_in_place(new, target)
-    else:
-        os.replace(new, target)
-
-
 def same(file, target) -> None:
     """Gives what `file` holds a second name: by hard links, or a copy where the filesystem has none."""
     if not isinstance(file, Path):
         file.fs.cp_file(file.path, target.path)
         return
-    partial = target.with_name(f"{target.name}.partial")
-    remove(partial)
-    if file.is_dir():
-        shutil.copytree(file, partial, copy_function=link)
-    else:
-        link(file, partial)
-    put(partial, target)
+    with whole(target) as partial:
+        remove(partial)  # a link cannot take the name of a killed process's
+        if file.is_dir():
+            shutil.copytree(file, partial, copy_function=link)
+        else:
+            link(file, partial)
 
 
 def link(file: str | Path, target: str | Path) -> None:
@@ -179,14 +162,6 @@ def link(file: str | Path, target: str | Path) -> None:
         os.link(file, target)
     except OSError:
         shutil.copyfile(file, target)
-
-
-def remove(path) -> None:
-    """Removes a file or directory, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def steps_newest_first(folder) -> list:

@@ -1,7 +1,6 @@
 """Models out: an Encoder becomes a directory that others load, and the directory goes to the model hub."""
 
 import json
-import shutil
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, get_token
@@ -12,7 +11,7 @@ from gte.averaging import average_last
 from gte.card import find_scores, hub_results, model_card
 from gte.encoder import Encoder
 from gte.errors import UserError, first_line
-from gte.files import write_json
+from gte.files import whole, write_json
 from gte.hub import HISTORY_FILE, history, load_encoder
 from gte.offline import hub_reachable
 from gte.onnx import Comparison, check_graph, require_onnx, write_onnx
@@ -61,20 +60,18 @@ def export(
     if onnx or int8:
         check_graph(encoder.settings)
     scores = find_scores(Path(results), encoder) if results else None
-    temporary = out.with_name(out.name + ".partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    write_model(encoder, temporary)
-    comparisons = write_onnx(encoder, temporary / "onnx", int8, sts) if onnx or int8 else []
-    write_json(temporary / HISTORY_FILE, stages)
-    card = model_card(encoder, stages, name, git_commit(), scores=scores, comparisons=comparisons, license=license)
-    (temporary / "README.md").write_text(card)
-    if scores and (files := hub_results(scores)):
-        (temporary / ".eval_results").mkdir()
-        for task, text in files.items():
-            (temporary / ".eval_results" / f"{task}.yaml").write_text(text)
-    shutil.rmtree(out, ignore_errors=True)
-    temporary.replace(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with whole(out) as folder:
+        folder.mkdir()
+        write_model(encoder, folder)
+        comparisons = write_onnx(encoder, folder / "onnx", int8, sts) if onnx or int8 else []
+        write_json(folder / HISTORY_FILE, stages)
+        card = model_card(encoder, stages, name, git_commit(), scores=scores, comparisons=comparisons, license=license)
+        (folder / "README.md").write_text(card)
+        if scores and (files := hub_results(scores)):
+            (folder / ".eval_results").mkdir()
+            for task, text in files.items():
+                (folder / ".eval_results" / f"{task}.yaml").write_text(text)
     return comparisons
 
 

@@ -11,6 +11,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from gte.figures import read_rows
+from gte.files import whole
 from gte.hub import HISTORY_FILE
 
 STEP = "trainer/global_step"  # what WandbLogger defines as the x axis of every metric
@@ -59,12 +60,10 @@ class CsvRun(Logger):
                 csv.DictWriter(lines, columns).writerows(self.rows)
         else:
             written = read_rows(self.file) if self.columns else []
-            partial = self.file.with_name(f"{self.file.name}.partial")
-            with open(partial, "w", newline="") as lines:
+            with whole(self.file) as partial, open(partial, "w", newline="") as lines:
                 table = csv.DictWriter(lines, columns)
                 table.writeheader()
                 table.writerows([*written, *self.rows])
-            os.replace(partial, self.file)
         self.columns, self.rows = columns, []
 
     def finalize(self, status: str) -> None:

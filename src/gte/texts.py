@@ -1,6 +1,5 @@
 """Texts from a file or a pipe, one after the other: what `embed` reads."""
 
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from gte.data.readers import MAX_LINE, decoded_rows, lines, require_columns, tab
 from gte.data.records import Fields, Rejected, Unfit, clean, encodable
 from gte.data.sources import split_name
 from gte.errors import UserError
+from gte.files import json_object
 
 STDIN = "-"
 
@@ -89,10 +89,8 @@ def read_jsonl(path: Path, field: str, id_field: str | None) -> Iterator[Text]:
             yield Text(row, str(row), None, line.reason)
         elif not line.isspace():
             try:
-                value = json.loads(line)
-            except (ValueError, RecursionError):
-                value = None
-            if not isinstance(value, dict):
+                value = json_object(line)
+            except ValueError:
                 yield Text(row, str(row), None, "no JSON object")
                 continue
             if not seen:

@@ -1,6 +1,5 @@
 """From raw sources to a prepared folder: unique pairs, a tokenizer, token shards, a manifest. All or nothing."""
 
-import json
 import platform
 import shutil
 import threading
@@ -20,7 +19,7 @@ import pyarrow.parquet as pq
 
 from gte.data.columns import Wanted
 from gte.data.contamination import REASONS, Decontamination, EvaluationTexts, save_evaluation
-from gte.data.folder import WORK, building_site, find_complete, locked, once, put_in_place, refuse_foreign
+from gte.data.folder import WORK, building_site, find_complete, locked, once, refuse_foreign
 from gte.data.lineage import changed, code, code_of
 from gte.data.mining import mine, mined_for
 from gte.data.pairs import Tally, hash_file, texts_size, use_engine
@@ -45,6 +44,7 @@ from gte.data.tokenizer import commit_of, fingerprint, load_tokenizer, plain_rea
 from gte.data.tokens import id_type
 from gte.data.workers import Workers, how_many
 from gte.errors import UserError, check_numbers, did_you_mean
+from gte.files import put, write_json
 from gte.ticker import still_at
 
 TRAINING_PAIRS = 60_000  # a tokenizer is trained on so many pairs at most, of each source in proportion
@@ -240,7 +240,7 @@ def fetch(function: str, folder: Path, *, again: bool) -> None:
         say(f"{function}: writes {folder}")
         with still_at(f"{function}: at work"):
             getattr(import_module(module), name)(part)
-        put_in_place(part, folder)
+        put(part, folder)
     say(f"{function}: wrote {folder}, {time.perf_counter() - start:.1f} s")
 
 
@@ -585,7 +585,7 @@ def write_decontamination(
         "by evaluation set": by_set,
         "examples": examples,
     }
-    (build / REPORT).write_text(json.dumps(stated, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(build / REPORT, stated, indent=1, ascii_only=False)
     for name, sources in by_set.items():
         exact, ngram = (sum(counts[match] for counts in sources.values()) for match in REASONS)
         report(f"decontamination: {name}: {exact:,} pairs with a text of it, {ngram:,} more with an n-gram of one")

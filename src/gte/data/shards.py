@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from gte.errors import UserError
+from gte.files import write_json
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -60,8 +61,7 @@ class Manifest:
     def save(self, folder: Path) -> None:
         """Writes manifest.json."""
         facts = json.loads(json.dumps({"schema": SCHEMA, **asdict(self)}))
-        text = json.dumps({**facts, "checksum": checksum(facts)}, indent=1, ensure_ascii=False)
-        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        write_json(folder / MANIFEST, {**facts, "checksum": checksum(facts)}, indent=1, ascii_only=False)
 
     def stage(self, name: str) -> dict[str, int]:
         """Rows of each source that states this stage, n_i of Eq. 4."""

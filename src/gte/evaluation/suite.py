@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from gte.errors import UserError, did_you_mean
 from gte.evaluation.folder import Folder, find_tasks
 from gte.evaluation.paper import averages
+from gte.files import write_json
 from gte.offline import ask_no_hub, hub_reachable
 from gte.provenance import git_commit, versions
 
@@ -246,7 +247,7 @@ def run_suite(
         if line := model.cut():
             say(f"  note: {line}")
         model.close()
-    write(out / "results.json", results)
+    write_json(out / "results.json", results)
     return results
 
 
@@ -309,7 +310,7 @@ def run_task(task, model, description: dict, file: Path) -> tuple[dict, bool]:
         "parts": parts_of(task),
     }
     as_mteb = [found.model_dump(mode="json") for found in task_results(task, result["seconds"])]
-    write(file, {"identity": identity, "result": result, "mteb": as_mteb})
+    write_json(file, {"identity": identity, "result": result, "mteb": as_mteb})
     return result, True
 
 
@@ -332,14 +333,6 @@ def exit_code(results: dict) -> int:
     if not failures:
         return 0
     return 2 if all(failure["mendable"] for failure in failures) else 1
-
-
-def write(file: Path, content: dict) -> None:
-    """JSON that is either complete or not there."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, file)
 
 
 def quiet() -> None:
