@@ -64,7 +64,7 @@ def test_a_name_is_given_after_the_content_and_before_the_folder_are_flushed(cal
     with whole(tmp_path / "model") as folder:
         (folder / "inner").mkdir(parents=True)
         (folder / "inner" / "weights").write_text("w")
-    manifest, _ = make_table(tmp_path, 10, negatives=False)
+    make_table(tmp_path, 10, negatives=False)
     names = ["results.json", "step-0000001.ckpt", "last.ckpt", "model", "manifest.json"]
     assert safe(calls, tmp_path) == names
     flushed = [paths[0].rpartition("partial")[2] for call, *paths in calls if call == "fsync"]

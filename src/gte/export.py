@@ -8,6 +8,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
 from gte.averaging import average_last
+from gte.broken import broken
 from gte.card import find_scores, hub_results, model_card
 from gte.encoder import Encoder
 from gte.errors import UserError, first_line
@@ -47,13 +48,18 @@ def export(
     `onnx`, `int8`: also onnx/model.onnx and onnx/model_int8.onnx; returned is how near they are to the PyTorch model,
     on the sentences of the STS task folder `sts` where it is given. `averaged`: the mean of so many last checkpoints of
     a run in place of its last one.
-    Raises UserError where `out` already holds something else than a model directory.
+    Raises UserError where `out` already holds something else than a model directory, and for weights that are of no
+    use.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (out / "modules.json").exists():
         raise UserError(f"{out} exists and is no model directory; name another out=")
     if onnx or int8:
         require_onnx()
     encoder = average_last(checkpoint, averaged) if averaged else load_encoder(checkpoint, trust_remote_code)
+    if wrong := broken(encoder):
+        raise UserError(
+            f"{checkpoint} is not exported: {wrong}; name an earlier checkpoint of its run, RUN/step-*.ckpt"
+        )
     stages = history(checkpoint)
     if averaged and stages:
         stages[-1] = stages[-1] | {"averaged": f"the mean of {averaged} checkpoints"}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
+from gte.broken import broken
 from gte.data.tokenizer import fingerprint
 from gte.encoder import Encoder
 from gte.errors import UserError, did_you_mean
@@ -168,6 +169,8 @@ def initialize(encoder: Encoder, init_from: str | Path) -> None:
             f"stage.init_from={init_from} was trained with another tokenizer ({len(other.tokenizer)} entries, "
             f"here {len(encoder.tokenizer)}); choose the data and model that it was trained with"
         )
+    if wrong := broken(other):
+        raise UserError(f"stage.init_from={init_from}: {wrong}; name an earlier checkpoint of its run, RUN/step-*.ckpt")
     theirs, ours = other.settings, encoder.settings
     if theirs.pooling != ours.pooling:
         raise UserError(

@@ -22,10 +22,10 @@ from gte.data.contamination import REASONS, Decontamination, EvaluationTexts, sa
 from gte.data.folder import WORK, building_site, find_complete, locked, once, refuse_foreign
 from gte.data.lineage import changed, code, code_of
 from gte.data.mining import mine, mined_for
-from gte.data.pairs import Tally, hash_file, texts_size, use_engine
+from gte.data.pairs import PARQUET, Tally, hash_file, texts_size, use_engine
 from gte.data.preview import describe, preview
 from gte.data.readers import ENDS, JOINS, READERS
-from gte.data.shards import Manifest, described
+from gte.data.shards import Manifest
 from gte.data.sources import (
     LOCAL,
     Raw,
@@ -39,7 +39,7 @@ from gte.data.sources import (
     pair_files,
     release,
 )
-from gte.data.tasks import pair_batches, ranges, source_pairs, source_pairs_alone, token_shards
+from gte.data.tasks import described_pairs, pair_batches, ranges, source_pairs, source_pairs_alone, token_shards
 from gte.data.tokenizer import commit_of, fingerprint, load_tokenizer, plain_reader, special_ids, train_tokenizer
 from gte.data.tokens import id_type
 from gte.data.workers import Workers, how_many
@@ -401,7 +401,7 @@ def sweep(build: Path, names: list[str]) -> None:
     (build / "pairs").mkdir(exist_ok=True)
     (build / "shards").mkdir(exist_ok=True)
     for path in [*(build / "pairs").iterdir(), *(build / "shards").iterdir()]:
-        if path.name.removesuffix(".parquet") not in names:
+        if path.name.removesuffix(".parquet").removesuffix(".pages") not in names:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
@@ -560,11 +560,11 @@ def mined_triples(name: str, triples: Triples, build: Path) -> dict:
     columns = {column: chosen.column(column) for column in ("query", "document")}
     columns["negatives"] = pa.array(mined, pa.list_(pa.string()))
     columns |= {column: chosen.column(column) for column in ("file", "row")}
-    pq.write_table(pa.table(columns), build / "pairs" / f"{name}.parquet", compression="zstd")
+    pq.write_table(pa.table(columns), build / "pairs" / f"{name}.parquet", **PARQUET)
     return {
         "rows": len(mined),
         "negatives": sum(map(len, mined)),
-        "files": [described(build, f"pairs/{name}.parquet")],
+        "files": [described_pairs(build, name)],
     }
 
 
@@ -647,7 +647,8 @@ def write_all_shards(
     if errors:
         raise errors[0]
     for name, entry in facts.items():  # a killed run's, of which there were more
-        folder, kept = build / "shards" / name, {Path(file["file"]).name for file in entry["shards"]}
+        folder = build / "shards" / name
+        kept = {Path(file["file"]).name for shard in entry["shards"] for file in (shard, shard["pages"])}
         folder.mkdir(exist_ok=True)
         for path in folder.iterdir():
             if path.name not in kept:

@@ -19,7 +19,9 @@ from tokenizers import Tokenizer
 
 from gte.data import shards
 from gte.data.contamination import load_evaluation
+from gte.data.page_sums import check_stretch, page_sums
 from gte.data.pairs import hash_file, make_pairs, use_engine
+from gte.data.row_groups import read_footer
 from gte.data.shards import described, write_shards
 from gte.data.sources import Raw, Source
 from gte.data.tokens import Tokens, buffers
@@ -27,6 +29,7 @@ from gte.errors import UserError
 
 TOKENS_BATCH = 8_192  # pairs tokenised at a time
 BATCH_BYTES = 2**25  # of texts at a time, about: fewer pairs where they are long
+FOOTER_END = 8  # bytes: the length of a parquet footer, and its mark
 RANGE_BYTES = 2**29  # of texts of a range of rows, at most where a row group is not larger
 
 
@@ -49,8 +52,17 @@ def source_pairs(
     tally = make_pairs(
         source, raws, build / target, work, max_rejected=max_rejected, seen=across, evaluation=evaluation
     )
-    files = [target] if across is None else [target, hash_file(work).relative_to(build).as_posix()]
-    return {"tally": asdict(tally), "files": [described(build, file) for file in files]}
+    files = [described_pairs(build, source.name)]
+    if across is not None:
+        files.append(described(build, hash_file(work).relative_to(build).as_posix()))
+    return {"tally": asdict(tally), "files": files}
+
+
+def described_pairs(build: Path, source: str) -> dict:
+    """A pairs file as the manifest states it, with the checksums of its pages, which are written beside it."""
+    file, pages = f"pairs/{source}.parquet", f"pairs/{source}.pages"
+    page_sums(build / file).tofile(build / pages)
+    return {**described(build, file), "pages": described(build, pages)}
 
 
 def source_pairs_alone(*arguments) -> dict:
@@ -59,9 +71,27 @@ def source_pairs_alone(*arguments) -> dict:
     return source_pairs(*arguments)
 
 
-def open_pairs(path: Path) -> pq.ParquetFile:
-    """A pairs file, whose pages are compared with their checksums as they are read."""
-    return pq.ParquetFile(path, page_checksum_verification=True)
+def open_pairs(path: Path, groups: list[int] | None = None) -> pq.ParquetFile:
+    """A pairs file whose footer and row groups, all by default, were compared with their checksums.
+
+    Those in a file's own pages, which are compared as they are read, cover neither the footer nor the pages' heads.
+    Raises UserError where it is damaged.
+    """
+    sums, remake = path.with_suffix(".pages"), "delete it and prepare again: only it is made anew"
+    if not sums.is_file():  # of a folder of before there were any
+        return pq.ParquetFile(path, page_checksum_verification=True)
+    size = path.stat().st_size
+    check_stretch(path, sums, size - FOOTER_END, size, remake)
+    with open(path, "rb") as stream:
+        _, footer = read_footer(stream)
+    check_stretch(path, sums, footer, size, remake)
+    file = pq.ParquetFile(path, page_checksum_verification=True)
+    for number in range(file.num_row_groups) if groups is None else groups:
+        group = file.metadata.row_group(number)
+        for column in map(group.column, range(group.num_columns)):
+            begin = column.dictionary_page_offset or column.data_page_offset
+            check_stretch(path, sums, begin, begin + column.total_compressed_size, remake)
+    return file
 
 
 def pair_batches(
@@ -69,7 +99,7 @@ def pair_batches(
 ) -> Iterator[pa.RecordBatch]:
     """The rows of a pairs file, so many at a time. Raises UserError where it is damaged."""
     try:
-        yield from open_pairs(path).iter_batches(rows, row_groups=groups, columns=columns)
+        yield from open_pairs(path, groups).iter_batches(rows, row_groups=groups, columns=columns)
     except (OSError, pa.ArrowException) as error:
         raise UserError(
             f"{path} is damaged ({str(error).splitlines()[0]}); delete it and prepare again: only it is made anew"
@@ -78,7 +108,7 @@ def pair_batches(
 
 def ranges(path: Path) -> list[tuple[int, int, int]]:
     """(first row group, last + 1, about how many bytes) of each range of a pairs file: a shard or RANGE_BYTES."""
-    facts = open_pairs(path).metadata
+    facts = open_pairs(path, []).metadata
     found: list[tuple[int, int, int]] = []
     rows = 0
     for number in range(facts.num_row_groups):
@@ -104,7 +134,7 @@ def token_shards(
     counts = Counter(texts=0, cut=0)
     path = build / "pairs" / f"{source}.parquet"
     first, end = groups
-    facts = open_pairs(path).metadata
+    facts = open_pairs(path, []).metadata
     held = [facts.row_group(number) for number in range(first, end)]
     size = max(1, sum(group.total_byte_size for group in held) // max(1, sum(group.num_rows for group in held)))
     rows = max(1, min(TOKENS_BATCH, BATCH_BYTES // size))

@@ -7,7 +7,6 @@ import copy
 import hashlib
 import itertools
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +23,7 @@ from gte.compact import RESCORED, Vectors, scheme_for
 from gte.data.ranking import Bm25, best_scores
 from gte.data.tokenizer import rules
 from gte.encoder import PRECISIONS, Encoder, cut_line, native_bf16
-from gte.errors import UserError
+from gte.errors import UserError, tell
 from gte.evaluation.cache import VectorCache, text_keys
 from gte.evaluation.search import best_documents
 from gte.hub import find_checkpoint, load_encoder
@@ -187,7 +186,7 @@ class EncoderModel:
             was_full = self.cache.full
             self.cache.add(keys_U[rows], result_UD[rows])
             if self.cache.full and not was_full:
-                print(f"note: {self.cache.full_line}", file=sys.stderr, flush=True)
+                tell(f"note: {self.cache.full_line}")
         return result_UD[unique_N]
 
     def finite(self, texts: list[str], prompt: str = "") -> np.ndarray:

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gte.errors import UserError, did_you_mean
+from gte.errors import UserError, did_you_mean, tell
 from gte.evaluation.folder import Folder, find_tasks
 from gte.evaluation.paper import averages
 from gte.files import write_json
@@ -265,7 +265,7 @@ def run_model(model, label: str, checkpoint: str, plan: Plan, out: Path, say: Ca
         except Exception as error:
             mendable = isinstance(error, UserError)
             entry["failed"][name] = {"error": str(error) if mendable else repr(error), "mendable": mendable}
-            print(f"error: {name}: {error}" if mendable else traceback.format_exc(), file=sys.stderr, flush=True)
+            tell(f"error: {name}: {error}" if mendable else traceback.format_exc())
             continue
         entry["tasks"][name] = done | {"counted": name not in plan.uncounted}
         took = f"{done['seconds']:.1f} s" if fresh else "done before"
