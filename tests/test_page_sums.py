@@ -1,7 +1,6 @@
 """Nothing altered is trained on: each page of a shard is compared with its checksum before a row of it is given."""
 
 import hashlib
-import json
 import pickle
 import random
 import shutil
@@ -11,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import xxhash
-from test_data_faults import SHARD, flip_a_bit
+from test_data_faults import SHARD, flip_a_bit, without_pages
 from test_shards import make_table
 from test_train import TINY
 
 from gte.data.page_sums import PAGE
-from gte.data.shards import MANIFEST, Manifest, TokenTable
+from gte.data.shards import Manifest, TokenTable
 from gte.data.tasks import pair_batches, ranges
 from gte.errors import UserError
 
@@ -146,16 +145,6 @@ def test_training_stops_at_the_first_altered_page_and_says_how_to_get_it_back(sc
     line = script.refused("train", *settings, "out=run")
     assert f"{SHARD} is damaged: bytes " in line and "python src/prepare.py data=" in line and "force=true" in line
     assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
-
-
-def without_pages(folder: Path) -> None:
-    """Makes a prepared folder one of before there were checksums of pages."""
-    facts = json.loads((folder / MANIFEST).read_text())
-    facts.pop("checksum")
-    for source in facts["sources"].values():
-        for shard in source["shards"]:
-            (folder / shard.pop("pages")["file"]).unlink()
-    Manifest(**facts).save(folder)
 
 
 def test_folders_of_before_are_trained_on_with_one_note(script, prepared, tmp_path):
