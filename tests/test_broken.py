@@ -149,6 +149,9 @@ def test_looking_at_the_weights_changes_nothing_of_the_training(pretrained):
 
     encoder = Encoder.from_pretrained(pretrained).train()
     modes, state = [part.training for part in encoder.modules()], torch.get_rng_state()
+    encoder.tokenizer.backend_tokenizer.enable_truncation(7)
+    rules = encoder.tokenizer.backend_tokenizer.to_str()
     assert broken(encoder) is None
     assert [part.training for part in encoder.modules()] == modes and torch.equal(torch.get_rng_state(), state)
     assert all(weight.grad is None for weight in encoder.parameters())
+    assert encoder.tokenizer.backend_tokenizer.to_str() == rules

@@ -15,8 +15,9 @@ from test_shards import make_table
 from test_train import TINY
 
 from gte.data.page_sums import PAGE
+from gte.data.pairs_file import pair_batches
 from gte.data.shards import Manifest, TokenTable
-from gte.data.tasks import pair_batches, ranges
+from gte.data.tasks import ranges
 from gte.errors import UserError
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gte.data.shards import MANIFEST, Manifest, checked
+from gte.data.shards import MANIFEST, Manifest, checked, with_pages
 from gte.errors import UserError
 from gte.files import flush, put, write_json
 
@@ -69,14 +69,16 @@ def once(site: Path, step: str, key: dict, make: Callable[[], dict]) -> tuple[di
         known = json.loads(record.read_text(encoding="utf-8"))
         if known["key"] == key:
             for file in known["facts"]["files"]:
-                checked(site, file)
+                for part in with_pages(file):
+                    checked(site, part)
             return known["facts"], False
     except (FileNotFoundError, ValueError):  # no record, or one that a failing machine cut short
         pass
     record.unlink(missing_ok=True)
     facts = plain(make())
     for file in facts["files"]:
-        flush(site / file["file"])  # a power cut must not leave the record alone
+        for part in with_pages(file):
+            flush(site / part["file"])  # a power cut must not leave the record alone
     write_json(record, {"key": key, "facts": facts}, indent=None)
     return facts, True
 
@@ -105,7 +107,8 @@ def find_complete(out: Path, stated: dict) -> Manifest | None:
         )
     for facts in made.sources.values():
         for shard in facts["shards"]:
-            checked(out, shard)
+            for part in with_pages(shard):
+                checked(out, part)
     return made
 
 

@@ -23,9 +23,10 @@ from gte.data.folder import WORK, building_site, find_complete, locked, once, re
 from gte.data.lineage import changed, code, code_of
 from gte.data.mining import mine, mined_for
 from gte.data.pairs import PARQUET, Tally, hash_file, texts_size, use_engine
+from gte.data.pairs_file import pair_batches
 from gte.data.preview import describe, preview
 from gte.data.readers import ENDS, JOINS, READERS
-from gte.data.shards import Manifest
+from gte.data.shards import Manifest, with_pages
 from gte.data.sources import (
     LOCAL,
     Raw,
@@ -39,7 +40,7 @@ from gte.data.sources import (
     pair_files,
     release,
 )
-from gte.data.tasks import described_pairs, pair_batches, ranges, source_pairs, source_pairs_alone, token_shards
+from gte.data.tasks import described_pairs, ranges, source_pairs, source_pairs_alone, token_shards
 from gte.data.tokenizer import commit_of, fingerprint, load_tokenizer, plain_reader, special_ids, train_tokenizer
 from gte.data.tokens import id_type
 from gte.data.workers import Workers, how_many
@@ -648,7 +649,7 @@ def write_all_shards(
         raise errors[0]
     for name, entry in facts.items():  # a killed run's, of which there were more
         folder = build / "shards" / name
-        kept = {Path(file["file"]).name for shard in entry["shards"] for file in (shard, shard["pages"])}
+        kept = {Path(file["file"]).name for shard in entry["shards"] for file in with_pages(shard)}
         folder.mkdir(exist_ok=True)
         for path in folder.iterdir():
             if path.name not in kept:

@@ -75,7 +75,7 @@ class Manifest:
         """Reads every shard and compares its SHA-256. Raises UserError naming the first that differs."""
         for facts in self.sources.values():
             for shard in facts["shards"]:
-                for file in [shard, *([shard["pages"]] if "pages" in shard else [])]:
+                for file in with_pages(shard):
                     path = checked(Path(folder), file)
                     if sha256(path) != file["sha256"]:
                         raise UserError(
@@ -90,6 +90,11 @@ class Manifest:
     def without_pages(self) -> bool:
         """Whether shards of before there were checksums of pages are among these."""
         return any("pages" not in shard for facts in self.sources.values() for shard in facts["shards"])
+
+
+def with_pages(file: dict) -> list[dict]:
+    """A file as the manifest states it, and that of its pages' checksums, where it has one."""
+    return [file, file["pages"]] if "pages" in file else [file]
 
 
 def checked(folder: Path, shard: dict) -> Path:
