@@ -182,3 +182,12 @@ def test_a_flipped_bit_of_a_pairs_file_is_noticed_when_it_is_read_back_or_change
         else:
             assert found == expected, place
     assert noticed > 150
+
+
+def test_checksums_of_another_pairs_file_are_refused(prepared, tmp_path):
+    for name in ("parquet", "pages"):
+        shutil.copy(prepared / "pairs" / f"colours.{name}", tmp_path)
+    sums = tmp_path / "colours.pages"
+    sums.write_bytes(sums.read_bytes()[:-8])
+    with pytest.raises(UserError, match=r"colours\.pages does not belong to .*colours\.parquet; delete it and prepare"):
+        list(pair_batches(tmp_path / "colours.parquet", 100))

@@ -28,10 +28,13 @@ def check_stretch(path: Path, sums: Path, begin: int, end: int, remake: str) -> 
     sums: the file of `page_sums`. remake: what the user is told to do. Raises UserError where a page differs.
     """
     first, last = begin // PAGE, -(-end // PAGE)
+    expected = np.fromfile(sums, "<u8", last - first, offset=first * 8).tolist()
+    if len(expected) != last - first:
+        raise UserError(f"{sums} does not belong to {path}; {remake}")
     with open(path, "rb") as file:
         file.seek(first * PAGE)
-        for page, expected in enumerate(np.fromfile(sums, "<u8", last - first, offset=first * 8).tolist(), first):
-            if xxh3_64_intdigest(file.read(PAGE)) != expected:
+        for page, digest in enumerate(expected, first):
+            if xxh3_64_intdigest(file.read(PAGE)) != digest:
                 raise damaged(path, page, path.stat().st_size, remake)
 
 
@@ -56,7 +59,7 @@ class Pages:
     def __init__(self, content: pa.Buffer, sums: Path, digest: str, path: Path, remake: str):
         self.path, self.remake = path, remake
         self.view, self.base = memoryview(content), content.address
-        self.sums = np.memmap(sums, "<u8", "r")
+        self.sums = np.frombuffer(pa.memory_map(str(sums)).read_buffer(), "<u8")  # np.memmap would keep files open
         if hashlib.sha256(self.sums).hexdigest() != digest or len(self.sums) != -(-content.size // PAGE):
             raise UserError(f"{sums} is not the file that was written: its SHA-256 differs; {remake}")
         self.known = np.zeros(len(self.sums) // 8 + 1, np.uint8)
