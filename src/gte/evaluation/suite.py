@@ -6,7 +6,6 @@ mteb's own form: gte.evaluation.board.
 """
 
 import itertools
-import json
 import os
 import platform
 import re
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING
 from gte.errors import UserError, did_you_mean, tell
 from gte.evaluation.folder import Folder, find_tasks
 from gte.evaluation.paper import averages
-from gte.files import write_json
+from gte.files import read_json, write_json
 from gte.offline import ask_no_hub, hub_reachable
 from gte.provenance import git_commit, versions
 
@@ -240,7 +239,7 @@ def run_suite(
             say(f"  note: {note}")
         entry = run_model(model, label, checkpoint, plan, out, say)
         results["models"][label] = entry | {"averages": averages(entry, kinds, suite.groups)}
-        done = [json.loads(task_file(out, label, name).read_text())["mteb"] for name in entry["tasks"]]
+        done = [read_json(task_file(out, label, name))["mteb"] for name in entry["tasks"]]
         if board and hasattr(model, "embed"):  # BM25 is no model that could be published
             line = write_board(out, label, checkpoint, model, list(itertools.chain.from_iterable(done)), stated or {})
             say(f"  {line}")
@@ -288,7 +287,7 @@ def run_task(task, model, description: dict, file: Path) -> tuple[dict, bool]:
     task.load()
     identity = {"task": task.name, "split": task.split, "data": task.data, "model": description, "versions": versions()}
     if file.exists():
-        earlier = json.loads(file.read_text())
+        earlier = read_json(file)
         if earlier.get("identity") == identity and "mteb" in earlier:
             return earlier["result"], False
     texts = model.texts
