@@ -13,9 +13,9 @@ import pytest
 from test_shards import make_table
 from test_train import TINY
 
-from gte.checkpoint import same, write_file
 from gte.errors import UserError
 from gte.files import json_object, put, read_json, whole, write_json
+from gte.training.checkpoint import same, write_file
 
 SRC = Path(__file__).parents[1] / "src"
 CALLS = "fsync,fdatasync,rename,renameat,renameat2,openat"

@@ -19,8 +19,8 @@ import numpy as np
 
 from gte.data.records import text_hash
 from gte.data.shards import spans
+from gte.data.task_folder import Folder, find_tasks
 from gte.errors import UserError
-from gte.evaluation.folder import Folder, find_tasks
 from gte.files import json_object
 
 WORD = re.compile(r"[^\W_]+")
