@@ -1,6 +1,5 @@
 """Measure ours against its peers: python src/bench.py benchmark=loss"""
 
-import json
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from gte.build import build, plain, script
 
 @script("bench")
 def main(cfg: DictConfig) -> None:
+    from gte.files import write_json
     from gte.provenance import git_commit, machine, versions
 
     rows = build(cfg.benchmark)
@@ -24,7 +24,7 @@ def main(cfg: DictConfig) -> None:
         "versions": versions(),
         "rows": rows,
     }
-    (Path(cfg.out) / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    write_json(Path(cfg.out) / "results.json", results)
     print(f"written to {Path(cfg.out) / 'results.json'}")
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import yaml
 from omegaconf import DictConfig
 
-from gte.build import CONF, script
+from gte.build import script
 from gte.errors import UserError
+from gte.overrides import CONF
 
 PAPER = {"mixing_ratio": "table10", "training_steps": "table8", "training_stages": "table9", "objective": "table11"}
 

@@ -39,7 +39,7 @@ UNFINISHED = 75  # exit code of a run that was told to stop: EX_TEMPFAIL of syse
 def main(cfg: DictConfig) -> int | None:
     from gte.data.module import PairData, group_size_of, prepared_tokenizer
     from gte.encoder import cut_line
-    from gte.errors import UserError
+    from gte.errors import UserError, tell
     from gte.models.load import find_checkpoint, history, initialize, steps_of, take_prompts
     from gte.provenance import git_commit
     from gte.remote import place
@@ -160,7 +160,7 @@ def main(cfg: DictConfig) -> int | None:
         task.double()  # Lightning does so after it has read a checkpoint, whose weights float32 would round
     if trainer.is_global_zero:
         if data.lowered:
-            print(data.lowered, file=sys.stderr, flush=True)
+            tell(data.lowered)
         print(f"{stage.name}: {data.describe()}, {trainer.precision}, writes {out}", flush=True)
         if resume:
             print(f"{stage.name}: goes on after step {steps_of(resume)}, from {resume}", flush=True)
@@ -183,7 +183,10 @@ def main(cfg: DictConfig) -> int | None:
 
 def tell_of_dead_ranks(out: Path) -> None:
     """Shows the one message of Lightning's launcher: which rank died, seconds before it kills the others."""
-    shown = logging.StreamHandler()
+    from gte.errors import tell
+
+    shown = logging.Handler()
+    shown.emit = lambda record: tell(shown.format(record))
     shown.setFormatter(logging.Formatter(f"error: %(message)s Go on with resume=auto out={out}"))
     launcher = logging.getLogger("lightning_fabric.strategies.launchers.subprocess_script")
     launcher.setLevel(logging.INFO)

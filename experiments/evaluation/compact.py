@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from sentence_transformers.util.quantization import quantize_embeddings
 
-from gte.evaluation.model import document_texts, load_model
+from gte.evaluation.bm25 import document_texts
+from gte.evaluation.model import load_model
 from gte.evaluation.tasks import make_task
 from gte.inference.compact import Vectors, scheme_for
 from gte.nearest import best_documents

@@ -21,9 +21,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gte.errors import PointsFailed, UserError, did_you_mean, first_line
+from gte.errors import PointsFailed, UserError, did_you_mean, first_line, tell
 from gte.overrides import CONF, OPEN, dotted, known_settings, near_key, read_arguments
-from gte.values import SCRIPTS, TRAIN, TRAINER_UNREAD, check_values
+from gte.values import SCRIPTS, TRAIN, TRAINER_FIXED, TRAINER_READ, TRAINER_UNREAD, check_values
 
 # Hydra raises, instead of printing pages and exiting, where HYDRA_FULL_ERROR is set; the second name tells a process
 # that we start whether its user set the first
@@ -99,7 +99,7 @@ def one_line_errors():
             raise
         if (died := dead_process(error)) and died.startswith("Connection") and "TORCHELASTIC_RUN_ID" not in os.environ:
             time.sleep(6)  # Lightning's launcher looks every 5 seconds; it names the rank and ends this process
-        print(f"error: {line}", file=sys.stderr)
+        tell(f"error: {line}", last=True)
         sys.exit(getattr(error, "exit_code", UserError.exit_code))
 
 
@@ -110,7 +110,7 @@ def one_point_fails(folder: str):
         yield
     except Exception as error:
         line = None if SHOW_TRACEBACK else one_line(error)
-        print(f"error: {folder}: {line or traceback.format_exc()}", file=sys.stderr, flush=True)
+        tell(f"error: {folder}: {line or traceback.format_exc()}", last=True)
         raise PointsFailed(f"a point failed: {folder}; the same command runs it again") from None
 
 
@@ -316,6 +316,7 @@ def build_trainer(cfg: DictConfig, **objects):
     Raises UserError where this machine, or torchrun or srun around this process, has not what it asks for.
     """
     settings = dict(cfg)
+    refuse_trainer_keys(settings)
     accelerator, strategy = settings["accelerator"], settings["strategy"]
     check_values({"trainer": plain(cfg)}, TRAIN)
     name = strategy if isinstance(strategy, str) else strategy._target_
@@ -327,9 +328,6 @@ def build_trainer(cfg: DictConfig, **objects):
         raise UserError("DeepSpeed runs on CUDA only; use trainer=ddp trainer.accelerator=cpu trainer.devices=2")
     if name == "gte.training.zero.Zero" and find_spec("deepspeed") is None:
         raise UserError("trainer=deepspeed needs DeepSpeed: pip install -r requirements-deepspeed.txt")
-    for key in settings:
-        if key in TRAINER_UNREAD:
-            raise UserError(f"trainer.{key} would not act: {TRAINER_UNREAD[key]}")
     if settings["precision"] == "auto":
         from gte.encoder import native_bf16  # late: loading transformers takes seconds that an error need not wait for
 
@@ -337,7 +335,7 @@ def build_trainer(cfg: DictConfig, **objects):
     if accelerator == "cpu" and str(settings["precision"]) in ("16", "16-mixed") and "zero" not in name:
         # Lightning would take bf16 in its place; so fp16 and its loss scaling can be tried without a GPU
         mixed = {"_target_": "pytorch_lightning.plugins.MixedPrecision", "precision": "16-mixed", "device": "cpu"}
-        settings |= {"precision": None, "plugins": [mixed]}
+        settings |= {"precision": None, "plugins": [*(settings.get("plugins") or []), mixed]}
     try:
         trainer = instantiate(settings, **objects)
     except InstantiationException as error:
@@ -356,6 +354,17 @@ def build_trainer(cfg: DictConfig, **objects):
             f"trainer.devices={trainer.num_devices} are {asked}; state the nodes and the processes on each"
         )
     return trainer
+
+
+def refuse_trainer_keys(settings: dict) -> None:
+    """Raises UserError for a key of Lightning's Trainer that another setting decides here, and for an unknown one."""
+    for key, value in settings.items():
+        if key in TRAINER_UNREAD:
+            raise UserError(f"trainer.{key} would not act: {TRAINER_UNREAD[key]}")
+        if key in TRAINER_FIXED and value != TRAINER_FIXED[key]:
+            raise UserError(f"trainer.{key}={value} must be {str(TRAINER_FIXED[key]).lower()}: data are drawn by step")
+        if key not in (*TRAINER_READ, *TRAINER_FIXED, "_target_"):
+            raise UserError(f"unknown key 'trainer.{key}'{did_you_mean(key, TRAINER_READ)}")
 
 
 def started_ranks() -> int | None:

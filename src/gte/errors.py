@@ -1,8 +1,11 @@
 """The exceptions that mean: the user can mend this; and what their lines have in common."""
 
 import difflib
+import sys
 from collections.abc import Iterable
 from dataclasses import fields
+
+ERASE = "\r\x1b[K"  # to the beginning of a terminal's line, and nothing of it left
 
 
 class UserError(ValueError):
@@ -15,6 +18,19 @@ class PointsFailed(UserError):
     """Some points of a sweep failed, the others are done; the script exits with 1."""
 
     exit_code = 1
+
+
+def tell(line: str, last: bool = False) -> None:
+    """Prints a line to stderr, on a line of its own also where a progress bar stands.
+
+    last: the work of the bars is over, so that none is drawn again below the line.
+    """
+    kind = getattr(sys.modules.get("tqdm"), "tqdm", None)  # not loaded: no bar
+    for bar in list(getattr(kind, "_instances", ())):
+        bar.close() if last else bar.clear()
+    if sys.stderr.isatty():
+        line = f"{ERASE}{line}"  # the bar may be another process's
+    print(line, file=sys.stderr, flush=True)
 
 
 def first_line(error: BaseException) -> str:

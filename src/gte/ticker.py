@@ -1,20 +1,17 @@
 """A sign of life in a log file: a line a minute while something works that says nothing itself."""
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from gte.errors import tell
+
 EVERY = 60.0  # seconds between two lines
 
 
-def to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 @contextmanager
-def still_at(what: str, report: Callable[[str], None] = to_stderr, every: float | None = None) -> Iterator[None]:
+def still_at(what: str, report: Callable[[str], None] = tell, every: float | None = None) -> Iterator[None]:
     """Reports "<what>: 3 min" each minute while the block runs.
 
     what: the work, in a few words. report: takes the line. every: seconds between two lines, EVERY by default.

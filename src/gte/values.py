@@ -59,14 +59,33 @@ DEVICES = Kind(
 )
 NAMED = Kind(lambda value: isinstance(value, dict), "given by name, {name: ...}")
 
-# of trainer.*, what this project decides by a setting of its own
+# Every key of pytorch_lightning.Trainer, once (a test holds the signature of the pinned version against it). What acts:
+TRAINER_READ = (
+    "accelerator", "strategy", "devices", "num_nodes", "precision", "plugins", "log_every_n_steps",
+    "enable_model_summary", "deterministic", "benchmark", "profiler", "detect_anomaly",
+)  # fmt: skip
+# what may hold one value only, since a step's batch is a function of (seed, step, rank)
+TRAINER_FIXED = {"use_distributed_sampler": False}
+# and what is refused, since it would break that promise or does nothing here, with the setting that serves
+EVALUATED = "set evaluate_every and evaluate.data_dir"
 TRAINER_UNREAD = {
     "gradient_clip_val": "set optim.clip_norm", "gradient_clip_algorithm": "set optim.clip_norm",
     "max_steps": "set stage.steps", "max_epochs": "set stage.epochs", "min_steps": "set stage.steps",
-    "min_epochs": "set stage.epochs", "limit_train_batches": "set stage.steps", "overfit_batches": "set stage.steps",
-    "fast_dev_run": "set stage.steps=2", "accumulate_grad_batches": "set stage.global_batch: memory is bounded by "
-    "stage.batch_tokens and stage.recompute_fraction", "logger": "choose logger=", "callbacks": "see docs/extend.md",
-    "default_root_dir": "set out", "enable_progress_bar": "a terminal has one",
+    "min_epochs": "set stage.epochs", "limit_train_batches": "set stage.steps",
+    "overfit_batches": "choose few rows by sources=[...], and stage.steps",
+    "fast_dev_run": "set stage.steps=2",
+    "max_time": "send SIGTERM when the time is over (`timeout -s TERM 2h python src/train.py ...`): the run saves, and "
+    "resume=auto goes on",
+    "accumulate_grad_batches": "set stage.global_batch: memory is bounded by stage.batch_tokens and "
+    "stage.recompute_fraction",
+    "limit_val_batches": EVALUATED, "limit_test_batches": EVALUATED, "limit_predict_batches": EVALUATED,
+    "val_check_interval": EVALUATED, "check_val_every_n_epoch": EVALUATED, "num_sanity_val_steps": EVALUATED,
+    "inference_mode": EVALUATED, "reload_dataloaders_every_n_epochs": "data are read by step; set stage.steps",
+    "enable_checkpointing": "set checkpoint_every and keep_last", "sync_batchnorm": "a language model has none",
+    "barebones": "it leaves out logs and checkpoints; src/bench.py benchmark=train measures speed",
+    "logger": "choose logger=", "enable_autolog_hparams": "the configuration is kept in .hydra, and by logger=wandb",
+    "callbacks": "see docs/extend.md", "default_root_dir": "set out", "enable_progress_bar": "a terminal has one",
+    "model_registry": "publish by src/export.py push=NAME",
 }  # fmt: skip
 
 # of conf/train.yaml and its groups, where a constructor does not look at it first

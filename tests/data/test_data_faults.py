@@ -49,6 +49,16 @@ def flip_a_bit(folder: Path, _) -> None:
     (folder / SHARD).write_bytes(data)
 
 
+def without_pages(folder: Path) -> None:
+    """Makes a prepared folder one of before there were checksums of pages."""
+    facts = json.loads((folder / MANIFEST).read_text())
+    facts.pop("checksum")
+    for source in facts["sources"].values():
+        for shard in source["shards"]:
+            (folder / shard.pop("pages")["file"]).unlink()
+    Manifest(**facts).save(folder)
+
+
 def swap_shard(folder: Path, other: Path) -> None:
     shutil.copy(other / SHARD, folder / SHARD)
 
@@ -178,8 +188,10 @@ def test_training_with_verify_stops_before_the_first_step(script, prepared, tmp_
 
 
 def test_whatever_bit_of_a_shard_is_flipped_reading_it_gives_rows_of_our_kind_or_is_refused(tmp_path):
-    """Without a checksum: no other exception, no crash, no text that is longer than any that was written."""
+    """Of a folder of before pages had checksums: no other exception, no crash, no text longer than any written."""
     manifest, _ = make_table(tmp_path, 60, negatives=True)
+    without_pages(tmp_path)
+    manifest = Manifest.load(tmp_path)
     manifest.tokenizer["max_tokens"] = 40
     path = tmp_path / manifest.sources["s"]["shards"][0]["file"]
     whole, rng, rows = path.read_bytes(), random.Random(0), np.arange(60)
@@ -222,8 +234,9 @@ def set_word(folder: Path, column: str, level: int, value: int) -> None:
     ],
 )
 def test_training_stops_in_one_line_at_the_first_row_that_cannot_be(script, prepared, tmp_path, level, value, line):
-    """Sizes are right and nobody asked for checksums. Rows are read by another process, as they are by default."""
+    """Sizes are right and there are no checksums of pages. Rows are read by another process, as they are by default."""
     shutil.copytree(prepared, tmp_path / "data")
+    without_pages(tmp_path / "data")
     set_word(tmp_path / "data", "document", level, value)
     settings = [*TINY, f"data.dir={tmp_path}/data", "sources=[colours]", "workers=1", "stage.steps=12"]
     assert re.search(line, script.refused("train", *settings, "out=run"))

@@ -192,7 +192,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(checkpoints, 
 
 def test_a_full_disk_leaves_the_old_checkpoint_and_says_how_to_go_on(checkpoints, monkeypatch):
     before = (checkpoints / "last.ckpt").read_bytes()
-    (checkpoints / "last.ckpt.partial").symlink_to("/dev/full")
+    (checkpoints / ".last.ckpt.partial").symlink_to("/dev/full")
     files, later = WholeFiles(Path("run")), []
     files.save_checkpoint({"weight": torch.zeros(10**6)}, checkpoints / "last.ckpt")
     files.then(lambda: later.append("old ones removed"))

@@ -1,12 +1,16 @@
 """What trainer= gives: fp16 with a scaler also on a CPU; one line before any work where the machine cannot do it."""
 
+import inspect
 import shutil
 
 import numpy as np
 import pytest
+import pytorch_lightning
 import torch
 from launch import srun, torchrun
 from test_train import TINY, column
+
+from gte.values import TRAINER_FIXED, TRAINER_READ, TRAINER_UNREAD
 
 FP16 = ["trainer=cpu", "trainer.precision=16-mixed", "stage.steps=6", "checkpoint_every=3"]
 
@@ -135,3 +139,45 @@ def test_rounded_products_are_refused_where_the_precision_promises_float32(scrip
     line = script.refused("train", *TINY, f"data.dir={prepared}", "loss.tf32=true", "out=run")
     assert "loss.tf32=true rounds what trainer.precision=32-true promises" in line
     run("out=run", *FP16, "trainer.precision=bf16-mixed", "loss.tf32=true")
+
+
+def test_every_key_of_lightnings_trainer_is_read_fixed_or_refused_and_none_twice():
+    """A new version of Lightning with another key fails here: say in gte.values what becomes of it."""
+    signature = set(inspect.signature(pytorch_lightning.Trainer.__init__).parameters) - {"self"}
+    classes = [*TRAINER_READ, *TRAINER_FIXED, *TRAINER_UNREAD]
+    assert sorted(classes) == sorted(signature) and len(signature) > 40
+
+
+@pytest.mark.parametrize("key", TRAINER_UNREAD)
+def test_a_key_that_would_not_act_is_refused_by_name_with_the_setting_that_serves(key):
+    from omegaconf import OmegaConf
+
+    from gte.build import build_trainer
+    from gte.errors import UserError
+
+    settings = {"_target_": "pytorch_lightning.Trainer", "accelerator": "cpu", "strategy": "auto", key: 5}
+    with pytest.raises(UserError, match=f"trainer.{key} would not act: ") as error:
+        build_trainer(OmegaConf.create(settings))
+    assert TRAINER_UNREAD[key] in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("+trainer.accumulate_grad_batches=2", "trainer.accumulate_grad_batches would not act: set stage.global_batch"),
+        ("+trainer.limit_train_batches=5", "trainer.limit_train_batches would not act: set stage.steps"),
+        ("trainer.use_distributed_sampler=true", "trainer.use_distributed_sampler=True must be false"),
+        ("+trainer.determinstic=true", "unknown key 'trainer.determinstic', did you mean deterministic?"),
+    ],
+)
+def test_such_a_key_stops_the_training_before_its_first_step(script, prepared, tmp_path, setting, message):
+    assert message in script.refused("train", *TINY, f"data.dir={prepared}", "out=run", setting)
+    assert not (tmp_path / "run" / "metrics.csv").exists()
+
+
+@pytest.mark.parametrize("setting", ["deterministic=true", "detect_anomaly=true", "profiler=simple", "benchmark=true"])
+def test_a_key_that_passes_changes_no_batch(run, tmp_path, setting):
+    run("out=plain", "stage.steps=2")
+    run("out=other", "stage.steps=2", f"+trainer.{setting}")
+    batches = [column(tmp_path / name, "train/batch") for name in ("plain", "other")]
+    assert batches[0] == batches[1] and len(set(batches[0])) == 2

@@ -120,7 +120,7 @@ def test_a_killed_run_goes_on_exactly(runs, prepared, tmp_path, name):
     kept = tmp_path / name / "checkpoints"
     shutil.rmtree(kept / "last.ckpt")
     shutil.copytree(kept / "step-0000004.ckpt", kept / "last.ckpt")
-    shutil.copytree(kept / "step-0000004.ckpt", kept / "last.ckpt.partial")  # killed while it wrote
+    shutil.copytree(kept / "step-0000004.ckpt", kept / ".last.ckpt.partial")  # killed while it wrote
     train(2, *RUN, f"data.dir={prepared}", *RUNS[name], f"out={name}", "resume=auto", cwd=tmp_path)
     for key in ("train/loss", "train/grad_norm", "train/lr", "train/skipped"):
         assert column(tmp_path / name, key) == column(runs / name, key)

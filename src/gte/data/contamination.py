@@ -7,7 +7,6 @@ for 70 % of an evaluation text's runs of 8 words. The GTE paper removes equal pa
 The index is that of the evaluation sets, some 14 bytes a word; the training pairs stream by it.
 """
 
-import json
 import pickle
 import re
 from collections import defaultdict
@@ -22,6 +21,7 @@ from gte.data.records import text_hash
 from gte.data.shards import spans
 from gte.data.task_folder import Folder, find_tasks
 from gte.errors import UserError
+from gte.files import json_object
 
 WORD = re.compile(r"[^\W_]+")
 FIELDS = {  # of the files of evaluation tasks: which of their texts are queries, which documents
@@ -296,10 +296,10 @@ def evaluation_texts(settings: Decontamination) -> Iterator[tuple[str, str, str]
             fields = [field for role in settings.texts for field in roles[role]]
             for number, line in folder.lines(path):
                 try:
-                    row = json.loads(line)
-                    values = [row[field] for field in fields if row.get(field)]
-                except (ValueError, AttributeError) as error:
+                    row = json_object(line)
+                except ValueError as error:
                     raise UserError(f"{path}:{number}: expected a JSON object a line") from error
+                values = [row[field] for field in fields if row.get(field)]
                 for value in values:
                     for text in value if isinstance(value, list) else [value]:
                         if isinstance(text, str):

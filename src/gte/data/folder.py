@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gte.data.shards import MANIFEST, Manifest, checked
+from gte.data.shards import MANIFEST, Manifest, checked, with_pages
 from gte.errors import UserError
+from gte.files import flush, put, write_json
 
 WORK = "work"  # subfolder of the building site: intermediate files and the records of finished steps
 
@@ -42,7 +43,7 @@ def building_site(out: Path, report: Callable[[str], None]) -> Iterator[Path]:
         (site / WORK).mkdir(parents=True, exist_ok=True)
         yield site
         shutil.rmtree(site / WORK)
-        put_in_place(site, out)
+        put(site, out)
     except OSError as error:
         if not error.errno:
             raise
@@ -68,31 +69,23 @@ def once(site: Path, step: str, key: dict, make: Callable[[], dict]) -> tuple[di
         known = json.loads(record.read_text(encoding="utf-8"))
         if known["key"] == key:
             for file in known["facts"]["files"]:
-                checked(site, file)
+                for part in with_pages(file):
+                    checked(site, part)
             return known["facts"], False
     except (FileNotFoundError, ValueError):  # no record, or one that a failing machine cut short
         pass
     record.unlink(missing_ok=True)
     facts = plain(make())
-    part = record.with_suffix(".part")
-    part.write_text(json.dumps({"key": key, "facts": facts}), encoding="utf-8")
-    part.replace(record)
+    for file in facts["files"]:
+        for part in with_pages(file):
+            flush(site / part["file"])  # a power cut must not leave the record alone
+    write_json(record, {"key": key, "facts": facts}, indent=None)
     return facts, True
 
 
 def plain(value):
     """A value as JSON gives it back."""
     return json.loads(json.dumps(value))
-
-
-def put_in_place(build: Path, out: Path) -> None:
-    """Gives the finished folder its name. What was there is moved aside first and deleted after."""
-    old = out.parent / f".{out.name}.old"
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.replace(old)
-    build.replace(out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def find_complete(out: Path, stated: dict) -> Manifest | None:
@@ -114,7 +107,8 @@ def find_complete(out: Path, stated: dict) -> Manifest | None:
         )
     for facts in made.sources.values():
         for shard in facts["shards"]:
-            checked(out, shard)
+            for part in with_pages(shard):
+                checked(out, part)
     return made
 
 

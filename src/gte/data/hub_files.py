@@ -29,7 +29,7 @@ from huggingface_hub.utils import build_hf_headers, disable_progress_bars, get_s
 
 from gte.data.raw_lines import KINDS
 from gte.errors import UserError, did_you_mean, first_line
-from gte.files import read_json
+from gte.files import put, read_json, write_json
 from gte.offline import hub_reachable
 
 FOLDER = ".hub"  # in the raw folder: what is pinned, and downloads until their pairs are written
@@ -108,7 +108,8 @@ def pin(repo: str, asked: str | None, folder: Path) -> Pin:
             raise HubError(f"{repo} lists the file '{path}', which leads outside of it")
     made = Pin(repo, asked or "main", revision, files)
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    write(kept, {"repo": repo, "asked": made.asked, "revision": revision, "pinned": when, "files": files})
+    facts = {"repo": repo, "asked": made.asked, "revision": revision, "pinned": when, "files": files}
+    write_json(kept, facts, indent=None)
     return made
 
 
@@ -209,7 +210,7 @@ def download(file: HubFile, folder: Path) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (target.is_file() and target.stat().st_size == file.bytes):
             patiently(go_on, str(file), progress=lambda: part.stat().st_size if part.exists() else 0)
-            part.replace(target)
+            put(part, target)
     return target
 
 
@@ -302,7 +303,7 @@ def columns(file: HubFile, folder: Path) -> list[str] | None:
         found = parquet_columns(file, folder)
     elif kind(file.path) in ("jsonl", "json"):
         found = first_keys(unpacked(file.path, piece(file, 0, min(HEAD, file.bytes), folder)))
-    write(kept, found)
+    write_json(kept, found, indent=None)
     return found
 
 
@@ -365,11 +366,3 @@ def kind(path: str) -> str:
     for suffix in KINDS:
         name = name.removesuffix(suffix)
     return name.rpartition(".")[2].lower()
-
-
-def write(file: Path, content) -> None:
-    """Write JSON as a whole or not at all, whoever else writes the same."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.{time.monotonic_ns()}")
-    part.write_text(json.dumps(content), encoding="utf-8")
-    part.replace(file)

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import re
 import unicodedata
 from collections import Counter
@@ -23,7 +22,7 @@ from gte.data.ranking import Ranker, Search, embed_behind, rank_bm25, rank_dense
 from gte.data.records import Field, Pair, Rejected, Triple
 from gte.data.sources import Source, load_source, source_files
 from gte.errors import UserError
-from gte.files import read_json
+from gte.files import read_json, whole, write_json
 
 TOKENS = re.compile(r"[^\W_]+|[^\w\s]|_")  # runs of letters and digits, and other marks one by one
 REMEMBERED = 100_000  # documents whose tokens are kept while answers are looked for
@@ -298,9 +297,7 @@ def note_mined(folder: Path, name: str, file: str, facts: dict) -> None:
     """Keeps in folder/.mined.json for which file the negatives of that name were mined."""
     index = folder / INDEX
     known = read_json(index) if index.exists() else {}
-    unfinished = index.with_name(f".{index.name}.part")
-    unfinished.write_text(json.dumps({**known, name: {"file": file, **facts}}, indent=1) + "\n", encoding="utf-8")
-    os.replace(unfinished, index)
+    write_json(index, {**known, name: {"file": file, **facts}}, indent=1)
 
 
 def mined_for(source: Source, raw: Path, folder: Path | None) -> tuple[Path | None, str]:
@@ -351,10 +348,8 @@ def read(source: Source, folder: Path) -> Input:
 
 def write_triples(target: Path, pairs: Sequence[Pair | Triple], negatives: Sequence[Sequence[str]]) -> None:
     """Writes {"query", "pos", "neg"} lines; the file is whole or not there."""
-    unfinished = target.with_name(f".{target.name}.part")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with open(unfinished, "wb") as raw, gzip.GzipFile("", "wb", 3, raw, mtime=0) as file:
+    with whole(target) as partial, open(partial, "wb") as raw, gzip.GzipFile("", "wb", 3, raw, mtime=0) as file:
         for pair, texts in zip(pairs, negatives, strict=True):
             row = {"query": pair.query, "pos": pair.document, "neg": texts}
             file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-    os.replace(unfinished, target)

@@ -13,7 +13,7 @@ from gte.data.mixture import Mixture
 from gte.data.prompts import Prompt, fit_prompt, some_texts, trained_with, words_by_source
 from gte.data.shards import Manifest, TokenTable
 from gte.data.tokenizer import fingerprint, first_fingerprint, load_tokenizer, plain_reader
-from gte.errors import UserError
+from gte.errors import UserError, tell
 from gte.prompts import prompt_length
 from gte.stage import Stage
 
@@ -250,6 +250,11 @@ class PairData(pl.LightningDataModule):
         """
         if self.verify:
             self.manifest.verify(self.folder)
+        elif self.manifest.without_pages():
+            tell(
+                f"note: {self.folder} was prepared before shards had checksums of their pages: verify=true finds what "
+                f"is damaged; {self.manifest.remake()} adds them"
+            )
         if self.guide is not None:
             self.guide.prepare(self.trainer.strategy.root_device)
 

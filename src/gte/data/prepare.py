@@ -1,6 +1,5 @@
 """From raw sources to a prepared folder: unique pairs, a tokenizer, token shards, a manifest. All or nothing."""
 
-import json
 import platform
 import shutil
 import threading
@@ -20,22 +19,24 @@ import pyarrow.parquet as pq
 
 from gte.data.columns import Wanted
 from gte.data.contamination import REASONS, Decontamination, EvaluationTexts, save_evaluation
-from gte.data.folder import WORK, building_site, find_complete, locked, once, put_in_place, refuse_foreign
+from gte.data.folder import WORK, building_site, find_complete, locked, once, refuse_foreign
 from gte.data.lineage import changed, code, code_of
 from gte.data.locate import configuration, hub_notes, locate, release
 from gte.data.mining import mine, mined_for
 from gte.data.own_files import infer_sources, pair_files
-from gte.data.pairs import Tally, hash_file, texts_size, use_engine
+from gte.data.pairs import PARQUET, Tally, hash_file, texts_size, use_engine
+from gte.data.pairs_file import pair_batches
 from gte.data.preview import describe, preview
 from gte.data.raw_lines import ENDS
 from gte.data.readers import JOINS, READERS
-from gte.data.shards import Manifest, described
+from gte.data.shards import Manifest, with_pages
 from gte.data.sources import LOCAL, Raw, Source, load_source, overridden
-from gte.data.tasks import pair_batches, ranges, source_pairs, source_pairs_alone, token_shards
+from gte.data.tasks import described_pairs, ranges, source_pairs, source_pairs_alone, token_shards
 from gte.data.tokenizer import commit_of, fingerprint, load_tokenizer, plain_reader, special_ids, train_tokenizer
 from gte.data.tokens import id_type
 from gte.data.workers import Workers, how_many
 from gte.errors import UserError, check_numbers, did_you_mean
+from gte.files import put, write_json
 from gte.ticker import still_at
 
 TRAINING_PAIRS = 60_000  # a tokenizer is trained on so many pairs at most, of each source in proportion
@@ -231,7 +232,7 @@ def fetch(function: str, folder: Path, *, again: bool) -> None:
         say(f"{function}: writes {folder}")
         with still_at(f"{function}: at work"):
             getattr(import_module(module), name)(part)
-        put_in_place(part, folder)
+        put(part, folder)
     say(f"{function}: wrote {folder}, {time.perf_counter() - start:.1f} s")
 
 
@@ -392,7 +393,7 @@ def sweep(build: Path, names: list[str]) -> None:
     (build / "pairs").mkdir(exist_ok=True)
     (build / "shards").mkdir(exist_ok=True)
     for path in [*(build / "pairs").iterdir(), *(build / "shards").iterdir()]:
-        if path.name.removesuffix(".parquet") not in names:
+        if path.name.removesuffix(".parquet").removesuffix(".pages") not in names:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
@@ -551,11 +552,11 @@ def mined_triples(name: str, triples: Triples, build: Path) -> dict:
     columns = {column: chosen.column(column) for column in ("query", "document")}
     columns["negatives"] = pa.array(mined, pa.list_(pa.string()))
     columns |= {column: chosen.column(column) for column in ("file", "row")}
-    pq.write_table(pa.table(columns), build / "pairs" / f"{name}.parquet", compression="zstd")
+    pq.write_table(pa.table(columns), build / "pairs" / f"{name}.parquet", **PARQUET)
     return {
         "rows": len(mined),
         "negatives": sum(map(len, mined)),
-        "files": [described(build, f"pairs/{name}.parquet")],
+        "files": [described_pairs(build, name)],
     }
 
 
@@ -576,7 +577,7 @@ def write_decontamination(
         "by evaluation set": by_set,
         "examples": examples,
     }
-    (build / REPORT).write_text(json.dumps(stated, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(build / REPORT, stated, indent=1, ascii_only=False)
     for name, sources in by_set.items():
         exact, ngram = (sum(counts[match] for counts in sources.values()) for match in REASONS)
         report(f"decontamination: {name}: {exact:,} pairs with a text of it, {ngram:,} more with an n-gram of one")
@@ -638,7 +639,8 @@ def write_all_shards(
     if errors:
         raise errors[0]
     for name, entry in facts.items():  # a killed run's, of which there were more
-        folder, kept = build / "shards" / name, {Path(file["file"]).name for file in entry["shards"]}
+        folder = build / "shards" / name
+        kept = {Path(file["file"]).name for shard in entry["shards"] for file in with_pages(shard)}
         folder.mkdir(exist_ok=True)
         for path in folder.iterdir():
             if path.name not in kept:

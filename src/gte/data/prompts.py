@@ -12,10 +12,10 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
 from gte.data.collate import Texts, frame
+from gte.data.pairs_file import pair_batches
 from gte.data.shards import spans
 from gte.errors import UserError
 from gte.prompts import KINDS, NAMES, check_prompts, prompt_of, with_prompts
@@ -173,7 +173,7 @@ def some_texts(folder: Path, table, kind: str, reader: Tokenizer) -> list[str]:
     """TRIED of a source's queries or documents; where its pairs were not kept, spelt from their ids."""
     pairs = folder / "pairs" / f"{table.name}.parquet"
     if pairs.exists():
-        rows = next(pq.ParquetFile(pairs, page_checksum_verification=True).iter_batches(TRIED, columns=[kind]), None)
+        rows = next(pair_batches(pairs, TRIED, groups=[0], columns=[kind]), None)
         texts = [] if rows is None else rows.column(0).to_pylist()
     else:
         ids = split(table.gather(kind, np.arange(min(TRIED, len(table)))))

@@ -165,7 +165,7 @@ def parquet_rows(path: Path | zipfile.Path, fields: Fields | None = None) -> Ite
     row = 0
     try:
         with path.open("rb") as stream:
-            file = pq.ParquetFile(stream)
+            file = pq.ParquetFile(stream, page_checksum_verification=True)
             if fields is not None:
                 require_columns(path, fields, file.schema_arrow.names)
             for group in range(file.num_row_groups):

@@ -4,6 +4,9 @@ A shard is one record batch of at most SHARD_ROWS rows in the Arrow stream forma
 it as well. Columns: query, document: list<uint16 or uint32>, ids without special tokens; negatives: list of such lists,
 where the source has hard negatives; query_hash, document_hash: uint64, `records.text_hash` of the texts;
 negatives_hash: a list of them.
+
+Beside a shard lies <name>.pages, the checksums of its pages (`gte.data.page_sums`); each page is compared with its own
+when a row of it is first read.
 """
 
 import hashlib
@@ -15,7 +18,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from gte.data.page_sums import Pages, page_sums
 from gte.errors import UserError
+from gte.files import write_json
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -60,8 +65,7 @@ class Manifest:
     def save(self, folder: Path) -> None:
         """Writes manifest.json."""
         facts = json.loads(json.dumps({"schema": SCHEMA, **asdict(self)}))
-        text = json.dumps({**facts, "checksum": checksum(facts)}, indent=1, ensure_ascii=False)
-        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        write_json(folder / MANIFEST, {**facts, "checksum": checksum(facts)}, indent=1, ascii_only=False)
 
     def stage(self, name: str) -> dict[str, int]:
         """Rows of each source that states this stage, n_i of Eq. 4."""
@@ -71,11 +75,26 @@ class Manifest:
         """Reads every shard and compares its SHA-256. Raises UserError naming the first that differs."""
         for facts in self.sources.values():
             for shard in facts["shards"]:
-                path = checked(Path(folder), shard)
-                if sha256(path) != shard["sha256"]:
-                    raise UserError(
-                        f"{path} is not the file that was written: its SHA-256 differs; prepare again with force=true"
-                    )
+                for file in with_pages(shard):
+                    path = checked(Path(folder), file)
+                    if sha256(path) != file["sha256"]:
+                        raise UserError(
+                            f"{path} is not the file that was written: its SHA-256 differs; {self.remake()}"
+                        )
+
+    def remake(self) -> str:
+        """The command that makes the folder anew, as an error's way out."""
+        made = self.command or f"python src/prepare.py data={self.name}"
+        return f"prepare again: {made}" + ("" if "force=true" in made else " force=true")
+
+    def without_pages(self) -> bool:
+        """Whether shards of before there were checksums of pages are among these."""
+        return any("pages" not in shard for facts in self.sources.values() for shard in facts["shards"])
+
+
+def with_pages(file: dict) -> list[dict]:
+    """A file as the manifest states it, and that of its pages' checksums, where it has one."""
+    return [file, file["pages"]] if "pages" in file else [file]
 
 
 def checked(folder: Path, shard: dict) -> Path:
@@ -120,11 +139,12 @@ def write_shards(batches: Iterator[pa.RecordBatch], folder: Path, source: str, p
 
 
 def write_shard(batch: pa.RecordBatch, folder: Path, file: str) -> dict:
-    """Writes one shard; returns its file, rows, bytes and SHA-256."""
-    path = folder / file
+    """Writes one shard and the checksums of its pages; returns its file, rows, bytes and SHA-256, and theirs."""
+    path, pages = folder / file, file.removesuffix(".arrow") + ".pages"
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    return {"rows": batch.num_rows, **described(folder, file)}
+    page_sums(path).tofile(folder / pages)
+    return {"rows": batch.num_rows, **described(folder, file), "pages": described(folder, pages)}
 
 
 def shard_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
@@ -149,8 +169,9 @@ class TokenTable:
     """The rows of one prepared source, by number, from memory-mapped shards.
 
     Opening checks that every shard is there in its full size; a shard is mapped when a row of it is first asked for.
-    Picklable: a worker process maps the files again. Raises UserError for an unknown source and for a missing,
-    truncated or unreadable shard, naming the file; in reading also for rows that no shard of ours can hold.
+    Each page of a shard is compared with its checksum before the first row of it is given. Picklable: a worker process
+    maps and compares again. Raises UserError for an unknown source and for a missing, truncated, unreadable or altered
+    shard, naming the file; in reading also for rows that no shard of ours can hold.
     """
 
     def __init__(self, folder: str | Path, manifest: Manifest, source: str):
@@ -159,12 +180,14 @@ class TokenTable:
         facts = manifest.sources[source]
         self.name = source
         self.paths = [checked(Path(folder), shard) for shard in facts["shards"]]
+        self.sums = [shard.get("pages") for shard in facts["shards"]]
+        self.folder, self.remake = Path(folder), manifest.remake()
         self.rows = [shard["rows"] for shard in facts["shards"]]
         self.starts = np.concatenate([[0], np.cumsum(self.rows, dtype=np.int64)])
         self.dtype = np.dtype(manifest.tokenizer["dtype"])
         self.max_tokens = manifest.tokenizer.get("max_tokens", 2**31)
         self.has_negatives = bool(facts["negatives"])
-        self._open: dict[int, dict[str, tuple[np.ndarray, ...]]] = {}
+        self._open: dict[int, tuple[dict[str, tuple[np.ndarray, ...]], Pages | None]] = {}
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -186,6 +209,7 @@ class TokenTable:
         offsets = np.empty((len(places), 2), np.int64)
         for shard, mine in by_shard(shard_of):
             _, inner, values = self._buffers(shard)["negatives"]
+            self._intact(shard, inner, places[mine], 2)
             offsets[mine, 0], offsets[mine, 1] = inner[places[mine]], inner[places[mine] + 1]
             self._check(shard, offsets[mine], len(values), self.max_tokens)
         lengths = offsets[:, 1] - offsets[:, 0]
@@ -196,6 +220,7 @@ class TokenTable:
         if not self.has_negatives or not len(self):
             return 0
         edges = self._buffers(0)["negatives"][0]
+        self._intact(0, edges, np.zeros(1, np.int64), len(edges))
         return int((edges[1:].astype(np.int64) - edges[:-1]).max())
 
     def hashes(self, column: str, rows_N: np.ndarray) -> np.ndarray:
@@ -203,7 +228,9 @@ class TokenTable:
         shards = np.searchsorted(self.starts, rows_N, side="right") - 1
         result = np.empty(len(rows_N), np.uint64)
         for shard, mine in by_shard(shards):
-            result[mine] = self._buffers(shard)[f"{column}_hash"][0][rows_N[mine] - self.starts[shard]]
+            hashes, local = self._buffers(shard)[f"{column}_hash"][0], rows_N[mine] - self.starts[shard]
+            self._intact(shard, hashes, local, 1)
+            result[mine] = hashes[local]
         return result
 
     def negative_hashes(self, rows_N: np.ndarray) -> np.ndarray:
@@ -219,6 +246,7 @@ class TokenTable:
             columns = self._buffers(shard)
             if "negatives_hash" not in columns:
                 raise UserError(f"{self.paths[shard]} holds no hashes of its negatives; prepare again with force=true")
+            self._intact(shard, columns["negatives_hash"][-1], places[mine], 1)
             result[mine] = columns["negatives_hash"][-1][places[mine]]
         return result
 
@@ -238,6 +266,7 @@ class TokenTable:
         for shard, mine in by_shard(shards):
             edges, inner, *values = self._buffers(shard)[column]
             local = rows_N[mine] - self.starts[shard]
+            self._intact(shard, edges, local, 2)
             offsets[mine, 0], offsets[mine, 1] = edges[local], edges[local + 1]
             self._check(shard, offsets[mine], len(inner) - bool(values), len(inner) if values else self.max_tokens)
         return offsets, shards
@@ -253,6 +282,8 @@ class TokenTable:
     def _copy(self, column: str, shards: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """The ids at [start, start + length) of the shards' values, end to end."""
         parts = by_shard(shards)
+        for shard, mine in parts:
+            self._intact(shard, self._values(shard, column), starts[mine], lengths[mine])
         if len(parts) == 1:
             return self._values(parts[0][0], column)[spans(starts, lengths)]
         flat = np.empty(int(lengths.sum()), self.dtype)
@@ -266,12 +297,22 @@ class TokenTable:
         """All ids of a column of a shard, end to end."""
         return self._buffers(shard)[column][-1]
 
+    def _intact(self, shard: int, array: np.ndarray, begins: np.ndarray, lengths: np.ndarray | int) -> None:
+        """Raises UserError where the places [begin, begin + length) of a shard's array are not as they were written."""
+        pages = self._open[shard][1]
+        if pages is not None:
+            pages.check(array, begins, lengths)
+
     def _buffers(self, shard: int) -> dict[str, tuple[np.ndarray, ...]]:
         """numpy views of a shard's columns: the offsets of each level of lists, then the values."""
         if shard not in self._open:
-            path = self.paths[shard]
+            path, sums = self.paths[shard], self.sums[shard]
+            content = pa.memory_map(str(path)).read_buffer()
+            pages = None
+            if sums is not None:
+                pages = Pages(content, checked(self.folder, sums), sums["sha256"], path, self.remake)
             try:
-                batch = pa.ipc.open_stream(pa.memory_map(str(path))).read_next_batch()
+                batch = pa.ipc.open_stream(content).read_next_batch()
                 batch.validate()
                 types = dict(zip(batch.schema.names, batch.schema.types, strict=True))
                 columns = {name: views(batch.column(name)) for name in types}
@@ -282,8 +323,10 @@ class TokenTable:
                 for name, kind in column_types(self.dtype, self.has_negatives).items()
             ):
                 raise UserError(f"{path} does not hold what {MANIFEST} states; prepare again with force=true")
-            self._open[shard] = columns
-        return self._open[shard]
+            if pages is not None:
+                pages.check_head(batch)
+            self._open[shard] = columns, pages
+        return self._open[shard][0]
 
 
 def column_types(dtype: np.dtype, negatives: bool) -> dict[str, pa.DataType]:

@@ -29,6 +29,7 @@ from pathlib import Path
 
 from gte.data.records import encodable
 from gte.errors import UserError
+from gte.files import json_object
 
 SHAPES = "src/gte/data/task_folder.py shows what a task's folder holds"
 FIELDS = {  # of a row of test.jsonl: name -> kind of value
@@ -186,12 +187,11 @@ class Folder:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                reason = getattr(error, "msg", error)
-                raise UserError(f"{path}:{number}: invalid JSON ({reason}); mend or remove the line") from error
-            if not isinstance(row, dict):
-                raise UserError(f"{path}:{number}: expected an object with {', '.join(fields)}, got {line[:40]!r}")
+                row = json_object(line)
+            except ValueError as error:
+                got = f"expected an object with {', '.join(fields)}, got {line[:40]!r}"
+                told = got if error.__cause__ is None else error
+                raise UserError(f"{path}:{number}: {told}; fix or remove the line") from error
             empty = False
             yield number, {name: field(row, name, kind, path, number) for name, kind in fields.items()}
         if empty:
@@ -249,10 +249,9 @@ class Folder:
         """The file's first row; empty where it is no JSON object. Leaves the checksum alone."""
         first = next((line for _, line in Folder(self.path).lines(path)), "")
         try:
-            row = json.loads(first)
-        except (ValueError, RecursionError):
-            row = {}
-        return row if isinstance(row, dict) else {}
+            return json_object(first)
+        except ValueError:
+            return {}
 
     def kind(self, split: str) -> str:
         """Which of the shapes above the folder has, by its files and its first row; UserError where it has none."""

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
 from gte.data import shards
 from gte.data.contamination import load_evaluation
+from gte.data.page_sums import page_sums
 from gte.data.pairs import hash_file, make_pairs, use_engine
+from gte.data.pairs_file import open_pairs, pair_batches
 from gte.data.shards import described, write_shards
 from gte.data.sources import Raw, Source
 from gte.data.tokens import Tokens, buffers
-from gte.errors import UserError
 
 TOKENS_BATCH = 8_192  # pairs tokenised at a time
 BATCH_BYTES = 2**25  # of texts at a time, about: fewer pairs where they are long
@@ -49,8 +49,17 @@ def source_pairs(
     tally = make_pairs(
         source, raws, build / target, work, max_rejected=max_rejected, seen=across, evaluation=evaluation
     )
-    files = [target] if across is None else [target, hash_file(work).relative_to(build).as_posix()]
-    return {"tally": asdict(tally), "files": [described(build, file) for file in files]}
+    files = [described_pairs(build, source.name)]
+    if across is not None:
+        files.append(described(build, hash_file(work).relative_to(build).as_posix()))
+    return {"tally": asdict(tally), "files": files}
+
+
+def described_pairs(build: Path, source: str) -> dict:
+    """A pairs file as the manifest states it, with the checksums of its pages, which are written beside it."""
+    file, pages = f"pairs/{source}.parquet", f"pairs/{source}.pages"
+    page_sums(build / file).tofile(build / pages)
+    return {**described(build, file), "pages": described(build, pages)}
 
 
 def source_pairs_alone(*arguments) -> dict:
@@ -59,26 +68,9 @@ def source_pairs_alone(*arguments) -> dict:
     return source_pairs(*arguments)
 
 
-def open_pairs(path: Path) -> pq.ParquetFile:
-    """A pairs file, whose pages are compared with their checksums as they are read."""
-    return pq.ParquetFile(path, page_checksum_verification=True)
-
-
-def pair_batches(
-    path: Path, rows: int, groups: list[int] | None = None, columns: list[str] | None = None
-) -> Iterator[pa.RecordBatch]:
-    """The rows of a pairs file, so many at a time. Raises UserError where it is damaged."""
-    try:
-        yield from open_pairs(path).iter_batches(rows, row_groups=groups, columns=columns)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(
-            f"{path} is damaged ({str(error).splitlines()[0]}); delete it and prepare again: only it is made anew"
-        ) from error
-
-
 def ranges(path: Path) -> list[tuple[int, int, int]]:
     """(first row group, last + 1, about how many bytes) of each range of a pairs file: a shard or RANGE_BYTES."""
-    facts = open_pairs(path).metadata
+    facts = open_pairs(path, []).metadata
     found: list[tuple[int, int, int]] = []
     rows = 0
     for number in range(facts.num_row_groups):
@@ -104,7 +96,7 @@ def token_shards(
     counts = Counter(texts=0, cut=0)
     path = build / "pairs" / f"{source}.parquet"
     first, end = groups
-    facts = open_pairs(path).metadata
+    facts = open_pairs(path, []).metadata
     held = [facts.row_group(number) for number in range(first, end)]
     size = max(1, sum(group.total_byte_size for group in held) // max(1, sum(group.num_rows for group in held)))
     rows = max(1, min(TOKENS_BATCH, BATCH_BYTES // size))

@@ -10,7 +10,6 @@ import importlib.metadata
 import json
 import os
 import re
-import shutil
 import sysconfig
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -24,6 +23,7 @@ from gte.demo import pairs as demo_pairs
 from gte.demo.pysource import Item, read_source
 from gte.demo.tasks import build_tasks, contains_any, draw, normalized, texts_of
 from gte.errors import UserError
+from gte.files import whole
 
 STDLIB = "python"
 PINNED = (
@@ -247,22 +247,23 @@ def balanced(rows: list[Row]) -> list[Row]:
 def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
     """Writes gzip-compressed lines of JSON. The bytes depend on the rows alone; the file appears whole or not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    with open(temporary, "wb") as raw, gzip.GzipFile("", "wb", compresslevel=2, fileobj=raw, mtime=0) as file:
+    with (
+        whole(path) as partial,
+        open(partial, "wb") as raw,
+        gzip.GzipFile("", "wb", compresslevel=2, fileobj=raw, mtime=0) as file,
+    ):
         for row in rows:
             file.write((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
-    os.replace(temporary, path)
 
 
 def write_task(folder: Path, files: dict[str, list]) -> None:
     """Writes a held-out task's files; the folder appears whole, in place of an older one."""
-    temporary = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    for name, rows in files.items():
-        if name.endswith(".tsv"):
-            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-            (temporary / name).write_text("".join("\t".join(map(str, row)) + "\n" for row in rows), encoding="utf-8")
-        else:
-            write_jsonl(temporary / name, rows)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with whole(folder) as partial:
+        for name, rows in files.items():
+            if name.endswith(".tsv"):
+                (partial / name).parent.mkdir(parents=True, exist_ok=True)
+                lines = "".join("\t".join(map(str, row)) + "\n" for row in rows)
+                (partial / name).write_text(lines, encoding="utf-8")
+            else:
+                write_jsonl(partial / name, rows)

@@ -1,6 +1,5 @@
 """Scores on a small suite while a model trains: logged, the best kept, and training ended where they rise no more."""
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +11,7 @@ import yaml
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.seed import isolate_rng
 
-from gte.errors import UserError, did_you_mean
+from gte.errors import UserError, did_you_mean, tell
 from gte.evaluation.model import EncoderModel
 from gte.evaluation.suite import Plan, Suite, plan, quiet, refuse_without_hub
 from gte.models.device import choose_precision
@@ -36,7 +35,7 @@ def plan_evaluation(data_dir: str | list[str] | None, tasks: list[str] | str | N
         found = plan(replace(suite, hub=data_dir is None), data_dir)
         lacking = [name for name in suite.tasks if name not in found.run]
         if lacking:
-            print(f"note: {data_dir} lacks {len(lacking)} tasks of {tasks}: {', '.join(lacking[:3])}", file=sys.stderr)
+            tell(f"note: {data_dir} lacks {len(lacking)} tasks of {tasks}: {', '.join(lacking[:3])}")
     else:
         suite = Suite("evaluate", folder=data_dir, hub=data_dir is None)
         found = plan(suite, only=tasks)
@@ -129,7 +128,7 @@ class Evaluate(Callback):
         if trainer.is_global_zero:
             there = "not there" if kept is None else f"of step {kept}"
             best = f"the best up to here, of step {self.best['step']}"
-            print(f"note: {self.folder / BEST} is {there}, not {best}: it is chosen anew", file=sys.stderr, flush=True)
+            tell(f"note: {self.folder / BEST} is {there}, not {best}: it is chosen anew")
         self.best, self.without = None, 0
 
     def step_kept(self) -> int | None:
@@ -178,5 +177,5 @@ class Evaluate(Callback):
             try:
                 found[f"eval/{task.name}"] = task.run(model)[task.main_score]
             except UserError as error:
-                print(f"note: {task.name} during training: {error}", file=sys.stderr, flush=True)
+                tell(f"note: {task.name} during training: {error}")
         return found | ({MEAN: mean(found.values())} if len(found) == len(self.tasks) else {})

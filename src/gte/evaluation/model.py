@@ -5,7 +5,6 @@ Shapes: N texts, D width.
 
 import copy
 import itertools
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +17,7 @@ from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
 from gte.encoder import Encoder, cut_line
-from gte.errors import UserError
+from gte.errors import UserError, tell
 from gte.evaluation.bm25 import BM25, BM25_WORDS, document_texts, stemmer
 from gte.evaluation.cache import VectorCache, text_keys
 from gte.inference.compact import RESCORED, Vectors, scheme_for
@@ -152,7 +151,7 @@ class EncoderModel:
             was_full = self.cache.full
             self.cache.add(keys_U[rows], result_UD[rows])
             if self.cache.full and not was_full:
-                print(f"note: {self.cache.full_line}", file=sys.stderr, flush=True)
+                tell(f"note: {self.cache.full_line}")
         return result_UD[unique_N]
 
     def finite(self, texts: list[str], prompt: str = "") -> np.ndarray:

@@ -6,7 +6,6 @@ mteb's own form: gte.evaluation.board.
 """
 
 import itertools
-import json
 import os
 import platform
 import re
@@ -20,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gte.data.task_folder import Folder, find_tasks
-from gte.errors import UserError, did_you_mean
+from gte.errors import UserError, did_you_mean, tell
+from gte.files import read_json, write_json
 from gte.offline import ask_no_hub, hub_reachable
 from gte.provenance import git_commit, versions
 from gte.results.paper import averages
@@ -239,14 +239,14 @@ def run_suite(
             say(f"  note: {note}")
         entry = run_model(model, label, checkpoint, plan, out, say)
         results["models"][label] = entry | {"averages": averages(entry, kinds, suite.groups)}
-        done = [json.loads(task_file(out, label, name).read_text())["mteb"] for name in entry["tasks"]]
+        done = [read_json(task_file(out, label, name))["mteb"] for name in entry["tasks"]]
         if board and hasattr(model, "embed"):  # BM25 is no model that could be published
             line = write_board(out, label, checkpoint, model, list(itertools.chain.from_iterable(done)), stated or {})
             say(f"  {line}")
         if line := model.cut():
             say(f"  note: {line}")
         model.close()
-    write(out / "results.json", results)
+    write_json(out / "results.json", results)
     return results
 
 
@@ -264,7 +264,7 @@ def run_model(model, label: str, checkpoint: str, plan: Plan, out: Path, say: Ca
         except Exception as error:
             mendable = isinstance(error, UserError)
             entry["failed"][name] = {"error": str(error) if mendable else repr(error), "mendable": mendable}
-            print(f"error: {name}: {error}" if mendable else traceback.format_exc(), file=sys.stderr, flush=True)
+            tell(f"error: {name}: {error}" if mendable else traceback.format_exc())
             continue
         entry["tasks"][name] = done | {"counted": name not in plan.uncounted}
         took = f"{done['seconds']:.1f} s" if fresh else "done before"
@@ -287,7 +287,7 @@ def run_task(task, model, description: dict, file: Path) -> tuple[dict, bool]:
     task.load()
     identity = {"task": task.name, "split": task.split, "data": task.data, "model": description, "versions": versions()}
     if file.exists():
-        earlier = json.loads(file.read_text())
+        earlier = read_json(file)
         if earlier.get("identity") == identity and "mteb" in earlier:
             return earlier["result"], False
     texts = model.texts
@@ -309,7 +309,7 @@ def run_task(task, model, description: dict, file: Path) -> tuple[dict, bool]:
         "parts": parts_of(task),
     }
     as_mteb = [found.model_dump(mode="json") for found in task_results(task, result["seconds"])]
-    write(file, {"identity": identity, "result": result, "mteb": as_mteb})
+    write_json(file, {"identity": identity, "result": result, "mteb": as_mteb})
     return result, True
 
 
@@ -332,14 +332,6 @@ def exit_code(results: dict) -> int:
     if not failures:
         return 0
     return 2 if all(failure["mendable"] for failure in failures) else 1
-
-
-def write(file: Path, content: dict) -> None:
-    """JSON that is either complete or not there."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, file)
 
 
 def quiet() -> None:

@@ -6,7 +6,6 @@ Shapes: N texts of a block, D width.
 import copy
 import hashlib
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +19,7 @@ import pyarrow.parquet as pq
 
 from gte.encoder import Encoder
 from gte.errors import UserError
-from gte.files import write_json
+from gte.files import put, whole, write_json
 from gte.inference.compact import Scheme, as_lists, check_dtype, list_column, scheme_file, scheme_for, with_metadata
 from gte.inference.texts import Text
 from gte.models.load import weights_checksum
@@ -159,11 +158,10 @@ def embed_texts(
     (write_npy if out.suffix == ".npy" else write_parquet)(parts, account.embedded, temporary, scheme)
     beside = scheme_file(out)
     if out.suffix == ".npy" and scheme.dtype != "float32":
-        write_json(scheme_file(temporary), scheme.as_dict() | {"rows": account.embedded})
-        os.replace(scheme_file(temporary), beside)
+        write_json(beside, scheme.as_dict() | {"rows": account.embedded})
     elif out.suffix == ".npy":
         beside.unlink(missing_ok=True)  # of other vectors under this name
-    os.replace(temporary, out)
+    put(temporary, out)
     shutil.rmtree(work)
     return account
 
@@ -225,9 +223,8 @@ def write_part(part: Path, block: list[Text], x_ND: np.ndarray, digest: bytes) -
     """One block, complete or not there."""
     columns = {"row": [text.row for text in block], "id": [text.id for text in block], "embedding": as_lists(x_ND)}
     table = pa.table(columns).replace_schema_metadata({"digest": digest})
-    temporary = part.with_suffix(".partial")
-    pq.write_table(table, temporary, compression="none", use_dictionary=False)
-    os.replace(temporary, part)
+    with whole(part) as partial:
+        pq.write_table(table, partial, compression="none", use_dictionary=False)
 
 
 def vectors_of(part: Path) -> np.ndarray:

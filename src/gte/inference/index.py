@@ -4,7 +4,6 @@ Shapes: M passages, D width, B bytes of a code.
 """
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gte.errors import UserError
+from gte.files import whole
 from gte.inference.compact import (
     Scheme,
     Vectors,
@@ -100,9 +100,8 @@ def save(file: Path, passages: list[Passage], vectors: Vectors, identity: str) -
     columns = dict(zip(Passage._fields, map(list, zip(*passages, strict=True)), strict=True))
     columns["embedding"] = as_lists(vectors.codes_MB)
     table = pa.table(columns).replace_schema_metadata({"identity": identity})
-    temporary = file.with_suffix(".partial")
-    pq.write_table(table.cast(with_metadata(table.schema, vectors.scheme)), temporary)
-    os.replace(temporary, file)
+    with whole(file) as partial:
+        pq.write_table(table.cast(with_metadata(table.schema, vectors.scheme)), partial)
 
 
 def as_table(hits: list[tuple[float, Passage]], width: int) -> str:

@@ -1,6 +1,5 @@
 """Passages of a folder's text files: pieces short enough for a model to read, with the line they begin on."""
 
-import json
 import os
 import textwrap
 from collections import Counter
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gte.errors import UserError
+from gte.files import json_object
 
 INSTALLED = {"node_modules", "__pycache__", "venv", "site-packages"}
 LARGEST = 2**22  # bytes; what is larger is data
@@ -93,9 +93,8 @@ def json_rows(text: str) -> Iterator[tuple[int, str]]:
     """Line and text of each row: its texts, one below the other; the line itself where it is no JSON object."""
     for number, line in enumerate(text.split("\n"), 1):
         try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
-            value = None
-        row = "\n".join(part for part in value.values() if isinstance(part, str)) if isinstance(value, dict) else line
+            row = "\n".join(part for part in json_object(line).values() if isinstance(part, str))
+        except ValueError:
+            row = line
         if row.strip():
             yield number, row.strip().encode(errors="replace").decode()  # JSON can spell half a surrogate pair

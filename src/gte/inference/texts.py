@@ -1,6 +1,5 @@
 """Texts from a file or a pipe, one after the other: what `embed` reads."""
 
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from gte.data.readers import decoded_rows, require_columns
 from gte.data.records import Fields, Rejected, Unfit, clean, encodable
 from gte.data.tables import table_rows
 from gte.errors import UserError
+from gte.files import json_object
 
 STDIN = "-"
 
@@ -91,10 +91,8 @@ def read_jsonl(path: Path, field: str, id_field: str | None) -> Iterator[Text]:
             yield Text(row, str(row), None, line.reason)
         elif not line.isspace():
             try:
-                value = json.loads(line)
-            except (ValueError, RecursionError):
-                value = None
-            if not isinstance(value, dict):
+                value = json_object(line)
+            except ValueError:
                 yield Text(row, str(row), None, "no JSON object")
                 continue
             if not seen:

@@ -1,7 +1,6 @@
 """Models out: an Encoder becomes a directory that others load, and the directory goes to the model hub."""
 
 import json
-import shutil
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, get_token
@@ -10,7 +9,8 @@ from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
 from gte.encoder import Encoder
 from gte.errors import UserError, first_line
-from gte.files import write_json
+from gte.files import whole, write_json
+from gte.models.broken import broken
 from gte.models.card import find_scores, hub_results, model_card
 from gte.models.load import HISTORY_FILE, history, load_encoder
 from gte.models.onnx import Comparison, check_graph, require_onnx, write_onnx
@@ -48,33 +48,36 @@ def export(
     `onnx`, `int8`: also onnx/model.onnx and onnx/model_int8.onnx; returned is how near they are to the PyTorch model,
     on the sentences of the STS task folder `sts` where it is given. `averaged`: the mean of so many last checkpoints of
     a run in place of its last one.
-    Raises UserError where `out` already holds something else than a model directory.
+    Raises UserError where `out` already holds something else than a model directory, and for weights that are of no
+    use.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (out / "modules.json").exists():
         raise UserError(f"{out} exists and is no model directory; name another out=")
     if onnx or int8:
         require_onnx()
     encoder = average_last(checkpoint, averaged) if averaged else load_encoder(checkpoint, trust_remote_code)
+    if wrong := broken(encoder):
+        raise UserError(
+            f"{checkpoint} is not exported: {wrong}; name an earlier checkpoint of its run, RUN/step-*.ckpt"
+        )
     stages = history(checkpoint)
     if averaged and stages:
         stages[-1] = stages[-1] | {"averaged": f"the mean of {averaged} checkpoints"}
     if onnx or int8:
         check_graph(encoder.settings)
     scores = find_scores(Path(results), encoder) if results else None
-    temporary = out.with_name(out.name + ".partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    write_model(encoder, temporary)
-    comparisons = write_onnx(encoder, temporary / "onnx", int8, sts) if onnx or int8 else []
-    write_json(temporary / HISTORY_FILE, stages)
-    card = model_card(encoder, stages, name, git_commit(), scores=scores, comparisons=comparisons, license=license)
-    (temporary / "README.md").write_text(card)
-    if scores and (files := hub_results(scores)):
-        (temporary / ".eval_results").mkdir()
-        for task, text in files.items():
-            (temporary / ".eval_results" / f"{task}.yaml").write_text(text)
-    shutil.rmtree(out, ignore_errors=True)
-    temporary.replace(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with whole(out) as folder:
+        folder.mkdir()
+        write_model(encoder, folder)
+        comparisons = write_onnx(encoder, folder / "onnx", int8, sts) if onnx or int8 else []
+        write_json(folder / HISTORY_FILE, stages)
+        card = model_card(encoder, stages, name, git_commit(), scores=scores, comparisons=comparisons, license=license)
+        (folder / "README.md").write_text(card)
+        if scores and (files := hub_results(scores)):
+            (folder / ".eval_results").mkdir()
+            for task, text in files.items():
+                (folder / ".eval_results" / f"{task}.yaml").write_text(text)
     return comparisons
 
 

@@ -12,6 +12,7 @@ from gte.data.tokenizer import fingerprint, rules
 from gte.encoder import Encoder
 from gte.errors import UserError, did_you_mean
 from gte.files import read_json
+from gte.models.broken import broken
 from gte.models.pretrained import load_pickle, new_model, read_config
 from gte.offline import loading
 from gte.remote import is_address, local_copy, place
@@ -173,6 +174,8 @@ def initialize(encoder: Encoder, init_from: str | Path) -> None:
             f"stage.init_from={init_from} was trained with another tokenizer ({len(other.tokenizer)} entries, "
             f"here {len(encoder.tokenizer)}); choose the data and model that it was trained with"
         )
+    if wrong := broken(other):
+        raise UserError(f"stage.init_from={init_from}: {wrong}; name an earlier checkpoint of its run, RUN/step-*.ckpt")
     theirs, ours = other.settings, encoder.settings
     if theirs.pooling != ours.pooling:
         raise UserError(

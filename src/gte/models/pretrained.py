@@ -2,7 +2,6 @@
 
 import inspect
 import re
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedToke
 from transformers.utils import logging as transformers_logging
 
 from gte.data.tokenizer import open_tokenizer, read_modules, read_transformer
-from gte.errors import UserError, first_line
+from gte.errors import UserError, first_line, tell
 from gte.files import read_json
 from gte.offline import SMALL_FILES, download, loading
 from gte.settings import Settings
@@ -95,7 +94,7 @@ def load_pretrained(
 
 
 def note(line: str) -> None:
-    print(f"note: {line}", file=sys.stderr, flush=True)
+    tell(f"note: {line}")
 
 
 def listing(root: Path) -> Path:

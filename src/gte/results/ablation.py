@@ -5,14 +5,13 @@ A run's directory is named after its point, `key=value,key=value`; so is `run` i
 
 import csv
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean, stdev
 
 import yaml
 
-from gte.errors import UserError
+from gte.errors import UserError, tell
 from gte.models.load import history
 from gte.results.figures import read_metric, read_rows
 from gte.results.paper import Table
@@ -36,7 +35,7 @@ def collect(runs: Path) -> tuple[list[dict], list[dict]]:
         facts = history(folder)[-1] if (folder / "checkpoints" / "last.ckpt").exists() else None
         if facts is None or (facts["steps"] < all_steps(facts) and "stopped_early" not in facts):
             done = facts["steps"] if facts else 0
-            print(f"left out: {folder}, stopped after {done} steps; the sweep's command goes on", file=sys.stderr)
+            tell(f"left out: {folder}, stopped after {done} steps; the sweep's command goes on")
             continue
         overrides = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text())
         settings = {

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from gte.data.collate import Batch
 from gte.encoder import Encoder
-from gte.errors import UserError
+from gte.errors import UserError, tell
 from gte.models.load import load_encoder
 from gte.remote import place
-from gte.training.checkpoint import LAST, steps_newest_first
+from gte.training.checkpoint import LAST, steps_newest_first, why_not_good
 
 EMA_FILE = "ema.ckpt"
 
@@ -81,10 +81,24 @@ class Ema(Callback):
         self.average = state_dict["average"]
 
 
+def good_steps(steps: list, count: int) -> list:
+    """The first `count` good ones of a run's step-*.ckpt; the others are named on stderr. UserError for too few."""
+    good = []
+    for step in steps:
+        if wrong := why_not_good(step):
+            tell(f"note: {step} is not averaged: {wrong}")
+        else:
+            good.append(step)
+        if len(good) == count:
+            return good
+    raise UserError(f"average_last={count}: only {len(good)} step-*.ckpt of the run are good; average fewer")
+
+
 def average_last(checkpoint: str | Path, count: int) -> Encoder:
     """The encoder whose weights are the mean of a run's `count` newest step-*.ckpt.
 
-    checkpoint: the run's directory or address, or one of its step-*.ckpt, which is then the newest that counts.
+    checkpoint: the run's directory or address, or one of its step-*.ckpt, which is then the newest that counts. Those
+    that are not good (`why_not_good`) are not taken.
     Raises UserError where `checkpoint` is no run's, or has fewer of them.
     """
     if count < 2:
@@ -101,6 +115,7 @@ def average_last(checkpoint: str | Path, count: int) -> Encoder:
             f"average_last={count}: {checkpoint} keeps {len(steps)} step-*.ckpt; train with checkpoint_every= so that "
             "there are as many, or average fewer"
         )
+    steps = good_steps(steps, count)
     encoder = load_encoder(str(steps[0]))
     total = {name: weight.double() for name, weight in encoder.state_dict().items()}
     for step in steps[1:count]:

@@ -1,6 +1,5 @@
 """What a run shows and keeps: progress, speed, checkpoints."""
 
-import json
 import os
 import signal
 import sys
@@ -15,7 +14,8 @@ from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from gte import ticker
 from gte.data.collate import Batch
 from gte.data.module import steps_done
-from gte.errors import UserError
+from gte.errors import UserError, tell
+from gte.files import write_json
 from gte.gather import current_ranks
 from gte.memory import peak_memory
 from gte.models.load import HISTORY_FILE
@@ -42,7 +42,7 @@ class Metrics(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            (self.folder / HISTORY_FILE).write_text(json.dumps(task.facts(), indent=1) + "\n")
+            write_json(self.folder / HISTORY_FILE, task.facts(), indent=1)
 
     def pause(self, seconds: float) -> None:
         """Takes seconds that were spent on something else than training out of the speed of the next step."""
@@ -110,7 +110,7 @@ class ProgressLines(Callback):
         self.start = self.last = time.monotonic()
         self.first = steps_done(trainer)
         if self.first and trainer.is_global_zero:
-            ticker.to_stderr(f"step {self.first:,}/{task.total_steps:,}: goes on from here")
+            tell(f"step {self.first:,}/{task.total_steps:,}: goes on from here")
 
     def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, outputs, batch: Batch, index) -> None:
         now, step = time.monotonic(), batch.step + 1
@@ -119,7 +119,7 @@ class ProgressLines(Callback):
         self.last = now
         left = (now - self.start) / (step - self.first) * (task.total_steps - step)
         loss, rate = (float(task.step_metrics[f"train/{key}"]) for key in ("loss", "pairs_per_s"))
-        ticker.to_stderr(
+        tell(
             f"step {step:,}/{task.total_steps:,}, {ticker.spell(now - self.start)}, {ticker.spell(left)} left, "
             f"loss {loss:.3g}, {rate:.3g} pairs/s"
         )

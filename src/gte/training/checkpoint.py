@@ -2,12 +2,12 @@
 
 import os
 import shutil
-import sys
 import zipfile
 import zlib
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -18,8 +18,10 @@ from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
 from gte.data.collate import Batch
-from gte.data.folder import put_in_place
-from gte.errors import UserError, first_line
+from gte.errors import UserError, first_line, tell
+from gte.files import remove, whole
+from gte.models.broken import broken
+from gte.models.load import encoder_from_checkpoint, find_checkpoint, read_checkpoint
 from gte.remote import local_copy, look_anew, place
 
 INITIAL, LAST = "step-0000000.ckpt", "last.ckpt"
@@ -84,16 +86,8 @@ class WholeFiles(TorchCheckpointIO):
 
 def write_file(content: dict, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with open(partial, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        put(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with whole(path) as partial, open(partial, "wb") as file:
+        torch.save(content, file)
 
 
 def upload(content: dict, address) -> None:
@@ -106,7 +100,7 @@ class Checkpoints(Checkpoint):
 
     last.ckpt is the file of the step, by another name, where there is one. Of the steps the newest `keep_last` stay
     (None: all), those of every multiple of `keep_every` steps for good, and, where `keep_initial`, the weights before
-    the first.
+    the first. The last good one, written while no step was skipped, stays in any case.
     """
 
     def __init__(
@@ -122,6 +116,13 @@ class Checkpoints(Checkpoint):
                 raise UserError(f"{key}={value} must be 1 or more")
         self.folder, self.every = folder, every
         self.keep_last, self.keep_every, self.keep_initial = keep_last, keep_every, keep_initial
+        self.good: str | None = None  # name of the newest step-*.ckpt that was written while no step was skipped
+
+    def state_dict(self) -> dict:
+        return {"good": self.good}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.good = state_dict["good"]
 
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         if self.keep_initial and trainer.global_step == 0:
@@ -134,30 +135,24 @@ class Checkpoints(Checkpoint):
         if step % self.every == 0:
             files.finish()
             file = self.folder / f"step-{step:07d}.ckpt"
+            self.good = self.good if task.skipped["in_a_row"] else file.name
             trainer.save_checkpoint(file)
             if trainer.is_global_zero:
-                files.then(lambda: self.name_last(file))
+                files.then(partial(self.name_last, file, self.good))
         elif trainer.should_stop or step == task.total_steps:
             trainer.save_checkpoint(self.folder / LAST)
 
     def on_train_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         trainer.strategy.checkpoint_io.finish()
 
-    def name_last(self, file) -> None:
-        """Makes last.ckpt the same as `file`, then removes the steps that are not to stay."""
+    def name_last(self, file, good: str | None) -> None:
+        """Makes last.ckpt the same as `file`, then removes the steps that are not to stay; `good` stays."""
         same(file, self.folder / LAST)
         if self.keep_last is not None:
             for old in steps_newest_first(self.folder)[self.keep_last :]:
-                if self.keep_every is None or int(old.stem.removeprefix("step-")) % self.keep_every:
+                passing = self.keep_every is None or int(old.stem.removeprefix("step-")) % self.keep_every
+                if passing and old.name != good:
                     remove(old)
-
-
-def put(new: Path, target: Path) -> None:
-    """Gives a file or directory its name, in the place of what had it."""
-    if new.is_dir():
-        put_in_place(new, target)
-    else:
-        os.replace(new, target)
 
 
 def same(file, target) -> None:
@@ -165,13 +160,12 @@ def same(file, target) -> None:
     if not isinstance(file, Path):
         file.fs.cp_file(file.path, target.path)
         return
-    partial = target.with_name(f"{target.name}.partial")
-    remove(partial)
-    if file.is_dir():
-        shutil.copytree(file, partial, copy_function=link)
-    else:
-        link(file, partial)
-    put(partial, target)
+    with whole(target) as partial:
+        remove(partial)  # a link cannot take the name of a killed process's
+        if file.is_dir():
+            shutil.copytree(file, partial, copy_function=link)
+        else:
+            link(file, partial)
 
 
 def link(file: str | Path, target: str | Path) -> None:
@@ -179,14 +173,6 @@ def link(file: str | Path, target: str | Path) -> None:
         os.link(file, target)
     except OSError:
         shutil.copyfile(file, target)
-
-
-def remove(path) -> None:
-    """Removes a file or directory, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def steps_newest_first(folder) -> list:
@@ -233,7 +219,30 @@ def newest_whole(folder) -> Path | None:
         wrong = damage(here)
         if wrong is None:
             return here
-        print(f"note: {file} is {wrong}: not used", file=sys.stderr, flush=True)
+        tell(f"note: {file} is {wrong}: not used")
     if found:
         raise UserError(f"no checkpoint in {folder} is whole; start anew in another out=")
     return None
+
+
+def why_not_good(checkpoint) -> str | None:
+    """Say in a few words why a checkpoint is not one to go on from, or to publish; None where it is good.
+
+    Good is one whose file is whole, which was written while no step was skipped, whose weights are finite and give a
+    text a finite vector.
+    """
+    here = local_copy(checkpoint)
+    if wrong := damage(here):
+        return f"it is {wrong}"
+    try:
+        file = find_checkpoint(here)
+        if read_checkpoint(file).get("skipped", {}).get("in_a_row"):
+            return "it was written amid steps that were skipped"
+        return broken(encoder_from_checkpoint(file))
+    except UserError as error:
+        return str(error)
+
+
+def last_good(folder):
+    """The newest good checkpoint of a directory or address, by `why_not_good`; None where there is none."""
+    return next((file for file in newest_first(folder) if why_not_good(file) is None), None)

@@ -14,6 +14,7 @@ from gte.data.shards import TokenTable, spans
 from gte.data.tokenizer import fingerprint
 from gte.encoder import Encoder, evaluating
 from gte.errors import UserError
+from gte.files import put
 from gte.models.load import load_encoder, weights_checksum
 from gte.ticker import still_at
 
@@ -93,9 +94,9 @@ class Guide:
             x_RD = x_RD[:, : encoder.dimensions]
             vectors[start : start + len(chosen)] = F.normalize(x_RD.float(), dim=1).half().cpu().numpy()
         vectors.flush()
-        partial.replace(self.file(table.name, kind, "vectors"))
+        put(partial, self.file(table.name, kind, "vectors"))
         np.save(partial, distinct)
-        partial.replace(self.file(table.name, kind, "hashes"))
+        put(partial, self.file(table.name, kind, "hashes"))
 
     def vectors(self, source: str, hashes_R: np.ndarray, pairs: int) -> Tensor:
         """float16 [R, G] of a step's texts by their hashes uint64 [R]: queries, documents, negatives."""

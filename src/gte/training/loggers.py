@@ -10,6 +10,7 @@ from pathlib import Path
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from gte.files import whole
 from gte.models.load import HISTORY_FILE
 from gte.results.figures import read_rows
 
@@ -59,12 +60,10 @@ class CsvRun(Logger):
                 csv.DictWriter(lines, columns).writerows(self.rows)
         else:
             written = read_rows(self.file) if self.columns else []
-            partial = self.file.with_name(f"{self.file.name}.partial")
-            with open(partial, "w", newline="") as lines:
+            with whole(self.file) as partial, open(partial, "w", newline="") as lines:
                 table = csv.DictWriter(lines, columns)
                 table.writeheader()
                 table.writerows([*written, *self.rows])
-            os.replace(partial, self.file)
         self.columns, self.rows = columns, []
 
     def finalize(self, status: str) -> None:

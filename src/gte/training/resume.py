@@ -1,9 +1,8 @@
 """How far a run has come that is started again in its own directory."""
 
-import sys
 from pathlib import Path
 
-from gte.errors import UserError
+from gte.errors import UserError, tell
 from gte.models.load import history
 
 
@@ -27,7 +26,7 @@ def finished(checkpoint: Path, facts: dict, total_steps: int) -> bool:
             f"{checkpoint} is of a finished run with other settings: {', '.join(changed)}; name another out="
         )
     if changed:
-        print(f"note: the run goes on with other settings: {', '.join(changed)}", file=sys.stderr, flush=True)
+        tell(f"note: the run goes on with other settings: {', '.join(changed)}")
     return done
 
 

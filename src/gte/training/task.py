@@ -12,11 +12,12 @@ from gte.data.mixture import mix
 from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.gather import current_ranks
+from gte.models.broken import broken
 from gte.models.load import describe
 from gte.optim import Optim
 from gte.stage import Stage
 from gte.temperature import LearntTemperature
-from gte.training.checkpoint import newest_first
+from gte.training.checkpoint import last_good
 
 
 class ContrastiveTask(pl.LightningModule):
@@ -142,12 +143,19 @@ class ContrastiveTask(pl.LightningModule):
 
     def on_train_batch_end(self, outputs, batch: Batch, _) -> None:
         if self.skipped["in_a_row"] >= self.max_skipped:
-            kept = next(iter(newest_first(self.trainer.checkpoint_callback.folder)), "none yet")
             raise UserError(
                 f"{self.skipped['in_a_row']} steps in a row, up to step {batch.step}, had a loss or gradient that is "
-                f"not finite; last good checkpoint: {kept}; go on from it with a lower optim.lr, or train anew with "
-                "trainer.precision=32-true"
+                f"not finite; {self.way_back()}"
             )
+
+    def way_back(self) -> str:
+        """The last good checkpoint, and what to do with it."""
+        self.trainer.strategy.checkpoint_io.finish()
+        good = last_good(self.trainer.checkpoint_callback.folder)
+        other = "a lower optim.lr, or trainer.precision=32-true"
+        if good is None:
+            return f"there is no good checkpoint: train anew with {other}"
+        return f"last good checkpoint: {good}; go on from it by resume= in another out=, with {other}"
 
     def transfer_batch_to_device(self, batch: Batch, device, dataloader_idx: int) -> Batch:
         """Chunks are cut on the host and moved one by one."""
@@ -160,6 +168,9 @@ class ContrastiveTask(pl.LightningModule):
         return [*earlier, this | done]
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """Raises UserError, before anything is written, where the weights are of no use."""
+        if wrong := broken(self.encoder):
+            raise UserError(f"the weights after step {self.global_step} are not saved: {wrong}; {self.way_back()}")
         checkpoint["encoder"] = describe(self.encoder)
         checkpoint["history"] = self.facts()
         checkpoint["skipped"] = self.skipped

@@ -8,8 +8,8 @@ from pytorch_lightning.strategies import DeepSpeedStrategy
 from torch import Tensor
 
 from gte.errors import UserError
+from gte.files import put, remove
 from gte.models.load import read_checkpoint
-from gte.training.checkpoint import put, remove
 
 # what the files of the optimizer's state hold besides tensors and plain values
 STATE_CLASSES = {
@@ -49,7 +49,7 @@ class Zero(DeepSpeedStrategy):
 
     def save_checkpoint(self, checkpoint: dict, filepath, storage_options=None) -> None:
         target = Path(self.broadcast(filepath))
-        partial = target.with_name(f"{target.name}.partial")
+        partial = target.with_name(f".{target.name}.partial")
         if self.is_global_zero:
             remove(partial)
         self.barrier()

@@ -3,10 +3,11 @@
 They are on disk after every row, so that a check that hangs or crashes loses only what it had not measured yet.
 """
 
-import json
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+
+from gte.files import write_json
 
 LOWER = "out of memory: lower stage.batch_tokens, or raise stage.recompute_fraction (1.0 keeps one chunk)"
 
@@ -32,9 +33,7 @@ class Findings:
     def write(self, **more) -> None:
         """Put all of it on disk; `more` are further entries."""
         content = {"rows": self.rows, "faults": self.faults, "targets": self.targets} | more
-        partial = self.file.with_suffix(".partial")
-        partial.write_text(json.dumps(rounded(content)))
-        partial.replace(self.file)
+        write_json(self.file, rounded(content), indent=None)
 
     def row(self, label: str, **numbers) -> None:
         """Add one line of numbers."""

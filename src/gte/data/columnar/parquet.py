@@ -30,7 +30,7 @@ def parquet_jobs(path: Path | zipfile.Path, fields: Fields) -> Iterator[Callable
     row = 0
     try:
         with path.open("rb") as stream:
-            file = pq.ParquetFile(stream)
+            file = pq.ParquetFile(stream, page_checksum_verification=True)
             require_columns(path, fields, file.schema_arrow.names)
             plan = parquet_plan(file.schema_arrow, fields)
             for group in range(file.num_row_groups):

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from gte.data.raw_lines import DAMAGE
 from gte.data.records import FILTERED, Fields, Record, Rejected, records
 from gte.errors import UserError, first_line
+from gte.files import put
 
 TABLES = {"queries": ("query_id", "query"), "documents": ("document_id", "document")}
 SCORES = ("query_id", "document_ids", "scores")
@@ -143,5 +144,5 @@ def mapped(path: Path, columns: tuple[str, str]) -> pa.Table:
                 if getattr(error, "errno", None):
                     raise
                 raise UserError(f"{path} is damaged: {first_line(error)}; get it again") from error
-            part.replace(copy)
+            put(part, copy)
     return pa.ipc.open_file(pa.memory_map(str(copy))).read_all()

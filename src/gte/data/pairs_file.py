@@ -1,0 +1,48 @@
+"""A prepared source's pairs, pairs/<source>.parquet, read back: nothing altered is taken."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gte.data.page_sums import check_stretch
+from gte.data.row_groups import read_footer
+from gte.errors import UserError
+
+FOOTER_END = 8  # bytes: the length of a parquet footer, and its mark
+
+
+def open_pairs(path: Path, groups: list[int] | None = None) -> pq.ParquetFile:
+    """A pairs file whose footer and row groups, all by default, were compared with their checksums.
+
+    Those in a file's own pages, which are compared as they are read, cover neither the footer nor the pages' heads.
+    Raises UserError where it is damaged.
+    """
+    sums, remake = path.with_suffix(".pages"), "delete it and prepare again: only it is made anew"
+    if not sums.is_file():  # of a folder of before there were any
+        return pq.ParquetFile(path, page_checksum_verification=True)
+    size = path.stat().st_size
+    check_stretch(path, sums, size - FOOTER_END, size, remake)
+    with open(path, "rb") as stream:
+        _, footer = read_footer(stream)
+    check_stretch(path, sums, footer, size, remake)
+    file = pq.ParquetFile(path, page_checksum_verification=True)
+    for number in range(file.num_row_groups) if groups is None else groups:
+        group = file.metadata.row_group(number)
+        for column in map(group.column, range(group.num_columns)):
+            begin = column.dictionary_page_offset or column.data_page_offset
+            check_stretch(path, sums, begin, begin + column.total_compressed_size, remake)
+    return file
+
+
+def pair_batches(
+    path: Path, rows: int, groups: list[int] | None = None, columns: list[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a pairs file, so many at a time. Raises UserError where it is damaged."""
+    try:
+        yield from open_pairs(path, groups).iter_batches(rows, row_groups=groups, columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(
+            f"{path} is damaged ({str(error).splitlines()[0]}); delete it and prepare again: only it is made anew"
+        ) from error

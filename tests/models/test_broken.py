@@ -1,0 +1,157 @@
+"""A run that diverges keeps, names, averages and publishes only weights that are of use."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_task import spoil  # noqa: F401  a fixture
+from test_train import TINY
+from transformers import BertConfig, BertModel
+
+from gte.errors import UserError
+from gte.models.broken import broken
+from gte.models.load import load_encoder
+from gte.training.checkpoint import last_good, why_not_good
+
+DIVERGING = ["optim.lr=1e30", "max_skipped=5", "stage.steps=20", "out=run"]
+
+
+def finite_by_transformers(file: Path) -> bool:
+    """Whether all weights of a checkpoint and its vector of a few ids are finite: by transformers' own BERT."""
+    content = torch.load(file, weights_only=True)
+    weights = {key.removeprefix("encoder.lm."): value for key, value in content["state_dict"].items()}
+    model = BertModel(BertConfig.from_dict(json.loads(content["encoder"]["config"]))).eval()
+    model.load_state_dict(weights, strict=False)
+    with torch.no_grad():
+        hidden = model(torch.tensor([[2, 7, 9, 11, 3]])).last_hidden_state
+    return all(bool(value.isfinite().all()) for value in [*weights.values(), hidden])
+
+
+def poison(file: Path, out: Path, how: float) -> Path:
+    """Writes a checkpoint with weights of a diverged run: huge, or not finite."""
+    content = torch.load(file, weights_only=True)
+    for key, value in content["state_dict"].items():
+        if value.is_floating_point():
+            content["state_dict"][key] = value.sign() * how if np.isfinite(how) else value * how
+    torch.save(content, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def run(prepared, tmp_path_factory) -> Path:
+    """A run of four steps, each kept, made once."""
+
+    folder, root = tmp_path_factory.mktemp("runs"), Path(__file__).parents[2]
+    settings = [*TINY, f"data.dir={prepared}", "stage.steps=4", "checkpoint_every=1", "out=run"]
+    command = [sys.executable, str(root / "src" / "train.py"), *settings]
+    subprocess.run(command, cwd=folder, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)
+    return folder / "run"
+
+
+@pytest.mark.parametrize("every", [1, 2, 1000])
+def test_no_file_of_a_run_that_diverged_holds_broken_weights(script, prepared, tmp_path, every):
+    line = script.refused(
+        "train", *TINY, f"data.dir={prepared}", *DIVERGING, f"checkpoint_every={every}", "ema_decay=0.9"
+    )
+    files = sorted((tmp_path / "run" / "checkpoints").glob("*.ckpt"))
+    assert all(finite_by_transformers(file) for file in files), files
+    named = re.search(r"last good checkpoint: (\S+);", line)
+    assert bool(named) == bool(files) and (not named or finite_by_transformers(Path(named[1])))
+    assert named or "there is no good checkpoint" in line
+
+
+def test_a_run_whose_last_steps_broke_the_weights_is_not_done(script, prepared, tmp_path):
+    """Fewer bad steps in a row than max_skipped stops at: it said `done` and kept the weights."""
+    settings = [*TINY, f"data.dir={prepared}", "optim.lr=1e30", "stage.steps=4", "out=run"]
+    line = script.refused("train", *settings)
+    assert re.search(r"the weights after step \d are not saved: .*; there is no good checkpoint", line)
+    assert not list((tmp_path / "run" / "checkpoints").glob("*.ckpt"))
+
+
+@pytest.mark.parametrize("keep_last", [1, 2])
+def test_the_last_good_checkpoint_stays_whatever_keep_last_says(script, prepared, tmp_path, spoil, keep_last):  # noqa: F811
+    spoil(range(4, 100), float("nan"))
+    settings = [*TINY, f"data.dir={prepared}", "out=run", "checkpoint_every=1", "max_skipped=4", "stage.steps=20"]
+    line = script.refused("train", *settings, f"keep_last={keep_last}")
+    good = tmp_path / "run" / "checkpoints" / "step-0000004.ckpt"
+    assert f"last good checkpoint: {good}; go on from it by resume=" in line
+    kept = {file.name for file in good.parent.glob("step-*.ckpt")}
+    assert good.name in kept and len(kept) == keep_last + 1
+    assert torch.load(good, weights_only=True)["skipped"]["in_a_row"] == 0
+
+
+@pytest.mark.parametrize("how", [1e30, float("nan"), float("inf")])
+def test_broken_weights_are_neither_exported_nor_averaged_nor_trained_on(script, prepared, run, tmp_path, how):
+    shutil.copytree(run, tmp_path / "run")
+    kept = tmp_path / "run" / "checkpoints"
+    bad = poison(kept / "step-0000004.ckpt", tmp_path / "bad.ckpt", how)
+    assert finite_by_transformers(kept / "step-0000004.ckpt") and not finite_by_transformers(bad)
+    assert broken(load_encoder(bad)) and broken(load_encoder(kept / "last.ckpt")) is None
+    for options in ([], ["onnx=true"]):
+        line = script.refused("export", f"checkpoint={bad}", "out=model", *options)
+        assert f"{bad} is not exported: " in line and not list(tmp_path.glob("model/*"))
+    settings = [*TINY, f"data.dir={prepared}", "stage.steps=1", "out=more", f"stage.init_from={bad}"]
+    assert "name an earlier checkpoint of its run" in script.refused("train", *settings)
+    expected = load_average([kept / f"step-000000{step}.ckpt" for step in (3, 2)])
+    shutil.copy(bad, kept / "step-0000004.ckpt")
+    code, _, err = script("export", "checkpoint=run", "average_last=2", "out=averaged")
+    assert code == 0 and "step-0000004.ckpt is not averaged: " in err, err
+    found = load_encoder(tmp_path / "averaged").state_dict()
+    assert all(torch.allclose(value, expected[key], atol=1e-7) for key, value in found.items())
+    assert "only 3 step-*.ckpt" in script.refused("export", "checkpoint=run", "average_last=4", "out=four")
+
+
+def load_average(files: list[Path]) -> dict:
+    """The mean of checkpoints' weights, tensor by tensor in float64."""
+    states = [torch.load(file, weights_only=True)["state_dict"] for file in files]
+    return {
+        key.removeprefix("encoder."): (sum(state[key].double() for state in states) / len(states)).float()
+        for key in states[0]
+    }
+
+
+def test_good_is_whole_written_before_the_streak_and_of_finite_vectors(run, tmp_path):
+    shutil.copytree(run / "checkpoints", tmp_path / "kept")
+    steps = [tmp_path / "kept" / f"step-000000{step}.ckpt" for step in (1, 2, 3, 4)]
+    (tmp_path / "kept" / "last.ckpt").unlink()
+    assert last_good(tmp_path / "kept") == steps[3]
+    shutil.copy(poison(steps[3], tmp_path / "bad.ckpt", 1e30), steps[3])
+    assert "not finite" in why_not_good(steps[3]) and last_good(tmp_path / "kept") == steps[2]
+    content = torch.load(steps[2], weights_only=True)
+    content["skipped"]["in_a_row"] = 1
+    torch.save(content, steps[2])
+    assert "amid steps that were skipped" in why_not_good(steps[2]) and last_good(tmp_path / "kept") == steps[1]
+    steps[1].write_bytes(steps[1].read_bytes()[:900])
+    assert "truncated" in why_not_good(steps[1]) and last_good(tmp_path / "kept") == steps[0]
+    steps[0].unlink()
+    assert last_good(tmp_path / "kept") is None
+
+
+def test_an_onnx_graph_with_vectors_that_are_not_finite_is_refused(run, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    from gte.models.onnx import write_onnx
+
+    nowhere = np.full((1, 1), np.nan, np.float32)
+    monkeypatch.setattr("gte.models.onnx.onnx_embeddings", lambda file, encoder, texts: nowhere.repeat(len(texts), 0))
+    with pytest.raises(UserError, match="differs by nan from PyTorch"):
+        write_onnx(load_encoder(run), tmp_path / "onnx")
+
+
+def test_looking_at_the_weights_changes_nothing_of_the_training(pretrained):
+    from gte.encoder import Encoder
+
+    encoder = Encoder.from_pretrained(pretrained).train()
+    modes, state = [part.training for part in encoder.modules()], torch.get_rng_state()
+    encoder.tokenizer.backend_tokenizer.enable_truncation(7)
+    rules = encoder.tokenizer.backend_tokenizer.to_str()
+    assert broken(encoder) is None
+    assert [part.training for part in encoder.modules()] == modes and torch.equal(torch.get_rng_state(), state)
+    assert all(weight.grad is None for weight in encoder.parameters())
+    assert encoder.tokenizer.backend_tokenizer.to_str() == rules
