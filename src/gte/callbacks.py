@@ -42,6 +42,7 @@ class Metrics(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         if trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)  # it may have been removed
             (self.folder / HISTORY_FILE).write_text(json.dumps(task.facts(), indent=1) + "\n")
 
     def pause(self, seconds: float) -> None:
@@ -176,6 +177,8 @@ def find_resume(out: Path, folder, resume: str | None) -> Path | None:
 
     Raises UserError where a new run would mix with another.
     """
+    if isinstance(folder, Path) and folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file where checkpoints should go; remove it, or name another out=")
     if resume is None:
         if newest_first(folder):
             key = "out" if out in folder.parents else "checkpoint_dir"

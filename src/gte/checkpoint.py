@@ -145,7 +145,13 @@ class Checkpoints(Checkpoint):
 
     def name_last(self, file) -> None:
         """Makes last.ckpt the same as `file`, then removes the steps that are not to stay."""
-        same(file, self.folder / LAST)
+        try:
+            same(file, self.folder / LAST)
+        except FileNotFoundError:
+            if file.exists():
+                raise
+            print(f"note: {file} was removed as soon as it was written", file=sys.stderr, flush=True)
+            return
         if self.keep_last is not None:
             for old in steps_newest_first(self.folder)[self.keep_last :]:
                 if self.keep_every is None or int(old.stem.removeprefix("step-")) % self.keep_every:
@@ -210,10 +216,10 @@ def newest_first(folder) -> list:
 def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint's bytes; None where all are as written: torch.save keeps a CRC-32 a tensor.
 
-    A directory, which DeepSpeed writes, is not looked into.
+    Of a directory, which DeepSpeed writes, no more than that there is a state in it.
     """
     if checkpoint.is_dir():
-        return None
+        return None if any(checkpoint.glob("*/*.pt")) else "a folder without any state of a training"
     try:
         with zipfile.ZipFile(checkpoint) as records:
             record = records.testzip()

@@ -17,6 +17,12 @@ class PointsFailed(UserError):
     exit_code = 1
 
 
+class Stopped(UserError):
+    """The work was told to stop, and what is done is kept: the script exits with 75, EX_TEMPFAIL of sysexits.h."""
+
+    exit_code = 75
+
+
 def first_line(error: BaseException) -> str:
     """What an exception says, in one line; its kind where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

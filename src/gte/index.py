@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from gte.compact import Scheme, Vectors, as_lists, checked_scheme, list_column, metadata_of, scheme_for, with_metadata
 from gte.embedding import Embedder
 from gte.errors import UserError
+from gte.files import locked
 from gte.passages import Passage
 
 
@@ -49,8 +50,13 @@ def update(file: Path, passages: list[Passage], embedder: Embedder, dtype: str =
     """The index of these passages. Vectors that `file` has for equal texts by an equal model are taken from there.
 
     `dtype`: how vectors are kept, of `gte.compact`. The ranges of codes are those of the first passages; later ones are
-    cut to them.
+    cut to them. Raises UserError where another process is at the same file.
     """
+    with locked(file, "updating", "out="):
+        return update_alone(file, passages, embedder, dtype)
+
+
+def update_alone(file: Path, passages: list[Passage], embedder: Embedder, dtype: str) -> Index:
     kept, known, scheme = load(file, embedder.identity, dtype)
     new = list(dict.fromkeys(passage.text for passage in passages if passage.text not in known))
     first_file = {passage.text: passage for passage in reversed(passages)}

@@ -4,6 +4,7 @@ import csv
 import os
 import secrets
 import struct
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -53,6 +54,11 @@ class CsvRun(Logger):
     def save(self) -> None:
         if not self.rows:
             return
+        if self.columns and not self.file.exists():  # an append would go on without a header, or end in a traceback
+            first = self.rows[0]["step"]
+            print(f"note: {self.file} was removed: a new one begins at step {first}", file=sys.stderr, flush=True)
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            self.columns = []
         columns = sorted(set(self.columns).union(*self.rows))
         if columns == self.columns:
             with open(self.file, "a", newline="") as lines:
