@@ -70,7 +70,7 @@ class WholeFiles(TorchCheckpointIO):
     def write(self, content: dict, path) -> None:
         """Raises UserError, which names the checkpoint that is kept, where the file cannot be written."""
         try:
-            write_file(content, path) if isinstance(path, Path) else upload(content, path)
+            write_again(content, path) if isinstance(path, Path) else upload(content, path)
         except Exception as error:  # torch makes a RuntimeError of some failed writes, a remote filesystem has its own
             try:
                 kept = next(iter(newest_first(path.parent)), "no checkpoint")
@@ -80,6 +80,14 @@ class WholeFiles(TorchCheckpointIO):
                 f"cannot write {path}: {first_line(error)}; {kept} is kept; mend that (make room), then go on with "
                 f"resume=auto out={self.out}"
             ) from error
+
+
+def write_again(content: dict, path: Path) -> None:
+    """Writes a file, and once more where its folder was removed meanwhile, which is then made anew."""
+    try:
+        write_file(content, path)
+    except FileNotFoundError:
+        write_file(content, path)
 
 
 def write_file(content: dict, path: Path) -> None:
