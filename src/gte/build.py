@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gte.errors import PointsFailed, UserError, did_you_mean, first_line
-from gte.files import locked
+from gte.locks import locked
 from gte.overrides import CONF, OPEN, dotted, known_settings, near_key, read_arguments
 from gte.remote import is_address
 from gte.values import SCRIPTS, TRAIN, TRAINER_UNREAD, check_values
@@ -335,9 +335,9 @@ def build_trainer(cfg: DictConfig, **objects):
         raise UserError("this machine has no CUDA device for the chosen trainer; use trainer=cpu")
     if name.startswith("deepspeed"):
         raise UserError(f"trainer.strategy={name}: choose trainer=deepspeed, with trainer.strategy.stage=1 or 2")
-    if name == "gte.zero.Zero" and accelerator == "cpu":
+    if name == "gte.training.zero.Zero" and accelerator == "cpu":
         raise UserError("DeepSpeed runs on CUDA only; use trainer=ddp trainer.accelerator=cpu trainer.devices=2")
-    if name == "gte.zero.Zero" and find_spec("deepspeed") is None:
+    if name == "gte.training.zero.Zero" and find_spec("deepspeed") is None:
         raise UserError("trainer=deepspeed needs DeepSpeed: pip install -r requirements-deepspeed.txt")
     for key in settings:
         if key in TRAINER_UNREAD:

@@ -35,7 +35,7 @@ def installed(name: str) -> str | None:
 
 
 def segments_of(record: dict) -> list[dict]:
-    """The segments of a training stage, oldest first: see `gte.resume.continued`. A record without them is one."""
+    """The segments of a training stage, oldest first: see `gte.training.changes.continued`. A record without them is one."""
     whole = {
         "first_step": 0,
         "last_step": record.get("steps", 0),

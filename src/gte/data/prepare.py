@@ -45,7 +45,7 @@ from gte.data.tokenizer import commit_of, fingerprint, load_tokenizer, plain_rea
 from gte.data.tokens import id_type
 from gte.data.workers import Workers, how_many
 from gte.errors import UserError, check_numbers, did_you_mean
-from gte.files import locked
+from gte.locks import locked
 from gte.ticker import still_at
 
 TRAINING_PAIRS = 60_000  # a tokenizer is trained on so many pairs at most, of each source in proportion
