@@ -45,7 +45,7 @@ def main(cfg: DictConfig) -> int | None:
     from gte.results.figures import loss_curves
     from gte.temperature import LearntTemperature
     from gte.training.callbacks import find_resume, run_callbacks
-    from gte.training.changes import changes, check_data, check_settings, continued, earlier_epochs, tell
+    from gte.training.changes import changes, check_data, check_settings, continued, earlier_epochs, tell_changes
     from gte.training.checkpoint import WholeFiles
     from gte.training.resume import finished
     from gte.training.task import ContrastiveTask
@@ -173,7 +173,7 @@ def main(cfg: DictConfig) -> int | None:
             print(data.lowered, file=sys.stderr, flush=True)
         print(f"{stage.name}: {data.describe()}, {trainer.precision}, writes {out}", flush=True)
         if begun:
-            tell(begun, changed)
+            tell_changes(begun, changed)
         if resume:
             print(f"{stage.name}: goes on after step {steps_of(resume)}, from {resume}", flush=True)
     trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)

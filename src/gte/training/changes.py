@@ -156,7 +156,7 @@ def check_data(checkpoint: Path, found: list[Change], word: str) -> None:
         )
 
 
-def tell(begun: dict, found: list[Change]) -> None:
+def tell_changes(begun: dict, found: list[Change]) -> None:
     """Notes on stderr: what the run goes on with, and whether its data could not be compared."""
     if found:
         said = ", ".join(change.said for change in found)
