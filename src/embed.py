@@ -10,7 +10,7 @@ from tqdm import tqdm
 from gte.build import script
 
 
-@script("embed")
+@script("embed", alone=("out",))
 def main(cfg: DictConfig) -> None:
     work = Path(cfg.out)  # <out>.partial, which Hydra made
     try:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from gte.build import build, listed, plain, script
 
 
-@script("eval")
+@script("eval", alone=("out",))
 def main(cfg: DictConfig) -> int:
     from gte.evaluation.suite import exit_code, name_checkpoints, plan, run_suite
     from gte.results.figures import loss_curves

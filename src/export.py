@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 from gte.build import plain, script
 
 
-@script("export")
+@script("export", alone=("out",))
 def main(cfg: DictConfig) -> None:
     from gte.models.export import check_push, export, push
 

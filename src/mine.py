@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from gte.build import listed, plain, script
 
 
-@script("mine")
+@script("mine", alone=("out",))
 def main(cfg: DictConfig) -> None:
     from gte.data.columns import Wanted
     from gte.data.mining import Dense, mine_files

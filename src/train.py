@@ -32,20 +32,20 @@ READ_WARNINGS = (  # of Lightning 2.6 about what is meant here, or about PyTorch
     "This DataLoader will create .* worker processes in total",
 )
 REPORTED = ("widths", "width_weights", "directions", "mask_margin", "guide")  # of conf/loss
-UNFINISHED = 75  # exit code of a run that was told to stop: EX_TEMPFAIL of sysexits.h, "try again"
 
 
-@script("train")
+@script("train", alone=("out", "checkpoint_dir"))
 def main(cfg: DictConfig) -> int | None:
     from gte.data.module import PairData, group_size_of, prepared_tokenizer
     from gte.encoder import cut_line
-    from gte.errors import UserError, tell
-    from gte.models.load import find_checkpoint, history, initialize, steps_of, take_prompts
+    from gte.errors import Stopped, UserError, tell
+    from gte.models.load import check_same_model, find_checkpoint, history, initialize, steps_of, take_prompts
     from gte.provenance import git_commit
     from gte.remote import place
     from gte.results.figures import loss_curves
     from gte.temperature import LearntTemperature
     from gte.training.callbacks import find_resume, run_callbacks
+    from gte.training.changes import changes, check_data, check_settings, continued, earlier_epochs, tell_changes
     from gte.training.checkpoint import WholeFiles
     from gte.training.resume import finished
     from gte.training.task import ContrastiveTask
@@ -83,6 +83,7 @@ def main(cfg: DictConfig) -> int | None:
         **mixing,
         "seed": cfg.seed,
         "sources": data.source_facts(),
+        "data": data.identity(),
         "prompts": prompts,
         "keep_best": cfg.keep_best,
         "early_stop": cfg.early_stop,
@@ -125,8 +126,12 @@ def main(cfg: DictConfig) -> int | None:
         raise UserError(
             f"loss.tf32=true rounds what trainer.precision={trainer.precision} promises; set loss.tf32=false"
         )
+    facts["precision"] = trainer.precision
+    *earlier, begun = (history(resume) if resume else []) or [None]
+    changed = changes(begun, facts) if begun else []
     if resume:
         check_resume(resume, trainer, learnt=isinstance(loss, LearntTemperature))
+        check_settings(resume, changed)
     torch.manual_seed(cfg.seed)
     encoder = build_encoder(cfg.model, lambda: prepared_tokenizer(cfg.data.dir))
     data.check_encoder(encoder)
@@ -134,6 +139,8 @@ def main(cfg: DictConfig) -> int | None:
     if stage.init_from and not resume:
         initialize(encoder, stage.init_from)
     if resume:
+        check_same_model(encoder, resume)
+        check_data(resume, changed, cfg.resume_data)
         take_prompts(encoder, resume)
     data.set_prompts(encoder)
     if cfg.loss.get("widths") and cfg.loss.widths[0] > encoder.width:
@@ -142,9 +149,12 @@ def main(cfg: DictConfig) -> int | None:
         from gte.training.guide import Guide
 
         data.guide = Guide(cfg.loss.guide, data)
-    facts |= {"precision": trainer.precision, "commit": git_commit(), "sources": data.source_facts()}
+    facts |= {"commit": git_commit(), "sources": data.source_facts()}
     facts["max_length"] = stage.max_length  # which the model may lower
-    earlier = history(stage.init_from) if stage.init_from else []
+    facts["segments"] = continued(begun, facts, changed)
+    data.go_on(facts["segments"][-1]["first_step"], earlier_epochs(facts["segments"]))
+    if stage.init_from and not resume:
+        earlier = history(stage.init_from)
     task = ContrastiveTask(
         encoder,
         loss,
@@ -162,6 +172,8 @@ def main(cfg: DictConfig) -> int | None:
         if data.lowered:
             tell(data.lowered)
         print(f"{stage.name}: {data.describe()}, {trainer.precision}, writes {out}", flush=True)
+        if begun:
+            tell_changes(begun, changed)
         if resume:
             print(f"{stage.name}: goes on after step {steps_of(resume)}, from {resume}", flush=True)
     trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
@@ -174,7 +186,7 @@ def main(cfg: DictConfig) -> int | None:
             print(f"{stage.name} ended early: {cfg.early_stop} evaluations without a higher {cfg.keep_best}")
         elif trainer.global_step < data.total_steps:
             print(f"{stage.name} stopped after {trainer.global_step} steps; go on with resume=auto out={out}")
-            return UNFINISHED
+            return Stopped.exit_code
         if line := cut_line(task.counts, stage.max_length):
             print(line + (" (counted on rank 0)" if trainer.world_size > 1 else ""))
         print(f"epochs: {', '.join(f'{name} {times:.3g}' for name, times in data.epochs(data.total_steps).items())}")

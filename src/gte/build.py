@@ -6,8 +6,8 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,7 +22,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gte.errors import PointsFailed, UserError, did_you_mean, first_line, tell
+from gte.locks import locked
 from gte.overrides import CONF, OPEN, dotted, known_settings, near_key, read_arguments
+from gte.remote import is_address
 from gte.values import SCRIPTS, TRAIN, TRAINER_FIXED, TRAINER_READ, TRAINER_UNREAD, check_values
 
 # Hydra raises, instead of printing pages and exiting, where HYDRA_FULL_ERROR is set; the second name tells a process
@@ -38,12 +40,13 @@ DIED = re.compile(  # a data worker, or a rank: what PyTorch and gloo say of it
 )
 NO_ROOM = re.compile("No space left on device|File too large|Disk quota exceeded")
 NO_MEMORY = re.compile(r"^OutOfMemoryError: |^MemoryError: |DefaultCPUAllocator: (can't|not enough)|CUDA out of memory")
-NO_SUCH_PATH = {errno.EACCES, errno.EEXIST, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
+NO_SUCH_PATH = {errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
 
 
-def script(name: str) -> Callable:
+def script(name: str, alone: Sequence[str] = ()) -> Callable:
     """Makes a `main(cfg)` the entry point of conf/<name>.yaml.
 
+    alone: the settings whose folders no other process may write to meanwhile; of several ranks the first one asks.
     `cfg.out` is the directory that Hydra made for this run, whether it was given as `out=` or as `hydra.run.dir=`.
     Exit code: what `main` returns (None is 0); 2 with one line on stderr for what the user can mend; 1 where points of
     a sweep failed. A bug shows its traceback; HYDRA_FULL_ERROR=1 shows it in every case.
@@ -57,7 +60,16 @@ def script(name: str) -> Callable:
             refuse_added_keys(cfg, name)
             check_values(plain(cfg), SCRIPTS.get(name, {}))
             cfg.out = HydraConfig.get().runtime.output_dir
-            return main(cfg) or 0
+            with ExitStack() as locks:
+                for key in alone if is_first_rank() else ():
+                    if cfg[key] is not None and not is_address(cfg[key]):
+                        locks.enter_context(locked(Path(cfg[key]), "writing to", f"{key}="))
+                try:
+                    return main(cfg) or 0
+                except FileNotFoundError as error:
+                    if error.filename is not None and is_within_removed(Path(error.filename), Path(cfg.out)):
+                        raise UserError(f"{cfg.out} was removed while this wrote to it; start it again") from error
+                    raise
 
         def task(cfg: DictConfig) -> None:
             if HydraConfig.get().mode == RunMode.MULTIRUN:  # a launcher that runs points within a process
@@ -365,6 +377,20 @@ def refuse_trainer_keys(settings: dict) -> None:
             raise UserError(f"trainer.{key}={value} must be {str(TRAINER_FIXED[key]).lower()}: data are drawn by step")
         if key not in (*TRAINER_READ, *TRAINER_FIXED, "_target_"):
             raise UserError(f"unknown key 'trainer.{key}'{did_you_mean(key, TRAINER_READ)}")
+
+
+def is_within_removed(file: Path, folder: Path) -> bool:
+    """Whether a file is missing because the folder in which it should be is."""
+    return not folder.exists() and file.resolve().is_relative_to(folder.resolve())
+
+
+def is_first_rank() -> bool:
+    """Whether this process is the first of a run, or alone: by what torchrun, srun or Lightning's launcher tell it."""
+    if "RANK" in os.environ:
+        return os.environ["RANK"] == "0"
+    if started_ranks() is not None:
+        return os.environ.get("SLURM_PROCID", "0") == "0"
+    return {os.environ.get(name, "0") for name in ("LOCAL_RANK", "NODE_RANK")} == {"0"}
 
 
 def started_ranks() -> int | None:

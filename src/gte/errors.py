@@ -20,6 +20,12 @@ class PointsFailed(UserError):
     exit_code = 1
 
 
+class Stopped(UserError):
+    """The work was told to stop, and what is done is kept: the script exits with 75, EX_TEMPFAIL of sysexits.h."""
+
+    exit_code = 75
+
+
 def tell(line: str, last: bool = False) -> None:
     """Prints a line to stderr, on a line of its own also where a progress bar stands.
 

@@ -34,6 +34,28 @@ def installed(name: str) -> str | None:
         return None
 
 
+def segments_of(record: dict) -> list[dict]:
+    """The segments of a training stage, oldest first, as `gte.training.changes.continued` makes them.
+
+    A record without them is one.
+    """
+    whole = {
+        "first_step": 0,
+        "last_step": record.get("steps", 0),
+        "global_batch": record["stage"]["global_batch"],
+        "sources": record["sources"],
+        "data": record.get("data"),
+        "epochs": record.get("epochs", {}),
+        "changed": [],
+    }
+    return record.get("segments") or [whole]
+
+
+def sources_of_stage(record: dict) -> list[str]:
+    """The names of all sources that a training stage read, in whichever of its segments."""
+    return list(dict.fromkeys(name for segment in segments_of(record) for name in segment["sources"]))
+
+
 def machine() -> dict[str, str | int | None]:
     """The processor, its cores, the GPU where there is one, and the system."""
     try:

@@ -97,6 +97,7 @@ TRAIN = {
     "mask_repeated_texts": TRUTH,
     "workers": whole(0),
     "resume": Kind(lambda value: isinstance(value, str | None), "auto, the path of a .ckpt, or null"),
+    "resume_data": Kind(lambda value: value in ("same", "changed"), "same or changed"),
     "checkpoint_every": whole(1),
     "checkpoint_dir": Kind(lambda value: isinstance(value, str | None), "a directory, an address, or null"),
     "max_skipped": whole(1),

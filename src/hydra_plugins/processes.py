@@ -4,10 +4,14 @@ Hydra's own launcher runs all points in one process. Lightning's DDP starts the 
 arguments, so that each of them would run the whole sweep again.
 """
 
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -17,7 +21,17 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from gte.build import refuse_unknown_keys, require_prepared
-from gte.errors import PointsFailed, UserError
+from gte.errors import PointsFailed, Stopped, UserError
+
+# Before a point becomes `train.py`: on Linux the kernel sends it SIGTERM when the launcher dies, of SIGKILL too
+# (prctl's PR_SET_PDEATHSIG, which lasts through exec; not set in a preexec_fn, which is unsafe among threads)
+TIED = """import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(128 + signal.SIGTERM)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 class Processes(Launcher):
@@ -25,12 +39,18 @@ class Processes(Launcher):
 
     A point's directory is hydra.sweep.dir/hydra.sweep.subdir. Where several run at a time, each prints to output.log
     in its own. Every point is composed and checked before the first one starts.
+
+    SIGTERM or Ctrl-C ends the points that run after their step under way, with a checkpoint, begins no other one and
+    raises Stopped; a second one kills them. Where this process is killed itself, Linux tells the points to end.
     """
 
     def __init__(self, parallel: int = 1):
         if parallel < 1:
             raise UserError(f"hydra.launcher.parallel={parallel} must be at least 1 point at a time")
         self.parallel = parallel
+        self.alive: set[subprocess.Popen] = set()
+        self.signals = 0
+        self.lock = threading.RLock()  # a signal may come amid what holds it
 
     def setup(self, *, hydra_context, task_function, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config
@@ -49,10 +69,17 @@ class Processes(Launcher):
                 )
             points[folder], needed[folder] = list(overrides), init_from
         running: dict[str, Future[int]] = {}
-        with ThreadPoolExecutor(self.parallel) as pool:  # which begins them in this order
+        with self.told_to_stop(), ThreadPoolExecutor(self.parallel) as pool:  # which begins them in this order
             for folder, overrides in points.items():
                 running[str(folder)] = pool.submit(self.run, folder, overrides, running.get(needed[folder] or ""))
-        failed = [f"{folder} (exit code {one.result()})" for folder, one in running.items() if one.result()]
+        codes = {folder: one.result() for folder, one in running.items()}
+        if self.signals:
+            left = [folder for folder, code in codes.items() if code]
+            raise Stopped(
+                f"told to stop: {len(left)} of {len(points)} points are not done ({', '.join(left)}); their "
+                "checkpoints are kept: with resume=auto, which experiments have, the same command goes on"
+            )
+        failed = [f"{folder} (exit code {code})" for folder, code in codes.items() if code]
         if failed:
             raise PointsFailed(
                 f"{len(failed)} of {len(points)} points failed: {', '.join(failed)}; the same command runs them again"
@@ -79,19 +106,58 @@ class Processes(Launcher):
             raise UserError(f"{error.full_key or 'configuration'}: {str(error).splitlines()[0]}") from error
         return folder, resolved["stage"]["init_from"]
 
+    @contextmanager
+    def told_to_stop(self) -> Iterator[None]:
+        """Hands signals on to the points while the block runs; only a process's main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def hand_on(self, number: int, frame) -> None:
+        """SIGTERM to the points that run; SIGKILL from the second signal on.
+
+        A terminal's Ctrl-C reaches them too: SIGTERM after it changes nothing, another SIGINT would end them at once.
+        """
+        with self.lock:
+            self.signals += 1
+            for process in self.alive:
+                process.send_signal(signal.SIGTERM if self.signals == 1 else signal.SIGKILL)
+        then = "; once more kills them" if self.signals == 1 else ""
+        what = "ends the points after their step" if self.signals == 1 else "kills the points"
+        os.write(2, f"note: {signal.Signals(number).name} {what}{then}\n".encode())  # print is not reentrant
+
     def run(self, folder: Path, overrides: list[str], earlier: Future | None) -> int:
         """The point's exit code; it starts once the `earlier` one, whose model it goes on with, is done."""
         if earlier is not None:
             earlier.result()
-        print(f"== {folder}", flush=True)
         command = [sys.executable, sys.argv[0], *overrides, "hydra.mode=RUN", f"hydra.run.dir='{folder}'"]
         if self.parallel == 1:
-            return subprocess.run(command).returncode
+            return self.wait_for(command, folder)
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / "output.log", "w") as log:
-            code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
+            code = self.wait_for(command, folder, stdout=log, stderr=subprocess.STDOUT)
         print(f"== {folder}: exit code {code}, {folder / 'output.log'}", flush=True)
         return code
+
+    def wait_for(self, command: list[str], folder: Path, **output) -> int:
+        """The exit code of a point's process, which ends with this one; Stopped's where it is not to begin any more."""
+        with self.lock:
+            if self.signals:
+                return Stopped.exit_code
+            print(f"== {folder}", flush=True)
+            process = subprocess.Popen([sys.executable, "-c", TIED, str(os.getpid()), *command], **output)
+            self.alive.add(process)
+        try:
+            return process.wait()
+        finally:
+            with self.lock:
+                self.alive.discard(process)
 
 
 def refuse_several_experiments(job_overrides: Sequence[Sequence[str]]) -> None:

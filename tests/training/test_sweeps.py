@@ -80,12 +80,12 @@ def started(script, monkeypatch, tmp_path):
         (tmp_path / "data" / data).mkdir(parents=True)
         (tmp_path / "data" / data / "manifest.json").write_text("{}")
 
-    def run(command, **_):
+    def run(self, command, folder, **_):
         run.commands.append(command)
-        return subprocess.CompletedProcess(command, run.codes.pop(0) if run.codes else 0)
+        return run.codes.pop(0) if run.codes else 0
 
     run.commands, run.codes = [], []
-    monkeypatch.setattr(processes.subprocess, "run", run)
+    monkeypatch.setattr(processes.Processes, "wait_for", run)
     return run
 
 
@@ -113,14 +113,14 @@ def test_a_fine_tuning_waits_for_the_pre_training_that_it_starts_from(script, st
 
     spans = {}
 
-    def run(command, **_):
+    def run(self, command, folder, **_):
         name = command[-1]
         begun = time.monotonic()
         time.sleep(0.3 if "PT" in name else 0)
         spans[name] = (begun, time.monotonic())
-        return subprocess.CompletedProcess(command, 0)
+        return 0
 
-    monkeypatch.setattr(processes.subprocess, "run", run)
+    monkeypatch.setattr(processes.Processes, "wait_for", run)
     code, _, err = script(
         "train", "-m", "+experiment=training_stages", "scale=laptop", "hydra.launcher.parallel=3", "seed=1"
     )

@@ -1,6 +1,5 @@
 """A folder that is complete or not there: one process makes it, aside, in steps that a killed run need not repeat."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -13,22 +12,6 @@ from gte.errors import UserError
 from gte.files import flush, put, write_json
 
 WORK = "work"  # subfolder of the building site: intermediate files and the records of finished steps
-
-
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Keeps other processes from making the same folder. Raises UserError where one does, or none can be made."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(out.parent / f".{out.name}.lock", os.O_CREAT | os.O_WRONLY)
-    except OSError as error:
-        raise UserError(f"cannot write to {out.parent} ({error.strerror}); give another data.dir") from error
-    with os.fdopen(lock, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is making {out}; wait for it, or give another data.dir") from None
-        yield
 
 
 @contextmanager

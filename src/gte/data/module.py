@@ -1,7 +1,7 @@
 """The LightningDataModule: prepared token shards, mixed by Eq. 4, as a stream of steps."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from gte.data.collate import Batch, collate
 from gte.data.mixture import Mixture
 from gte.data.prompts import Prompt, fit_prompt, some_texts, trained_with, words_by_source
-from gte.data.shards import Manifest, TokenTable
+from gte.data.shards import Manifest, TokenTable, checksum
 from gte.data.tokenizer import fingerprint, first_fingerprint, load_tokenizer, plain_reader
 from gte.errors import UserError, tell
 from gte.prompts import prompt_length
@@ -132,6 +132,7 @@ class PairData(pl.LightningDataModule):
         self.given_prompts, self.said, self.lowered = prompts, "", ""
         self.guide = None  # a gte.training.guide.Guide, where the loss has one
         self.prompts: list[dict[str, Prompt]] = [{} for _ in self.tables]
+        self.first_step, self.earlier_epochs = 0, {}
 
     def list_weights(self, weights: dict[str, float]) -> list[float]:
         """The weights in order of the sources. Raises UserError for one that is missing, unknown or not positive."""
@@ -148,9 +149,34 @@ class PairData(pl.LightningDataModule):
                 )
         return [weights[name] for name in self.source_names]
 
+    def go_on(self, first_step: int, earlier_epochs: dict[str, float]) -> None:
+        """Counts epochs from `first_step` on, and adds what other data or batches before it went through."""
+        self.first_step, self.earlier_epochs = first_step, earlier_epochs
+
     def epochs(self, step: int) -> dict[str, float]:
         """How often the rows of each source have been gone through after `step` steps; 1.0 is all of them once."""
-        return dict(zip(self.source_names, self.mixture.epochs(step).tolist(), strict=True))
+        own = self.own_epochs(step)
+        return own | {name: own.get(name, 0.0) + times for name, times in self.earlier_epochs.items()}
+
+    def own_epochs(self, step: int) -> dict[str, float]:
+        """The same since the run goes on with these data and this batch."""
+        times = self.mixture.epochs(step) - self.mixture.epochs(self.first_step)
+        return dict(zip(self.source_names, times.tolist(), strict=True))
+
+    def identity(self) -> dict:
+        """What tells these data from others: the manifest's checksum, its tokenizer's, and of each source its shards'.
+
+        Data that were prepared again from equal files by the same code differ in the manifest's alone, which has the
+        time in it.
+        """
+        shards = {name: [shard["sha256"] for shard in self.manifest.sources[name]["shards"]]
+                  for name in self.source_names}  # fmt: skip
+        return {
+            "name": self.manifest.name,
+            "manifest": checksum(asdict(self.manifest)),
+            "tokenizer": self.manifest.tokenizer["fingerprint"],
+            "sources": {name: checksum(digests) for name, digests in shards.items()},
+        }
 
     def check_encoder(self, encoder) -> None:
         """Lowers the stage's length to the encoder's. Raises UserError where the shards were made with another

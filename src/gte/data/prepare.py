@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from gte.data.columns import Wanted
 from gte.data.contamination import REASONS, Decontamination, EvaluationTexts, save_evaluation
-from gte.data.folder import WORK, building_site, find_complete, locked, once, refuse_foreign
+from gte.data.folder import WORK, building_site, find_complete, once, refuse_foreign
 from gte.data.lineage import changed, code, code_of
 from gte.data.locate import configuration, hub_notes, locate, release
 from gte.data.mining import mine, mined_for
@@ -37,6 +37,7 @@ from gte.data.tokens import id_type
 from gte.data.workers import Workers, how_many
 from gte.errors import UserError, check_numbers, did_you_mean
 from gte.files import put, write_json
+from gte.locks import locked
 from gte.ticker import still_at
 
 TRAINING_PAIRS = 60_000  # a tokenizer is trained on so many pairs at most, of each source in proportion
@@ -221,7 +222,7 @@ def read_decontamination(facts: dict | None) -> Decontamination | None:
 
 def fetch(function: str, folder: Path, *, again: bool) -> None:
     """Calls the function of that full name with a folder to fill, which becomes `folder` when it is done."""
-    with locked(folder):
+    with locked(folder, "making", "data.dir"):
         if folder.is_dir() and not again:
             return
         start = time.perf_counter()
@@ -274,7 +275,7 @@ def prepare(
         given = load_tokenizer(recipe.tokenizer, recipe.tokenizer_revision)
     use_engine(engine)
     out = Path(out)
-    with locked(out):
+    with locked(out, "making", "data.dir"):
         if not force and (made := find_complete(out, stated)):
             report(f"{out} is complete and {age(made, recipe)}")
             return made

@@ -108,8 +108,8 @@ def checked(folder: Path, shard: dict) -> Path:
     return path
 
 
-def checksum(facts: dict) -> str:
-    """SHA-256 of a manifest's content, however its JSON is laid out."""
+def checksum(facts: dict | list) -> str:
+    """SHA-256 of a manifest's content, or a part of it, however its JSON is laid out."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -23,6 +23,7 @@ from gte.evaluation.model import EncoderModel
 from gte.evaluation.tasks import Task, known
 from gte.models.card import base_of, card_licence
 from gte.models.load import find_checkpoint, history
+from gte.provenance import sources_of_stage
 
 # of our sources the data that mteb scores too, by mteb's name; mteb itself adds the sets that are made from these
 SCORED_TOO = {
@@ -192,7 +193,7 @@ def refusal(key: str, value) -> str | None:
 
 def scored_too(stages: list[dict]) -> set[str]:
     """mteb's names of the data that stages were trained on."""
-    return {name for stage in stages for source in stage["sources"] for name in SCORED_TOO.get(source, ())}
+    return {name for stage in stages for source in sources_of_stage(stage) for name in SCORED_TOO.get(source, ())}
 
 
 def write_board(out: Path, label: str, checkpoint: str, model: EncoderModel, results: list[dict], stated: dict) -> str:
@@ -205,7 +206,7 @@ def write_board(out: Path, label: str, checkpoint: str, model: EncoderModel, res
     cache = mteb.ResultCache(out)
     for result in results:
         cache.save_to_cache(TaskResult.model_validate(result), meta, encode_kwargs={"autocast": model.precision})
-    own = {source for stage in history(checkpoint) for source in stage["sources"]} - source_files().keys()
+    own = {source for stage in history(checkpoint) for source in sources_of_stage(stage)} - source_files().keys()
     place = out / "results" / meta.model_name_as_path() / meta.revision
     if not own or "training_datasets" in stated:
         return f"for mteb's board: {place}"

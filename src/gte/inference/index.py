@@ -26,6 +26,7 @@ from gte.inference.compact import (
 )
 from gte.inference.embedder import Embedder
 from gte.inference.passages import Passage
+from gte.locks import locked
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,13 @@ def update(file: Path, passages: list[Passage], embedder: Embedder, dtype: str =
     """The index of these passages. Vectors that `file` has for equal texts by an equal model are taken from there.
 
     `dtype`: how vectors are kept, of `gte.inference.compact`. The ranges of codes are those of the first passages;
-    later ones are cut to them.
+    later ones are cut to them. Raises UserError where another process is at the same file.
     """
+    with locked(file, "updating", "out="):
+        return update_alone(file, passages, embedder, dtype)
+
+
+def update_alone(file: Path, passages: list[Passage], embedder: Embedder, dtype: str) -> Index:
     kept, known, scheme = load(file, embedder.identity, dtype)
     new = list(dict.fromkeys(passage.text for passage in passages if passage.text not in known))
     first_file = {passage.text: passage for passage in reversed(passages)}

@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import groupby
 from math import nan
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.models.load import weights_checksum
 from gte.models.onnx import Comparison
+from gte.provenance import segments_of, sources_of_stage
 from gte.remote import is_address
 from gte.settings import Settings
 
@@ -124,7 +126,7 @@ def card_licence(folder: str | Path) -> str | None:
 def datasets_of(stages: list[dict]) -> list[str]:
     """The hub's names of the data that stages were trained on, of those of our sources that are published there."""
     ours = source_files()
-    names = dict.fromkeys(source for stage in stages for source in stage["sources"] if source in ours)
+    names = dict.fromkeys(source for stage in stages for source in sources_of_stage(stage) if source in ours)
     return list(dict.fromkeys(hub for name in names if (hub := load_source(name).hub)))
 
 
@@ -258,7 +260,8 @@ def onnx_lines(name: str, encoder: Encoder, comparisons: list[Comparison]) -> li
 
 def stage_lines(number: int, record: dict) -> list[str]:
     """One training stage: its facts, and its sources with their share of the batches (Eq. 4) and licences."""
-    stage = record["stage"]
+    stage, segments = record["stage"], segments_of(record)
+    batches = ", then ".join(str(size) for size, _ in groupby(segment["global_batch"] for segment in segments))
     mixing = f"weights {record['weights']}" if record.get("weights") else f"alpha = {record['alpha']}"
     schedule = record["optim"].get("schedule", "linear")
     options = {"temperature": record["temperature"]} if record.get("temperature") else {}
@@ -268,7 +271,7 @@ def stage_lines(number: int, record: dict) -> list[str]:
     if len(options.get("directions", ())) == 4:
         del options["directions"]  # all of Eq. 6
     facts = {
-        "steps": f"{record['steps']} of {stage['global_batch']} pairs, groups of {stage['group_size']}",
+        "steps": f"{record['steps']} of {batches} pairs, groups of {stage['group_size']}",
         "text length": f"{record.get('max_length', stage['max_length'])} tokens",
         "learning rate": f"{record['optim']['lr'] * stage['lr_scale']:g}, AdamW, {schedule} decay",
         "loss": ", ".join([record["loss"], *(f"{key} {value}" for key, value in options.items())]),
@@ -284,16 +287,33 @@ def stage_lines(number: int, record: dict) -> list[str]:
     best = record.get("best")
     if best and not record.get("averaged") and best["step"] == record["steps"]:
         facts["chosen by"] = f"{best['metric']} = {best['score']:.2f}, the highest during training"
+    changed = [
+        f"- changed after step {segment['first_step']:,}: {', '.join(segment['changed'])}"
+        for segment in segments
+        if segment["changed"]
+    ]
     return [
         "",
         f"## Training stage {number}: {stage['name']}",
         "",
         *(f"- {label}: {value}" for label, value in facts.items()),
+        *changed,
+        *source_lines(segments),
+    ]
+
+
+def source_lines(segments: list[dict]) -> list[str]:
+    """The sources of a stage with their licences, those of all its segments; where these differ, by steps."""
+    several = any(segment["sources"] != segments[0]["sources"] for segment in segments)
+    rows = []
+    for segment in segments if several else segments[:1]:
+        steps = f" {segment['first_step'] + 1:,} to {segment['last_step']:,} |" if several else ""
+        for name, source in segment["sources"].items():
+            share = f"{source.get('probability', nan):.1%}"
+            rows.append(f"| {name} | {source['rows']:,} | {share} | {source['licence']} |{steps}")
+    return [
         "",
-        "| source | rows | share of batches | licence |",
-        "|---|---:|---:|---|",
-        *(
-            f"| {name} | {source['rows']:,} | {source.get('probability', nan):.1%} | {source['licence']} |"
-            for name, source in record["sources"].items()
-        ),
+        f"| source | rows | share of batches | licence |{' steps |' if several else ''}",
+        f"|---|---:|---:|---|{'---|' if several else ''}",
+        *rows,
     ]

@@ -75,18 +75,28 @@ def encoder_from_checkpoint(path: Path) -> Encoder:
     content = read_checkpoint(path)
     description = content["encoder"]
     with tempfile.TemporaryDirectory() as folder, loading("model", str(path), "name another checkpoint"):
-        for name, text in description["tokenizer"].items():
-            (Path(folder) / Path(name).name).write_text(text)
-        (Path(folder) / "config.json").write_text(description["config"])
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = tokenizer_of(description, Path(folder))
         settings = description.get("settings") or {"max_length": description["max_length"]}
         encoder = Encoder(new_model(read_config(folder)), tokenizer, settings=Settings(**settings))
     load_weights(encoder, content["state_dict"], path)
     return encoder
 
 
+def tokenizer_of(description: dict, folder: Path):
+    """The tokenizer in a checkpoint's description of its encoder; its files and the model's config go to a folder."""
+    for name, text in description["tokenizer"].items():
+        (folder / Path(name).name).write_text(text)
+    (folder / "config.json").write_text(description["config"])
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+
+
 def load_weights(encoder: Encoder, state_dict: dict, path: Path) -> None:
     """Copies `encoder.*` of a training run's state into the encoder; every weight must be there, with its shape."""
+    encoder.load_state_dict(fitting_weights(encoder, state_dict, path))
+
+
+def fitting_weights(encoder: Encoder, state_dict: dict, path: Path) -> dict:
+    """`encoder.*` of a training run's state, by the encoder's own names. UserError where one has no place there."""
     weights = {key.removeprefix("encoder."): value for key, value in state_dict.items() if key.startswith("encoder.")}
     own = encoder.state_dict()
     differs = [key for key in own if key not in weights or weights[key].shape != own[key].shape]
@@ -97,7 +107,29 @@ def load_weights(encoder: Encoder, state_dict: dict, path: Path) -> None:
             f"{path} holds another model: {key} is {shapes[0]} there and {shapes[1]} here; "
             "choose the model= that it was trained with"
         )
-    encoder.load_state_dict(weights)
+    return weights
+
+
+def check_same_model(encoder: Encoder, checkpoint: Path) -> None:
+    """Raises UserError where the encoder is not of the model whose training goes on from a checkpoint.
+
+    That is: reads texts by another tokenizer, pools in another way, or has other weights.
+    """
+    content = read_checkpoint(find_checkpoint(checkpoint))
+    with tempfile.TemporaryDirectory() as folder, loading("model", str(checkpoint), "name another checkpoint"):
+        theirs = tokenizer_of(content["encoder"], Path(folder))
+    if fingerprint(theirs) != fingerprint(encoder.tokenizer):
+        raise UserError(
+            f"{checkpoint} was trained with another tokenizer, whose ids mean other words: its data were prepared with "
+            "another one since, or the model is another; go on with the data it was trained on, or train anew in "
+            "another out="
+        )
+    pooling = content["encoder"].get("settings", {}).get("pooling", "mean")
+    if pooling != encoder.settings.pooling:
+        raise UserError(
+            f"{checkpoint} was trained with model.pooling={pooling}, here it is {encoder.settings.pooling}; set it back"
+        )
+    fitting_weights(encoder, content["state_dict"], checkpoint)
 
 
 def find_checkpoint(path: str | Path) -> Path | str:

@@ -176,6 +176,8 @@ def find_resume(out: Path, folder, resume: str | None) -> Path | None:
 
     Raises UserError where a new run would mix with another.
     """
+    if isinstance(folder, Path) and folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file where checkpoints should go; remove it, or name another out=")
     if resume is None:
         if newest_first(folder):
             key = "out" if out in folder.parents else "checkpoint_dir"

@@ -72,7 +72,7 @@ class WholeFiles(TorchCheckpointIO):
     def write(self, content: dict, path) -> None:
         """Raises UserError, which names the checkpoint that is kept, where the file cannot be written."""
         try:
-            write_file(content, path) if isinstance(path, Path) else upload(content, path)
+            write_again(content, path) if isinstance(path, Path) else upload(content, path)
         except Exception as error:  # torch makes a RuntimeError of some failed writes, a remote filesystem has its own
             try:
                 kept = next(iter(newest_first(path.parent)), "no checkpoint")
@@ -82,6 +82,14 @@ class WholeFiles(TorchCheckpointIO):
                 f"cannot write {path}: {first_line(error)}; {kept} is kept; mend that (make room), then go on with "
                 f"resume=auto out={self.out}"
             ) from error
+
+
+def write_again(content: dict, path: Path) -> None:
+    """Writes a file, and once more where its folder was removed meanwhile, which is then made anew."""
+    try:
+        write_file(content, path)
+    except FileNotFoundError:
+        write_file(content, path)
 
 
 def write_file(content: dict, path: Path) -> None:
@@ -147,7 +155,13 @@ class Checkpoints(Checkpoint):
 
     def name_last(self, file, good: str | None) -> None:
         """Makes last.ckpt the same as `file`, then removes the steps that are not to stay; `good` stays."""
-        same(file, self.folder / LAST)
+        try:
+            same(file, self.folder / LAST)
+        except FileNotFoundError:
+            if file.exists():
+                raise
+            tell(f"note: {file} was removed as soon as it was written")
+            return
         if self.keep_last is not None:
             for old in steps_newest_first(self.folder)[self.keep_last :]:
                 passing = self.keep_every is None or int(old.stem.removeprefix("step-")) % self.keep_every
@@ -196,10 +210,10 @@ def newest_first(folder) -> list:
 def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint's bytes; None where all are as written: torch.save keeps a CRC-32 a tensor.
 
-    A directory, which DeepSpeed writes, is not looked into.
+    Of a directory, which DeepSpeed writes, no more than that there is a state in it.
     """
     if checkpoint.is_dir():
-        return None
+        return None if any(checkpoint.glob("*/*.pt")) else "a folder without any state of a training"
     try:
         with zipfile.ZipFile(checkpoint) as records:
             record = records.testzip()

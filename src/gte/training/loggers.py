@@ -10,6 +10,7 @@ from pathlib import Path
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from gte.errors import tell
 from gte.files import whole
 from gte.models.load import HISTORY_FILE
 from gte.results.figures import read_rows
@@ -54,6 +55,11 @@ class CsvRun(Logger):
     def save(self) -> None:
         if not self.rows:
             return
+        if self.columns and not self.file.exists():  # an append would go on without a header, or end in a traceback
+            first = self.rows[0]["step"]
+            tell(f"note: {self.file} was removed: a new one begins at step {first}")
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            self.columns = []
         columns = sorted(set(self.columns).union(*self.rows))
         if columns == self.columns:
             with open(self.file, "a", newline="") as lines:

@@ -164,8 +164,10 @@ class ContrastiveTask(pl.LightningModule):
     def facts(self) -> list[dict]:
         """`history` with what this stage has done by now: steps, and epochs by source."""
         *earlier, this = self.history
-        done = {"steps": self.global_step, "epochs": self.trainer.datamodule.epochs(self.global_step)}
-        return [*earlier, this | done]
+        data, steps = self.trainer.datamodule, self.global_step
+        *closed, segment = this["segments"]
+        segment = segment | {"last_step": steps, "epochs": data.own_epochs(steps)}
+        return [*earlier, this | {"steps": steps, "epochs": data.epochs(steps), "segments": [*closed, segment]}]
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Raises UserError, before anything is written, where the weights are of no use."""
