@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from gte.ablation import table
-from gte.figures import read_rows
+from gte.curves import read_rows
 from gte.hub import history
 
 EXPERIMENTS = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "conf/experiment").glob("*.yaml")}

@@ -10,7 +10,7 @@ from pathlib import Path
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from gte.figures import read_rows
+from gte.curves import read_rows
 from gte.hub import HISTORY_FILE
 
 STEP = "trainer/global_step"  # what WandbLogger defines as the x axis of every metric
