@@ -14,7 +14,7 @@ PAPER = {"mixing_ratio": "table10", "training_steps": "table8", "training_stages
 
 @script("collect")
 def main(cfg: DictConfig) -> None:
-    from gte.ablation import by_line, collect, grid_order, losses_by_line, scores_by_seconds, table, write_csv
+    from gte.ablation import by_line, by_point, collect, grid_order, losses_by_line, scores_by_seconds, table, write_csv
     from gte.curves import read_rows
     from gte.evaluation.paper import read_paper
     from gte.evaluation.table import markdown
@@ -49,7 +49,8 @@ def main(cfg: DictConfig) -> None:
 
     paper = read_paper(PAPER[cfg.name]) if cfg.name in PAPER else None
     if lines := by_line(scores, order):
-        ablation(lines, paper, cfg.name, out / "figure.png")
+        x_label = next(iter(by_point(scores, order)))[-1][0].replace("_", " ")
+        ablation(lines, paper, cfg.name, x_label, out / "figure.png")
     loss_of_points(losses_by_line(curves, order), cfg.name, out / "loss.png")
     if points := scores_by_seconds(scores, order):
         score_by_seconds(points, cfg.name, out / "seconds.png")

@@ -100,7 +100,9 @@ def loss_by_source(metrics_csv: Path, title: str, out: Path | None = None) -> No
             panel.set(title=f"{title}{of}", xlabel="step", ylabel="loss (nats)")
 
 
-def ablation(ours: Mapping[str, Points], paper: list[list[str]] | None, title: str, out: Path | None = None) -> None:
+def ablation(
+    ours: Mapping[str, Points], paper: list[list[str]] | None, title: str, x_label: str, out: Path | None = None
+) -> None:
     """Draws our scores by point with one standard deviation over seeds, and beside them the paper's.
 
     Heights do not compare, since the tasks and models are others. Where both have the same points they share a panel of
@@ -109,6 +111,7 @@ def ablation(ours: Mapping[str, Points], paper: list[list[str]] | None, title: s
     Args:
         ours: a line's label -> (x, the score of each seed).
         paper: header and rows, x in the first column.
+        x_label: of our points.
     """
     theirs: dict[str, Points] = {}
     for column, name in enumerate(paper[0][1:] if paper else [], 1):
@@ -118,14 +121,15 @@ def ablation(ours: Mapping[str, Points], paper: list[list[str]] | None, title: s
     with picture(out, len(parts) + bool(theirs)) as panels:
         for panel, part in zip(panels, parts, strict=False):
             draw_points(panel, dict(part))
-            panel.set(title=f"{title}: ours", ylabel="mean of tasks (points of 100)")
+            panel.set(title=f"{title}: ours", xlabel=x_label, ylabel="mean of tasks (points of 100)")
         if agree:
             room = MOST_CURVES - len(ours)
             last = dict(list(theirs.items())[-room:])  # the mean over all tasks is the last column
             compared = {f"ours, {key}" if len(ours) > 1 else key: less_mean(points) for key, points in ours.items()}
             compared |= {f"paper, {key}": less_mean(points) for key, points in last.items()}
             draw_points(panels[-1], compared, hollow="paper, ")
-            panels[-1].set(title="less each curve's own mean", ylabel="difference (points of 100)")
+            labels = {"xlabel": x_label, "ylabel": "difference (points of 100)"}
+            panels[-1].set(title="less each curve's own mean", **labels)
         elif theirs:
             draw_points(panels[-1], theirs)
             panels[-1].set(title=f"{title}: the paper", ylabel="score (points of 100)", xlabel=paper[0][0])
@@ -174,15 +178,16 @@ def draw_points(panel, curves: Mapping[str, Points], hollow: str = "\n") -> None
             lows, highs = ([m + sign * d for m, d in zip(means, deviations, strict=True)] for sign in (-1, 1))
             panel.fill_between(xs, lows, highs, color=colour, alpha=0.2, linewidth=0)
         else:
-            style = {"color": colour, "marker": marker, "linestyle": "none", "capsize": 2, "label": label}
-            panel.errorbar(xs, means, deviations, elinewidth=1, **style, **filled)
+            style = {"color": colour, "marker": marker, "linestyle": "none", "label": label}
+            seeds = any(len(values) > 1 for _, values in points)
+            panel.errorbar(xs, means, deviations if seeds else None, elinewidth=1, capsize=2, **style, **filled)
 
 
 def scale_numbers(panel, places: list[float]) -> None:
     """Ticks at the numbers themselves; by their logarithm where they span more than a factor of 10."""
     if places[0] > 0 and places[-1] / places[0] > 10:
         panel.set_xscale("log")
-    panel.set_xticks(places, [f"{place:g}" for place in places])
+    panel.set_xticks(places, [f"{place / 1000:g}k" if place >= 10_000 else f"{place:g}" for place in places])
     panel.minorticks_off()
 
 

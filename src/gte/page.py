@@ -4,6 +4,7 @@ Every text that is given is escaped. A chart is an SVG that stretches with the p
 that they stay readable at any width; there is no script and nothing is loaded.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -12,6 +13,8 @@ from math import floor, isfinite, log10
 from gte.curves import MOST_CURVES, thin
 
 WIDE, HIGH = 1000, 400  # units of a chart's own coordinates
+LONG = 40  # characters of a cell that is worth lines of its own
+NUMBER = re.compile(r"[-+±\d., %e]*|nan|-?inf")
 MOST_POINTS = 600  # of a curve; a chart is at most some 1,000 device pixels wide
 STYLE = """
 :root { color-scheme: light dark; --page: #fcfcfb; --ink: #1d1d1f; --faint: #6a6a70; --line: #dcdce0; --card: #fff;
@@ -49,7 +52,7 @@ svg .seed { stroke-width: 4; stroke-linecap: round; opacity: .4; }
 .rows .axis span { position: absolute; transform: translateX(-50%); color: var(--faint); font-size: .72rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .83rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .25rem .7rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { font-weight: 600; } .n { text-align: right; white-space: nowrap; } td.t { min-width: 9rem; }
+th { font-weight: 600; } .n { text-align: right; white-space: nowrap; } td.t { min-width: 16rem; }
 .bar { display: block; height: 4px; border-radius: 2px; background: var(--c1); }
 @media print { .chart, .tiles div { break-inside: avoid; } }
 """
@@ -216,17 +219,24 @@ def dots(title: str, unit: str, rows: Sequence[tuple[str, float, float, Sequence
     )
 
 
-def table(rows: Sequence[Sequence[str]], numbers: bool = True) -> str:
-    """A table with a header; from the second column on to the right where these are numbers. Wider ones scroll."""
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """A table with a header; columns of numbers to the right. One wider than the page scrolls by itself."""
     header, *body = rows
-    kind = ' class="n"' if numbers else ' class="t"'
+    kinds = [kind_of([row[k] for row in body]) for k in range(len(header))]
 
     def cells(row: Sequence[str], tag: str) -> str:
-        return "".join(f"<{tag}{kind if k else ''}>{text(cell)}</{tag}>" for k, cell in enumerate(row))
+        return "".join(f"<{tag}{kind}>{text(cell)}</{tag}>" for cell, kind in zip(row, kinds, strict=True))
 
     lines = "".join(f"<tr>{cells(row, 'td')}</tr>\n" for row in body)
     head = f"<thead><tr>{cells(header, 'th')}</tr></thead>"
     return f'<div class="wide"><table>{head}<tbody>\n{lines}</tbody></table></div>\n'
+
+
+def kind_of(cells: Sequence[str]) -> str:
+    """The class of a column: n of numbers, t of long texts, which get room; none of words."""
+    if all(NUMBER.fullmatch(cell) for cell in cells):
+        return ' class="n"'
+    return ' class="t"' if max(map(len, cells)) > LONG else ""
 
 
 def tiles(facts: dict[str, str]) -> str:

@@ -102,7 +102,7 @@ def write_experiment_report(
         section("The paper's table", html_table(paper) if paper else ""),
         section("Loss", charts(*panels), note("Bands are one standard deviation over seeds.")) if panels else "",
         section("Data", sources_table({}, {"sources": all_sources(stages)})),
-        section("Runs", html_table(rows, numbers=False)),
+        section("Runs", html_table(rows)),
     ]
     seeds = len({row["seed"] for row in scores})
     said = f"{len(points)} points, {len(runs)} runs, {seeds} seed{'s' * (seeds > 1)}; commit {', '.join(commits)}"
@@ -292,7 +292,7 @@ def sources_table(curves: dict[str, Curve], facts: dict) -> str:
                 str(about.get("licence", "")),
             ]
         )
-    return html_table(without_empty_columns(rows), numbers=False) if len(rows) > 1 else ""
+    return html_table(without_empty_columns(rows)) if len(rows) > 1 else ""
 
 
 def without_empty_columns(rows: list[list[str]]) -> list[list[str]]:
@@ -318,7 +318,7 @@ def earlier_table(stages: list[dict]) -> str:
         values = [stage.get("name"), facts.get("steps"), stage.get("global_batch"), facts.get("loss")]
         values += [", ".join(facts.get("sources") or {}), facts.get("commit")]
         rows.append(["" if value is None else str(value) for value in values])
-    return html_table(rows, numbers=False) if stages else ""
+    return html_table(rows) if stages else ""
 
 
 def command_of(run: Path) -> str:
@@ -335,7 +335,7 @@ def settings_table(facts: dict) -> str:
     """Every fact of the last stage, dotted, except its sources, which have a table of their own."""
     shown = {key: value for key, value in facts.items() if key not in ("sources", "epochs")}
     rows = [["setting", "value"], *flat(shown)]
-    return html_table(rows, numbers=False) if len(rows) > 1 else ""
+    return html_table(rows) if len(rows) > 1 else ""
 
 
 def flat(values: dict, prefix: str = "") -> list[list[str]]:
