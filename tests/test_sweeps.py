@@ -174,13 +174,17 @@ def test_a_sweep_trains_its_points_and_a_rerun_what_is_missing(prepared, script,
 
     code, _, err = script("collect", "name=batch_size", f"runs={runs}", "out=collected")
     assert code == 0 and "left out" in err and "batch=100000" in err
-    (row,) = read_rows(Path("collected/results.csv"))
+    row, spent = read_rows(Path("collected/results.csv"))
     losses = [float(row["train/loss"]) for row in read_rows(runs / "batch=8,seed=1/metrics.csv")]
     assert (row["run"], row["seed"], row["metric"]) == ("batch=8,seed=1", "1", "train/loss")
     assert float(row["value"]) == pytest.approx(sum(losses) / 4, abs=1e-4)
     assert "stage.global_batch=8" in row["overrides"] and len(row["commit"]) >= 40
+    rates = [float(row["train/pairs_per_s"]) for row in read_rows(runs / "batch=8,seed=1/metrics.csv")]
+    assert spent["metric"] == "train/seconds"
+    assert float(spent["value"]) == pytest.approx(sum(8 / rate for rate in rates), abs=1e-4)
     curve = [float(point["loss"]) for point in read_rows(Path("collected/loss.csv"))]
     assert curve == pytest.approx(losses, abs=1e-4)
+    assert "batch=8,seed=1" in Path("collected/report.html").read_text()
 
 
 @pytest.mark.slow

@@ -48,6 +48,11 @@ def read_metric(metrics_csv: Path, key: str) -> Curve:
     return read_metrics(metrics_csv).get(key, ([], []))
 
 
+def steps_made(curve: Curve) -> Curve:
+    """The curve over the steps made at each value: metrics.csv counts from 0."""
+    return [step + 1 for step in curve[0]], curve[1]
+
+
 def window_of(count: int) -> int:
     """The values that a smoothed curve of `count` values takes the mean over: 20, of a long run 2 % of them."""
     return max(20, count // 50)

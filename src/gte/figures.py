@@ -15,9 +15,11 @@ from gte.curves import (
     band,
     best_for_the_time,
     chunks,
+    read_metric,
     read_metrics,
     running_mean,
     spread,
+    steps_made,
     window_of,
 )
 
@@ -81,7 +83,7 @@ def loss_curves(runs: Mapping[str, Path], out: Path | None = None) -> None:
     """Draws a panel a run: each step's loss, faint, and its running mean. `runs`: a title to a metrics.csv."""
     with picture(out, len(runs)) as panels:
         for panel, (title, metrics_csv) in zip(panels, runs.items(), strict=True):
-            steps, losses = read_metrics(metrics_csv).get("train/loss", ([], []))
+            steps, losses = steps_made(read_metric(metrics_csv, "train/loss"))
             window = window_of(len(losses))
             panel.plot(steps, losses, linewidth=0.5, alpha=0.35, color=COLOURS[0], label="a step (one source each)")
             panel.plot(steps, running_mean(losses, window), color=COLOURS[0], label=f"mean of {window} steps")
@@ -89,10 +91,15 @@ def loss_curves(runs: Mapping[str, Path], out: Path | None = None) -> None:
 
 
 def loss_by_source(metrics_csv: Path, title: str, out: Path | None = None) -> None:
-    """Draws a run's running mean loss of each source, over that source's own steps, at most six a panel."""
-    losses = {key: curve for key, curve in read_metrics(metrics_csv).items() if key.startswith("train/loss/")}
-    parts = chunks(list(losses.items()))
-    with picture(out, max(1, len(parts))) as panels:
+    """Draws a run's running mean loss of each source, over that source's own steps, at most six a panel.
+
+    Draws nothing where the run has no source's loss.
+    """
+    curves = read_metrics(metrics_csv).items()
+    parts = chunks([(key, steps_made(curve)) for key, curve in curves if key.startswith("train/loss/")])
+    if not parts:
+        return
+    with picture(out, len(parts)) as panels:
         for number, (panel, part) in enumerate(zip(panels, parts, strict=True), 1):
             for key, (steps, values) in part:
                 panel.plot(steps, running_mean(values, window_of(len(values))), label=key.removeprefix("train/loss/"))
@@ -213,19 +220,21 @@ def mixture_shares(sizes: Mapping[str, int], alphas: Sequence[float], out: Path 
 
     Args:
         sizes: pairs of each source.
-        alphas: at most six.
+        alphas: at most six a panel.
     """
     from gte.data.mixture import Mixture
 
     names = sorted(sizes, key=sizes.get)
-    with picture(out, 1, height=0.9 + 0.14 * len(names)) as (panel,):
-        for number, alpha in enumerate(alphas[:MOST_CURVES]):
-            mixture = Mixture([sizes[name] for name in names], alpha=alpha, seed=0, global_batch=1)
-            style = {"marker": MARKERS[number], "linestyle": "none", "color": COLOURS[number]}
-            panel.plot(100 * mixture.probabilities, range(len(names)), label=f"α = {alpha:g}", **style)
-        panel.set_yticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=6)
-        panel.set(xscale="log", xlabel="share of batches (%)", ylim=(-0.7, len(names) - 0.3))
-        panel.xaxis.set_major_formatter("{x:g}")
+    parts = chunks(alphas)
+    with picture(out, len(parts), height=0.9 + 0.14 * len(names)) as panels:
+        for panel, part in zip(panels, parts, strict=True):
+            for number, alpha in enumerate(part):
+                mixture = Mixture([sizes[name] for name in names], alpha=alpha, seed=0, global_batch=1)
+                style = {"marker": MARKERS[number], "linestyle": "none", "color": COLOURS[number]}
+                panel.plot(100 * mixture.probabilities, range(len(names)), label=f"α = {alpha:g}", **style)
+            panel.set_yticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=6)
+            panel.set(xscale="log", xlabel="share of batches (%)", ylim=(-0.7, len(names) - 0.3))
+            panel.xaxis.set_major_formatter("{x:g}")
 
 
 def score_by_seconds(points: Mapping[str, Sequence[tuple[float, float]]], title: str, out: Path | None = None) -> None:

@@ -151,12 +151,12 @@ def chart(title: str, unit: str, lines: Sequence[Line], x_label: str = "step") -
     grid = "".join(f"M0,{HIGH * share / 100:.5g}H{WIDE}" for share in ys.values())
     labels = [f'<span class="y" style="top:{share:.4g}%">{number(y)}</span>' for y, share in ys.items()]
     for x, share in xs.items():
-        end = " end" if share > 92 else ""  # else it would stand out on a phone
+        end = " end" if share > 97 else ""  # else it would stand out on a phone
         labels.append(f'<span class="x{end}" style="left:{share:.4g}%">{number(x)}</span>')
     legend = "".join(f'<li class="c{k}"><span>{text(name)}</span></li>' for k, name in enumerate(names, 1))
-    shown = ", ".join(names)
+    shown, over = ", ".join(names), f"{unit}, by {x_label}" if unit else f"by {x_label}"
     return (
-        f'<figure class="chart"><figcaption>{text(title)} <small>{text(unit)}, by {text(x_label)}</small></figcaption>'
+        f'<figure class="chart"><figcaption>{text(title)} <small>{text(over)}</small></figcaption>'
         f'<ul class="legend">{legend if len(names) > 1 or names[0] != title else ""}</ul><div class="plot">'
         f'<svg viewBox="0 0 {WIDE} {HIGH}" preserveAspectRatio="none" role="img" '
         f'aria-label="{text(title)} by {text(x_label)}: {text(shown)}" data-x="{x_range[0]!r} {x_range[1]!r}" '

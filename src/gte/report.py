@@ -14,7 +14,7 @@ from statistics import median
 import yaml
 
 from gte.ablation import all_steps, by_point, losses_by_line, overall, seconds, table
-from gte.curves import Curve, band, chunks, read_metrics, running_mean, spread, window_of
+from gte.curves import Curve, band, chunks, read_metrics, running_mean, spread, steps_made, window_of
 from gte.errors import UserError
 from gte.evaluation.table import cells
 from gte.files import read_json
@@ -25,7 +25,13 @@ from gte.ticker import spell
 
 FILE = "report.html"
 SPEED = {"train/tokens_per_s": "tokens / s", "train/pairs_per_s": "pairs / s", "train/peak_memory_mb": "MB"}
-OPTIMIZATION = {"train/lr": "", "train/grad_norm": "L2", "train/temperature": "τ", "train/padding": "share of tokens"}
+OPTIMIZATION = {
+    "train/lr": "",
+    "train/grad_norm": "L2",
+    "train/temperature": "τ",
+    "train/padding": "share of tokens",
+    "train/skipped": "count",
+}
 TITLES = {
     "train/tokens_per_s": "Tokens per second",
     "train/pairs_per_s": "Pairs per second",
@@ -62,7 +68,7 @@ def write_run_report(run: Path, stages: list[dict] | None = None) -> Path:
         section("Throughput and memory", charts(*metrics(SPEED, curves))),
         section("Epochs by source", charts(*by_prefix("train/epochs/", "Epochs", "times through", curves, mean=False))),
         section("Data", sources_table(curves, facts)),
-        section("Optimization", charts(*metrics(OPTIMIZATION, curves), *masked(curves), *skipped(curves))),
+        section("Optimization", charts(*metrics(OPTIMIZATION, curves), *masked(curves))),
         section("Earlier stages", earlier_table(earlier)),
         section("Settings", command_of(run), settings_table(facts)),
     ]
@@ -173,9 +179,9 @@ def summary(curves: dict[str, Curve], facts: dict) -> dict[str, str]:
 
 def smoothed(key: str, title: str, unit: str, curves: dict[str, Curve]) -> str:
     """A chart of a metric at each step, and its running mean; nothing where the run has not logged it."""
-    if key not in curves:
+    if not any(curves.get(key, ([], []))[1]):  # not logged, or zero at every step: no step skipped, no padding
         return ""
-    xs, values = counted_steps(curves[key])
+    xs, values = steps_made(curves[key])
     if key in UNSMOOTHED:
         return chart(title, unit, [Line(title, key, xs, values)])
     window = window_of(len(values))
@@ -183,14 +189,9 @@ def smoothed(key: str, title: str, unit: str, curves: dict[str, Curve]) -> str:
     return chart(title, unit, [Line("each step", key, xs, values, "raw"), mean])
 
 
-def counted_steps(curve: Curve) -> tuple[list[int], list[float]]:
-    """The steps that were made at each value: metrics.csv counts from 0."""
-    return [step + 1 for step in curve[0]], curve[1]
-
-
 def by_prefix(prefix: str, title: str, unit: str, curves: dict[str, Curve], mean: bool = True) -> list[str]:
     """Charts of at most six sources each: each source's values, faint, and their running mean, in one colour."""
-    found = [(key, counted_steps(curve)) for key, curve in curves.items() if key.startswith(prefix)]
+    found = [(key, steps_made(curve)) for key, curve in curves.items() if key.startswith(prefix)]
     panels = []
     for count, part in enumerate(parts := chunks(found), 1):
         lines = []
@@ -210,12 +211,6 @@ def metrics(units: Mapping[str, str], curves: dict[str, Curve]) -> list[str]:
 
 def masked(curves: dict[str, Curve]) -> list[str]:
     return by_prefix("train/masked/", "Masked candidates", "share", curves)
-
-
-def skipped(curves: dict[str, Curve]) -> list[str]:
-    """The count of skipped steps, where there was one."""
-    there = any(curves.get("train/skipped", ([], []))[1])
-    return [smoothed("train/skipped", TITLES["train/skipped"], "count", curves)] if there else []
 
 
 def floor_note(facts: dict) -> str:
@@ -238,7 +233,7 @@ def evaluations(curves: dict[str, Curve]) -> list[str]:
 def score_line(key: str, curves: dict[str, Curve]) -> Line:
     """A score as marks that are joined."""
     name = "Mean of tasks" if key == "eval/mean" else key.removeprefix("eval/")
-    return Line(name, key, *counted_steps(curves[key]), "dot")
+    return Line(name, key, *steps_made(curves[key]), "dot")
 
 
 def evaluation_table(curves: dict[str, Curve]) -> str:
