@@ -11,7 +11,7 @@ from gte.errors import UserError
 from gte.figures import ablation, loss_by_source, loss_curves, loss_of_points, mixture_shares, score_by_seconds
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 
 @pytest.fixture(autouse=True)

@@ -139,6 +139,8 @@ def split(stages: list[dict]) -> tuple[list[dict], dict]:
 
 def planned_steps(facts: dict) -> int | None:
     """The steps that the run was to make; None where its facts do not say, as an older version's may."""
+    if stated := facts.get("stage", {}).get("steps"):
+        return stated
     try:
         return all_steps(facts)
     except (KeyError, TypeError, ValueError):
@@ -301,7 +303,7 @@ def all_sources(histories: Sequence[list[dict]]) -> dict[str, dict]:
     found: dict[str, dict] = {}
     for stage in (stage for stages in histories for stage in stages):
         for name, about in (stage.get("sources") or {}).items():
-            found.setdefault(name, {key: about[key] for key in ("rows", "licence") if key in about})
+            found.setdefault(name, {}).update({key: about[key] for key in ("rows", "licence") if key in about})
     return found
 
 
