@@ -184,7 +184,15 @@ def test_a_sweep_trains_its_points_and_a_rerun_what_is_missing(prepared, script,
     assert float(spent["value"]) == pytest.approx(sum(8 / rate for rate in rates), abs=1e-4)
     curve = [float(point["loss"]) for point in read_rows(Path("collected/loss.csv"))]
     assert curve == pytest.approx(losses, abs=1e-4)
-    assert "batch=8,seed=1" in Path("collected/report.html").read_text()
+    written = {name: Path("collected", name).read_bytes() for name in ("report.html", "loss.svg", "results.csv")}
+    assert b"batch=8,seed=1" in written["report.html"]
+    for name in ("report.html", "loss.svg"):
+        Path("collected", name).unlink()
+    code, _, err = script("collect", "name=batch_size", "runs=null", "out=collected")
+    assert code == 0, err
+    assert Path("collected/loss.svg").read_bytes() == written["loss.svg"]
+    assert Path("collected/results.csv").read_bytes() == written["results.csv"]
+    assert b"batch=8,seed=1" in Path("collected/report.html").read_bytes()
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ def picture(out: Path | None, panels: int, height: float = HEIGHT) -> Iterator[l
             unused.set_axis_off()
         yield list(axes.flat[:panels])
         for panel in axes.flat[:panels]:
-            if panel.get_legend_handles_labels()[1]:
+            if panel.get_legend_handles_labels()[1] not in ([], ["ours"]):
                 panel.legend()
         if out is not None:
             figure.savefig(out, dpi=200)

@@ -52,7 +52,8 @@ svg .seed { stroke-width: 4; stroke-linecap: round; opacity: .4; }
 .rows .axis span { position: absolute; transform: translateX(-50%); color: var(--faint); font-size: .72rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .83rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .25rem .7rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { font-weight: 600; } .n { text-align: right; white-space: nowrap; } td.t { min-width: 16rem; }
+th { font-weight: 600; } .n { text-align: right; } td, th { white-space: nowrap; }
+td.t { min-width: 20rem; white-space: normal; }
 .bar { display: block; height: 4px; border-radius: 2px; background: var(--c1); }
 @media print { .chart, .tiles div { break-inside: avoid; } }
 """
