@@ -70,6 +70,7 @@ def test_points_of_categories_are_means_with_intervals_and_no_line():
     (drawn,) = panel.containers
     line, _, (bars,) = drawn
     assert line.get_linestyle() == "None" and line.get_ydata().tolist() == [3.0, 5.0]
+    assert line.get_xdata().tolist() == pytest.approx([0, 1], abs=0.3)  # a little aside, where there are several
     deviations = [sqrt((4 + 1 + 9) / 2), sqrt((1 + 1 + 4) / 2)]
     for segment, middle, deviation in zip(bars.get_segments(), (3.0, 5.0), deviations, strict=True):
         assert segment[:, 1].tolist() == pytest.approx([middle - deviation, middle + deviation])

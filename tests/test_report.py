@@ -189,7 +189,7 @@ def test_a_page_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_an_experiments_page_has_means_deviations_and_bands_over_its_seeds(tmp_path):
     scores = [
-        {"run": f"loss={loss},seed={seed}", "commit": "c0ffee12", "overrides": EVIL, "seed": str(seed)}
+        {"run": f"loss={loss},seed={seed}", "commit": "c0ffee12", "overrides": EVIL, "seed": seed}
         | {"metric": "STS & co", "value": str(value)}
         for loss, seed, value in (("vanilla", 1, 50), ("vanilla", 2, 53), ("improved", 1, 60))
     ]

@@ -259,4 +259,6 @@ def score_by_seconds(points: Mapping[str, Sequence[tuple[float, float]]], title:
             panel.set_xscale("log")
             panel.xaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:g}"))
         panel.margins(x=0.25)
+        if panel.get_xscale() == "linear":
+            panel.set_xlim(left=0)
         panel.set(title=title, xlabel="seconds of training", ylabel="mean of tasks (points of 100)")

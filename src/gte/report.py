@@ -101,7 +101,7 @@ def write_experiment_report(
     runs = {row["run"]: row for row in scores}
     commits = sorted({row["commit"][:7] for row in scores})
     settings = ["run", "seed", "commit", "overrides"]
-    rows = [settings, *([row[key] for key in settings] for row in runs.values())]
+    rows = [settings, *([str(row[key]) for key in settings] for row in runs.values())]
     parts = [
         section("Scores", charts(*figures), note("Marks are means, lines one standard deviation over seeds.")),
         section("All scores", html_table(table(scores, order))),
