@@ -14,13 +14,22 @@ PAPER = {"mixing_ratio": "table10", "training_steps": "table8", "training_stages
 
 @script("collect")
 def main(cfg: DictConfig) -> None:
-    from gte.ablation import by_line, by_point, collect, grid_order, losses_by_line, scores_by_seconds, table, write_csv
     from gte.curves import read_rows
-    from gte.evaluation.paper import read_paper
-    from gte.evaluation.table import markdown
-    from gte.figures import ablation, loss_of_points, mixture_shares, score_by_seconds
-    from gte.hub import history
-    from gte.report import all_sources, write_experiment_report, write_run_report
+    from gte.models.load import history
+    from gte.results.ablation import (
+        by_line,
+        by_point,
+        collect,
+        grid_order,
+        losses_by_line,
+        scores_by_seconds,
+        table,
+        write_csv,
+    )
+    from gte.results.figures import ablation, loss_of_points, mixture_shares, score_by_seconds
+    from gte.results.paper import read_paper
+    from gte.results.report import all_sources, write_experiment_report, write_run_report
+    from gte.results.table import markdown
 
     out = Path(cfg.out)
     if cfg.report is not None:
