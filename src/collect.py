@@ -1,5 +1,6 @@
-"""Gather an ablation's runs: python src/collect.py name=mixing_ratio"""
+"""Gather an ablation's runs: python src/collect.py name=mixing_ratio; a run's page: python src/collect.py report=RUN"""
 
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -14,33 +15,62 @@ PAPER = {"mixing_ratio": "table10", "training_steps": "table8", "training_stages
 
 @script("collect")
 def main(cfg: DictConfig) -> None:
-    from gte.results.ablation import by_line, collect, grid_order, table, write_csv
-    from gte.results.figures import ablation, curves_of_runs
+    from gte.curves import read_rows
+    from gte.models.load import history
+    from gte.results.ablation import (
+        by_line,
+        by_point,
+        collect,
+        grid_order,
+        losses_by_line,
+        scores_by_seconds,
+        table,
+        write_csv,
+    )
+    from gte.results.figures import ablation, loss_of_points, mixture_shares, score_by_seconds
     from gte.results.paper import read_paper
+    from gte.results.report import all_sources, write_experiment_report, write_run_report
     from gte.results.table import markdown
 
+    out = Path(cfg.out)
+    if cfg.report is not None:
+        try:
+            print(f"written: {write_run_report(Path(cfg.report))}")
+        except UserError:
+            with suppress(OSError):
+                out.rmdir()  # of a name that is none, Hydra made it; where there is anything in it, it stays
+            raise
+        return
     file = CONF / "experiment" / f"{cfg.name}.yaml"
     if not file.exists():
         known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
         raise UserError(f"there is no experiment {cfg.name}; there are: {known}")
     order = grid_order(yaml.safe_load(file.read_text())["grids"])
-    scores, curves = collect(Path(cfg.runs))
-    out = Path(cfg.out)
-    write_csv(scores, out / "results.csv")
-    write_csv(curves, out / "loss.csv")
+    stages = []
+    if cfg.runs is None:
+        scores, curves = read_rows(out / "results.csv"), read_rows(out / "loss.csv")
+    else:
+        scores, curves = collect(Path(cfg.runs))
+        write_csv(scores, out / "results.csv")
+        write_csv(curves, out / "loss.csv")
+        stages = [history(Path(cfg.runs) / run) for run in dict.fromkeys(row["run"] for row in curves)]
     text = markdown(table(scores, order))
     (out / "table.md").write_text(text)
 
     paper = read_paper(PAPER[cfg.name]) if cfg.name in PAPER else None
     if lines := by_line(scores, order):
-        ablation(lines, paper, cfg.name, out / "figure.png")
-    of_run: dict[str, tuple[list[int], list[float]]] = {}
-    for row in curves:
-        steps, losses = of_run.setdefault(row["run"], ([], []))
-        steps.append(row["step"])
-        losses.append(float(row["loss"]))
-    curves_of_runs(of_run, f"{cfg.name}: loss", out / "loss.png")
-    print(f"{text}\n{len(of_run)} runs; {out / 'results.csv'}, {out / 'figure.png'}, {out / 'loss.png'}")
+        x_label = next(iter(by_point(scores, order)))[-1][0].replace("_", " ")
+        ablation(lines, paper, cfg.name, x_label, out / "figure.png")
+    loss_of_points(losses_by_line(curves, order), cfg.name, out / "loss.png")
+    if points := scores_by_seconds(scores, order):
+        score_by_seconds(points, cfg.name, out / "seconds.png")
+    alphas = sorted({run[-1]["alpha"] for run in stages if not run[-1].get("weights")})
+    if len(alphas) > 1:
+        sizes = {name: about["rows"] for name, about in all_sources(stages).items()}
+        mixture_shares(sizes, alphas, out / "shares.png")
+    page = write_experiment_report(out, cfg.name, scores, curves, order, paper, stages)
+    runs = len({row["run"] for row in curves})
+    print(f"{text}\n{runs} runs; {out / 'results.csv'}, {out / 'figure.png'}, {out / 'loss.png'}, {page}")
 
 
 if __name__ == "__main__":

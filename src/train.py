@@ -43,6 +43,7 @@ def main(cfg: DictConfig) -> int | None:
     from gte.provenance import git_commit
     from gte.remote import place
     from gte.results.figures import loss_curves
+    from gte.results.report import write_run_report
     from gte.temperature import LearntTemperature
     from gte.training.callbacks import find_resume, run_callbacks
     from gte.training.changes import changes, check_data, check_settings, continued, earlier_epochs, tell_changes
@@ -179,6 +180,7 @@ def main(cfg: DictConfig) -> int | None:
     trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
     if trainer.is_global_zero:
         loss_curves({stage.name: out / "metrics.csv"}, out / "loss.png")
+        page = write_run_report(out, task.facts())
         if evaluation and evaluation.best:
             metric, score, step = evaluation.best.values()
             print(f"best {metric}: {score:.2f} after step {step}, {folder / 'best.ckpt'}")
@@ -190,7 +192,7 @@ def main(cfg: DictConfig) -> int | None:
         if line := cut_line(task.counts, stage.max_length):
             print(line + (" (counted on rank 0)" if trainer.world_size > 1 else ""))
         print(f"epochs: {', '.join(f'{name} {times:.3g}' for name, times in data.epochs(data.total_steps).items())}")
-        print(f"{stage.name} done: {folder / 'last.ckpt'}, loss curve {out / 'loss.png'}")
+        print(f"{stage.name} done: {folder / 'last.ckpt'}, loss curve {out / 'loss.png'}, report {page}")
 
 
 def tell_of_dead_ranks(out: Path) -> None:

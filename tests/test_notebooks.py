@@ -117,11 +117,16 @@ def test_loss_curves_and_ablations_draw_the_runs_and_the_spread_of_their_seeds(e
         (tmp_path / "experiments" / name / "loss.csv").write_text("run,step,loss\n" + curves)
     execute("02_loss_curves_and_ablations")
     printed = capsys.readouterr().out
-    assert titles() == ["demo: pretrain", "Figure 3c: model size", "Figure 4: pre-training loss"]
+    assert titles() == ["demo: pretrain", "Figure 3c: model size: ours", "Figure 4: pre-training loss"]
     plt = matplotlib.pyplot
-    line = plt.figure(2).axes[0].get_lines()[0]
-    assert line.get_xdata().tolist() == ["tiny_64", "tiny_256"] and line.get_ydata().tolist() == [20.0, 60.0]
+    sizes = plt.figure(2).axes[0]
+    assert [label.get_text() for label in sizes.get_xticklabels()] == ["tiny 64", "tiny 256"]
+    assert sizes.get_lines()[0].get_xdata().tolist() == [0, 1] and sizes.get_lines()[0].get_ydata().tolist() == [20, 60]
     assert len(plt.figure(3).axes[0].get_lines()) == 2
+    shares = plt.figure(4).axes[0]
+    assert len(shares.get_yticklabels()) == 33  # the paper's sources
+    for line in shares.get_lines():
+        assert sum(line.get_xdata()) == pytest.approx(100)
     assert "34.00 ± 2.83" in printed and printed.index("loss vanilla") < printed.index("loss improved")
     assert "experiments/objective/results.csv yet" not in printed
 

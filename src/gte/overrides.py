@@ -21,7 +21,8 @@ LITERAL = {
     "data.mined", "data.path", "data.raw", "data.tokenizer", "data.tokenizer_revision", "data_dir", "delimiter",
     "evaluate.data_dir", "folder", "hydra.run.dir", "hydra.sweep.dir", "in", "loss.guide", "model",
     "model.name_or_path",
-    "model.revision", "name", "out", "paths.data", "paths.raw", "ranges", "results", "resume", "stage.init_from", "sts",
+    "model.revision", "name", "out", "paths.data", "paths.raw", "ranges", "report", "results", "resume",
+    "stage.init_from", "sts",
 }  # fmt: skip
 OPEN = ("data.columns", "columns", "data.weights", "grids", "source_sets")  # mappings whose keys are the user's
 
@@ -49,6 +50,10 @@ def read_arguments(script: str, arguments: list[str]) -> list[str]:
         if script == "train" and key == "model" and names_model(value.strip('"')):
             result += ["model=base", f"model.name_or_path={value}"]
             continue
+        if script == "collect" and key == "report" and value != "null":
+            # it is written there, and belongs to no experiment
+            own = {"name": "null", "runs": "null", "out": value}
+            result += [f"{name}={given}" for name, given in own.items() if not typed_already(name, arguments)]
         if script == "prepare" and key in ("model", "model.name_or_path"):
             model = value.strip('"')  # name_or_path comes after the choice of conf/model that it belongs to
             continue
@@ -60,10 +65,15 @@ def read_arguments(script: str, arguments: list[str]) -> list[str]:
         result.append(f"{key}={value}")
         check(result[-1], argument)
     if model is not None:
-        if any(argument.startswith("data.tokenizer=") for argument in arguments):
+        if typed_already("data.tokenizer", arguments):
             raise UserError(f"model={model} and data.tokenizer= both say whose tokenizer; give one")
         result.append(f"data.tokenizer={literal(tokenizer_of(model), bool(sweeps))}")
     return result
+
+
+def typed_already(key: str, arguments: list[str]) -> bool:
+    """Whether one of the arguments sets this key."""
+    return any(argument.startswith(f"{key}=") for argument in arguments)
 
 
 def refuse_no_choice(key: str, value: str) -> None:

@@ -128,6 +128,7 @@ def test_a_run_that_is_told_to_stop_saves_and_says_so_by_its_code(prepared, tmp_
     assert process.returncode == 75 and "go on with resume=auto" in out, err
     steps = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"]
     assert steps == len(curve(tmp_path / "run")) and f"stopped after {steps} steps" in out
+    assert f"{steps:,} of 5,000 steps, not finished" in (tmp_path / "run" / "report.html").read_text()
 
 
 def children(process: subprocess.Popen) -> list[int]:

@@ -11,9 +11,9 @@ from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+from gte.curves import read_rows
 from gte.models.load import history
 from gte.results.ablation import table
-from gte.results.figures import read_rows
 
 EXPERIMENTS = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "conf/experiment").glob("*.yaml")}
 SMALL = [
@@ -174,13 +174,25 @@ def test_a_sweep_trains_its_points_and_a_rerun_what_is_missing(prepared, script,
 
     code, _, err = script("collect", "name=batch_size", f"runs={runs}", "out=collected")
     assert code == 0 and "left out" in err and "batch=100000" in err
-    (row,) = read_rows(Path("collected/results.csv"))
+    row, spent = read_rows(Path("collected/results.csv"))
     losses = [float(row["train/loss"]) for row in read_rows(runs / "batch=8,seed=1/metrics.csv")]
     assert (row["run"], row["seed"], row["metric"]) == ("batch=8,seed=1", "1", "train/loss")
     assert float(row["value"]) == pytest.approx(sum(losses) / 4, abs=1e-4)
     assert "stage.global_batch=8" in row["overrides"] and len(row["commit"]) >= 40
+    rates = [float(row["train/pairs_per_s"]) for row in read_rows(runs / "batch=8,seed=1/metrics.csv")]
+    assert spent["metric"] == "train/seconds"
+    assert float(spent["value"]) == pytest.approx(sum(8 / rate for rate in rates), abs=1e-4)
     curve = [float(point["loss"]) for point in read_rows(Path("collected/loss.csv"))]
     assert curve == pytest.approx(losses, abs=1e-4)
+    written = {name: Path("collected", name).read_bytes() for name in ("report.html", "loss.svg", "results.csv")}
+    assert b"batch=8,seed=1" in written["report.html"]
+    for name in ("report.html", "loss.svg"):
+        Path("collected", name).unlink()
+    code, _, err = script("collect", "name=batch_size", "runs=null", "out=collected")
+    assert code == 0, err
+    assert Path("collected/loss.svg").read_bytes() == written["loss.svg"]
+    assert Path("collected/results.csv").read_bytes() == written["results.csv"]
+    assert b"batch=8,seed=1" in Path("collected/report.html").read_bytes()
 
 
 @pytest.mark.slow

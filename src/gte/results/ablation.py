@@ -11,9 +11,9 @@ from statistics import mean, stdev
 
 import yaml
 
+from gte.curves import Curve, read_metric, read_rows
 from gte.errors import UserError, tell
 from gte.models.load import history
-from gte.results.figures import read_metric, read_rows
 from gte.results.paper import Table
 from gte.stage import Stage
 
@@ -27,7 +27,8 @@ def collect(runs: Path) -> tuple[list[dict], list[dict]]:
 
     Scores are those of evaluations during training, and of every results.json within a run's directory; where they are
     of several steps, `run` has the step. The training loss is there as well, as train/loss. A run that is not finished
-    is left out with a line on stderr. Raises UserError where none is finished.
+    is left out with a line on stderr. The training's seconds are there as train/seconds. Raises UserError where none is
+    finished.
     """
     folders = sorted(path.parents[1] for path in runs.glob("*/.hydra/overrides.yaml"))
     scores, curves = [], []
@@ -73,6 +74,11 @@ def measured(folder: Path, facts: dict) -> Iterator[tuple[int, str, float]]:
             if key.startswith("eval/") and key != "eval/mean" and value:
                 yield int(row["step"]) + 1, key.removeprefix("eval/"), float(value)
     yield steps, "train/loss", mean(float(row["train/loss"]) for row in rows[-LAST_STEPS:] if row["train/loss"])
+    yield (
+        steps,
+        "train/seconds",
+        seconds(read_metric(folder / "metrics.csv", "train/pairs_per_s"), facts["stage"]["global_batch"]),
+    )
     for file in sorted(folder.glob("**/results.json")):
         for model in json.loads(file.read_text())["models"].values():
             name = Path(model["checkpoint"]).stem
@@ -81,6 +87,19 @@ def measured(folder: Path, facts: dict) -> Iterator[tuple[int, str, float]]:
                 step = facts["best"]["step"]
             for task, result in model["tasks"].items():
                 yield step, task, result["main_score"]
+
+
+def seconds(pairs_per_s: Curve, global_batch: int) -> float:
+    """The seconds that a run's steps took, loading included and evaluations not; steps not logged count as the others.
+
+    Args:
+        pairs_per_s: the run's curve of that metric.
+        global_batch: pairs a step.
+    """
+    steps, rates = pairs_per_s
+    if not rates:
+        return 0.0
+    return sum(global_batch / rate for rate in rates) * (steps[-1] - steps[0] + 1) / len(steps)
 
 
 def point(run: str) -> dict[str, str]:
@@ -95,17 +114,18 @@ def grid_order(grids: dict[str, dict[str, str]]) -> list[str]:
     return ["pretrain", "finetune", *list(dict.fromkeys(reversed(values)))[::-1]]
 
 
+def rank(entry: tuple, order: list[str]) -> list:
+    """The key by which points are sorted: by number, then as in `order`."""
+    return [(number(value), order.index(value) if value in order else len(order), value) for _, value in entry]
+
+
 def by_point(scores: list[dict], order: list[str]) -> dict[tuple, dict[str, list[float]]]:
     """Point, as (key, value) pairs -> metric -> the values of its seeds; sorted by number, then as in `order`."""
-
-    def rank(entry: tuple) -> list:
-        return [(number(value), order.index(value) if value in order else len(order), value) for _, value in entry]
-
     found: dict[tuple, dict[str, list[float]]] = {}
     for row in scores:
         values = found.setdefault(tuple(point(row["run"]).items()), {})
         values.setdefault(row["metric"], []).append(float(row["value"]))
-    return {entry: found[entry] for entry in sorted(found, key=rank)}
+    return {entry: found[entry] for entry in sorted(found, key=lambda entry: rank(entry, order))}
 
 
 def number(text: str) -> float:
@@ -118,7 +138,7 @@ def number(text: str) -> float:
 
 def overall(metrics: dict[str, list[float]]) -> list[float]:
     """Each seed's mean over its tasks, where every seed has all of them."""
-    tasks = [values for name, values in metrics.items() if name != "train/loss"]
+    tasks = [values for name, values in metrics.items() if not name.startswith("train/")]
     return [mean(of_seed) for of_seed in zip(*tasks, strict=True)] if tasks else []
 
 
@@ -130,6 +150,33 @@ def by_line(scores: list[dict], order: list[str]) -> dict[str, list[tuple[str, l
         if values := overall(metrics):
             lines.setdefault(", ".join(value for _, value in others) or "ours", []).append((x, values))
     return lines
+
+
+def losses_by_line(curves: list[dict], order: list[str]) -> dict[str, dict[str, list[Curve]]]:
+    """A figure's panels: what their points have in common -> the last key's value -> the loss curve of each seed."""
+    of_run: dict[str, Curve] = {}
+    for row in curves:
+        steps, losses = of_run.setdefault(row["run"], ([], []))
+        steps.append(int(row["step"]))
+        losses.append(float(row["loss"]))
+    panels: dict[str, dict] = {}
+    points = {run: tuple(point(run).items()) for run in of_run}
+    for run in sorted(of_run, key=lambda run: rank(points[run], order)):
+        *others, (key, x) = points[run]
+        group = panels.setdefault(", ".join(value for _, value in others), {})
+        group.setdefault("ours" if key == "run" else x, []).append(of_run[run])
+    return panels
+
+
+def scores_by_seconds(scores: list[dict], order: list[str]) -> dict[str, list[tuple[float, float]]]:
+    """Point -> (seconds of training, mean of tasks) of each seed, where both are known."""
+    found = {}
+    for entry, metrics in by_point(scores, order).items():
+        spent, reached = metrics.get("train/seconds", []), overall(metrics)
+        if reached and len(spent) == len(reached) and min(spent) > 0:
+            label = ", ".join(value for _, value in entry)
+            found[label] = list(zip(spent, reached, strict=True))
+    return found
 
 
 def table(scores: list[dict], order: list[str]) -> Table:

@@ -10,10 +10,10 @@ from pathlib import Path
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from gte.curves import read_rows
 from gte.errors import tell
 from gte.files import whole
 from gte.models.load import HISTORY_FILE
-from gte.results.figures import read_rows
 
 STEP = "trainer/global_step"  # what WandbLogger defines as the x axis of every metric
 BLOCK, HEADER = 32_768, 7  # bytes, of a .wandb file
