@@ -4,7 +4,6 @@ A page shows what is there: of a run without evaluations, or of an older version
 """
 
 import json
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from math import isfinite, nan
@@ -15,7 +14,7 @@ import yaml
 
 from gte.curves import Curve, band, chunks, read_metrics, running_mean, spread, steps_made, window_of
 from gte.errors import UserError
-from gte.files import read_json
+from gte.files import read_json, whole
 from gte.models.load import HISTORY_FILE, history
 from gte.results.ablation import all_steps, by_point, losses_by_line, overall, seconds, table
 from gte.results.page import Line, chart, charts, dots, note, number, page, section, tiles
@@ -117,9 +116,8 @@ def write_experiment_report(
 
 def write(file: Path, content: str) -> Path:
     """Writes a page so that a kill leaves it whole, or what was there before."""
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(content, encoding="utf-8")
-    os.replace(partial, file)
+    with whole(file) as partial:
+        partial.write_text(content, encoding="utf-8")
     return file
 
 
