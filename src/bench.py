@@ -4,7 +4,6 @@ import json
 import sys
 from pathlib import Path
 
-import pandas as pd
 from omegaconf import DictConfig
 
 from gte.build import build, plain, script
@@ -12,6 +11,8 @@ from gte.build import build, plain, script
 
 @script("bench")
 def main(cfg: DictConfig) -> None:
+    import pandas as pd
+
     from gte.provenance import git_commit, machine, versions
 
     rows = build(cfg.benchmark)

@@ -11,18 +11,21 @@ from gte.errors import UserError
 PAPER = {"mixing_ratio": "table10", "training_steps": "table8", "training_stages": "table9", "objective": "table11"}
 
 
-@script("collect")
+def check(cfg: DictConfig) -> None:
+    file = CONF / "experiment" / f"{cfg.name}.yaml"
+    if not file.exists():
+        known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
+        raise UserError(f"there is no experiment {cfg.name}; there are: {known}")
+
+
+@script("collect", check)
 def main(cfg: DictConfig) -> None:
     from gte.ablation import by_line, collect, grid_order, table, write_csv
     from gte.evaluation.paper import read_paper
     from gte.evaluation.table import markdown
     from gte.figures import ablation, curves_of_runs
 
-    file = CONF / "experiment" / f"{cfg.name}.yaml"
-    if not file.exists():
-        known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
-        raise UserError(f"there is no experiment {cfg.name}; there are: {known}")
-    order = grid_order(yaml.safe_load(file.read_text())["grids"])
+    order = grid_order(yaml.safe_load((CONF / "experiment" / f"{cfg.name}.yaml").read_text())["grids"])
     scores, curves = collect(Path(cfg.runs))
     out = Path(cfg.out)
     write_csv(scores, out / "results.csv")

@@ -11,7 +11,17 @@ from omegaconf import DictConfig, OmegaConf
 from gte.build import build, listed, plain, script
 
 
-@script("eval")
+def check(cfg: DictConfig) -> None:
+    from gte.early import check_models
+    from gte.evaluation.folder import find_tasks
+
+    checkpoints = plain(cfg)["checkpoint"]
+    check_models(list(checkpoints.values()) if isinstance(checkpoints, dict) else listed(checkpoints))
+    if cfg.data_dir is not None:
+        find_tasks(plain(cfg)["data_dir"])
+
+
+@script("eval", check)
 def main(cfg: DictConfig) -> int:
     from gte.evaluation.paper import paper_tables
     from gte.evaluation.suite import exit_code, name_checkpoints, plan, run_suite

@@ -10,7 +10,15 @@ from omegaconf import DictConfig
 from gte.build import plain, script
 
 
-@script("search")
+def check(cfg: DictConfig) -> None:
+    from gte.early import check_models
+    from gte.passages import require_folder
+
+    require_folder(Path(cfg.folder).expanduser())
+    check_models([cfg.checkpoint])
+
+
+@script("search", check)
 def main(cfg: DictConfig) -> None:
     from gte.compact import check_dtype
     from gte.data.prompts import sources_of

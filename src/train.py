@@ -5,7 +5,6 @@ import sys
 import warnings
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 
 from gte.build import (
@@ -35,8 +34,35 @@ REPORTED = ("widths", "width_weights", "directions", "mask_margin", "guide")  # 
 UNFINISHED = 75  # exit code of a run that was told to stop: EX_TEMPFAIL of sysexits.h, "try again"
 
 
-@script("train")
+def check(cfg: DictConfig) -> None:
+    from gte.early import check_model, check_new_run, check_trainer
+    from gte.evaluation.folder import find_tasks
+    from gte.remote import find_checkpoint, is_address
+    from gte.values import TRAIN, check_values
+
+    refuse_unread(
+        "data", ("dir", "alpha", "weights", "prompts"), "src/prepare.py", {"sources": "choose by sources=[...]"}
+    )
+    check_values(plain(cfg), TRAIN)
+    stage = build(cfg.stage)
+    require_prepared(cfg)
+    choose_sources(cfg)
+    if stage.init_from and not is_address(stage.init_from):
+        find_checkpoint(stage.init_from)
+    folder = cfg.checkpoint_dir or Path(cfg.out) / "checkpoints"
+    if not is_address(folder):
+        check_new_run(Path(cfg.out), Path(folder), cfg.resume)
+    if cfg.evaluate_every is not None and cfg.evaluate.data_dir is not None:
+        find_tasks(plain(cfg.evaluate)["data_dir"])
+    check_trainer(plain(cfg.trainer))
+    build(cfg.optim)
+    check_model(cfg.model.get("name_or_path"))
+
+
+@script("train", check)
 def main(cfg: DictConfig) -> int | None:
+    import torch
+
     from gte.callbacks import find_resume, run_callbacks
     from gte.checkpoint import WholeFiles
     from gte.data.module import PairData, group_size_of, prepared_tokenizer
@@ -49,7 +75,6 @@ def main(cfg: DictConfig) -> int | None:
     from gte.remote import place
     from gte.task import ContrastiveTask
     from gte.temperature import LearntTemperature
-    from gte.values import TRAIN, check_values
     from gte.zero import check_resume
 
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -57,12 +82,7 @@ def main(cfg: DictConfig) -> int | None:
         warnings.filterwarnings("ignore", message=message)
     out = Path(cfg.out)
     tell_of_dead_ranks(out)
-    refuse_unread(
-        "data", ("dir", "alpha", "weights", "prompts"), "src/prepare.py", {"sources": "choose by sources=[...]"}
-    )
-    check_values(plain(cfg), TRAIN)
     stage = build(cfg.stage)
-    require_prepared(cfg)
     weights = cfg.data.weights and {str(name): weight for name, weight in plain(cfg.data.weights).items()}
     mixing = {"alpha": cfg.data.alpha, "weights": weights}
     settings = {"seed": cfg.seed, "sources": choose_sources(cfg), "workers": cfg.workers, "verify": cfg.verify}

@@ -1,5 +1,6 @@
 """From a Hydra configuration to objects: the only caller of instantiate, and the frame around every script."""
 
+import copy
 import errno
 import os
 import re
@@ -8,22 +9,22 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 import hydra
-import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from gte.early import NO_CUDA, check_trainer
 from gte.errors import PointsFailed, UserError, did_you_mean, first_line
 from gte.overrides import CONF, OPEN, dotted, known_settings, near_key, read_arguments
-from gte.values import SCRIPTS, TRAIN, TRAINER_UNREAD, check_values
+from gte.values import SCRIPTS, check_values
 
 # Hydra raises, instead of printing pages and exiting, where HYDRA_FULL_ERROR is set; the second name tells a process
 # that we start whether its user set the first
@@ -41,9 +42,11 @@ NO_MEMORY = re.compile(r"^OutOfMemoryError: |^MemoryError: |DefaultCPUAllocator:
 NO_SUCH_PATH = {errno.EACCES, errno.EEXIST, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
 
 
-def script(name: str) -> Callable:
+def script(name: str, check: Callable[[DictConfig], object] | None = None) -> Callable:
     """Makes a `main(cfg)` the entry point of conf/<name>.yaml.
 
+    `check(cfg)`: raises UserError for settings and paths that cannot be meant, and loads no heavy library. It is called
+    before the run directory is made, so that an error takes a second and leaves nothing behind.
     `cfg.out` is the directory that Hydra made for this run, whether it was given as `out=` or as `hydra.run.dir=`.
     Exit code: what `main` returns (None is 0); 2 with one line on stderr for what the user can mend; 1 where points of
     a sweep failed. A bug shows its traceback; HYDRA_FULL_ERROR=1 shows it in every case.
@@ -52,16 +55,21 @@ def script(name: str) -> Callable:
     def decorate(main: Callable[[DictConfig], int | None]) -> Callable[[], None]:
         codes: list[int] = []
 
-        def work(cfg: DictConfig) -> int:
+        def check_all(cfg: DictConfig) -> None:
             refuse_unknown_keys(cfg, name)
             refuse_added_keys(cfg, name)
             check_values(plain(cfg), SCRIPTS.get(name, {}))
+            if check is not None:
+                check(cfg)
+
+        def work(cfg: DictConfig) -> int:
             cfg.out = HydraConfig.get().runtime.output_dir
             return main(cfg) or 0
 
         def task(cfg: DictConfig) -> None:
             if HydraConfig.get().mode == RunMode.MULTIRUN:  # a launcher that runs points within a process
                 with one_point_fails(HydraConfig.get().runtime.output_dir):
+                    check_all(cfg)
                     code = work(cfg)
                     if code:
                         raise UserError(f"exit code {code}")
@@ -70,6 +78,7 @@ def script(name: str) -> Callable:
                 codes.append(work(cfg))
 
         def entry() -> None:
+            EarlyChecks.check = staticmethod(check_all)
             with one_line_errors():
                 refuse_secrets(sys.argv[1:])
                 sys.argv[1:] = read_arguments(name, sys.argv[1:])
@@ -86,6 +95,26 @@ def script(name: str) -> Callable:
         return entry
 
     return decorate
+
+
+class EarlyChecks(Callback):
+    """Hydra calls it before it makes the run directory; `check` is that of the script in this process."""
+
+    check: Callable[[DictConfig], None]
+
+    def on_run_start(self, config: DictConfig, **_) -> None:
+        cfg = copy.deepcopy(config)
+        HydraConfig.instance().set_config(cfg)  # which ${hydra:...} is read from
+        try:
+            with one_line_errors():
+                out = str(Path(cfg.hydra.run.dir).absolute())
+                with open_dict(cfg):
+                    cfg.out = out
+                    del cfg.hydra
+                EarlyChecks.check(cfg)
+        except Exception:
+            traceback.print_exc()  # Hydra would make a warning of it and go on
+            sys.exit(1)
 
 
 @contextmanager
@@ -268,6 +297,8 @@ def build_loss(cfg: DictConfig) -> Callable:
 
 def check_loss(cfg: DictConfig, loss: Callable) -> None:
     """Calls a loss on two pairs as training will. Raises UserError for one of another signature, or of no scalar."""
+    import torch
+
     from gte.gather import current_ranks
 
     x_ND = torch.eye(2, max([2, *(cfg.get("widths") or [])]))
@@ -317,19 +348,12 @@ def build_trainer(cfg: DictConfig, **objects):
     """
     settings = dict(cfg)
     accelerator, strategy = settings["accelerator"], settings["strategy"]
-    check_values({"trainer": plain(cfg)}, TRAIN)
+    check_trainer(plain(cfg))
     name = strategy if isinstance(strategy, str) else strategy._target_
+    import torch  # late: it takes a second or two, which an error above need not wait for
+
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise UserError("this machine has no CUDA device for the chosen trainer; use trainer=cpu")
-    if name.startswith("deepspeed"):
-        raise UserError(f"trainer.strategy={name}: choose trainer=deepspeed, with trainer.strategy.stage=1 or 2")
-    if name == "gte.zero.Zero" and accelerator == "cpu":
-        raise UserError("DeepSpeed runs on CUDA only; use trainer=ddp trainer.accelerator=cpu trainer.devices=2")
-    if name == "gte.zero.Zero" and find_spec("deepspeed") is None:
-        raise UserError("trainer=deepspeed needs DeepSpeed: pip install -r requirements-deepspeed.txt")
-    for key in settings:
-        if key in TRAINER_UNREAD:
-            raise UserError(f"trainer.{key} would not act: {TRAINER_UNREAD[key]}")
+        raise UserError(NO_CUDA)
     if settings["precision"] == "auto":
         from gte.encoder import native_bf16  # late: loading transformers takes seconds that an error need not wait for
 

@@ -16,6 +16,7 @@ from gte import ticker
 from gte.checkpoint import Checkpoints, damage, newest_first, newest_whole
 from gte.data.collate import Batch
 from gte.data.module import steps_done
+from gte.early import holds_a_run, no_checkpoint
 from gte.errors import UserError
 from gte.gather import current_ranks
 from gte.hub import HISTORY_FILE
@@ -178,14 +179,13 @@ def find_resume(out: Path, folder, resume: str | None) -> Path | None:
     """
     if resume is None:
         if newest_first(folder):
-            key = "out" if out in folder.parents else "checkpoint_dir"
-            raise UserError(f"{folder} already holds a run; go on with resume=auto, or name another {key}=")
+            raise UserError(holds_a_run(out, folder))
         return None
     if resume == "auto":
         return newest_whole(folder)
     named = place(resume)
     if not named.exists():
-        raise UserError(f"resume={resume} does not exist; name a run's .ckpt, or resume=auto with the run's out=")
+        raise UserError(no_checkpoint(resume))
     found = local_copy(named)
     wrong = damage(found)
     if wrong:

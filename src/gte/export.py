@@ -10,6 +10,7 @@ from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
 from gte.averaging import average_last
 from gte.card import find_scores, hub_results, model_card
+from gte.early import check_result
 from gte.encoder import Encoder
 from gte.errors import UserError, first_line
 from gte.files import write_json
@@ -50,8 +51,7 @@ def export(
     a run in place of its last one.
     Raises UserError where `out` already holds something else than a model directory.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (out / "modules.json").exists():
-        raise UserError(f"{out} exists and is no model directory; name another out=")
+    check_result(out)
     if onnx or int8:
         require_onnx()
     encoder = average_last(checkpoint, averaged) if averaged else load_encoder(checkpoint, trust_remote_code)
