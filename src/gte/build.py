@@ -4,12 +4,14 @@ import copy
 import errno
 import os
 import re
+import shutil
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import ClassVar
 
 import hydra
 import yaml
@@ -23,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gte.early import NO_CUDA, check_trainer
 from gte.errors import PointsFailed, UserError, did_you_mean, first_line
+from gte.help import help_of
 from gte.overrides import CONF, OPEN, dotted, known_settings, near_key, read_arguments
 from gte.values import SCRIPTS, check_values
 
@@ -75,11 +78,18 @@ def script(name: str, check: Callable[[DictConfig], object] | None = None) -> Ca
                         raise UserError(f"exit code {code}")
                 return
             with one_line_errors():  # in here already: Hydra reports what it sees a task raise in a way of its own
-                codes.append(work(cfg))
+                with EarlyChecks.leaving_nothing():
+                    codes.append(work(cfg))
 
         def entry() -> None:
             EarlyChecks.check = staticmethod(check_all)
             with one_line_errors():
+                about = (main.__globals__["__doc__"] or "").partition(": python")[0]
+                if help := help_of(CONF, name, sys.argv[1:], f"{about}."):
+                    with suppress(BrokenPipeError):  # of `--help | head`
+                        print(help, flush=True)
+                        return
+                    os._exit(0)  # at a usual exit Python would complain of the pipe
                 refuse_secrets(sys.argv[1:])
                 sys.argv[1:] = read_arguments(name, sys.argv[1:])
                 try:
@@ -101,20 +111,37 @@ class EarlyChecks(Callback):
     """Hydra calls it before it makes the run directory; `check` is that of the script in this process."""
 
     check: Callable[[DictConfig], None]
+    new: ClassVar[list[Path]] = []  # the directories that were not there before this run, outermost last
 
     def on_run_start(self, config: DictConfig, **_) -> None:
         cfg = copy.deepcopy(config)
         HydraConfig.instance().set_config(cfg)  # which ${hydra:...} is read from
         try:
             with one_line_errors():
-                out = str(Path(cfg.hydra.run.dir).absolute())
+                out = Path(cfg.hydra.run.dir).absolute()
                 with open_dict(cfg):
-                    cfg.out = out
+                    cfg.out = str(out)
                     del cfg.hydra
+                EarlyChecks.new = [folder for folder in (out, *out.parents) if not folder.exists()]
                 EarlyChecks.check(cfg)
         except Exception:
             traceback.print_exc()  # Hydra would make a warning of it and go on
             sys.exit(1)
+
+    @classmethod
+    @contextmanager
+    def leaving_nothing(cls):
+        """Where the user's error is found later, too, a new run directory goes again, if nothing but .hydra is in it."""
+        try:
+            yield
+        except UserError:
+            out = cls.new[0] if cls.new else None
+            if out and out.is_dir() and {file.name for file in out.iterdir()} <= {".hydra"}:
+                shutil.rmtree(out / ".hydra", ignore_errors=True)
+                with suppress(OSError):  # another rank has done so, or another run is beside it
+                    for folder in cls.new:
+                        folder.rmdir()
+            raise
 
 
 @contextmanager

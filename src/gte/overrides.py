@@ -1,5 +1,6 @@
 """The command line before Hydra reads it: paths as they are typed, and help where it would only say that it cannot."""
 
+import argparse
 import re
 import shlex
 from pathlib import Path
@@ -23,6 +24,10 @@ LITERAL = {
     "model.name_or_path",
     "model.revision", "name", "out", "paths.data", "paths.raw", "ranges", "results", "resume", "stage.init_from", "sts",
 }  # fmt: skip
+if hasattr(argparse.ArgumentParser, "_check_help"):  # Python 3.14 looks at each help text when it is added
+    # Hydra 1.3.8 gives --shell-completion an object in place of a text, so that it need not be made before it is shown
+    of_action = argparse.HelpFormatter._get_help_string
+    argparse.HelpFormatter._get_help_string = lambda formatter, action: str(of_action(formatter, action))
 OPEN = ("data.columns", "columns", "data.weights", "grids", "source_sets")  # mappings whose keys are the user's
 
 
