@@ -179,9 +179,10 @@ def main(cfg: DictConfig) -> int | None:
     if trainer.precision == "64-true":
         task.double()  # Lightning does so after it has read a checkpoint, whose weights float32 would round
     if trainer.is_global_zero:
+        threads = f"{torch.get_num_threads()} threads, " if trainer.strategy.root_device.type == "cpu" else ""
         if data.lowered:
             print(data.lowered, file=sys.stderr, flush=True)
-        print(f"{stage.name}: {data.describe()}, {trainer.precision}, writes {out}", flush=True)
+        print(f"{stage.name}: {data.describe()}, {trainer.precision}, {threads}writes {out}", flush=True)
         if resume:
             print(f"{stage.name}: goes on after step {steps_of(resume)}, from {resume}", flush=True)
     trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)

@@ -23,6 +23,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from gte.cores import CORES
 from gte.early import NO_CUDA, check_trainer
 from gte.errors import PointsFailed, UserError, did_you_mean, first_line
 from gte.help import help_of
@@ -67,6 +68,8 @@ def script(name: str, check: Callable[[DictConfig], object] | None = None) -> Ca
 
         def work(cfg: DictConfig) -> int:
             cfg.out = HydraConfig.get().runtime.output_dir
+            if line := CORES.start():
+                print(line, file=sys.stderr, flush=True)
             return main(cfg) or 0
 
         def task(cfg: DictConfig) -> None:
@@ -77,9 +80,9 @@ def script(name: str, check: Callable[[DictConfig], object] | None = None) -> Ca
                     if code:
                         raise UserError(f"exit code {code}")
                 return
-            with one_line_errors():  # in here already: Hydra reports what it sees a task raise in a way of its own
-                with EarlyChecks.leaving_nothing():
-                    codes.append(work(cfg))
+            # in here already: Hydra reports what it sees a task raise in a way of its own
+            with one_line_errors(), EarlyChecks.leaving_nothing():
+                codes.append(work(cfg))
 
         def entry() -> None:
             EarlyChecks.check = staticmethod(check_all)
@@ -131,7 +134,7 @@ class EarlyChecks(Callback):
     @classmethod
     @contextmanager
     def leaving_nothing(cls):
-        """Where the user's error is found later, too, a new run directory goes again, if nothing but .hydra is in it."""
+        """Where an error of the user is found later, a new run directory goes again, if it holds nothing but .hydra."""
         try:
             yield
         except UserError:
@@ -400,6 +403,8 @@ def build_trainer(cfg: DictConfig, **objects):
         ):
             raise
         raise UserError(f"the trainer refuses: {' '.join(str(error.__cause__).split())}") from error
+    if accelerator == "cpu":
+        CORES.share(trainer.num_devices)
     started, asked = started_ranks(), trainer.num_nodes * trainer.num_devices
     if started not in (None, asked):
         raise UserError(

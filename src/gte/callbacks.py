@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 
 from gte import ticker
 from gte.checkpoint import Checkpoints, damage, newest_first, newest_whole
+from gte.cores import CORES
 from gte.data.collate import Batch
 from gte.data.module import steps_done
 from gte.early import holds_a_run, no_checkpoint
@@ -50,6 +51,7 @@ class Metrics(Callback):
         self.last += seconds
 
     def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, outputs, batch: Batch, index) -> None:
+        CORES.look_again()
         now = time.perf_counter()
         rate = trainer.world_size / (now - self.last)
         self.last = now

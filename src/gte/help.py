@@ -17,7 +17,7 @@ def help_of(conf: Path, name: str, arguments: list[str], about: str) -> str | No
     Args:
         conf: the folder of the configuration.
         name: of the primary configuration, conf/<name>.yaml.
-        arguments: of the script. `--help GROUP` or `GROUP=CHOICE` shows the settings of a group in place of the script's.
+        arguments: of the script. `--help GROUP` or `GROUP=CHOICE` shows the settings of a group instead.
         about: one sentence of what the script does.
     """
     if not FLAGS & set(arguments):
@@ -61,7 +61,7 @@ def wrapped(conf: Path, groups: dict[str, str]) -> list[str]:
 
 
 def settings_of(conf: Path, group: str, choice: str, default: str) -> str:
-    """The files of a group as they are written: that of one choice, or of all. Raises UserError for an unknown choice."""
+    """The files of a group as they are written, of one choice or of all. Raises UserError for an unknown choice."""
     known = choices_of(conf, group)
     if choice and choice not in known:
         raise UserError(f"{group}={choice} is unknown{did_you_mean(choice, known)}; choose one of: {', '.join(known)}")
