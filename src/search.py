@@ -94,6 +94,11 @@ def quoted(argument: str) -> str:
     return f"query={json.dumps(value, ensure_ascii=False)}" if key == "query" and value[:1] not in "\"'" else argument
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command line, whose query is taken as it is typed."""
     sys.argv[1:] = map(quoted, sys.argv[1:])
     main()
+
+
+if __name__ == "__main__":
+    console()

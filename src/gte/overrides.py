@@ -14,8 +14,9 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from gte.errors import UserError, did_you_mean
+from gte.shipped import shipped
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+CONF = shipped("conf")
 # settings whose values are taken as they stand, whatever Hydra's grammar makes of =, ~, a comma or a letter like é
 LITERAL = {
     "cache", "checkpoint", "checkpoint_dir", "corpus", "data.decontaminate.folder", "data.delimiter", "data.dir",

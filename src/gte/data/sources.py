@@ -36,8 +36,9 @@ from gte.data.hub_files import HubError, HubFile
 from gte.data.readers import MAX_LINE, decoded_rows, join, lines, reader, table_rows
 from gte.data.records import ANY_POSITIVE, Field, Fields, Keyed, KeyedRow, Record, Rejected, Triple, encodable, records
 from gte.errors import UserError, did_you_mean, first_line
+from gte.shipped import shipped
 
-FOLDER = Path(__file__).resolve().parents[3] / "conf" / "source"
+FOLDER = shipped("conf") / "source"
 STAGES = ("pretrain", "finetune")
 LOCAL = "local"  # category of a user's own files
 LOCAL_FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
