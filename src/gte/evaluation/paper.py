@@ -4,9 +4,9 @@ The paper's numbers are typed once, in experiments/paper/*.csv.
 """
 
 import csv
+from statistics import mean
 
 from gte.shipped import shipped
-from statistics import mean
 
 PAPER = shipped("experiments/paper")
 CATEGORIES = {  # of Table 6: column -> mteb's name of it
