@@ -20,10 +20,10 @@ def check(cfg: DictConfig) -> None:
 
 @script("collect", check)
 def main(cfg: DictConfig) -> None:
-    from gte.ablation import by_line, collect, grid_order, table, write_csv
-    from gte.evaluation.paper import read_paper
-    from gte.evaluation.table import markdown
-    from gte.figures import ablation, curves_of_runs
+    from gte.results.ablation import by_line, collect, grid_order, table, write_csv
+    from gte.results.figures import ablation, curves_of_runs
+    from gte.results.paper import read_paper
+    from gte.results.table import markdown
 
     order = grid_order(yaml.safe_load((CONF / "experiment" / f"{cfg.name}.yaml").read_text())["grids"])
     scores, curves = collect(Path(cfg.runs))

@@ -12,7 +12,7 @@ from gte.build import script
 def check(cfg: DictConfig) -> None:
     from gte.early import check_models
     from gte.errors import UserError
-    from gte.texts import check_source
+    from gte.inference.texts import check_source
 
     check_source(cfg["in"], cfg.format)
     if cfg.prompt is not None and cfg.prefix is not None:
@@ -33,13 +33,13 @@ def main(cfg: DictConfig) -> None:
 def embed(cfg: DictConfig, out: Path, work: Path) -> None:
     from tqdm import tqdm
 
-    from gte.compact import check_dtype, scheme_of
-    from gte.embedding import Embedder, block_for, check_policies, embed_texts, truncate
     from gte.encoder import cut_line
     from gte.evaluation.model import choose_device, choose_precision
-    from gte.hub import load_encoder
+    from gte.inference.compact import check_dtype, scheme_of
+    from gte.inference.embedder import Embedder, block_for, check_policies, embed_texts, truncate
+    from gte.inference.texts import read_texts
+    from gte.models.load import load_encoder
     from gte.prompts import find_prompt
-    from gte.texts import read_texts
 
     source = cfg["in"]
     policies = {"empty": cfg.empty, "unreadable": cfg.unreadable}

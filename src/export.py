@@ -16,7 +16,7 @@ def check(cfg: DictConfig) -> None:
 
 @script("export", check)
 def main(cfg: DictConfig) -> None:
-    from gte.export import check_push, export, push
+    from gte.models.export import check_push, export, push
 
     out = Path(cfg.out)
     if cfg.push:

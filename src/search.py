@@ -12,7 +12,7 @@ from gte.build import plain, script
 
 def check(cfg: DictConfig) -> None:
     from gte.early import check_models
-    from gte.passages import require_folder
+    from gte.inference.passages import require_folder
 
     require_folder(Path(cfg.folder).expanduser())
     check_models([cfg.checkpoint])
@@ -20,14 +20,14 @@ def check(cfg: DictConfig) -> None:
 
 @script("search", check)
 def main(cfg: DictConfig) -> None:
-    from gte.compact import check_dtype
     from gte.data.prompts import sources_of
-    from gte.embedding import Embedder, truncate
     from gte.encoder import cut_line
     from gte.evaluation.model import choose_device, choose_precision
-    from gte.hub import find_checkpoint, load_encoder
-    from gte.index import as_table, index_file, update
-    from gte.passages import read_folder
+    from gte.inference.compact import check_dtype
+    from gte.inference.embedder import Embedder, truncate
+    from gte.inference.index import as_table, index_file, update
+    from gte.inference.passages import read_folder
+    from gte.models.load import find_checkpoint, load_encoder
     from gte.prompts import check_prompts, unread_line
 
     prompts = plain(cfg)["prompts"]

@@ -36,7 +36,7 @@ def check_trainer(settings: Mapping) -> None:
         raise UserError(NO_CUDA)
     if strategy.startswith("deepspeed"):
         raise UserError(f"trainer.strategy={strategy}: choose trainer=deepspeed, with trainer.strategy.stage=1 or 2")
-    zero = strategy == "gte.zero.Zero"
+    zero = strategy == "gte.training.zero.Zero"
     if zero and accelerator == "cpu":
         raise UserError("DeepSpeed runs on CUDA only; use trainer=ddp trainer.accelerator=cpu trainer.devices=2")
     if zero and find_spec("deepspeed") is None:
