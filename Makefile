@@ -3,24 +3,27 @@ PYTHON ?= python3
 PY := .venv/bin/python
 DEMO := runs/demo
 DATA ?= ../shared/data
+PIP = $(PY) -m pip install --quiet --disable-pip-version-check
+# LOCKED=1: exactly the packages of requirements.lock, by their hashes, and torch of the pinned version
+install = $(if $(LOCKED),$(PIP) $(shell grep -h '^torch==' requirements.txt) && $(PIP) --no-deps --require-hashes -r requirements.lock,$(PIP) -r $(1))
 ONLY = $(if $(CHECKS),--only $(CHECKS))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all chaos gpu gpu-here gpu-pack lint audit collect notebooks clean
+.PHONY: help demo test test-all chaos gpu gpu-here gpu-pack lint lock audit collect notebooks clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 .venv/bin/python:
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else "needs Python 3.11 to 3.13, found %d.%d: make PYTHON=python3.12 ..." % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 14) else "needs Python 3.11 to 3.14, found %d.%d: make PYTHON=python3.12 ..." % v)'
 	$(PYTHON) -m venv .venv
 
 .venv/run.installed: requirements.txt | .venv/bin/python
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(call install,requirements.txt)
 	@touch $@
 
 .venv/test.installed: requirements-test.txt requirements-onnx.txt requirements-notebooks.txt requirements-launchers.txt requirements-dashboard.txt requirements-remote.txt requirements.txt | .venv/bin/python
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	$(call install,requirements-test.txt)
 	@touch $@ .venv/run.installed
 
 demo: .venv/run.installed  ## the whole job on a laptop: prepare, pre-train, fine-tune, evaluate, export, one table
@@ -66,6 +69,15 @@ lint: .venv/test.installed  ## style checks
 
 collect: .venv/run.installed  ## NAME=mixing_ratio: an experiment's runs into experiments/NAME/
 	$(PY) src/collect.py name=$(NAME) $(if $(RUNS),runs=$(RUNS))
+
+.venv/lock.installed: requirements-lock.txt | .venv/bin/python
+	$(PIP) -r requirements-lock.txt
+	@touch $@
+
+lock: .venv/lock.installed  ## write requirements.lock anew; asks the package index, so it needs a network
+	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	    --no-emit-index-url --no-emit-find-links requirements-test.txt | $(PYTHON) .ci/lock.py > requirements.lock.new
+	mv requirements.lock.new requirements.lock
 
 .venv/audit.installed: requirements-audit.txt | .venv/bin/python
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-audit.txt

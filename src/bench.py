@@ -3,7 +3,6 @@
 import sys
 from pathlib import Path
 
-import pandas as pd
 from omegaconf import DictConfig
 
 from gte.build import build, plain, script
@@ -11,6 +10,8 @@ from gte.build import build, plain, script
 
 @script("bench")
 def main(cfg: DictConfig) -> None:
+    import pandas as pd
+
     from gte.files import write_json
     from gte.provenance import git_commit, machine, versions
 

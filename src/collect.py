@@ -1,6 +1,5 @@
 """Gather an ablation's runs: python src/collect.py name=mixing_ratio; a run's page: python src/collect.py report=RUN"""
 
-from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -13,7 +12,16 @@ from gte.overrides import CONF
 PAPER = {"mixing_ratio": "table10", "training_steps": "table8", "training_stages": "table9", "objective": "table11"}
 
 
-@script("collect")
+def check(cfg: DictConfig) -> None:
+    if cfg.report is not None:
+        return
+    file = CONF / "experiment" / f"{cfg.name}.yaml"
+    if not file.exists():
+        known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
+        raise UserError(f"there is no experiment {cfg.name}; there are: {known}")
+
+
+@script("collect", check)
 def main(cfg: DictConfig) -> None:
     from gte.curves import read_rows
     from gte.models.load import history
@@ -34,18 +42,9 @@ def main(cfg: DictConfig) -> None:
 
     out = Path(cfg.out)
     if cfg.report is not None:
-        try:
-            print(f"written: {write_run_report(Path(cfg.report))}")
-        except UserError:
-            with suppress(OSError):
-                out.rmdir()  # of a name that is none, Hydra made it; where there is anything in it, it stays
-            raise
+        print(f"written: {write_run_report(Path(cfg.report))}")
         return
-    file = CONF / "experiment" / f"{cfg.name}.yaml"
-    if not file.exists():
-        known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
-        raise UserError(f"there is no experiment {cfg.name}; there are: {known}")
-    order = grid_order(yaml.safe_load(file.read_text())["grids"])
+    order = grid_order(yaml.safe_load((CONF / "experiment" / f"{cfg.name}.yaml").read_text())["grids"])
     stages = []
     if cfg.runs is None:
         scores, curves = read_rows(out / "results.csv"), read_rows(out / "loss.csv")

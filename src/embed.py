@@ -5,12 +5,22 @@ import sys
 from pathlib import Path
 
 from omegaconf import DictConfig
-from tqdm import tqdm
 
 from gte.build import script
 
 
-@script("embed", alone=("out",))
+def check(cfg: DictConfig) -> None:
+    from gte.early import check_models
+    from gte.errors import UserError
+    from gte.inference.texts import check_source
+
+    check_source(cfg["in"], cfg.format)
+    if cfg.prompt is not None and cfg.prefix is not None:
+        raise UserError(f"prompt={cfg.prompt} and prefix='{cfg.prefix}' are both words before each text; give one")
+    check_models([cfg.checkpoint])
+
+
+@script("embed", check, alone=("out",))
 def main(cfg: DictConfig) -> None:
     work = Path(cfg.out)  # <out>.partial, which Hydra made
     try:
@@ -21,8 +31,9 @@ def main(cfg: DictConfig) -> None:
 
 
 def embed(cfg: DictConfig, out: Path, work: Path) -> None:
+    from tqdm import tqdm
+
     from gte.encoder import cut_line
-    from gte.errors import UserError
     from gte.inference.compact import check_dtype, scheme_of
     from gte.inference.embedder import Embedder, block_for, check_policies, embed_texts, truncate
     from gte.inference.texts import read_texts
@@ -34,8 +45,6 @@ def embed(cfg: DictConfig, out: Path, work: Path) -> None:
     policies = {"empty": cfg.empty, "unreadable": cfg.unreadable}
     check_policies(out, **policies)
     check_dtype(cfg.dtype)
-    if cfg.prompt is not None and cfg.prefix is not None:
-        raise UserError(f"prompt={cfg.prompt} and prefix='{cfg.prefix}' are both words before each text; give one")
     texts = read_texts(source, cfg.format, cfg.field, cfg.id)
     device = choose_device(cfg.device)
     precision = choose_precision(cfg.precision, device)

@@ -11,7 +11,17 @@ from omegaconf import DictConfig, OmegaConf
 from gte.build import build, listed, plain, script
 
 
-@script("eval", alone=("out",))
+def check(cfg: DictConfig) -> None:
+    from gte.data.task_folder import find_tasks
+    from gte.early import check_models
+
+    checkpoints = plain(cfg)["checkpoint"]
+    check_models(list(checkpoints.values()) if isinstance(checkpoints, dict) else listed(checkpoints))
+    if cfg.data_dir is not None:
+        find_tasks(plain(cfg)["data_dir"])
+
+
+@script("eval", check, alone=("out",))
 def main(cfg: DictConfig) -> int:
     from gte.evaluation.suite import exit_code, name_checkpoints, plan, run_suite
     from gte.results.figures import loss_curves

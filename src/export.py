@@ -7,7 +7,14 @@ from omegaconf import DictConfig
 from gte.build import plain, script
 
 
-@script("export", alone=("out",))
+def check(cfg: DictConfig) -> None:
+    from gte.early import check_models, check_result
+
+    check_result(Path(cfg.out))
+    check_models([cfg.checkpoint])
+
+
+@script("export", check, alone=("out",))
 def main(cfg: DictConfig) -> None:
     from gte.models.export import check_push, export, push
 

@@ -8,7 +8,20 @@ from omegaconf import DictConfig
 from gte.build import listed, plain, script
 
 
-@script("mine", alone=("out",))
+def check(cfg: DictConfig) -> None:
+    from gte.data.own_files import local_source
+    from gte.data.sources import source_files
+    from gte.early import check_models
+
+    settings = plain(cfg)
+    files = [name for name in listed(settings["in"]) if not Path(name).is_dir()]
+    for name in [*files, *(listed(settings["corpus"]) or [])]:
+        if Path(name).exists() or name not in source_files():
+            local_source(Path(name))
+    check_models([settings["checkpoint"]])
+
+
+@script("mine", check, alone=("out",))
 def main(cfg: DictConfig) -> None:
     from gte.data.columns import Wanted
     from gte.data.mining import Dense, mine_files

@@ -10,13 +10,25 @@ from gte.build import plain, script, typed
 from gte.errors import UserError
 
 
-@script("prepare")
-def main(cfg: DictConfig) -> None:
-    from gte.data.prepare import prepare, read_recipe
+def check(cfg: DictConfig) -> None:
+    from gte.data.own_files import require_path
+    from gte.data.sources import load_source
 
     out = Path(cfg.out)
     if "data.dir" in typed() and Path(cfg.data.dir).resolve() != out.resolve():
         raise UserError(f"data.dir={cfg.data.dir} and out={out} are two folders for the same data; give one of them")
+    if cfg.data.get("path") is not None:
+        require_path(cfg.data.path, "data.")
+    elif "raw" in cfg.data:
+        for name in cfg.data.sources or []:
+            load_source(str(name))
+
+
+@script("prepare", check)
+def main(cfg: DictConfig) -> None:
+    from gte.data.prepare import prepare, read_recipe
+
+    out = Path(cfg.out)
     if out.is_dir() and not any(out.iterdir()):
         out.rmdir()  # Hydra made it; it comes into being when it is complete
     if out.is_relative_to(Path.cwd()):

@@ -10,7 +10,15 @@ from omegaconf import DictConfig
 from gte.build import plain, script
 
 
-@script("search")
+def check(cfg: DictConfig) -> None:
+    from gte.early import check_models
+    from gte.inference.passages import require_folder
+
+    require_folder(Path(cfg.folder).expanduser())
+    check_models([cfg.checkpoint])
+
+
+@script("search", check)
 def main(cfg: DictConfig) -> None:
     from gte.data.prompts import sources_of
     from gte.encoder import cut_line
@@ -19,8 +27,9 @@ def main(cfg: DictConfig) -> None:
     from gte.inference.index import as_table, index_file, update
     from gte.inference.passages import read_folder
     from gte.models.device import choose_device, choose_precision
-    from gte.models.load import find_checkpoint, load_encoder
+    from gte.models.load import load_encoder
     from gte.prompts import check_prompts, unread_line
+    from gte.remote import find_checkpoint
 
     prompts = plain(cfg)["prompts"]
     check_prompts(None if isinstance(prompts, dict) else prompts)
@@ -86,6 +95,11 @@ def quoted(argument: str) -> str:
     return f"query={json.dumps(value, ensure_ascii=False)}" if key == "query" and value[:1] not in "\"'" else argument
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command line, whose query is taken as it is typed."""
     sys.argv[1:] = map(quoted, sys.argv[1:])
     main()
+
+
+if __name__ == "__main__":
+    console()

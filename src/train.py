@@ -5,7 +5,6 @@ import sys
 import warnings
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 
 from gte.build import (
@@ -34,14 +33,41 @@ READ_WARNINGS = (  # of Lightning 2.6 about what is meant here, or about PyTorch
 REPORTED = ("widths", "width_weights", "directions", "mask_margin", "guide")  # of conf/loss
 
 
-@script("train", alone=("out", "checkpoint_dir"))
+def check(cfg: DictConfig) -> None:
+    from gte.data.task_folder import find_tasks
+    from gte.early import check_model, check_new_run, check_trainer
+    from gte.remote import find_checkpoint, is_address
+    from gte.values import TRAIN, check_values
+
+    refuse_unread(
+        "data", ("dir", "alpha", "weights", "prompts"), "src/prepare.py", {"sources": "choose by sources=[...]"}
+    )
+    check_values(plain(cfg), TRAIN)
+    stage = build(cfg.stage)
+    require_prepared(cfg)
+    choose_sources(cfg)
+    if stage.init_from and not is_address(stage.init_from):
+        find_checkpoint(stage.init_from)
+    folder = cfg.checkpoint_dir or Path(cfg.out) / "checkpoints"
+    if not is_address(folder):
+        check_new_run(Path(cfg.out), Path(folder), cfg.resume)
+    if cfg.evaluate_every is not None and cfg.evaluate.data_dir is not None:
+        find_tasks(plain(cfg.evaluate)["data_dir"])
+    check_trainer(plain(cfg.trainer))
+    build(cfg.optim)
+    check_model(cfg.model.get("name_or_path"))
+
+
+@script("train", check, alone=("out", "checkpoint_dir"))
 def main(cfg: DictConfig) -> int | None:
+    import torch
+
     from gte.data.module import PairData, group_size_of, prepared_tokenizer
     from gte.encoder import cut_line
     from gte.errors import Stopped, UserError, tell
-    from gte.models.load import check_same_model, find_checkpoint, history, initialize, steps_of, take_prompts
+    from gte.models.load import check_same_model, history, initialize, steps_of, take_prompts
     from gte.provenance import git_commit
-    from gte.remote import place
+    from gte.remote import find_checkpoint, place
     from gte.results.figures import loss_curves
     from gte.results.report import write_run_report
     from gte.temperature import LearntTemperature
@@ -51,19 +77,13 @@ def main(cfg: DictConfig) -> int | None:
     from gte.training.resume import finished
     from gte.training.task import ContrastiveTask
     from gte.training.zero import check_resume
-    from gte.values import TRAIN, check_values
 
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for message in READ_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     out = Path(cfg.out)
     tell_of_dead_ranks(out)
-    refuse_unread(
-        "data", ("dir", "alpha", "weights", "prompts"), "src/prepare.py", {"sources": "choose by sources=[...]"}
-    )
-    check_values(plain(cfg), TRAIN)
     stage = build(cfg.stage)
-    require_prepared(cfg)
     weights = cfg.data.weights and {str(name): weight for name, weight in plain(cfg.data.weights).items()}
     mixing = {"alpha": cfg.data.alpha, "weights": weights}
     settings = {"seed": cfg.seed, "sources": choose_sources(cfg), "workers": cfg.workers, "verify": cfg.verify}
@@ -170,9 +190,10 @@ def main(cfg: DictConfig) -> int | None:
     if trainer.precision == "64-true":
         task.double()  # Lightning does so after it has read a checkpoint, whose weights float32 would round
     if trainer.is_global_zero:
+        threads = f"{torch.get_num_threads()} threads, " if trainer.strategy.root_device.type == "cpu" else ""
         if data.lowered:
             tell(data.lowered)
-        print(f"{stage.name}: {data.describe()}, {trainer.precision}, writes {out}", flush=True)
+        print(f"{stage.name}: {data.describe()}, {trainer.precision}, {threads}writes {out}", flush=True)
         if begun:
             tell_changes(begun, changed)
         if resume:

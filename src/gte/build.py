@@ -1,31 +1,36 @@
 """From a Hydra configuration to objects: the only caller of instantiate, and the frame around every script."""
 
+import copy
 import errno
 import os
 import re
+import shutil
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, contextmanager
-from importlib.util import find_spec
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import ClassVar
 
 import hydra
-import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from gte.cores import CORES
+from gte.early import NO_CUDA, check_trainer
 from gte.errors import PointsFailed, UserError, did_you_mean, first_line, tell
+from gte.help import help_of
 from gte.locks import locked
 from gte.overrides import CONF, OPEN, dotted, known_settings, near_key, read_arguments
 from gte.remote import is_address
-from gte.values import SCRIPTS, TRAIN, TRAINER_FIXED, TRAINER_READ, TRAINER_UNREAD, check_values
+from gte.values import SCRIPTS, check_values
 
 # Hydra raises, instead of printing pages and exiting, where HYDRA_FULL_ERROR is set; the second name tells a process
 # that we start whether its user set the first
@@ -43,10 +48,12 @@ NO_MEMORY = re.compile(r"^OutOfMemoryError: |^MemoryError: |DefaultCPUAllocator:
 NO_SUCH_PATH = {errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
 
 
-def script(name: str, alone: Sequence[str] = ()) -> Callable:
+def script(name: str, check: Callable[[DictConfig], object] | None = None, alone: Sequence[str] = ()) -> Callable:
     """Makes a `main(cfg)` the entry point of conf/<name>.yaml.
 
-    alone: the settings whose folders no other process may write to meanwhile; of several ranks the first one asks.
+    `check(cfg)`: raises UserError for settings and paths that cannot be meant, and loads no heavy library. It is called
+    before the run directory is made, so that an error takes a second and leaves nothing behind. alone: the settings
+    whose folders no other process may write to meanwhile; of several ranks the first one asks.
     `cfg.out` is the directory that Hydra made for this run, whether it was given as `out=` or as `hydra.run.dir=`.
     Exit code: what `main` returns (None is 0); 2 with one line on stderr for what the user can mend; 1 where points of
     a sweep failed. A bug shows its traceback; HYDRA_FULL_ERROR=1 shows it in every case.
@@ -55,11 +62,17 @@ def script(name: str, alone: Sequence[str] = ()) -> Callable:
     def decorate(main: Callable[[DictConfig], int | None]) -> Callable[[], None]:
         codes: list[int] = []
 
-        def work(cfg: DictConfig) -> int:
+        def check_all(cfg: DictConfig) -> None:
             refuse_unknown_keys(cfg, name)
             refuse_added_keys(cfg, name)
             check_values(plain(cfg), SCRIPTS.get(name, {}))
+            if check is not None:
+                check(cfg)
+
+        def work(cfg: DictConfig) -> int:
             cfg.out = HydraConfig.get().runtime.output_dir
+            if line := CORES.start():
+                tell(line)
             with ExitStack() as locks:
                 for key in alone if is_first_rank() else ():
                     if cfg[key] is not None and not is_address(cfg[key]):
@@ -74,15 +87,24 @@ def script(name: str, alone: Sequence[str] = ()) -> Callable:
         def task(cfg: DictConfig) -> None:
             if HydraConfig.get().mode == RunMode.MULTIRUN:  # a launcher that runs points within a process
                 with one_point_fails(HydraConfig.get().runtime.output_dir):
+                    check_all(cfg)
                     code = work(cfg)
                     if code:
                         raise UserError(f"exit code {code}")
                 return
-            with one_line_errors():  # in here already: Hydra reports what it sees a task raise in a way of its own
+            # in here already: Hydra reports what it sees a task raise in a way of its own
+            with one_line_errors(), EarlyChecks.leaving_nothing():
                 codes.append(work(cfg))
 
         def entry() -> None:
+            EarlyChecks.check = staticmethod(check_all)
             with one_line_errors():
+                about = (main.__globals__["__doc__"] or "").partition(": python")[0]
+                if help := help_of(CONF, name, sys.argv[1:], f"{about}."):
+                    with suppress(BrokenPipeError):  # of `--help | head`
+                        print(help, flush=True)
+                        return
+                    os._exit(0)  # at a usual exit Python would complain of the pipe
                 refuse_secrets(sys.argv[1:])
                 sys.argv[1:] = read_arguments(name, sys.argv[1:])
                 try:
@@ -98,6 +120,43 @@ def script(name: str, alone: Sequence[str] = ()) -> Callable:
         return entry
 
     return decorate
+
+
+class EarlyChecks(Callback):
+    """Hydra calls it before it makes the run directory; `check` is that of the script in this process."""
+
+    check: Callable[[DictConfig], None]
+    new: ClassVar[list[Path]] = []  # the directories that were not there before this run, outermost last
+
+    def on_run_start(self, config: DictConfig, **_) -> None:
+        cfg = copy.deepcopy(config)
+        HydraConfig.instance().set_config(cfg)  # which ${hydra:...} is read from
+        try:
+            with one_line_errors():
+                out = Path(cfg.hydra.run.dir).absolute()
+                with open_dict(cfg):
+                    cfg.out = str(out)
+                    del cfg.hydra
+                EarlyChecks.new = [folder for folder in (out, *out.parents) if not folder.exists()]
+                EarlyChecks.check(cfg)
+        except Exception:
+            traceback.print_exc()  # Hydra would make a warning of it and go on
+            sys.exit(1)
+
+    @classmethod
+    @contextmanager
+    def leaving_nothing(cls):
+        """Where an error of the user is found later, a new run directory goes again, if it holds nothing but .hydra."""
+        try:
+            yield
+        except UserError:
+            out = cls.new[0] if cls.new else None
+            if out and out.is_dir() and {file.name for file in out.iterdir()} <= {".hydra"}:
+                shutil.rmtree(out / ".hydra", ignore_errors=True)
+                with suppress(OSError):  # another rank has done so, or another run is beside it
+                    for folder in cls.new:
+                        folder.rmdir()
+            raise
 
 
 @contextmanager
@@ -280,6 +339,8 @@ def build_loss(cfg: DictConfig) -> Callable:
 
 def check_loss(cfg: DictConfig, loss: Callable) -> None:
     """Calls a loss on two pairs as training will. Raises UserError for one of another signature, or of no scalar."""
+    import torch
+
     from gte.gather import current_ranks
 
     x_ND = torch.eye(2, max([2, *(cfg.get("widths") or [])]))
@@ -328,18 +389,13 @@ def build_trainer(cfg: DictConfig, **objects):
     Raises UserError where this machine, or torchrun or srun around this process, has not what it asks for.
     """
     settings = dict(cfg)
-    refuse_trainer_keys(settings)
     accelerator, strategy = settings["accelerator"], settings["strategy"]
-    check_values({"trainer": plain(cfg)}, TRAIN)
+    check_trainer(plain(cfg))
     name = strategy if isinstance(strategy, str) else strategy._target_
+    import torch  # late: it takes a second or two, which an error above need not wait for
+
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise UserError("this machine has no CUDA device for the chosen trainer; use trainer=cpu")
-    if name.startswith("deepspeed"):
-        raise UserError(f"trainer.strategy={name}: choose trainer=deepspeed, with trainer.strategy.stage=1 or 2")
-    if name == "gte.training.zero.Zero" and accelerator == "cpu":
-        raise UserError("DeepSpeed runs on CUDA only; use trainer=ddp trainer.accelerator=cpu trainer.devices=2")
-    if name == "gte.training.zero.Zero" and find_spec("deepspeed") is None:
-        raise UserError("trainer=deepspeed needs DeepSpeed: pip install -r requirements-deepspeed.txt")
+        raise UserError(NO_CUDA)
     if settings["precision"] == "auto":
         from gte.encoder import native_bf16  # late: loading transformers takes seconds that an error need not wait for
 
@@ -359,6 +415,8 @@ def build_trainer(cfg: DictConfig, **objects):
         ):
             raise
         raise UserError(f"the trainer refuses: {' '.join(str(error.__cause__).split())}") from error
+    if accelerator == "cpu":
+        CORES.share(trainer.num_devices)
     started, asked = started_ranks(), trainer.num_nodes * trainer.num_devices
     if started not in (None, asked):
         raise UserError(
@@ -366,17 +424,6 @@ def build_trainer(cfg: DictConfig, **objects):
             f"trainer.devices={trainer.num_devices} are {asked}; state the nodes and the processes on each"
         )
     return trainer
-
-
-def refuse_trainer_keys(settings: dict) -> None:
-    """Raises UserError for a key of Lightning's Trainer that another setting decides here, and for an unknown one."""
-    for key, value in settings.items():
-        if key in TRAINER_UNREAD:
-            raise UserError(f"trainer.{key} would not act: {TRAINER_UNREAD[key]}")
-        if key in TRAINER_FIXED and value != TRAINER_FIXED[key]:
-            raise UserError(f"trainer.{key}={value} must be {str(TRAINER_FIXED[key]).lower()}: data are drawn by step")
-        if key not in (*TRAINER_READ, *TRAINER_FIXED, "_target_"):
-            raise UserError(f"unknown key 'trainer.{key}'{did_you_mean(key, TRAINER_READ)}")
 
 
 def is_within_removed(file: Path, folder: Path) -> bool:

@@ -36,6 +36,7 @@ from gte.attention import (
     use_packed_attention,
 )
 from gte.chunks import Placed, Plan, place, plan_chunks
+from gte.cores import CORES
 from gte.errors import UserError
 from gte.models.fast_ids import FastIds
 from gte.models.frozen import FrozenLayers, calibration_texts, first_hidden, why_not
@@ -390,6 +391,7 @@ class Encoder(nn.Module):
 
     def embed_chunks(self, placed: Placed) -> Iterator[Tensor]:
         """`embed` of each chunk; of frozen layers one chunk a thread, since the steps between products are short."""
+        CORES.look_again()
         threads = torch.get_num_threads()
         if not self.frozen_in_use or threads == 1 or len(placed.chunks) < 2 * threads:
             yield from (self.embed(placed, chunk) for chunk in placed.chunks)

@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.utils import disable_progress_bars
-from transformers.utils import logging as transformers_logging
 
 from gte.errors import UserError
 
@@ -66,6 +65,8 @@ def loading(what: str, name: str, way_out: str) -> Iterator[bool]:
 
     Turns the many ways in which transformers fails to find or read a model into one line with the way out.
     """
+    from transformers.utils import logging as transformers_logging  # late: not every caller gets as far as a model
+
     transformers_logging.disable_progress_bar()
     for client in ("httpx", "httpx2"):  # tell each request at INFO, which Hydra shows
         logging.getLogger(client).setLevel(logging.WARNING)

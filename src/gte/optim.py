@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from math import cos, isfinite, pi
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
 from gte.errors import UserError, check_numbers, did_you_mean
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 SCHEDULES = ("linear", "cosine", "wsd")
 
@@ -72,13 +74,15 @@ class Optim:
             return (1 - cos(pi * left / max(total_steps - warmup, 1))) / 2
         return min(1.0, left / (self.decay_steps or max(1, round(total_steps / 10))))
 
-    def build(self, module: nn.Module, lr_scale: float, kernel: str = "foreach") -> torch.optim.AdamW:
+    def build(self, module: "nn.Module", lr_scale: float, kernel: str = "foreach") -> "torch.optim.AdamW":
         """AdamW over the module's trainable parameters at lr * lr_scale.
 
         kernel: `fused`, one pass over all parameters; or `foreach`, a dozen operations on all of them together. With
         neither, PyTorch works tensor by tensor: 1,972 operations a step for BERT's 197. It stays the same after a state
         is loaded, which brings the kernel that it was saved under.
         """
+        import torch  # late: settings are checked before it is loaded
+
         kernels = {name: name == kernel for name in ("fused", "foreach")}
         optimizer = torch.optim.AdamW(
             parameter_groups(module, self.weight_decay),
@@ -88,7 +92,7 @@ class Optim:
             **kernels,
         )
 
-        def keep_kernel(loaded: torch.optim.Optimizer) -> None:
+        def keep_kernel(loaded: "torch.optim.Optimizer") -> None:
             for group in loaded.param_groups:
                 group.update(kernels)
 
@@ -96,7 +100,7 @@ class Optim:
         return optimizer
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
+def parameter_groups(module: "nn.Module", weight_decay: float) -> list[dict]:
     """Matrices with decay; vectors (biases and LayerNorm, of whatever name) without."""
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     return [

@@ -1,5 +1,6 @@
 """The command line before Hydra reads it: paths as they are typed, and help where it would only say that it cannot."""
 
+import argparse
 import re
 import shlex
 from pathlib import Path
@@ -13,8 +14,9 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from gte.errors import UserError, did_you_mean
+from gte.shipped import shipped
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+CONF = shipped("conf")
 # settings whose values are taken as they stand, whatever Hydra's grammar makes of =, ~, a comma or a letter like é
 LITERAL = {
     "cache", "checkpoint", "checkpoint_dir", "corpus", "data.decontaminate.folder", "data.delimiter", "data.dir",
@@ -24,6 +26,10 @@ LITERAL = {
     "model.revision", "name", "out", "paths.data", "paths.raw", "ranges", "report", "results", "resume",
     "stage.init_from", "sts",
 }  # fmt: skip
+if hasattr(argparse.ArgumentParser, "_check_help"):  # Python 3.14 looks at each help text when it is added
+    # Hydra 1.3.8 gives --shell-completion an object in place of a text, so that it need not be made before it is shown
+    of_action = argparse.HelpFormatter._get_help_string
+    argparse.HelpFormatter._get_help_string = lambda formatter, action: str(of_action(formatter, action))
 OPEN = ("data.columns", "columns", "data.weights", "grids", "source_sets")  # mappings whose keys are the user's
 
 

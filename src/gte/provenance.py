@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
-
 PACKAGES = ("torch", "pytorch-lightning", "transformers", "mteb", "scikit-learn", "bm25s")
 
 
@@ -58,6 +56,8 @@ def sources_of_stage(record: dict) -> list[str]:
 
 def machine() -> dict[str, str | int | None]:
     """The processor, its cores, the GPU where there is one, and the system."""
+    import torch  # late: an evaluation that is refused need not wait for it
+
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor = next(line.split(": ", 1)[1] for line in lines if line.startswith("model name"))

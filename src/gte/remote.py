@@ -1,4 +1,4 @@
-"""Files on other machines: a checkpoint may be on any filesystem that fsspec knows, s3:// and gs:// among them."""
+"""Where a checkpoint is: on this machine, or on any filesystem that fsspec knows, s3:// and gs:// among them."""
 
 import atexit
 import re
@@ -7,9 +7,10 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from gte.errors import UserError, first_line
+from gte.errors import UserError, did_you_mean, first_line
 
 ADDRESS = re.compile(r"(?!(?:https?|ftp|file|local)://)[a-z][a-z0-9+.-]*://.")  # web pages are no filesystems
+ZERO_FILE = Path("checkpoint/mp_rank_00_model_states.pt")  # in the directory that DeepSpeed writes as a checkpoint
 
 
 def is_address(path) -> bool:
@@ -68,3 +69,45 @@ def fetch(address, stamp: str) -> Path:
     except Exception as error:  # filesystems have kinds of their own
         raise UserError(f"cannot read {address}: {first_line(error)}") from error
     return copy
+
+
+def find_checkpoint(path: str | Path) -> Path | str:
+    """What `checkpoint=` names: a checkpoint's file, a model directory, or a hub name; of a run, its last.ckpt.
+
+    Another one of a run is RUN/best.ckpt, RUN/step-0001000.ckpt, wherever in the run's directory it lies.
+    Of an address (s3://...) it is a copy on this machine.
+    """
+    if is_address(path):
+        there = place(path)
+        found = next((file for file in newest_of_run(there) if file.exists()), None)
+        if found is None:
+            raise UserError(f"checkpoint {path} does not exist; name the address of a .ckpt file, or of its folder")
+        return find_checkpoint(local_copy(found))
+    folder = Path(path)
+    if folder.suffix == ".ckpt" and not folder.exists():
+        folder = next((file for file in newest_of_run(folder) if file.exists()), folder)
+    if folder.is_file():
+        return folder
+    if folder.is_dir():
+        for last in newest_of_run(folder):
+            for file in (last, last / ZERO_FILE):
+                if file.is_file():
+                    return file
+        if (folder / "modules.json").exists() or (folder / "config.json").exists():
+            return folder
+        raise UserError(
+            f"{folder} is neither a run directory (checkpoints/last.ckpt) nor a model directory (config.json)"
+        )
+    beside = folder.parent != Path() and folder.parent.is_dir()  # runs/pretrian beside runs/pretrain is no hub's name
+    if folder.is_absolute() or str(path).startswith(".") or folder.suffix == ".ckpt" or len(folder.parts) > 2 or beside:
+        close = did_you_mean(folder.name, [one.name for one in folder.parent.iterdir()]) if beside else ""
+        raise UserError(
+            f"checkpoint {path} does not exist{close}; name a run directory, a .ckpt file or a model directory"
+        )
+    return str(path)
+
+
+def newest_of_run(folder) -> tuple:
+    """Where a run's newest checkpoint is, if `folder` is a run's, or of checkpoints, or the checkpoint itself."""
+    within = folder.parent / "checkpoints" / folder.name  # RUN/best.ckpt
+    return folder / "checkpoints" / "last.ckpt", folder / "last.ckpt", folder, within

@@ -11,7 +11,8 @@ from tokenizers import processors
 from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.models.export import export
-from gte.models.load import describe, find_checkpoint, initialize, load_encoder
+from gte.models.load import describe, initialize, load_encoder
+from gte.remote import find_checkpoint
 from gte.settings import Settings
 
 TEXTS = ["", "one", "many words in a row " * 30, "query about a document"]

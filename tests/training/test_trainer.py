@@ -104,7 +104,7 @@ def test_more_devices_than_there_are_and_a_missing_deepspeed_are_one_line(script
     run = [*TINY, f"data.dir={prepared}", "out=run"]
     line = script.refused("train", *run, "trainer=ddp", "trainer.devices=4")
     assert "requested gpu: [0, 1, 2, 3]" in line and "only has: [0, 1]" in line
-    monkeypatch.setattr("gte.build.find_spec", lambda name: None)
+    monkeypatch.setattr("gte.early.find_spec", lambda name: None)
     line = script.refused("train", *run, "trainer=deepspeed")
     assert "pip install -r requirements-deepspeed.txt" in line
 

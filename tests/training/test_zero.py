@@ -10,7 +10,8 @@ from launch import train
 
 from gte.build import one_line
 from gte.models.export import export
-from gte.models.load import find_checkpoint, history, load_encoder
+from gte.models.load import history, load_encoder
+from gte.remote import find_checkpoint
 
 pytest.importorskip("deepspeed", reason="pip install -r requirements-test.txt")
 

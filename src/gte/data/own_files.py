@@ -44,11 +44,7 @@ def infer_sources(path: str | Path, wanted: Wanted = FIND_OUT) -> list[Source]:
     path: the folder, or one such file. Names: the files' stems. Which column is what: `gte.data.columns`. Raises
     UserError for a missing folder, one without such files, two files of one stem, and a file that is not understood.
     """
-    path = Path(path)
-    if not path.exists():
-        raise UserError(
-            f"there is no folder {path}; {wanted.prefix}path=FOLDER takes one of jsonl, csv, tsv or parquet files"
-        )
+    path = require_path(path, wanted.prefix)
     files, others = pair_files(path)
     found: dict[str, Path] = {}
     for file in files:
@@ -68,6 +64,13 @@ def infer_sources(path: str | Path, wanted: Wanted = FIND_OUT) -> list[Source]:
             f"{wanted.prefix}score=COLUMN"
         )
     return sources
+
+
+def require_path(path: str | Path, prefix: str) -> Path:
+    """The path of a user's folder of pairs. Raises UserError where it is not there; prefix: of the setting, `data.`."""
+    if not Path(path).exists():
+        raise UserError(f"there is no folder {path}; {prefix}path=FOLDER takes one of jsonl, csv, tsv or parquet files")
+    return Path(path)
 
 
 def pair_files(path: Path) -> tuple[list[Path], list[str]]:

@@ -20,8 +20,9 @@ from gte.data.raw_lines import MAX_LINE, lines
 from gte.data.readers import join, reader
 from gte.data.records import Field, Fields, Keyed, KeyedRow, Record, Rejected, Triple, encodable
 from gte.errors import UserError, did_you_mean
+from gte.shipped import shipped
 
-FOLDER = Path(__file__).resolve().parents[3] / "conf" / "source"
+FOLDER = shipped("conf") / "source"
 STAGES = ("pretrain", "finetune")
 LOCAL = "local"  # category of a user's own files
 PLAIN_FORMATS = ("jsonl", "csv", "tsv", "parquet")  # whose rows have the columns that a source names

@@ -21,6 +21,7 @@ from pathlib import Path
 from queue import Empty, LifoQueue, SimpleQueue
 from typing import TypeVar
 
+from gte.cores import allowed_cores
 from gte.errors import UserError
 
 MEMORY_EACH = 3 * 2**29  # bytes that a worker may take; so many at most as fit into what is free
@@ -41,7 +42,7 @@ def how_many(asked: int | None, engine: str) -> int:
         import ray
 
         return max(1, int(ray.cluster_resources().get("CPU", 1)))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = allowed_cores()
     free = free_memory()
     return cores if free is None else max(1, min(cores, free // MEMORY_EACH))
 

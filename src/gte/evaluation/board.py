@@ -22,8 +22,9 @@ from gte.evaluation.local import eval_split
 from gte.evaluation.model import EncoderModel
 from gte.evaluation.tasks import Task, known
 from gte.models.card import base_of, card_licence
-from gte.models.load import find_checkpoint, history
+from gte.models.load import history
 from gte.provenance import sources_of_stage
+from gte.remote import find_checkpoint
 
 # of our sources the data that mteb scores too, by mteb's name; mteb itself adds the sets that are made from these
 SCORED_TOO = {

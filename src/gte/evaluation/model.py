@@ -21,10 +21,11 @@ from gte.errors import UserError, tell
 from gte.evaluation.bm25 import BM25, BM25_WORDS, document_texts, stemmer
 from gte.evaluation.cache import VectorCache, text_keys
 from gte.inference.compact import RESCORED, Vectors, scheme_for
-from gte.models.load import find_checkpoint, load_encoder, weights_checksum
+from gte.models.load import load_encoder, weights_checksum
 from gte.models.pool import EncoderPool
 from gte.nearest import best_documents
 from gte.prompts import KINDS, find_prompt, prompt_of, with_prompts
+from gte.remote import find_checkpoint
 
 KEPT_AFTER = 8_192  # texts a device: what an interruption loses, at most
 KEPT_ON_CPU = 512  # the same on a CPU, which takes as long for them

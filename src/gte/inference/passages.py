@@ -30,8 +30,7 @@ def read_folder(folder: Path, longest: int, include: list[str] | None = None) ->
     Hidden files and what tools install are no concern of a search. `include`: patterns of names, such as *.md.
     Raises UserError where no text is found.
     """
-    if not folder.is_dir():
-        raise UserError(f"folder={folder} is no folder; name one with texts to search")
+    require_folder(folder)
     passages: list[Passage] = []
     left_out: Counter[str] = Counter()
     for root, folders, names in os.walk(folder):
@@ -50,6 +49,12 @@ def read_folder(folder: Path, longest: int, include: list[str] | None = None) ->
         like = f" like {', '.join(include)}" if include else ""
         raise UserError(f"folder={folder} holds no text file{like}")
     return passages, left_out
+
+
+def require_folder(folder: Path) -> None:
+    """Raise UserError where the folder to search is not there."""
+    if not folder.is_dir():
+        raise UserError(f"folder={folder} is no folder; name one with texts to search")
 
 
 def read_text(path: Path) -> str | ValueError:

@@ -36,16 +36,21 @@ def read_texts(
     `field` and `id_field` name the JSON key or column; without `id_field` a row's number is its id. White space around
     a text is dropped, as sentence-transformers does. Raises UserError for a missing file, format or column.
     """
-    path = Path("/dev/stdin") if source == STDIN else Path(source)
-    format = format or ("txt" if source == STDIN else split_name(path)[1])
-    if source != STDIN and not path.is_file():
+    format = check_source(source, format)
+    return READERS[format](Path("/dev/stdin") if source == STDIN else Path(source), field, id_field)
+
+
+def check_source(source: str, format: str | None) -> str:
+    """The format of a file of texts, by its name where none is given. Raises UserError where it cannot be read."""
+    format = format or ("txt" if source == STDIN else split_name(Path(source))[1])
+    if source != STDIN and not Path(source).is_file():
         raise UserError(f"in={source}: there is no such file; name one, or - for standard input")
     if format not in READERS:
         known = ", ".join(READERS)
         raise UserError(f"in={source}: the format '{format}' is not one of {known}; name it: format=jsonl")
     if source == STDIN and format == "parquet":
         raise UserError("in=-: parquet is no stream; save it to a file first")
-    return READERS[format](path, field, id_field)
+    return format
 
 
 def as_text(row: int, value: dict, field: str, id_field: str | None) -> Text:

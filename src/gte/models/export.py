@@ -7,6 +7,7 @@ from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
+from gte.early import check_result
 from gte.encoder import Encoder
 from gte.errors import UserError, first_line
 from gte.files import whole, write_json
@@ -51,8 +52,7 @@ def export(
     Raises UserError where `out` already holds something else than a model directory, and for weights that are of no
     use.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (out / "modules.json").exists():
-        raise UserError(f"{out} exists and is no model directory; name another out=")
+    check_result(out)
     if onnx or int8:
         require_onnx()
     encoder = average_last(checkpoint, averaged) if averaged else load_encoder(checkpoint, trust_remote_code)

@@ -4,7 +4,6 @@ transformers' call spends half of its time on a Python object a text and on list
 T tokens of all texts end to end.
 """
 
-import os
 import re
 from collections.abc import Sequence
 from itertools import chain
@@ -13,6 +12,7 @@ import numpy as np
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from gte.cores import allowed_cores
 from gte.errors import UserError
 
 FEW_CORES = 4  # below, remembering words is faster than the Rust tokenizer on all cores; it works on one
@@ -89,7 +89,7 @@ def facts(tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple:
 
 def cores() -> int:
     """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return allowed_cores()
 
 
 def by_words(tokenizer: PreTrainedTokenizerBase, max_length: int):

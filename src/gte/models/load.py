@@ -10,19 +10,18 @@ from transformers import AutoTokenizer
 
 from gte.data.tokenizer import fingerprint, rules
 from gte.encoder import Encoder
-from gte.errors import UserError, did_you_mean
+from gte.errors import UserError
 from gte.files import read_json
 from gte.models.broken import broken
 from gte.models.pretrained import load_pickle, new_model, read_config
 from gte.offline import loading
-from gte.remote import is_address, local_copy, place
+from gte.remote import ZERO_FILE, find_checkpoint
 from gte.settings import Settings
 
 # what a configuration says of a model besides how it computes
 DESCRIBING = {"architectures", "dtype", "id2label", "label2id", "transformers_version", "use_cache", "_name_or_path"}
 SCHEMA = 2  # of what `describe` writes into a checkpoint; 1 knew only the mean and no prompts, and is read too
 HISTORY_FILE = "training.json"  # in an exported directory, and in that of a run that came to its end
-ZERO_FILE = Path("checkpoint/mp_rank_00_model_states.pt")  # in the directory that DeepSpeed writes as a checkpoint
 
 
 def describe(encoder: Encoder) -> dict:
@@ -130,48 +129,6 @@ def check_same_model(encoder: Encoder, checkpoint: Path) -> None:
             f"{checkpoint} was trained with model.pooling={pooling}, here it is {encoder.settings.pooling}; set it back"
         )
     fitting_weights(encoder, content["state_dict"], checkpoint)
-
-
-def find_checkpoint(path: str | Path) -> Path | str:
-    """What `checkpoint=` names: a checkpoint's file, a model directory, or a hub name; of a run, its last.ckpt.
-
-    Another one of a run is RUN/best.ckpt, RUN/step-0001000.ckpt, wherever in the run's directory it lies.
-    Of an address (s3://...) it is a copy on this machine.
-    """
-    if is_address(path):
-        there = place(path)
-        found = next((file for file in newest_of_run(there) if file.exists()), None)
-        if found is None:
-            raise UserError(f"checkpoint {path} does not exist; name the address of a .ckpt file, or of its folder")
-        return find_checkpoint(local_copy(found))
-    folder = Path(path)
-    if folder.suffix == ".ckpt" and not folder.exists():
-        folder = next((file for file in newest_of_run(folder) if file.exists()), folder)
-    if folder.is_file():
-        return folder
-    if folder.is_dir():
-        for last in newest_of_run(folder):
-            for file in (last, last / ZERO_FILE):
-                if file.is_file():
-                    return file
-        if (folder / "modules.json").exists() or (folder / "config.json").exists():
-            return folder
-        raise UserError(
-            f"{folder} is neither a run directory (checkpoints/last.ckpt) nor a model directory (config.json)"
-        )
-    beside = folder.parent != Path() and folder.parent.is_dir()  # runs/pretrian beside runs/pretrain is no hub's name
-    if folder.is_absolute() or str(path).startswith(".") or folder.suffix == ".ckpt" or len(folder.parts) > 2 or beside:
-        close = did_you_mean(folder.name, [one.name for one in folder.parent.iterdir()]) if beside else ""
-        raise UserError(
-            f"checkpoint {path} does not exist{close}; name a run directory, a .ckpt file or a model directory"
-        )
-    return str(path)
-
-
-def newest_of_run(folder) -> tuple:
-    """Where a run's newest checkpoint is, if `folder` is a run's, or of checkpoints, or the checkpoint itself."""
-    within = folder.parent / "checkpoints" / folder.name  # RUN/best.ckpt
-    return folder / "checkpoints" / "last.ckpt", folder / "last.ckpt", folder, within
 
 
 def take_prompts(encoder: Encoder, checkpoint: str | Path) -> None:

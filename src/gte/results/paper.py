@@ -4,10 +4,11 @@ The paper's numbers are typed once, in experiments/paper/*.csv.
 """
 
 import csv
-from pathlib import Path
 from statistics import mean
 
-PAPER = Path(__file__).resolve().parents[3] / "experiments" / "paper"
+from gte.shipped import shipped
+
+PAPER = shipped("experiments/paper")
 CATEGORIES = {  # of Table 6: column -> mteb's name of it
     "Class. 12": "Classification",
     "Clust. 11": "Clustering",

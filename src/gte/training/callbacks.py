@@ -12,8 +12,10 @@ from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 
 from gte import ticker
+from gte.cores import CORES
 from gte.data.collate import Batch
 from gte.data.module import steps_done
+from gte.early import holds_a_run, no_checkpoint
 from gte.errors import UserError, tell
 from gte.files import write_json
 from gte.gather import current_ranks
@@ -49,6 +51,7 @@ class Metrics(Callback):
         self.last += seconds
 
     def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, outputs, batch: Batch, index) -> None:
+        CORES.look_again()
         now = time.perf_counter()
         rate = trainer.world_size / (now - self.last)
         self.last = now
@@ -180,14 +183,13 @@ def find_resume(out: Path, folder, resume: str | None) -> Path | None:
         raise UserError(f"{folder} is a file where checkpoints should go; remove it, or name another out=")
     if resume is None:
         if newest_first(folder):
-            key = "out" if out in folder.parents else "checkpoint_dir"
-            raise UserError(f"{folder} already holds a run; go on with resume=auto, or name another {key}=")
+            raise UserError(holds_a_run(out, folder))
         return None
     if resume == "auto":
         return newest_whole(folder)
     named = place(resume)
     if not named.exists():
-        raise UserError(f"resume={resume} does not exist; name a run's .ckpt, or resume=auto with the run's out=")
+        raise UserError(no_checkpoint(resume))
     found = local_copy(named)
     wrong = damage(found)
     if wrong:

@@ -21,8 +21,8 @@ from gte.data.collate import Batch
 from gte.errors import UserError, first_line, tell
 from gte.files import remove, whole
 from gte.models.broken import broken
-from gte.models.load import encoder_from_checkpoint, find_checkpoint, read_checkpoint
-from gte.remote import local_copy, look_anew, place
+from gte.models.load import encoder_from_checkpoint, read_checkpoint
+from gte.remote import find_checkpoint, local_copy, look_anew, place
 
 INITIAL, LAST = "step-0000000.ckpt", "last.ckpt"
 
