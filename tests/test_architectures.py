@@ -107,7 +107,7 @@ def test_the_table_of_positions_is_that_of_the_kinds_own_code(kind):
     usable = positions.usable_positions(lm)
     assert usable == 130 - positions.first_position(lm) == (128 if kind == "mpnet" else 125)
     assert lm(input_ids=torch.full((1, usable), 9)).last_hidden_state.isfinite().all()
-    with pytest.raises((IndexError, RuntimeError), match="out of (range|bounds)"):
+    with pytest.raises((IndexError, RuntimeError), match=r"out of (range|bounds)"):
         lm(input_ids=torch.full((1, usable + 1), 9))
 
 
