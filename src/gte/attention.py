@@ -21,9 +21,9 @@ from transformers.masking_utils import sdpa_mask
 ATTENTION = "within_texts"
 Runs = Sequence[tuple[int, int]]
 
-# kinds that know a token's place by its position id alone: from 0 on, or RoBERTa's, which come after the padding id
-FROM_ZERO = {"albert", "bert", "distilbert", "electra", "modernbert", "nomic_bert"}
-AFTER_PADDING = {"camembert", "roberta", "xlm-roberta"}
+# kinds that know a token's place by its position id alone (see gte.positions), and hand `runs` on to ATTENTION
+PACKED = {"albert", "bert", "distilbert", "electra", "modernbert", "nomic_bert"}
+PACKED |= {"camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"}
 TAKES_MASK = {"bert", "camembert", "electra", "roberta", "xlm-roberta"}  # kinds whose layers all take one ready mask
 BAND_ROWS = 256  # queries of a windowed layer that are taken at a time
 
@@ -37,7 +37,7 @@ def use_packed_attention(lm: nn.Module) -> bool:
     recomputed in a backward pass run outside of them, and would draw other masks than forward.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
-    known = lm.config.model_type in FROM_ZERO | AFTER_PADDING and getattr(lm, "_supports_attention_backend", False)
+    known = lm.config.model_type in PACKED and getattr(lm, "_supports_attention_backend", False)
     if known:
         lm.set_attn_implementation(ATTENTION)
     return known
@@ -46,20 +46,6 @@ def use_packed_attention(lm: nn.Module) -> bool:
 def at_least_float32(x: Tensor) -> torch.dtype:
     """In what to sum numbers like x."""
     return torch.promote_types(x.dtype, torch.float32)
-
-
-def position_ids(ids_T: Tensor, within_T: Tensor, config) -> Tensor:
-    """The positions [T] that transformers gives the tokens of texts end to end, each text on its own.
-
-    within_T: the place of a token in its text, from 0. RoBERTa's kinds count the tokens that are not the padding id, so
-    a text that spells `<pad>` does not move those behind it.
-    """
-    if config.model_type in FROM_ZERO:
-        return within_T
-    real_T = (ids_T != config.pad_token_id).long()
-    counted_T = real_T.cumsum(0)
-    first_T = torch.arange(len(ids_T), device=ids_T.device) - within_T  # of a token's text
-    return (counted_T - (counted_T - real_T)[first_T]) * real_T + config.pad_token_id
 
 
 def no_mask(config) -> dict[str, None] | None:

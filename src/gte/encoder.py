@@ -31,7 +31,6 @@ from gte.attention import (
     flash_fits,
     no_mask,
     on_cuda,
-    position_ids,
     takes_mask_as_it_is,
     use_packed_attention,
 )
@@ -41,7 +40,8 @@ from gte.errors import UserError
 from gte.models.fast_ids import FastIds
 from gte.models.frozen import FrozenLayers, calibration_texts, first_hidden, why_not
 from gte.models.fused import use_fused_layers
-from gte.models.pretrained import POOLINGS, load_pretrained, usable_positions
+from gte.models.pretrained import POOLINGS, load_pretrained
+from gte.positions import position_ids, usable_positions
 from gte.prompts import find_prompt, prompt_length
 from gte.recompute import run_again, separate_casts
 from gte.settings import Settings

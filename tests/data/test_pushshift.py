@@ -61,6 +61,23 @@ def test_comments_answer_posts_and_comments_in_any_file(tmp_path):
     }  # fmt: skip
 
 
+def test_parents_as_numbers_and_nulls_are_those_that_names_say(tmp_path):
+    """As the API returned them from 2022 on; Python reads base 36 back."""
+    rng = random.Random(0)
+    names = [rng.choice("abcxyz19") + "".join(rng.choices("0123456789abcz", k=6)) for _ in range(40)]
+    rows = [{"id": "p", "title": "Title"}]
+    for n, name in enumerate(names):
+        rows.append(comment(name, f"t1_{names[n - 1]}" if n % 3 else "t3_p", f"Body {n}"))
+    other = []
+    for row in rows:
+        kind, _, name = row.get("parent_id", "").partition("_")
+        changed = {"t3": {"parent_id": None}, "t1": {"parent_id": int(name, 36) if kind == "t1" else 0}}.get(kind, {})
+        other.append(row | changed)
+    named, numbered = (records_of(COMMENTS, write_dump(tmp_path / "R.zst", each)) for each in (rows, other))
+    assert named == numbered and len(pairs_of(named)) == 40 and not reasons_of(named)
+    assert sum(isinstance(row.get("parent_id"), int) for row in other) > 20 and any("z" in name for name in names)
+
+
 def test_every_comment_is_a_pair_or_a_reason_as_a_dictionary_of_all_parents_has_it(tmp_path):
     rng = random.Random(1)
     texts = {f"t3_{n:x}": f"post {n}" for n in range(300)}
@@ -106,7 +123,10 @@ FAULTS = [
     ('{"id": "x", "parent_id": "t3_p", "body": "b"', "invalid JSON"),
     ('{"id": 3, "parent_id": "t3_p", "body": "b"}', "wrong type of id"),
     ('{"id": "x", "parent_id": null, "body": "b"}', "missing parent_id"),
-    ('{"id": "x", "parent_id": 12, "body": "b"}', "wrong type of parent_id"),
+    ('{"id": "x", "parent_id": 12, "body": "b"}', "parent not in the files"),
+    ('{"id": "x", "parent_id": 1.5, "body": "b"}', "wrong type of parent_id"),
+    ('{"id": "x", "parent_id": true, "link_id": "t3_p", "body": "b"}', "wrong type of parent_id"),
+    ('{"id": "x", "parent_id": null, "link_id": 7, "body": "b"}', "wrong type of link_id"),
     ('{"id": "x", "parent_id": "t3_p", "body": " "}', "empty body"),
     ('{"id": "x", "parent_id": "t3_p", "body": "\\ud800"}', "invalid UTF-8"),
     ('{"id": "x", "title": []}', "wrong type of title"),

@@ -7,13 +7,15 @@ import tracemalloc
 import zlib
 from pathlib import Path
 
+import brotli
 import pytest
 from conftest import pairs_of, reasons_of, records_of, shared_dir
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 
-from gte.data.formats.warc import MAX_RECORD, cut_records
+from gte.data.formats.warc import AS_STATED, AS_STORED, MAX_RECORD, cut_records
+from gte.data.pairs import make_pairs
 from gte.data.records import Pair, Rejected
-from gte.data.sources import Source
+from gte.data.sources import Raw, Source
 
 PAGES = Source("w", "web", ("pretrain",), "warc", query="title", document="text", options={"main_content": False})
 CLUEWEB09 = {"version": b"WARC/0.18", "newline": b"\n", "end": b"\n"}
@@ -120,12 +122,71 @@ def test_a_page_is_read_in_its_character_set(tmp_path, charset, meta, encoding):
     assert texts(found) == [(word, f"{word} {word}")]
 
 
-def test_payloads_as_sent_are_unpacked(tmp_path):
-    body = html(0)
-    chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
-    records = [record(http(gzip.compress(body), more=b"Content-Encoding: gzip")),
-               record(http(chunked, more=b"Transfer-Encoding: chunked"))]  # fmt: skip
-    assert texts(records_of(PAGES, write_warc(tmp_path / "a.warc", records))) == expected([0, 0])
+def chunked(body: bytes) -> bytes:
+    return b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+
+
+def deflated(body: bytes) -> bytes:
+    return zlib.compress(body)
+
+
+GZIP, CHUNKED = b"Content-Encoding: gzip", b"Transfer-Encoding: chunked"
+BOTH = GZIP + b"\r\n" + CHUNKED
+WAYS = [  # headers, the body as it lies in the file of the page, and whether that is as the headers say
+    (GZIP, gzip.compress, True),
+    (b"content-encoding: x-gzip", gzip.compress, True),
+    (b"Content-Encoding: deflate", deflated, True),
+    (b"Content-Encoding: br", brotli.compress, True),
+    (CHUNKED, chunked, True),
+    (BOTH, lambda body: chunked(gzip.compress(body)), True),
+    *[(b"Content-Encoding: " + name, bytes, False) for name in (b"gzip", b"x-gzip", b"deflate", b"br", b"utf-8")],
+    (CHUNKED, bytes, False),
+    (BOTH, bytes, False),
+    (BOTH, chunked, False),  # the one undone, the other not
+    (BOTH, gzip.compress, False),
+    (b"Content-Encoding: utf-8\r\n" + CHUNKED, chunked, False),
+]
+
+
+@pytest.mark.parametrize(("headers", "store", "stated"), WAYS)
+def test_a_body_stored_decoded_is_read_as_it_is_and_one_as_stated_is_decoded(tmp_path, headers, store, stated):
+    records = [record(http(store(html(n)), more=headers)) for n in range(3)] + [record(http(html(3)))]
+    found = records_of(PAGES, write_warc(tmp_path / "a.warc.gz", records))
+    assert texts(found) == expected([0, 1, 2, 3]) and not reasons_of(found)
+    assert [pair.way for pair in pairs_of(found)] == [AS_STATED if stated else AS_STORED] * 3 + [None]
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [(b"Content-Encoding: br", gzip.compress(html(0) * 9)), (CHUNKED, chunked(html(0))[:-30]),
+     (b"Content-Encoding: gzip", brotli.compress(html(0) + random.Random(0).randbytes(200).hex().encode())),
+     (b"Content-Encoding: nonsense", gzip.compress(html(0)))],
+    ids=["br for gzip", "cut chunk", "gzip for br", "unknown"],
+)  # fmt: skip
+def test_a_body_that_is_neither_as_stated_nor_a_text_is_no_page(tmp_path, headers, body):
+    odd = record(http(body, more=headers))
+    found = records_of(PAGES, write_warc(tmp_path / "a.warc", [odd, record(http(html(1)))]))
+    assert texts(found) == expected([1]) and reasons_of(found) == {"malformed HTTP": [("a.warc", 1)]}
+
+
+def test_what_is_no_page_is_said_so_before_its_body_is_unpacked(tmp_path):
+    """A picture under `gzip` is no fault of its source, and is not counted as one."""
+    odd = [record(http(b"\0\1\2", kind=b"image/png", more=GZIP)), record(http(b"gone", b"404 Not Found", more=GZIP))]
+    found = records_of(PAGES, write_warc(tmp_path / "a.warc", odd))
+    assert set(reasons_of(found)) == {"filtered: no HTML", "filtered: HTTP status other than 200"}
+
+
+def test_both_ways_are_counted_and_no_source_stops_for_pages_stored_decoded(tmp_path):
+    """Of 40 pages 30 are stored decoded, as all of CC-NEWS before May 2019, one of them twice; 4 are as stated."""
+    bodies = [html(n) for n in range(29)] + [html(0)]
+    pages = [record(http(body, more=BOTH)) for body in bodies]
+    pages += [record(http(gzip.compress(html(n)), more=GZIP)) for n in range(29, 33)]
+    pages += [record(http(html(n))) for n in range(33, 39)]
+    (tmp_path / "raw" / "w").mkdir(parents=True)
+    raw = write_warc(tmp_path / "raw" / "w" / "a.warc.gz", pages)
+    tally = make_pairs(PAGES, [Raw("a.warc.gz", raw)], tmp_path / "w.parquet", tmp_path / "work", max_rejected=0.1)
+    assert (tally.read, tally.kept, tally.duplicates, tally.rejected) == (40, 39, 1, {})
+    assert tally.ways == {AS_STATED: 4, AS_STORED: 30}
 
 
 def test_a_wet_file_gives_first_line_and_the_rest_in_the_language_it_states(tmp_path):

@@ -1,14 +1,16 @@
 """Made models of many kinds, saved to disk with dropout and loaded back: each text's vector is that of it alone."""
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
-from gte import attention
+from gte import attention, positions
 from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.training.task import ContrastiveTask
@@ -21,6 +23,7 @@ KINDS = {
     "albert": BERT | {"embedding_size": 16},
     "bert": BERT,
     "camembert": ROBERTA,
+    "data2vec-text": ROBERTA,
     "deberta-v2": BERT | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8},
     "distilbert": dict(dim=32, n_layers=3, n_heads=2, hidden_dim=48, dropout=0.2, attention_dropout=0.2),
     "electra": BERT | {"embedding_size": 16},
@@ -29,9 +32,14 @@ KINDS = {
     "mpnet": ROBERTA,
     "nomic_bert": BERT,
     "roberta": ROBERTA,
+    "roberta-prelayernorm": ROBERTA,
     "xlm-roberta": ROBERTA,
+    "xlm-roberta-xl": ROBERTA,
+    "xmod": ROBERTA | {"languages": ["en_XX", "fr_XX"], "default_language": "en_XX"},
 }  # fmt: skip
-PACKED = ["albert", "bert", "camembert", "distilbert", "electra", "modernbert", "nomic_bert", "roberta", "xlm-roberta"]
+PADDED = ["deberta-v2", "longformer", "mpnet"]
+PACKED = [kind for kind in KINDS if kind not in PADDED]
+COUNTED = [kind for kind, sizes in KINDS.items() if sizes.get("max_position_embeddings") == 130]  # behind padding
 WORDS = [f"w{n}" for n in range(100)]
 TEXTS = [" ".join(WORDS[n : n + n * 7 % 31]) for n in range(40)]
 TEXTS += ["w1 <pad> w2 w3", "<pad>", "w1 w2 <pad>", "w4 <pad> <pad> w5 w6", "w7", "w7 w8 " * 40, "w9 " * 17, "w9 " * 7]
@@ -88,6 +96,40 @@ def test_a_text_among_others_has_the_vector_that_plain_transformers_gives_it_alo
     assert np.abs(encoder.encode(TEXTS, batch_tokens=256, normalize=False) - expected).max() < 1e-5
     padded = Encoder.from_pretrained(made(kind), padding_free=False)
     assert np.abs(padded.encode(TEXTS, batch_tokens=256, normalize=False) - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", [*COUNTED, "luke", "markuplm"])
+def test_the_table_of_positions_is_that_of_the_kinds_own_code(kind):
+    """A text of so many tokens has a vector in transformers, one token more is out of its tables."""
+    sizes = KINDS.get(kind, ROBERTA | {"entity_vocab_size": 8, "entity_emb_size": 8, "max_depth": 4})
+    lm = AutoModel.from_config(AutoConfig.for_model(kind, vocab_size=105, pad_token_id=4, **sizes)).eval()
+    assert kind in positions.BEHIND_PADDING
+    usable = positions.usable_positions(lm)
+    assert usable == 130 - positions.first_position(lm) == (128 if kind == "mpnet" else 125)
+    assert lm(input_ids=torch.full((1, usable), 9)).last_hidden_state.isfinite().all()
+    with pytest.raises((IndexError, RuntimeError), match=r"out of (range|bounds)"):
+        lm(input_ids=torch.full((1, usable + 1), 9))
+
+
+@pytest.mark.parametrize("kind", COUNTED)
+def test_a_text_of_the_full_length_is_read_and_a_longer_one_is_cut(made, tmp_path, kind):
+    """As plain transformers and sentence-transformers read them, where the tokenizer states no length."""
+    folder = shutil.copytree(made(kind), tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.model_max_length = 10**30
+    tokenizer.save_pretrained(folder)
+    texts = [" ".join(WORDS[n % 100] for n in range(length)) for length in (126, 127, 125, 3, 300)]  # and two ends
+    encoder = Encoder.from_pretrained(folder)
+    assert encoder.max_length == 128
+    found = encoder.encode(texts, batch_tokens=300, normalize=False)
+    assert encoder.counts == {"texts": 5, "cut": 3}
+    expected = alone(folder, texts[:1] + texts[2:4])
+    assert np.abs(found[[0, 2, 3]] - expected).max() < 1e-5
+    theirs = SentenceTransformer(str(folder), device="cpu")
+    theirs.max_seq_length = 128
+    assert np.abs(found - theirs.encode(texts)).max() < 1e-5
+    if kind in PACKED:
+        assert encoder.packed and np.abs(found - encoder.encode(texts, batch_tokens=128, normalize=False)).max() < 1e-5
 
 
 def embeddings_and_gradients(encoder: Encoder, recompute_fraction: float = 0.0, texts=TEXTS) -> list[torch.Tensor]:

@@ -102,6 +102,20 @@ def test_export_holds_safetensors_only_and_a_card_that_says_how_it_was_trained(r
     assert history(tmp_path / "model") == history(run[0]) == [RECORD]
 
 
+def test_two_processes_export_equal_models_in_equal_bytes(run, tmp_path):
+    """safetensors writes its metadata in the order of a hash that differs from process to process: ours is one key."""
+    code = f"from gte.models.export import export; export({str(run[0])!r}, Path({str(tmp_path / 'b')!r}), 'name')"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONHASHSEED": "7"}
+    other = subprocess.Popen([sys.executable, "-c", "from pathlib import Path; " + code], env=environment)
+    export(run[0], tmp_path / "a", "name")
+    assert other.wait(120) == 0
+    files = [sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+             for folder in (tmp_path / "a", tmp_path / "b")]  # fmt: skip
+    assert files[0] == files[1] and Path("model.safetensors") in files[0]
+    for name in files[0]:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
 def test_export_does_not_overwrite_what_is_no_model(run, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.txt").write_text("years of work")

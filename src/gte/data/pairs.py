@@ -14,6 +14,7 @@ nor on the engine.
 import logging
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,7 +39,7 @@ logging.getLogger("tracing").setLevel(logging.WARNING)  # Daft's engine names ev
 PART = pa.schema([
     ("file", pa.string()), ("row", pa.int64()), ("reason", pa.string()), ("bucket", pa.int32()),
     ("high", pa.uint64()), ("low", pa.uint64()),
-    ("query", pa.string()), ("document", pa.string()), ("negatives", pa.list_(pa.string())),
+    ("query", pa.string()), ("document", pa.string()), ("negatives", pa.list_(pa.string())), ("way", pa.string()),
 ])  # fmt: skip
 KEYED = pa.schema([
     ("file", pa.string()), ("row", pa.int64()), ("reason", pa.string()), ("bucket", pa.int32()),
@@ -46,6 +47,7 @@ KEYED = pa.schema([
 ])  # fmt: skip
 HASHES = pa.schema([PART.field("high"), PART.field("low")])
 PARQUET = {"compression": "zstd", "write_page_checksum": True}
+COUNTED = ("reason", "bucket", "way")  # columns of which no row is kept
 REJECTED = -1  # the bucket of rejected rows
 BUCKET_BYTES = 32 * 2**20  # of texts, about; sorting one takes a few times as much
 MAX_BUCKETS = 1024
@@ -66,7 +68,10 @@ evaluations: dict[Path, EvaluationTexts] = {}  # of `make_pairs` in this process
 
 @dataclass
 class Tally:
-    """Where the rows of a source went: read = kept + duplicates + sum of rejected."""
+    """Where the rows of a source went: read = kept + duplicates + sum of rejected.
+
+    ways: how many pairs, duplicates among them, were read in each of a format's ways, where it has several.
+    """
 
     read: int = 0
     kept: int = 0
@@ -75,6 +80,7 @@ class Tally:
     examples: list[dict] = field(default_factory=list)
     negatives: bool = False
     contamination: dict = field(default_factory=dict)
+    ways: dict[str, int] = field(default_factory=dict)
 
 
 def use_engine(engine: str) -> None:
@@ -262,13 +268,14 @@ def write_runs(rows: Iterator[pa.RecordBatch | tuple[int, tuple]], schema: pa.Sc
 
 
 class Counts:
-    """Counts a task's rows: pairs and their bytes, and rejections by reason, with the lowest rows of each."""
+    """Counts a task's rows: pairs, their bytes and ways, and rejections by reason, with the lowest rows of each."""
 
     def __init__(self):
         self.pairs = self.bytes = 0
         self.negatives = False
         self.rejected: dict[str, int] = {}
         self.examples: dict[str, list[tuple[str, int]]] = {}
+        self.ways: Counter[str] = Counter()
 
     def add(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Count the rows of a PART or KEYED batch; returns those that are not rejected."""
@@ -289,11 +296,13 @@ class Counts:
             self.negatives |= negatives.null_count < len(negatives)
             for texts in (batch.column("query"), batch.column("document"), negatives.flatten()):
                 self.bytes += pc.sum(pc.binary_length(texts)).as_py() or 0
+            self.ways.update(batch.column("way").drop_null().to_pylist())
         return batch
 
     def facts(self) -> dict:
         rejected = {why: [count, sorted(self.examples[why])[:EXAMPLES]] for why, count in self.rejected.items()}
-        return {"pairs": self.pairs, "bytes": self.bytes, "negatives": self.negatives, "rejected": rejected}
+        counts = {"pairs": self.pairs, "bytes": self.bytes, "negatives": self.negatives}
+        return {**counts, "rejected": rejected, "ways": dict(self.ways)}
 
 
 class Runs:
@@ -326,7 +335,7 @@ class Runs:
             path = self.folder / f"{self.number:06d}-{self.written:06d}.arrow"
             self.written += 1
             bucket = batch.column("bucket").to_numpy()
-            batch = batch.drop_columns(["reason", "bucket"])
+            batch = batch.drop_columns([name for name in COUNTED if name in batch.schema.names])
             order = np.argsort(bucket, kind="stable")
             ends = np.searchsorted(bucket[order], np.arange(self.buckets), side="right").tolist()
             packed = "lz4" if self.buckets >= PACKED_BUCKETS else None
@@ -359,6 +368,7 @@ def count_parts(source: Source, found: list[dict], max_rejected: float) -> tuple
     if not tally.read:
         raise UserError(f"source {source.name}: its raw files hold no row")
     tally.rejected = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    tally.ways = dict(sorted(sum((Counter(facts["ways"]) for facts in found), Counter()).items()))
     for why in tally.rejected:
         if why.startswith(FATAL):
             raise UserError(f"source {source.name}: {why.removeprefix(FATAL)}")
@@ -519,6 +529,7 @@ def plain_part(batch: pa.RecordBatch, file: str, buckets: int) -> pa.RecordBatch
         "file": pa.repeat(file, batch.num_rows),
         "reason": pa.nulls(batch.num_rows, pa.string()),
         "bucket": pa.array(leading(high, buckets).astype(np.int32)),
+        "way": pa.nulls(batch.num_rows, pa.string()),
     }
     columns |= {name: batch.column(name) for name in batch.schema.names}
     return pa.record_batch([columns[name] for name in PART.names], schema=PART)
@@ -534,12 +545,13 @@ def record_batch(rows: list[tuple], schema: pa.Schema) -> pa.RecordBatch:
 def part_row(file: str, record: Record, buckets: int) -> tuple[int, tuple]:
     """(characters, PART row) of a record."""
     if isinstance(record, Rejected):
-        return 0, (file, record.row, record.reason, REJECTED, None, None, None, None, None)
+        return 0, (file, record.row, record.reason, REJECTED, None, None, None, None, None, None)
     query, document = record[:2]
     high, low = pair_hash(query, document)
     negatives = record.negatives if isinstance(record, Triple) else None
     characters = len(query) + len(document) + sum(map(len, negatives or ()))
-    return characters, (file, record.row, None, high * buckets >> 64, high, low, query, document, negatives)
+    row = (file, record.row, None, high * buckets >> 64, high, low, query, document, negatives, record.way)
+    return characters, row
 
 
 def keyed_row(file: str, record: Keyed | Rejected, buckets: int) -> tuple[int, tuple]:

@@ -517,6 +517,8 @@ def tell(name: str, width: int, tally: Tally, how_long: str, report: Report) -> 
         f"{name:<{width}}  read {tally.read:>11,}  kept {tally.kept:>11,}  duplicates {tally.duplicates:>9,}"
         f"  rejected {sum(tally.rejected.values()):>7,}  {how_long}"
     )
+    for way, count in tally.ways.items():
+        report(f"{'':<{width}}  taken {count:,}: {way}")
     for example in {example["reason"]: example for example in reversed(tally.examples)}.values():
         count = tally.rejected[example["reason"]]
         report(f"{'':<{width}}  rejected {count:,}: {example['reason']}, first {example['file']}:{example['row']}")

@@ -13,12 +13,16 @@ FILTERED = "filtered: "  # begins the reason of a row that its source leaves out
 
 
 class Pair(NamedTuple):
-    """A query and its document, both non-empty and stripped; `row` is where it stood in its file, from 1."""
+    """A query and its document, both non-empty and stripped; `row` is where it stood in its file, from 1.
+
+    way: how its text was read, where the row could be read in several ways: few and fixed, they are counted.
+    """
 
     query: str
     document: str
     row: int = 0
     answers: tuple[str, ...] = ()
+    way: str | None = None
 
 
 class Triple(NamedTuple):
@@ -29,6 +33,7 @@ class Triple(NamedTuple):
     negatives: list[str]
     row: int = 0
     answers: tuple[str, ...] = ()
+    way: str | None = None
 
 
 class Rejected(NamedTuple):

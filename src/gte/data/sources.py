@@ -304,7 +304,7 @@ def with_mined(found: Iterator[Record], file: Path, raw) -> Iterator[Record]:
         own = record.negatives if isinstance(record, Triple) else []
         texts = list(dict.fromkeys([*own, *(text for text in row["neg"] if text != record.document)]))
         if texts:
-            record = Triple(record.query, record.document, texts, record.row, record.answers)
+            record = Triple(record.query, record.document, texts, record.row, record.answers, record.way)
         yield record
     if next(rows, None) is not None:
         raise UserError(f"{file} has the negatives of more rows than {raw} has; {again}")

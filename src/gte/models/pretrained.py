@@ -17,6 +17,7 @@ from gte.data.tokenizer import open_tokenizer, read_modules, read_transformer
 from gte.errors import UserError, first_line, tell
 from gte.files import read_json
 from gte.offline import SMALL_FILES, download, loading
+from gte.positions import usable_positions
 from gte.settings import Settings
 
 POOLINGS = {"mean": "mean", "cls": "cls", "lasttoken": "last"}  # ours by those of sentence-transformers
@@ -371,15 +372,3 @@ def check_attention(config: PretrainedConfig, length: int, name: str) -> None:
             f"vectors after a shorter one; set it to original_full, or max_seq_length={full} in "
             "sentence_bert_config.json"
         )
-
-
-def usable_positions(lm: nn.Module) -> int:
-    """How many tokens a language model has positions for; RoBERTa's and others' start behind the padding id."""
-    positions = getattr(lm.config, "max_position_embeddings", None) or 0
-    if positions < 1:  # XLNet's are -1
-        return 10**9
-    for module in lm.modules():
-        padding = getattr(module, "padding_idx", None)
-        if isinstance(padding, int) and isinstance(getattr(module, "position_embeddings", None), nn.Module):
-            return positions - padding - 1
-    return positions

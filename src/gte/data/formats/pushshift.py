@@ -1,10 +1,13 @@
 """Pushshift's Reddit dumps: RS_*.zst (posts) and RC_*.zst (comments), a JSON object a line.
 
-A comment's `parent_id` is t3_ and the id of a post, or t1_ and the id of a comment, in any of the files.
+A comment's `parent_id` is t3_ and the id of a post, or t1_ and the id of a comment, in any of the files. What the API
+returned from 2022 on has other types: a number, which is the id of a comment in base 10, and null under a post.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
 
 from gte.data.raw_lines import MAX_LINE
 from gte.data.readers import read_keyed, read_objects
@@ -50,10 +53,20 @@ def take_post_or_comment(row: int, value: dict) -> Iterator[Keyed]:
             text = clean(f"{text}\n{parts[1]}", "selftext")
         yield Keyed(f"t3_{identity}", PARENT, [text, why_not(value, "parent", *parts)], row)
         return
-    body, answered = clean(value.get("body"), "body"), clean(value.get("parent_id"), "parent_id")
+    body, answered = clean(value.get("body"), "body"), parent_name(value)
     yield Keyed(f"t1_{identity}", PARENT, [body, why_not(value, "parent", body)], row)
     check_author(value, "comment", body)
     yield Keyed(answered, COMMENT, [body], row)
+
+
+def parent_name(value: dict) -> str:
+    """The name of what a comment answers: t3_ or t1_ and its id. Raises Unfit where none is stated."""
+    stated = value.get("parent_id")
+    if stated is None and value.get("link_id"):  # a comment on the post itself
+        return clean(value["link_id"], "link_id")
+    if isinstance(stated, int) and not isinstance(stated, bool) and 0 < stated < 2**63:
+        return f"t1_{np.base_repr(stated, 36).lower()}"
+    return clean(stated, "parent_id")
 
 
 def join_comments(rows: Iterator[KeyedRow], fields: Fields) -> Iterator[tuple[str, Record]]:

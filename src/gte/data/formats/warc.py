@@ -3,6 +3,9 @@
 We cut the records out ourselves and give FastWARC one at a time. Their lengths cannot be trusted (ClueWeb09 states
 wrong ones), and FastWARC 2.0.1 believes them: it loses the record after one whose length is too great, and passes over
 what is no WARC at all, in both cases without a word.
+
+Nor can their HTTP headers: CC-NEWS before May 2019 and Common Crawl before August 2018 keep a page as it was decoded
+under the encodings that it was sent with. FastWARC raises there, so a body that is not as stated is taken as it is.
 """
 
 import io
@@ -25,6 +28,11 @@ NEXT_RECORD = re.compile(rb"\n(?=WARC/\d\.\d+\r?\n)")
 BLANKS = re.compile(rb"(?:[ \t\r\f\v]*+\n)*+")
 LENGTH = re.compile(rb"^Content-Length:[ \t]*(?:(\d{1,18})(?!\d))?[^\n]*\n", re.IGNORECASE | re.MULTILINE)
 HTML = ("text/html", "application/xhtml+xml")
+X_GZIP = re.compile(rb"^(Content-Encoding:[ \t]*)x-(?=gzip[ \t]*\r?$)", re.IGNORECASE | re.MULTILINE)
+HEAD_END = re.compile(rb"\r?\n\r?\n")
+# not decoded: begins with the size of a chunk, or has bytes that no text has; packed data has them one in ten
+ENCODED = re.compile(rb"\A[0-9a-f]{1,8}[ \t]*(?:;[^\n]*)?\r?\n|[\x00-\x08\x0e-\x1a\x1c-\x1f]", re.IGNORECASE)
+AS_STATED, AS_STORED = "body encoded as its headers state", "body stored decoded, against its headers"
 
 
 def read_warc(path: Path, fields: Fields, *, main_content: bool = True) -> Iterator[Record]:
@@ -39,29 +47,39 @@ def read_warc(path: Path, fields: Fields, *, main_content: bool = True) -> Itera
             continue
         row, head, block = item
         try:
-            value = page(head, block, main_content)
+            value, way = page(head, block, main_content)
         except Unfit as unfit:
             yield Rejected(str(unfit), row)
         else:
             if value is not None:
-                yield from records(value, fields, row)
+                found = records(value, fields, row)
+                yield from (one if way is None or isinstance(one, Rejected) else one._replace(way=way) for one in found)
 
 
-def page(head: bytes, block: bytes, main_content: bool) -> dict | None:
-    """The page of a record, None where its kind holds none. Raises Unfit for a page that gives no row."""
-    whole = b"WARC/1.0\r\n%bContent-Length: %d\r\n\r\n%b" % (LENGTH.sub(b"", head), len(block), block)
-    record = next(ArchiveIterator(io.BytesIO(whole), parse_http=False, quirks_mode=True, stream_detect=False), None)
-    if record is None:
-        raise Unfit("malformed record")
+def page(head: bytes, block: bytes, main_content: bool) -> tuple[dict | None, str | None]:
+    """The page of a record, None where its kind holds none, and how its body was read, None where no encoding is
+    stated. Raises Unfit for a page that gives no row."""
+    record = parsed(head, block)
+    way = None
     url, language = (record.headers.get(name) for name in ("WARC-Target-URI", "WARC-Identified-Content-Language"))
     if record.record_type == WarcRecordType.conversion:
         title, text = wet_texts(record.reader.read())
     elif record.record_type == WarcRecordType.response:
-        title, text = html_texts(record, main_content)
+        html, charset, way = html_body(record, head, block)
+        title, text = html_texts(html, charset, main_content)
     else:
-        return None
+        return None, None
     check_page(title, text)
-    return {"title": title, "text": text, "url": url, "language": language and language.split(",")[0]}
+    return {"title": title, "text": text, "url": url, "language": language and language.split(",")[0]}, way
+
+
+def parsed(head: bytes, block: bytes) -> WarcRecord:
+    """FastWARC's record of header lines and a block. Raises Unfit where it makes none of them."""
+    whole = b"WARC/1.0\r\n%bContent-Length: %d\r\n\r\n%b" % (LENGTH.sub(b"", head), len(block), block)
+    record = next(ArchiveIterator(io.BytesIO(whole), parse_http=False, quirks_mode=True, stream_detect=False), None)
+    if record is None:
+        raise Unfit("malformed record")
+    return record
 
 
 def wet_texts(data: bytes) -> tuple[str, str]:
@@ -73,15 +91,13 @@ def wet_texts(data: bytes) -> tuple[str, str]:
     return title, text
 
 
-def html_texts(record: WarcRecord, main_content: bool) -> tuple[str, str]:
-    """Title and visible text of a response. Raises Unfit for an error page and for what is no HTML."""
+def html_body(record: WarcRecord, head: bytes, block: bytes) -> tuple[bytes, str | None, str | None]:
+    """The decoded body of a response, its character set if stated, and how it was read, None where no encoding is
+    stated. Raises Unfit for an error page, for what is no HTML, and for a body that is neither as stated nor a text."""
     try:
-        record.parse_http(auto_decode="all", quirks_mode=True)
-        html = record.reader.read(MAX_RECORD + 1)
+        record.parse_http(quirks_mode=True)
     except OSError:
         raise Unfit("malformed HTTP") from None
-    if len(html) > MAX_RECORD:
-        raise Unfit(f"record over {MAX_RECORD:,} bytes")
     if record.http_headers is None:
         raise Unfit(FILTERED + "no HTML")
     if record.http_headers.status_code not in (200, None):
@@ -89,8 +105,38 @@ def html_texts(record: WarcRecord, main_content: bool) -> tuple[str, str]:
     kind = record.headers.get("WARC-Identified-Payload-Type") or record.http_content_type or HTML[0]
     if kind.lower() not in HTML:
         raise Unfit(FILTERED + "no HTML")
+    stated = {name.lower() for name, _ in record.http_headers} & {"content-encoding", "transfer-encoding"}
+    if not stated:
+        return within_limit(record.reader.read(MAX_RECORD + 1)), record.http_charset, None
+    end = HEAD_END.search(block)
+    if end:
+        block = X_GZIP.sub(rb"\1", block[: end.end()]) + block[end.end() :]  # RFC 9110: the same as gzip
+    # one of two encodings may be undone, and the other one not
+    for undo in ("all", "content", "transfer", "none") if len(stated) == 2 else ("all", "none"):
+        again = parsed(head, block)
+        try:
+            again.parse_http(auto_decode=undo, quirks_mode=True)
+            html = again.reader.read(MAX_RECORD + 1)
+        except OSError:
+            continue
+        if undo == "all":
+            return within_limit(html), record.http_charset, AS_STATED
+        if not ENCODED.search(html, 0, 2**10):
+            return within_limit(html), record.http_charset, AS_STORED
+    raise Unfit("malformed HTTP")
+
+
+def within_limit(html: bytes) -> bytes:
+    """A body. Raises Unfit for one that is too great to be a page."""
+    if len(html) > MAX_RECORD:
+        raise Unfit(f"record over {MAX_RECORD:,} bytes")
+    return html
+
+
+def html_texts(html: bytes, charset: str | None, main_content: bool) -> tuple[str, str]:
+    """Title and visible text of a page; charset: as its HTTP headers have it, if they do."""
     try:
-        text = bytes_to_str(html, record.http_charset or detect_encoding(html, from_html_meta=True))
+        text = bytes_to_str(html, charset or detect_encoding(html, from_html_meta=True))
     except LookupError:  # the server names a character set that nobody knows
         text = bytes_to_str(html, detect_encoding(html))
     tree = parse_html(text)
