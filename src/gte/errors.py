@@ -6,7 +6,13 @@ from dataclasses import fields
 
 
 class UserError(ValueError):
-    """A single line that names the file, row or key at fault and the way out; scripts print it and exit with 2."""
+    """An error that the user can fix: a single line that names the file, row or key at fault and the way out.
+
+    Scripts print it without a traceback and exit with 2.
+
+    >>> str(UserError("optim.lr must be positive and finite, got -1"))
+    'optim.lr must be positive and finite, got -1'
+    """
 
     exit_code = 2
 
@@ -18,12 +24,31 @@ class PointsFailed(UserError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, in one line; its kind where it says nothing."""
+    """Reduce an exception to one line.
+
+    Args:
+        error: any exception.
+    Returns: the first line of its message; the name of its class where it has none.
+
+    >>> first_line(ValueError("no such column")), first_line(KeyboardInterrupt())
+    ('no such column', 'KeyboardInterrupt')
+    """
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def did_you_mean(name: str, known: Iterable) -> str:
-    """', did you mean …?' with the closest of the known names, or nothing. Case makes no name another."""
+    """Suggest the closest of the known names, for the end of an error's line.
+
+    Args:
+        name: as the user typed it.
+        known: the names that there are; upper and lower case count as equal.
+    Returns: ", did you mean …?", or "" where no known name is close.
+
+    >>> did_you_mean("cosin", ["linear", "cosine", "wsd"])
+    ', did you mean cosine?'
+    >>> did_you_mean("step", ["linear", "cosine", "wsd"])
+    ''
+    """
     folded = {str(one).casefold(): str(one) for one in known}
     close = difflib.get_close_matches(str(name).casefold(), list(folded), n=3, cutoff=0.6)
     if close and close[0] == str(name).casefold():

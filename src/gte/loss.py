@@ -127,6 +127,10 @@ def contrastive_loss(
     """Mean of Eq. 3 over all pairs, in nats: query i against all documents and all hard negatives of the batch.
 
     Arguments, errors and the rest as in `improved_contrastive_loss`, of which this is the direction query_to_doc.
+
+    >>> q, d = torch.eye(4), torch.eye(4)
+    >>> contrastive_loss(q, d).round(decimals=3)
+    tensor(0.)
     """
     one = ("query_to_doc",)
     options = Options(chunk_rows, ranks, text_hashes, tf32, widths, width_weights, one, mask_margin, guide, counts)
@@ -167,10 +171,12 @@ class Batch(NamedTuple):
 
     @property
     def rank(self) -> int:
+        """Rank of this process, 0 where it works alone."""
         return 0 if self.ranks is None else self.ranks.rank
 
     @property
     def world(self) -> int:
+        """Number of the processes that share the batch."""
         return 1 if self.ranks is None else self.ranks.world_size
 
     @property
