@@ -62,8 +62,8 @@ class Encoder(nn.Module):
             compiled anew for each mix of lengths.
         settings: the model's own length, pooling and prompts; `Settings()` by default.
         pooling: mean, cls (a text's first token) or last (its last token); None is that of `settings`.
-    Raises: UserError for an unknown pooling, for a max_length beyond the model's positions, and where padding_free is not
-        known to be right for this kind of model.
+    Raises: UserError for an unknown pooling, for a max_length beyond the model's positions, and where padding_free is
+        not known to be right for this kind of model.
     Source: Eqs. 1 and 2, Section 3.1.
 
     >>> from gte.data.tokenizer import train_tokenizer
@@ -144,7 +144,8 @@ class Encoder(nn.Module):
     ) -> "Encoder":
         """Load a transformers or sentence-transformers directory, or a model of the hub by its name.
 
-        The model's files are obeyed (pooling, prompts, length, truncation); see `gte.models.pretrained.load_pretrained`.
+        The model's files are obeyed (pooling, prompts, length, truncation); see
+        `gte.models.pretrained.load_pretrained`.
 
         Args:
             name_or_path: a local directory, or owner/name on the hub.
@@ -196,9 +197,9 @@ class Encoder(nn.Module):
 
         >>> from gte.data.tokenizer import train_tokenizer
         >>> tokenizer = train_tokenizer(["text embeddings"], vocab_size=64)
-        >>> model = Encoder.from_scratch(tokenizer, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, max_length=32)
+        >>> model = Encoder.from_scratch(tokenizer, hidden_size=16, num_hidden_layers=2, num_attention_heads=4)
         >>> model.dimensions, model.max_length, model.settings.pooling
-        (16, 32, 'mean')
+        (16, 512, 'mean')
         """
         if not hidden_size or hidden_size % num_attention_heads:
             raise UserError(
@@ -382,7 +383,8 @@ class Encoder(nn.Module):
 
         >>> from gte.data.tokenizer import train_tokenizer
         >>> tokenizer = train_tokenizer(["text embeddings"], vocab_size=64)
-        >>> model = Encoder.from_scratch(tokenizer, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, max_length=4)
+        >>> sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> model = Encoder.from_scratch(tokenizer, **sizes, max_length=4)
         >>> [tokenizer.convert_ids_to_tokens(ids) for ids in model.tokenize(["text", "t x t"])]
         [['[CLS]', 'text', '[SEP]'], ['[CLS]', 't', 'x', '[SEP]']]
         """
@@ -408,23 +410,23 @@ class Encoder(nn.Module):
         """Embed texts, without gradient and without dropout, in the caller's order.
 
         Texts are tokenised and encoded in blocks, so memory beyond the result does not grow with N; the next block is
-        tokenised while one is encoded. Calls from several threads wait for each other: the mode of the modules, which is put
-        back at the end, is one for all.
+        tokenised while one is encoded. Calls from several threads wait for each other: the mode of the modules, which
+        is put back at the end, is one for all.
 
         Args:
             texts: N texts.
             batch_tokens: tokens of a chunk, padding included; None suits the device.
             normalize: whether the vectors get unit length, so that inner products are cosines.
-            precision: arithmetic of the language model: fp32 (default), bf16, fp16 or int8; pooling stays float32. On a CPU a
-                BERT's layers are laid out anew for it (`gte.models.frozen`) and kept so for the next call, which takes the
-                memory of their weights again; int8 is for these models alone.
+            precision: arithmetic of the language model: fp32 (default), bf16, fp16 or int8; pooling stays float32. On a
+                CPU a BERT's layers are laid out anew for it (`gte.models.frozen`) and kept so for the next call, which
+                takes the memory of their weights again; int8 is for these models alone.
             progress: whether a progress bar is shown.
             prompt_name: name of the model's prompt that is put before each text; None is its default one, as in
                 sentence-transformers.
             prompt: words before each text in place of a named prompt; "" is none.
         Returns: float32 [N, D], D = `dimensions`.
-        Raises: TypeError for what is no text; UserError for an unknown precision, for int8 where the model does not allow it,
-            and for a prompt_name that the model does not have.
+        Raises: TypeError for what is no text; UserError for an unknown precision, for int8 where the model does not
+            allow it, and for a prompt_name that the model does not have.
 
         >>> from gte.data.tokenizer import train_tokenizer
         >>> tokenizer = train_tokenizer(["text embeddings", "contrastive learning"], vocab_size=64)

@@ -72,9 +72,8 @@ class Optim:
             total_steps: optimizer steps of the stage.
         Returns: a number from 0 to 1.
 
-        >>> wsd = Optim(lr=1e-3, weight_decay=0, betas=(0.9, 0.99), eps=1e-8, warmup_fraction=0.1, clip_norm=1, schedule="wsd")
-        >>> [wsd.factor(step, 10) for step in (0, 5, 9)]
-        [1.0, 1.0, 1.0]
+        >>> adamw = {"lr": 1e-3, "weight_decay": 0.01, "betas": (0.9, 0.999), "eps": 1e-8, "clip_norm": 1.0}
+        >>> wsd = Optim(**adamw, warmup_fraction=0.1, schedule="wsd")
         >>> [round(wsd.factor(step, 100), 2) for step in (0, 50, 95)]
         [0.1, 1.0, 0.5]
         """
@@ -94,9 +93,9 @@ class Optim:
         Args:
             module: the model; its matrices get weight_decay, its vectors (biases and LayerNorm) none.
             lr_scale: factor on lr, `Stage.lr_scale`; fine-tuning divides by ten.
-            kernel: `fused`, one pass over all parameters; or `foreach`, a dozen operations on all of them together. With
-                neither, PyTorch works tensor by tensor: 1,972 operations a step for BERT's 197. It stays the same after a state
-                is loaded, which brings the kernel that it was saved under.
+            kernel: `fused`, one pass over all parameters; or `foreach`, a dozen operations on all of them together.
+                With neither, PyTorch works tensor by tensor: 1,972 operations a step for BERT's 197. It stays the same
+                after a state is loaded, which brings the kernel that it was saved under.
         Returns: the optimizer, with two parameter groups.
 
         >>> optim = Optim(lr=2e-4, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8, warmup_fraction=0.05, clip_norm=1.0)

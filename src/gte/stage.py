@@ -68,8 +68,8 @@ class Stage:
         Args:
             rows: training rows of all of the stage's sources.
 
-        >>> stage = Stage("finetune", max_length=512, global_batch=128, steps=None, epochs=1, group_size=16, lr_scale=0.1,
-        ...               init_from=None, batch_tokens=32_768, recompute_fraction=0.0)
+        >>> stage = Stage("finetune", max_length=512, global_batch=128, steps=None, epochs=1, group_size=16,
+        ...               lr_scale=0.1, init_from=None, batch_tokens=32_768, recompute_fraction=0.0)
         >>> stage.total_steps(rows=3_000_000)
         23437
         """

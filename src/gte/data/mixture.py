@@ -16,9 +16,9 @@ MASK = 2**64 - 1
 class Mixture:
     """Draw each step's source and rows: p_i = n_i^alpha / sum_j n_j^alpha, as a function of (seed, step).
 
-    The k-th batch drawn from a source is window k of a permutation of its rows, keyed by (seed, source, epoch): no row comes
-    twice within an epoch of the source, and none twice in a batch. The n_i mod global_batch rows that do not fill a batch
-    are skipped in that epoch, other ones in each epoch.
+    The k-th batch drawn from a source is window k of a permutation of its rows, keyed by (seed, source, epoch): no row
+    comes twice within an epoch of the source, and none twice in a batch. The n_i mod global_batch rows that do not fill
+    a batch are skipped in that epoch, other ones in each epoch.
 
     Args:
         sizes: rows of each source, n_i.

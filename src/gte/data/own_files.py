@@ -39,10 +39,22 @@ OTHER_FILES = {
 
 
 def infer_sources(path: str | Path, wanted: Wanted = FIND_OUT) -> list[Source]:
-    """Every jsonl, json, csv, tsv (each also .gz or .zst) and parquet file of a folder as a source for both stages.
+    """Make a source for both stages of every file of pairs in a folder: jsonl, json, csv, tsv (each also .gz or .zst),
+    parquet.
 
-    path: the folder, or one such file. Names: the files' stems. Which column is what: `gte.data.columns`. Raises
-    UserError for a missing folder, one without such files, two files of one stem, and a file that is not understood.
+    Args:
+        path: the folder, or one such file.
+        wanted: columns and scores that the user names; the rest is found by `gte.data.columns`.
+    Returns: the sources, named by the files' stems.
+    Raises: UserError for a missing folder, one without such files, two files of one stem, and a file that is not
+        understood.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = (Path(folder) / "faq.csv").write_text("question,answer\\nHow long?,Two days\\n")
+    ...     (faq,) = infer_sources(folder)
+    >>> faq.name, faq.query, faq.document
+    ('faq', 'question', 'answer')
     """
     path = Path(path)
     if not path.exists():

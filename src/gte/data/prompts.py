@@ -28,8 +28,18 @@ SPARE = 32  # ids beyond a text's end that are read again with it: a cut may cha
 
 @dataclass(frozen=True)
 class Prompt:
-    """ids: of the words. skip: how many tokens of a text in its frame of special ones are not pooled. reader: what
-    reads words and text as one, None where ids are joined."""
+    """A prompt as token ids, and the share of it that is pooled.
+
+    Args:
+        words: the prompt.
+        ids: of the words, without special tokens.
+        skip: how many tokens at the start of a framed text are not pooled.
+        reader: reads words and text as one; None where ids are joined.
+
+    >>> flat, lengths = Prompt("query: ", [5, 6]).before((np.array([7, 8, 9]), np.array([2, 1])), longest=8)
+    >>> flat.tolist(), lengths.tolist()
+    ([5, 6, 7, 8, 5, 6, 9], [4, 3])
+    """
 
     words: str
     ids: list[int]
@@ -59,6 +69,7 @@ def split(texts: Texts) -> list[list[int]]:
 
 
 def flatten(lists: Sequence[Sequence[int]], dtype=np.int64) -> Texts:
+    """Join lists of ids into (flat ids, lengths)."""
     lengths = np.fromiter(map(len, lists), np.int64, len(lists))
     return np.fromiter(chain.from_iterable(lists), dtype, lengths.sum()), lengths
 

@@ -13,7 +13,17 @@ FILTERED = "filtered: "  # begins the reason of a row that its source leaves out
 
 
 class Pair(NamedTuple):
-    """A query and its document, both non-empty and stripped; `row` is where it stood in its file, from 1."""
+    """A query and its document, both non-empty and stripped.
+
+    Args:
+        query: the text that is searched with.
+        document: the text that is to be found.
+        row: its position in its file, from 1.
+        answers: strings that answer the query, where the source has them.
+
+    >>> Pair("capital of France", "Paris is the capital of France.").document
+    'Paris is the capital of France.'
+    """
 
     query: str
     document: str
@@ -22,7 +32,13 @@ class Pair(NamedTuple):
 
 
 class Triple(NamedTuple):
-    """A pair with at least one hard negative, none of them the document itself."""
+    """A pair with at least one hard negative, none of them the document itself.
+
+    Args as of `Pair`, and negatives: texts that are not to be found.
+
+    >>> len(Triple("capital of France", "Paris", ["Lyon", "Nice"]).negatives)
+    2
+    """
 
     query: str
     document: str
@@ -32,7 +48,11 @@ class Triple(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """A row that gave no pair, and why. Reasons are few and fixed: they are what rejections are counted by."""
+    """A row that gave no pair, and the reason, one of few by which rejections are counted.
+
+    >>> next(records({"query": " ", "pos": "a text"}, Fields(), row=7))
+    Rejected(reason='empty query', row=7)
+    """
 
     reason: str
     row: int
@@ -65,17 +85,29 @@ class KeyedRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Fields:
-    """Where the texts stand in a row: names of a dict, or positions of a list (a bare list without positions: 0, 1, 2).
+    """The fields of a raw row that hold its texts: names of a dict, or positions of a list.
 
-    id: field whose values are unique in a file. keep, drop: fields and the value or values that a row must, or must
-    not, have there. replace: regular expressions and what takes their place in queries and documents. min_query,
-    min_document, max_document: characters that a text of a pair must have, or must not exceed.
+    With all of them None the shape of the row decides: {"query", "pos", "neg"} ("document" or "answer" for "pos"),
+    {"set": [...]}, {"text": [title, body]}, [query, document] or [query, document, negative].
 
-    A list of names is joined by ": ", empty parts left out; of negatives each is one. score, min_score: the column of a
-    number that must be at least so much. A list of passages (objects with title and text) counts as their texts. All
-    None: the shape of the row decides, one of
-    {"query", "pos", "neg"} ("document" or "answer" for "pos"), {"set": [...]}, {"text": [title, body]},
-    [query, document] and [query, document, negative]. answers: the column that holds the strings which answer a query.
+    Args:
+        query: a field, or a list of fields that are joined by ": ", empty parts skipped.
+        document: the same; a list of passages (objects with title and text) counts as their texts.
+        negatives: hard negatives; of a list of fields each is one.
+        id: field whose values are unique in a file.
+        keep: the value or values by field that a row must have there.
+        drop: the value or values by field that a row must not have there.
+        replace: regular expressions and their replacements in queries and documents.
+        min_query: characters that a query must have.
+        min_document: characters that a document must have.
+        max_document: characters that a document must not exceed.
+        answers: field that holds the strings which answer a query.
+        score: field of a number.
+        min_score: the least number there.
+
+    >>> faq = Fields(query="question", document=["title", "answer"])
+    >>> list(records({"question": "How long?", "title": "Delivery", "answer": "Two days."}, faq, row=1))
+    [Pair(query='How long?', document='Delivery: Two days.', row=1, answers=())]
     """
 
     query: Field = None
@@ -102,16 +134,23 @@ class Fields:
 
 
 class Unfit(Exception):
-    """Why a row gives no pair."""
+    """A row gives no pair; the message is the reason of its rejection."""
 
 
 def records(
     value, fields: Fields, row: int, seen: set[int] | None = None, split: Callable | None = None
 ) -> Iterator[Record]:
-    """The pairs of one raw row, or why it has none. A row with k documents gives k records, a set of k texts k - 1.
+    """Make the pairs of one raw row, or its rejection: k documents give k records, a set of k texts k - 1.
 
-    seen: the hashes of the ids of the rows before it in its file, to which its own is added; about 65 bytes a row.
-    split: how an object of a format's own shape is taken apart, instead of `split_row`.
+    Args:
+        value: the row, a dict or a list.
+        fields: the fields that hold its texts.
+        row: its position in its file, from 1.
+        seen: the hashes of the ids of the rows before it in its file, to which its own is added; about 65 bytes a row.
+        split: takes an object of a format's own shape apart, instead of `split_row`.
+
+    >>> list(records({"set": ["one", "two", "three"]}, Fields(), row=1))
+    [Pair(query='one', document='two', row=1, answers=()), Pair(query='two', document='three', row=1, answers=())]
     """
     try:
         if split and not isinstance(value, dict):
@@ -149,7 +188,7 @@ def records(
 
 
 def check_lengths(query: str, document: str, fields: Fields) -> None:
-    """Raises Unfit for a pair that its source leaves out as too short or too long."""
+    """Raises Unfit for a pair that its source skips as too short or too long."""
     if len(query) < fields.min_query:
         raise Unfit(f"{FILTERED}query under {fields.min_query:,} characters")
     if len(document) < fields.min_document:
@@ -159,7 +198,7 @@ def check_lengths(query: str, document: str, fields: Fields) -> None:
 
 
 def check_filters(value, fields: Fields) -> None:
-    """Raises Unfit for a row that the source leaves out."""
+    """Raises Unfit for a row that the source skips."""
     for filters, wanted in ((fields.keep, True), (fields.drop, False)):
         for name, values in filters.items():
             values = values if isinstance(values, list) else [values]
@@ -239,6 +278,7 @@ def split_row(value, fields: Fields) -> tuple:
 
 
 def flat_positions(positions: list) -> list[int]:
+    """Positions and lists of positions as one list."""
     several = positions[2] if isinstance(positions[2], list) else [positions[2]]
     return [position for position in [*positions[:2], *several] if position is not None]
 
@@ -271,9 +311,16 @@ def pick(row: dict, field: Field):
 
 
 def clean(value, role: str, replace: dict[str, str] | None = None) -> str:
-    """The text, replacements made, without surrounding white space.
+    """Strip a text of surrounding white space, after replacements.
 
-    Raises Unfit where it is no text, empty, no Unicode, or holds NUL, as binary data and UTF-16 do.
+    Args:
+        value: the value of a row's field.
+        role: query, document or negative, for the reason of a rejection.
+        replace: regular expressions and their replacements.
+    Raises: Unfit where it is no text, empty, no Unicode, or holds NUL, as binary data and UTF-16 do.
+
+    >>> clean("  How   long? ", "query", replace={" +": " "})
+    'How long?'
     """
     if isinstance(value, str):
         for pattern, text in (replace or {}).items():
@@ -329,10 +376,18 @@ def encodable(text: str) -> bool:
 
 
 def pair_hash(query: str, document: str) -> tuple[int, int]:
-    """128 bits of BLAKE2b over both texts, as two unsigned 64-bit numbers, high one first.
+    """Hash a pair to 128 bits, by which prepare finds exact duplicates.
 
-    The query's length goes in first, so that no two different pairs are spelt alike. Among 10^9 pairs two share a
-    hash by chance with probability 10^-21.
+    The query's length goes in first, so that no two different pairs are spelt alike. Among 10^9 pairs two share a hash
+    by chance with probability 10^-21.
+
+    Args:
+        query: the pair's query.
+        document: its document.
+    Returns: BLAKE2b of both texts as two unsigned 64-bit numbers, high one first.
+
+    >>> pair_hash("ab", "c") == pair_hash("a", "bc")
+    False
     """
     head = query.encode()
     digest = blake2b(b"%d:%b%b" % (len(head), head, document.encode()), digest_size=16).digest()
@@ -340,5 +395,9 @@ def pair_hash(query: str, document: str) -> tuple[int, int]:
 
 
 def text_hash(text: str) -> int:
-    """64 bits of BLAKE2b: equal texts in different rows, sources or ranks can be told by it."""
+    """Hash a text to 64 bits (BLAKE2b), by which equal texts in different rows, sources or ranks are found.
+
+    >>> text_hash("a text") == text_hash("a text") < 2**64
+    True
+    """
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")

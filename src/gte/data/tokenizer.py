@@ -24,9 +24,19 @@ ALPHABET = 400  # single characters a trained vocabulary may hold; rarer ones be
 
 
 def load_tokenizer(name_or_path: str | Path, revision: str | None = None) -> PreTrainedTokenizerFast:
-    """The fast tokenizer of a local directory or a hub id. Raises UserError where neither gives one.
+    """Load the fast tokenizer of a local directory or of a model on the hub.
 
-    revision: branch, tag or commit on the hub; None is the newest. A directory has none.
+    Args:
+        name_or_path: a directory, or owner/name on the hub.
+        revision: branch, tag or commit on the hub; None is the newest. A directory has none.
+    Raises: UserError where neither gives one.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = train_tokenizer(["a text"] * 9, vocab_size=64).save_pretrained(folder)
+    ...     tokenizer = load_tokenizer(folder)
+    >>> tokenizer.convert_ids_to_tokens(tokenizer("Text")["input_ids"])
+    ['[CLS]', 'text', '[SEP]']
     """
     name = str(name_or_path)
     way_out = "pass a local directory: data.tokenizer=/path/to/model, or train one: data.tokenizer=null"
@@ -81,10 +91,18 @@ def read_transformer(folder: Path) -> tuple[Path, dict]:
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """An uncased WordPiece in BERT's manner, [CLS] text [SEP], of at most `vocab_size` entries.
+    """Train an uncased WordPiece in BERT's manner, [CLS] text [SEP].
 
     A function of the texts as a multiset: their order, the number of threads and the process make no difference.
-    Raises UserError where vocab_size does not even hold the special tokens and the alphabet.
+
+    Args:
+        texts: the training texts.
+        vocab_size: the most entries that the vocabulary may have.
+    Raises: UserError where vocab_size does not even hold the special tokens and the alphabet.
+
+    >>> tokenizer = train_tokenizer(["low lower lowest"] * 9, vocab_size=32)
+    >>> tokenizer.tokenize("Lower")
+    ['lower']
     """
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -155,7 +173,16 @@ def continues_word(character: str, tokenizer: Tokenizer) -> bool:
 
 
 def fingerprint(tokenizer) -> str:
-    """SHA-256 of all that turns text into ids: added tokens and special tokens around a text included."""
+    """Compute the SHA-256 of everything by which a tokenizer turns text into ids, added and special tokens included.
+
+    Args:
+        tokenizer: a fast one of transformers.
+    Returns: 64 hexadecimal digits.
+
+    >>> one, other = (train_tokenizer([text] * 9, vocab_size=64) for text in ("low", "high"))
+    >>> fingerprint(one) == fingerprint(other)
+    False
+    """
     return hashlib.sha256(rules(tokenizer).encode()).hexdigest()
 
 
@@ -188,7 +215,11 @@ def plain_reader(tokenizer) -> Tokenizer:
 
 
 def special_ids(tokenizer) -> tuple[list[int], list[int]]:
-    """The ids that the tokenizer puts before and after a single text, found by letting it do so."""
+    """Find the ids that a tokenizer puts before and after a single text, by letting it do so.
+
+    >>> special_ids(train_tokenizer(["a text"] * 9, vocab_size=64))  # [CLS] and [SEP]
+    ([2], [3])
+    """
     encoded = plain_reader(tokenizer).encode("a", add_special_tokens=True)
     inner = [place for place, special in enumerate(encoded.special_tokens_mask) if not special]
     if not inner:
