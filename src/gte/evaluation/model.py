@@ -41,12 +41,26 @@ def prompt_names(tasks: Iterable[str]) -> list[str]:
 
 
 class EncoderModel:
-    """mteb's encoder and search protocols over `Encoder.encode`, on several devices where there is a `pool`.
+    """mteb's encoder and search protocols over `Encoder.encode`, on several devices where there is a pool.
 
     Unit vectors, cosine similarity, exact search; equal texts are embedded once. A text's prompt is the one that mteb
     gives a SentenceTransformer: that of the task's name or kind, or of queries or documents, else the default one.
     `prompts_used`: the words by kind of text, of all that was asked for since it was last emptied. `measured`: beside
-    the scores of a task, what a search in compact vectors costs; see `kept_as`.
+    the scores of a task, the cost of a search in compact vectors; see `kept_as`.
+
+    Args:
+        encoder: the model.
+        precision, batch_tokens, progress: of `Encoder.encode`.
+        cache: of vectors by text; None is a temporary one.
+        pool: of processes on several devices; None encodes here.
+
+    >>> from gte.data.tokenizer import train_tokenizer
+    >>> from gte.encoder import Encoder
+    >>> tokenizer = train_tokenizer(["text embeddings"], vocab_size=64)
+    >>> encoder = Encoder.from_scratch(tokenizer, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    >>> model = EncoderModel(encoder)
+    >>> model.embed(["a text", "a text", "another"]).shape, model.encoded
+    ((3, 16), 2)
     """
 
     mteb_model_meta = None  # asked for by mteb's protocols, used only where it writes its own result files
@@ -190,6 +204,7 @@ class EncoderModel:
         return normalize(torch.as_tensor(x_ND, dtype=torch.float32, device=self.devices[0]), dim=-1)
 
     def index(self, corpus, **_) -> None:
+        """Keep a corpus to search in, as mteb's search protocol has it."""
         self.corpus = corpus
 
     def search(self, queries, *, top_k: int, task_metadata, top_ranked=None, **_) -> dict[str, dict[str, float]]:
@@ -314,11 +329,23 @@ def load_model(
     cache_gb: float = 1,
     prompts: dict[str, str] | None = None,
 ):
-    """The model that `checkpoint` names, on one device or spread over several.
+    """Load the model that `checkpoint` names for an evaluation, on one device or spread over several.
 
-    `prompts`: other ones than the model's own, see `with_prompts`.
-    It is tried on one text, so that damaged weights show at once. `cache`: a folder where its embeddings are kept, up
-    to `cache_gb` GB a model.
+    It is tried on one text, so that damaged weights show at once.
+
+    Args:
+        checkpoint: bm25, bm25-stemmed, bm25-mteb, or anything that `load_encoder` takes.
+        precision: of `Encoder.encode`.
+        batch_tokens: of `Encoder.encode`.
+        device: one, or a list of them.
+        progress: whether progress bars are shown.
+        cache: a folder where its embeddings are kept; None is a temporary one.
+        cache_gb: GB that the folder may take for a model.
+        prompts: other ones than the model's own, see `with_prompts`.
+    Raises: UserError where nothing loads, and where its vectors are not finite.
+
+    >>> load_model("bm25", "fp32", None, "cpu", progress=False).variant
+    'no stemmer'
     """
     if checkpoint in BM25_WORDS:
         return BM25(BM25_WORDS[checkpoint])

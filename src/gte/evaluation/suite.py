@@ -39,11 +39,20 @@ FOLDER_OF = {  # tasks that share a folder, and what their files begin with; eve
 
 @dataclass(frozen=True)
 class Suite:
-    """`tasks` by name, from data_dir or (where `hub`) from the hub, and every task found under `folder`.
+    """The tasks of an evaluation: by name, from data_dir or the hub, and every task found under `folder`.
 
-    benchmark: mteb's name of the list of tasks; its board's means are given. subsets, splits: of each task that is
-    scored on others than English and the first split, all of them; its score is their mean. groups: further means that
-    the board has, each over tasks, or over single splits of them as task/split.
+    Args:
+        name: of the suite.
+        tasks: names of tasks.
+        folder: a folder of task folders, or several.
+        hub: whether tasks come from the hub where no data_dir is given.
+        benchmark: mteb's name of the list of tasks; its board's means are given.
+        subsets: of each task that is scored on others than English, all of them; its score is their mean.
+        splits: of each task that is scored on others than the first split, all of them; its score is their mean.
+        groups: further means that the board has, each over tasks, or over single splits of them as task/split.
+
+    >>> plan(Suite("mine", tasks=["SciFact", "NFCorpus"]), only=["SciFact"]).run  # None: from the hub
+    {'SciFact': None}
     """
 
     name: str
@@ -58,10 +67,14 @@ class Suite:
 
 @dataclass(frozen=True)
 class Plan:
-    """Task name -> its folder, or None for the hub; why the suite's other tasks are not run; which split is scored.
+    """The tasks to run, and the reasons why the suite's other tasks are not run.
 
-    `split` None stands for the one that MTEB scores. `subsets`, `splits`: see `Suite`. `uncounted`: tasks that are in
-    none of the suite's means, as they are not its own or are scored on another split than its.
+    Args:
+        run: task name -> its folder, or None for the hub.
+        skipped: task name -> reason.
+        split: the one that is scored; None is the one that MTEB scores.
+        subsets, splits: see `Suite`.
+        uncounted: tasks that are in none of the suite's means, as they are not its own or are scored on another split.
     """
 
     run: dict[str, Path | None]
@@ -87,9 +100,18 @@ class Plan:
 def plan(
     suite: Suite, data_dir: str | Path | None = None, only: list[str] | None = None, split: str | None = None
 ) -> Plan:
-    """What to run, decided by names and folders alone.
+    """Plan an evaluation by names and folders alone.
 
-    Raises UserError where `only` asks for what is not there, where a folder is incomplete, where nothing is left.
+    Args:
+        suite: its tasks.
+        data_dir: a folder of task folders; None takes the hub's data.
+        only: names of the tasks to run; None runs the suite's.
+        split: to score; None is the one that MTEB scores.
+    Raises: UserError where `only` asks for what is not there, where a folder is incomplete, where nothing is left.
+
+    >>> plan(Suite("mine"))
+    Traceback (most recent call last):
+    gte.errors.UserError: suite=mine is what a folder holds: pass data_dir=, a folder of task folders
     """
     if suite.folder is None and data_dir is None and not (suite.tasks or only):
         raise UserError(f"suite={suite.name} is what a folder holds: pass data_dir=, a folder of task folders")
@@ -170,7 +192,16 @@ def tasks_of(folders: dict[str, Path]) -> list[str]:
 
 
 def name_checkpoints(checkpoint: str | list[str] | dict[str, str]) -> dict[str, str]:
-    """Label -> checkpoint. A label that is not given is the last part of the path that tells the checkpoints apart."""
+    """Label checkpoints for a table: by default the last part of the path that tells them apart.
+
+    Args:
+        checkpoint: a path, a list of paths, or {label: path}.
+    Returns: label -> path.
+    Raises: UserError where a list names one checkpoint twice.
+
+    >>> name_checkpoints(["runs/pretrain/checkpoints/last.ckpt", "runs/finetune"])
+    {'pretrain': 'runs/pretrain/checkpoints/last.ckpt', 'finetune': 'runs/finetune'}
+    """
     if isinstance(checkpoint, dict):
         if not all(isinstance(value, str) for value in checkpoint.values()):
             raise UserError("checkpoint={label: path}: every label needs a path")
@@ -186,6 +217,7 @@ def name_checkpoints(checkpoint: str | list[str] | dict[str, str]) -> dict[str, 
 
 
 def say_at_once(line: str) -> None:
+    """Print a line without a buffer."""
     print(line, flush=True)
 
 

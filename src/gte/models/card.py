@@ -55,7 +55,24 @@ def model_card(
     comparisons: list[Comparison] = (),
     license: str | None = None,
 ) -> str:
-    """The README.md of an exported model. `scores`: see `find_scores`; they go into the hub's metadata too."""
+    """Write the model card of an exported model.
+
+    Args:
+        encoder: the model.
+        stages: its training stages, as `gte.models.load.history` gives them.
+        name: of the model, as a user loads it.
+        commit: of the checkout that exports it.
+        scores: of `find_scores`; they go into the hub's metadata too.
+        comparisons: of the ONNX graphs with the PyTorch model.
+        license: None is the base model's.
+    Returns: the text of README.md.
+
+    >>> from gte.data.tokenizer import train_tokenizer
+    >>> tokenizer = train_tokenizer(["text embeddings"], vocab_size=64)
+    >>> model = Encoder.from_scratch(tokenizer, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    >>> "16 dimensions" in model_card(model, [], name="tiny", commit="unknown")
+    True
+    """
     parameters = sum(p.numel() for p in encoder.parameters())
     lines = [
         "---",

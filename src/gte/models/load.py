@@ -25,7 +25,7 @@ ZERO_FILE = Path("checkpoint/mp_rank_00_model_states.pt")  # in the directory th
 
 
 def describe(encoder: Encoder) -> dict:
-    """All that is needed besides the weights to build the encoder again; plain text, loadable with weights_only."""
+    """Collect everything besides the weights that is needed to build the encoder again, loadable with weights_only."""
     with tempfile.TemporaryDirectory() as folder:
         encoder.tokenizer.save_pretrained(folder)
         files = {path.name: path.read_text() for path in sorted(Path(folder).iterdir()) if path.is_file()}
@@ -100,10 +100,21 @@ def load_weights(encoder: Encoder, state_dict: dict, path: Path) -> None:
 
 
 def find_checkpoint(path: str | Path) -> Path | str:
-    """What `checkpoint=` names: a checkpoint's file, a model directory, or a hub name; of a run, its last.ckpt.
+    """Find the file or directory that `checkpoint=` names.
 
-    Another one of a run is RUN/best.ckpt, RUN/step-0001000.ckpt, wherever in the run's directory it lies.
-    Of an address (s3://...) it is a copy on this machine.
+    Args:
+        path: a run directory (its last.ckpt), a .ckpt, a model directory, a name on the hub, or an address (s3://...),
+            of which a copy is made. RUN/best.ckpt and RUN/step-0001000.ckpt are found wherever in the run's directory
+            they lie.
+    Returns: a file or a directory; the name itself where it is the hub's.
+    Raises: UserError for a path where nothing is.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as run:
+    ...     (Path(run) / "checkpoints").mkdir()
+    ...     (Path(run) / "checkpoints" / "last.ckpt").touch()
+    ...     find_checkpoint(run).name
+    'last.ckpt'
     """
     if is_address(path):
         there = place(path)
@@ -151,9 +162,23 @@ def take_prompts(encoder: Encoder, checkpoint: str | Path) -> None:
 
 
 def load_encoder(checkpoint: str | Path, trust_remote_code: bool = False) -> Encoder:
-    """The encoder of a run directory, a .ckpt, an exported, sentence-transformers or transformers directory.
+    """Load the encoder of any checkpoint.
 
-    `trust_remote_code`: run the Python files that a model directory brings along; without it such a model is refused.
+    Args:
+        checkpoint: a run directory, a .ckpt, or an exported, sentence-transformers or transformers directory.
+        trust_remote_code: run the Python files that a model directory brings along; without it such a model is refused.
+    Returns: the encoder, in eval mode, on the CPU.
+    Raises: UserError where nothing loads.
+
+    >>> import tempfile
+    >>> from gte.data.tokenizer import train_tokenizer
+    >>> tokenizer = train_tokenizer(["text embeddings"], vocab_size=64)
+    >>> model = Encoder.from_scratch(tokenizer, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model.save(folder)
+    ...     loaded = load_encoder(folder)
+    >>> loaded.dimensions
+    16
     """
     found = find_checkpoint(checkpoint)
     if isinstance(found, Path) and found.is_file():
@@ -187,7 +212,20 @@ def initialize(encoder: Encoder, init_from: str | Path) -> None:
 
 
 def weights_checksum(encoder: Encoder) -> str:
-    """SHA-256 over all of a model that its vectors depend on: settings, configuration, tokenizer and weights."""
+    """Compute a SHA-256 over everything in a model that its vectors depend on: settings, configuration, tokenizer and
+    weights.
+
+    Args:
+        encoder: the model.
+    Returns: "sha256:" and 64 hexadecimal digits.
+
+    >>> from gte.data.tokenizer import train_tokenizer
+    >>> tokenizer = train_tokenizer(["text embeddings"], vocab_size=64)
+    >>> sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    >>> one, other = (Encoder.from_scratch(tokenizer, **sizes) for _ in range(2))
+    >>> weights_checksum(one) == weights_checksum(one), weights_checksum(one) == weights_checksum(other)
+    (True, False)
+    """
     config = encoder.lm.config.to_dict()
     for key in DESCRIBING:
         config.pop(key, None)
