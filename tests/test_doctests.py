@@ -1,8 +1,10 @@
 """The examples in docstrings run, and public names say what they do."""
 
 import ast
+import contextlib
 import doctest
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,20 @@ import pytest
 SRC = Path(__file__).parents[1] / "src"
 MODULES = {path: ".".join(path.relative_to(SRC).with_suffix("").parts) for path in sorted(SRC.rglob("gte/**/*.py"))}
 PARSER = doctest.DocTestParser()
+
+
+QUESTION = re.compile(r"(What|Which|Of|How)\b")  # a docstring says what its function does, not a clause about it
+OLDER = {  # not reworded yet
+    "gte.build": {"one_line", "dead_process", "started_ranks"},
+    "gte.data.formats.warc": {"Tape.until_record"},
+    "gte.data.module": {"PairData.epochs"},
+    "gte.data.pairs": {"one_of", "leading", "refusals"},
+    "gte.data.prepare": {"Recipe", "Recipe.configuration", "read_decontamination", "versions", "maker"},
+    "gte.data.shards": {"Manifest"},
+    "gte.models.pretrained": {"default_pooling", "usable_positions"},
+    "gte.results.ablation": {"point"},
+    "gte.training.checkpoint": {"damage"},
+}
 
 
 def public_definitions(path: Path) -> list[tuple[str, ast.AST]]:
@@ -45,6 +61,13 @@ def find(name: str) -> list[doctest.DocTest]:
     return [found for found in finder.find(importlib.import_module(name)) if found.examples]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def deepspeed_has_spoken():
+    """transformers imports DeepSpeed, where it is installed, to save a model; it then prints a line, no example's."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("deepspeed")
+
+
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_the_examples_in_docstrings_give_what_they_show(name):
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
@@ -56,3 +79,16 @@ def test_the_examples_in_docstrings_give_what_they_show(name):
 
 def test_what_users_import_has_examples():
     assert sum(len(find(name)) for name in WITH_EXAMPLES) >= 45
+
+
+@pytest.mark.parametrize("path", MODULES, ids=MODULES.values())
+def test_docstrings_begin_with_what_a_function_does(path):
+    asking = {name for name, node in public_definitions(path) if QUESTION.match(ast.get_docstring(node) or "")}
+    assert asking <= OLDER.get(MODULES[path], set())
+
+
+def test_the_rule_really_sees_a_question(tmp_path):
+    file = tmp_path / "module.py"
+    file.write_text('class A:\n    def b(self):\n        """What it is."""\n')
+    (_, (name, node)) = public_definitions(file)
+    assert name == "A.b" and QUESTION.match(ast.get_docstring(node))

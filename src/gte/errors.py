@@ -56,7 +56,7 @@ def did_you_mean(name: str, known: Iterable) -> str:
     return f", did you mean {' or '.join(folded[one] for one in close)}?" if close else ""
 
 
-def check_numbers(group: str, settings) -> None:
+def check_numbers(group: str, settings: object) -> None:
     """Raises UserError where a field of a dataclass that is declared as a number is none.
 
     group: of conf, as the user types it. A whole number may be a float's, and None where it is declared.

@@ -27,6 +27,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 # Terms of Eq. 6 by ordered kinds of rows, Q queries, D documents, N negatives: the first sums the second
 DIRECTIONS = {
@@ -138,7 +139,7 @@ def contrastive_loss(
 
 
 class Options(NamedTuple):
-    """What both losses are given beside vectors and temperature."""
+    """Arguments of both losses beside vectors and temperature."""
 
     chunk_rows: int | None
     ranks: Ranks | None
@@ -153,7 +154,7 @@ class Options(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What the passes know beside X and τ."""
+    """Facts that the passes need beside X and τ."""
 
     sums: frozenset[str]  # ordered kinds: rows of the first sum columns of the second
     n: int
@@ -280,7 +281,7 @@ def _products(run: Callable) -> Callable:
     """Runs a pass of the loss with CUDA's float32 products in the precision that its batch asks for, and no longer."""
 
     @wraps(run)
-    def passed(ctx, *given):
+    def passed(ctx: FunctionCtx, *given):
         batch = ctx.batch if run.__name__ == "backward" else given[-1]
         cublas = torch.backends.cuda.matmul
         before = cublas.fp32_precision
@@ -298,7 +299,7 @@ def _products(run: Callable) -> Callable:
 class _GramLoss(torch.autograd.Function):
     @staticmethod
     @_products
-    def forward(ctx, x_RD: Tensor, temperature: float | Tensor, batch: Batch) -> Tensor:
+    def forward(ctx: FunctionCtx, x_RD: Tensor, temperature: float | Tensor, batch: Batch) -> Tensor:
         n = batch.n
         x_RD, norm_R1 = _unit_rows(x_RD)
         x_WRD = batch.gather(x_RD)
@@ -339,7 +340,7 @@ class _GramLoss(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     @_products
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         x_WRD, norm_R1, z_WNV = ctx.saved_tensors
         batch, n = ctx.batch, ctx.batch.n
         scores = _Scores(x_WRD, batch._replace(counts=None))

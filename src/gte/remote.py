@@ -6,18 +6,22 @@ import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gte.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 ADDRESS = re.compile(r"(?!(?:https?|ftp|file|local)://)[a-z][a-z0-9+.-]*://.")  # web pages are no filesystems
 
 
-def is_address(path) -> bool:
+def is_address(path: "str | Path | UPath") -> bool:
     """Whether a path is an address like s3://bucket/folder."""
     return bool(ADDRESS.match(str(path)))
 
 
-def place(path):
+def place(path: "str | Path | UPath") -> "Path | UPath":
     """A pathlib.Path; for an address a upath.UPath, which has the same methods.
 
     Raises UserError where the packages for it are not installed.
@@ -36,19 +40,19 @@ def place(path):
     return found
 
 
-def local_copy(path) -> Path:
+def local_copy(path: "str | Path | UPath") -> Path:
     """The path itself; of what an address names, a file or a directory, a copy that lives as long as this process."""
     return path if isinstance(path, Path) else fetch(path, stamp(path))
 
 
-def look_anew(path) -> None:
+def look_anew(path: "str | Path | UPath") -> None:
     """Forget what was listed below an address: s3fs answers from its cache, which another writer does not change."""
     if not isinstance(path, Path):
         path.fs.invalidate_cache()
 
 
-def stamp(address) -> str:
-    """What tells the files at an address from those that another writer puts there: sizes, times and checksums."""
+def stamp(address: "UPath") -> str:
+    """Sizes, times and checksums of the files at an address, which another writer's would not share."""
     look_anew(address)
     try:
         found = address.fs.find(address.path, detail=True)
@@ -59,7 +63,7 @@ def stamp(address) -> str:
 
 
 @cache
-def fetch(address, stamp: str) -> Path:
+def fetch(address: "UPath", stamp: str) -> Path:
     folder = tempfile.mkdtemp(prefix="gte-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     copy = Path(folder) / address.name

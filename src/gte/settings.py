@@ -1,4 +1,4 @@
-"""What a model says of its own vectors besides its weights."""
+"""Settings of a model that decide its vectors besides its weights."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""What one training stage fixes: lengths, batch, groups, steps (Section 3.4)."""
+"""Sizes of one training stage: lengths, batch, groups, steps (Section 3.4)."""
 
 from dataclasses import dataclass
 from math import isfinite

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gte.data.shards import spans
+from gte.data.shards import TokenTable, spans
 from gte.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Batch(NamedTuple):
 
 
 def collate(
-    table,
+    table: TokenTable,
     rows_N: np.ndarray,
     *,
     source: int,
@@ -139,7 +139,7 @@ def frame(flat: np.ndarray, lengths: np.ndarray, max_length: int, prefix: list[i
 
 
 def gather_group(
-    table, rows_N: np.ndarray, per_query: int, key: np.uint64, text_hashes: bool = False
+    table: TokenTable, rows_N: np.ndarray, per_query: int, key: np.uint64, text_hashes: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Choose `per_query` negatives of each row: some of its hard ones at random, then random documents of other rows.
 
@@ -167,7 +167,7 @@ def gather_group(
     return flat[spans(starts[which], lengths[which])], lengths[which], hashes
 
 
-def draw_others(table, rows: np.ndarray, number: np.ndarray, key: np.uint64) -> np.ndarray:
+def draw_others(table: TokenTable, rows: np.ndarray, number: np.ndarray, key: np.uint64) -> np.ndarray:
     """For each row another one, drawn by (key, row, number), whose document is neither its own document nor its query.
 
     Raises UserError where TRIES of them are one of the two.

@@ -6,7 +6,7 @@ setting that says what is meant.
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -209,7 +209,7 @@ def known_layout(path: Path, source: str, columns: list, texts: list, wanted: Wa
     )
 
 
-def refuse_twice(path: Path, columns: list, used) -> None:
+def refuse_twice(path: Path, columns: list, used: Iterable) -> None:
     """Raises UserError where one of the columns used has a namesake: which of the two is meant is not known."""
     for name in flat(used):
         places = [place for place, one in enumerate(columns, 1) if normal(one) == normal(name)]
@@ -345,7 +345,7 @@ def normal(name: str) -> str:
     return re.sub(r"[\s_-]+", "_", str(name).strip().lower())
 
 
-def flat(values) -> list:
+def flat(values: Iterable) -> list:
     """Names and lists of names as one list."""
     names = [name for value in values for name in (value if isinstance(value, list) else [value])]
     return [name for name in names if name is not None]

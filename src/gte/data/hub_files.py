@@ -52,7 +52,7 @@ class HubFile:
 
     @property
     def name(self) -> str:
-        """What provenance calls it."""
+        """Name in the provenance."""
         return f"hub:{self.repo}@{self.revision[:12]}/{self.path}"
 
     def __str__(self) -> str:
@@ -174,7 +174,7 @@ def card_patterns(pinned: Pin, config: str | None, split: str, folder: Path) -> 
     return splits[split]
 
 
-def as_list(value) -> list:
+def as_list(value: object) -> list:
     return [] if value is None else value if isinstance(value, list) else [value]
 
 
@@ -238,7 +238,7 @@ def remove(file: HubFile, folder: Path) -> None:
 
 
 def patiently(call: Callable, what: str, progress: Callable[[], int] = lambda: 0):
-    """What a call to the hub returns, tried again where it may only have failed for now.
+    """Call the hub, again where it may only have failed for now.
 
     Args:
         call: without arguments.
@@ -278,12 +278,12 @@ def may_pass(error: Exception) -> bool:
 
 
 def token_hint(error: Exception) -> str:
-    """What helps where a server wants to know who asks."""
+    """Advice where a server wants to know who asks."""
     refused = getattr(error_response(error), "status_code", None) in (401, 403)
     return "; if it is private or gated: hf auth login, or HF_TOKEN" if refused else ""
 
 
-def asked_wait(response) -> int:
+def asked_wait(response: httpx2.Response | None) -> int:
     """Seconds that a server asks to wait, LONGEST at most."""
     said = "" if response is None else response.headers.get("Retry-After", "").strip()
     return min(int(said), LONGEST) if said.isdigit() else 0
@@ -367,7 +367,7 @@ def kind(path: str) -> str:
     return name.rpartition(".")[2].lower()
 
 
-def write(file: Path, content) -> None:
+def write(file: Path, content: object) -> None:
     """Write JSON as a whole or not at all, whoever else writes the same."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{time.monotonic_ns()}")

@@ -94,7 +94,9 @@ def mine(
     return result
 
 
-def check_settings(negatives, skip, depth, draw, margin, relative_margin) -> None:
+def check_settings(
+    negatives: int, skip: int, depth: int, draw: str, margin: float | None, relative_margin: float | None
+) -> None:
     """Raises UserError for numbers that cannot be meant."""
     if negatives < 1 or skip < 0 or depth <= skip:
         raise UserError(
@@ -108,7 +110,7 @@ def check_settings(negatives, skip, depth, draw, margin, relative_margin) -> Non
 
 @dataclass(frozen=True)
 class Dense:
-    """What ranks by an encoder. embed: (texts, prompt) -> unit vectors [n, D]. words: names of sources -> {source:
+    """A ranking by an encoder. embed: (texts, prompt) -> unit vectors [n, D]. words: names of sources -> {source:
     {kind: words}}, the prompts before their queries and documents. device: where scores are computed.
     """
 
@@ -147,7 +149,9 @@ class Pool:
     Texts that differ only in case and white space are one text, spelt as it is first met.
     """
 
-    def __init__(self, queries, documents, corpus, answers):
+    def __init__(
+        self, queries: Iterable[str], documents: Iterable[str], corpus: Iterable[str], answers: Iterable[Iterable[str]]
+    ):
         self.texts, self.numbers, text_of = number_texts(chain(documents, corpus))
         self.queries, _, self.query_of = number_texts(queries)
         self.positives: list[set[int]] = [set() for _ in self.queries]

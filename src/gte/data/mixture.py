@@ -1,9 +1,10 @@
-"""Which rows make up a step's batch: a function of (seed, step), not the state of an iterator.
+"""Rows of a step's batch: a function of (seed, step), not the state of an iterator.
 
 Source by Eq. 4, one source a batch; rows are a window of a keyed permutation of the source, so nothing is stored and
 nothing replayed: a run killed at any step continues with the same batches, at any number of ranks.
 """
 
+from collections.abc import Sequence
 from zlib import crc32
 
 import numpy as np
@@ -34,7 +35,15 @@ class Mixture:
     [0.25, 0.75]
     """
 
-    def __init__(self, sizes, *, alpha: float, seed: int, global_batch: int, weights=None):
+    def __init__(
+        self,
+        sizes: Sequence[int] | np.ndarray,
+        *,
+        alpha: float,
+        seed: int,
+        global_batch: int,
+        weights: Sequence[float] | np.ndarray | None = None,
+    ):
         self.sizes = np.asarray(sizes, dtype=np.int64)
         if self.sizes.ndim != 1 or len(self.sizes) == 0:
             raise ValueError("sizes must be a list of at least one source size")

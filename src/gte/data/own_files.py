@@ -255,8 +255,8 @@ def infer_table(path: Path, source: Source, wanted: Wanted) -> dict:
     return {**chosen, "options": {"header": bool(header), **options}}
 
 
-def as_texts(values) -> list[str]:
-    """What a cell must hold, as a table spells it."""
+def as_texts(values: object) -> list[str]:
+    """The value or values that a cell must hold, as a table spells them."""
     return [str(value) for value in (values if isinstance(values, list) else [values])]
 
 

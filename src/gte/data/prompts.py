@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
 from gte.data.collate import Texts, frame
-from gte.data.shards import spans
+from gte.data.shards import TokenTable, spans
 from gte.errors import UserError
 from gte.prompts import KINDS, NAMES, check_prompts, prompt_of, with_prompts
 from gte.settings import Settings
@@ -68,7 +68,7 @@ def split(texts: Texts) -> list[list[int]]:
     return [part.tolist() for part in np.split(flat, lengths.cumsum())[:-1]]
 
 
-def flatten(lists: Sequence[Sequence[int]], dtype=np.int64) -> Texts:
+def flatten(lists: Sequence[Sequence[int]], dtype: type | np.dtype = np.int64) -> Texts:
     """Join lists of ids into (flat ids, lengths)."""
     lengths = np.fromiter(map(len, lists), np.int64, len(lists))
     return np.fromiter(chain.from_iterable(lists), dtype, lengths.sum()), lengths
@@ -180,7 +180,7 @@ def fit_prompt(
     return best, len(fewest)
 
 
-def some_texts(folder: Path, table, kind: str, reader: Tokenizer) -> list[str]:
+def some_texts(folder: Path, table: TokenTable, kind: str, reader: Tokenizer) -> list[str]:
     """TRIED of a source's queries or documents; where its pairs were not kept, spelt from their ids."""
     pairs = folder / "pairs" / f"{table.name}.parquet"
     if pairs.exists():

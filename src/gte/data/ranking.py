@@ -55,7 +55,7 @@ class Search:
         """Whether a margin bounds the scores."""
         return self.margin is not None or self.relative_margin is not None
 
-    def limit(self, positive):
+    def limit(self, positive: float | np.ndarray):
         """The highest score that a negative may have beside the lowest of its query's positives, number or array."""
         return positive - np.maximum(self.margin or 0.0, (self.relative_margin or 0.0) * abs(positive))
 

@@ -1,4 +1,4 @@
-"""What a reader yields: pairs, triples, and rejections with their reasons."""
+"""Results of a reader: pairs, triples, and rejections with their reasons."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -138,7 +138,7 @@ class Unfit(Exception):
 
 
 def records(
-    value, fields: Fields, row: int, seen: set[int] | None = None, split: Callable | None = None
+    value: object, fields: Fields, row: int, seen: set[int] | None = None, split: Callable | None = None
 ) -> Iterator[Record]:
     """Make the pairs of one raw row, or its rejection: k documents give k records, a set of k texts k - 1.
 
@@ -197,7 +197,7 @@ def check_lengths(query: str, document: str, fields: Fields) -> None:
         raise Unfit(f"{FILTERED}document over {fields.max_document:,} characters")
 
 
-def check_filters(value, fields: Fields) -> None:
+def check_filters(value: object, fields: Fields) -> None:
     """Raises Unfit for a row that the source skips."""
     for filters, wanted in ((fields.keep, True), (fields.drop, False)):
         for name, values in filters.items():
@@ -207,13 +207,13 @@ def check_filters(value, fields: Fields) -> None:
                 raise Unfit(f"{FILTERED}{name} is {'not ' if wanted else ''}{said}")
 
 
-def filled(value) -> bool:
+def filled(value: object) -> bool:
     """Whether a value is or holds anything; false and 0 are something."""
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
     return any(part not in ([], {}, "") for part in parts)
 
 
-def check_score(value, fields: Fields) -> None:
+def check_score(value: object, fields: Fields) -> None:
     """Raises Unfit for a row whose score is too low, or no number."""
     found = cell(value, fields.score)
     try:
@@ -224,7 +224,7 @@ def check_score(value, fields: Fields) -> None:
         raise Unfit(f"{FILTERED}{fields.score} under {fields.min_score:g}")
 
 
-def check_id(value, name: str | int, seen: set[int]) -> None:
+def check_id(value: object, name: str | int, seen: set[int]) -> None:
     """Adds a row's id to those seen. Raises Unfit where it is there already."""
     identity = cell(value, name)
     if identity is None or identity == "":
@@ -237,7 +237,7 @@ def check_id(value, name: str | int, seen: set[int]) -> None:
         raise Unfit("duplicate id")
 
 
-def cell(value, name: str | int):
+def cell(value: object, name: str | int):
     """The value of one field of a row, None where it has none."""
     if isinstance(value, dict):
         return value.get(name)
@@ -246,7 +246,7 @@ def cell(value, name: str | int):
     return None
 
 
-def split_row(value, fields: Fields) -> tuple:
+def split_row(value: object, fields: Fields) -> tuple:
     """(query, documents, negatives) of a raw row, unchecked; the query of a {"set": [...]} is None."""
     if isinstance(value, dict):
         if fields.query is not None:
@@ -293,7 +293,7 @@ def gather(row: dict | list, field: Field):
     return [text for one in found for text in (one if isinstance(one, list) else [one]) if text is not None]
 
 
-def passages(value):
+def passages(value: object):
     """The texts, "title: text", of a list of passages; any other value as it is."""
     if not isinstance(value, list) or not any(isinstance(one, dict) for one in value):
         return value
@@ -310,7 +310,7 @@ def pick(row: dict, field: Field):
     return ": ".join(part.strip() for part in parts if part and part.strip())
 
 
-def clean(value, role: str, replace: dict[str, str] | None = None) -> str:
+def clean(value: object, role: str, replace: dict[str, str] | None = None) -> str:
     """Strip a text of surrounding white space, after replacements.
 
     Args:
@@ -336,7 +336,7 @@ def clean(value, role: str, replace: dict[str, str] | None = None) -> str:
     raise Unfit(f"missing {role}" if value is None else f"wrong type of {role}")
 
 
-def whole_number(value, role: str) -> int:
+def whole_number(value: object, role: str) -> int:
     """A number or the digits of one, of 32 bits at most. Raises Unfit for what is none."""
     try:
         number = int(value)
@@ -347,7 +347,7 @@ def whole_number(value, role: str) -> int:
     return number
 
 
-def clean_negatives(value) -> list[str]:
+def clean_negatives(value: object) -> list[str]:
     """Hard negatives as a list of non-empty texts. Raises Unfit where they are neither texts nor absent."""
     if value is None:
         return []
@@ -357,7 +357,7 @@ def clean_negatives(value) -> list[str]:
     return [clean(text, "negative") for text in values if text.strip()]
 
 
-def clean_answers(value, name: str | None) -> tuple[str, ...]:
+def clean_answers(value: object, name: str | None) -> tuple[str, ...]:
     """The answers in a row's column: a text, a list of them, or none. Raises Unfit for anything else."""
     found = value.get(name) if isinstance(value, dict) else None
     texts = [found] if isinstance(found, str) else [] if found is None else found

@@ -216,7 +216,7 @@ class Raw:
         return self.path.parents[len(Path(self.hub.path).parts) + 1]
 
 
-def names_column(value, name: str) -> bool:
+def names_column(value: object, name: str) -> bool:
     """Whether a field of `Fields` names a column: it is its name, or one of several, or it is filtered by."""
     return name == value or (isinstance(value, list | dict) and name in value)
 
@@ -322,7 +322,7 @@ def fits(name: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(f"/{name}", f"*/{pattern.removeprefix('**/')}")
 
 
-def with_mined(found: Iterator[Record], file: Path, raw) -> Iterator[Record]:
+def with_mined(found: Iterator[Record], file: Path, raw: Path | zipfile.Path) -> Iterator[Record]:
     """The records of a file with the negatives that `mine` found for them, in the same order, beside their own.
 
     Raises UserError where these were mined for other rows.

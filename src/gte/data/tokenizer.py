@@ -152,7 +152,7 @@ def wrap_wordpiece(vocabulary: dict[str, int]) -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def frequent_characters(texts: Sequence[str], normalizer) -> list[str]:
+def frequent_characters(texts: Sequence[str], normalizer: normalizers.Normalizer) -> list[str]:
     """The at most ALPHABET most frequent characters of the normalised texts, in order of code point."""
     counts = np.zeros(0x110000, dtype=np.int64)
     for start in range(0, len(texts), 10_000):
@@ -172,7 +172,7 @@ def continues_word(character: str, tokenizer: Tokenizer) -> bool:
     return len(tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(f"a{character}"))) == 1
 
 
-def fingerprint(tokenizer) -> str:
+def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     """Compute the SHA-256 of everything by which a tokenizer turns text into ids, added and special tokens included.
 
     Args:
@@ -186,14 +186,14 @@ def fingerprint(tokenizer) -> str:
     return hashlib.sha256(rules(tokenizer).encode()).hexdigest()
 
 
-def first_fingerprint(tokenizer) -> str:
+def first_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     """As manifests held it at first: without added tokens, and without the special tokens around a text."""
     state = json.loads(backend(tokenizer).to_str())
     parts = {key: state.get(key) for key in ("model", "normalizer", "pre_tokenizer")}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def rules(tokenizer) -> str:
+def rules(tokenizer: PreTrainedTokenizerFast) -> str:
     """A fast tokenizer's rules as one string: tokenizer.json without what each encoding sets or decoding uses."""
     state = json.loads(backend(tokenizer).to_str())
     for key in ("version", "truncation", "padding", "decoder"):
@@ -201,12 +201,12 @@ def rules(tokenizer) -> str:
     return json.dumps(state, sort_keys=True)
 
 
-def backend(tokenizer) -> Tokenizer:
+def backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
     """The Rust tokenizer below a fast one."""
     return tokenizer.backend_tokenizer
 
 
-def plain_reader(tokenizer) -> Tokenizer:
+def plain_reader(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
     """A copy of the Rust tokenizer that neither pads nor cuts; the caller's keeps its settings."""
     rust = Tokenizer.from_str(backend(tokenizer).to_str())
     rust.no_padding()  # all-MiniLM-L6-v2's tokenizer.json, for one, pads every text to 128
@@ -214,7 +214,7 @@ def plain_reader(tokenizer) -> Tokenizer:
     return rust
 
 
-def special_ids(tokenizer) -> tuple[list[int], list[int]]:
+def special_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
     """Find the ids that a tokenizer puts before and after a single text, by letting it do so.
 
     >>> special_ids(train_tokenizer(["a text"] * 9, vocab_size=64))  # [CLS] and [SEP]

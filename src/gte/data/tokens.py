@@ -13,12 +13,17 @@ import json
 import re
 from collections.abc import Sequence
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer
 
 from gte.data.shards import spans
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 BYTES_PER_TOKEN = 16  # of a text far longer than max_tokens, this much is tokenised at first
 BLOCK_BYTES = 2**24  # of texts looked at together
@@ -57,7 +62,7 @@ class Tokens:
     [2, 1, 0]
     """
 
-    def __init__(self, tokenizer, max_tokens: int, max_words: int | None = None):
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase | Tokenizer", max_tokens: int, max_words: int | None = None):
         if not isinstance(tokenizer, Tokenizer):
             from gte.data.tokenizer import plain_reader  # late: worker processes need no transformers
 

@@ -2,11 +2,15 @@
 
 import itertools
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gte.data.ranking import Bm25, best_scores
 from gte.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 def document_texts(rows: dict[str, list[str]]) -> list[str]:
@@ -87,13 +91,15 @@ class BM25:
         pattern = rf"(?u)\b\w{{{self.words.shortest},}}\b"
         return bm25s.tokenize(texts, stopwords="en", stemmer=self.stemmer, token_pattern=pattern, **settings)
 
-    def index(self, corpus, **_) -> None:
+    def index(self, corpus: "Dataset", **_) -> None:
         """Keep a corpus to search in, as mteb's search protocol has it."""
         self.ids = list(corpus["id"])
         self.retriever = Bm25(document_texts(corpus[:]), self.tokenize)
         self.texts += len(self.ids)
 
-    def search(self, queries, *, top_k: int, top_ranked=None, **_) -> dict[str, dict[str, float]]:
+    def search(
+        self, queries: "Dataset", *, top_k: int, top_ranked: dict[str, list[str]] | None = None, **_
+    ) -> dict[str, dict[str, float]]:
         """Scores of the best `top_k` documents by query, of all or of its own candidates; ties by row.
 
         Documents that share no word with the query are not found. A query that nothing is found for is there, and

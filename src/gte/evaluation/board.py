@@ -137,7 +137,7 @@ def task_results(task: Task, seconds: float) -> list[TaskResult]:
 
 
 def model_meta(label: str, checkpoint: str, model: EncoderModel, stated: dict) -> ModelMeta:
-    """What mteb wants to know of a model, as far as its checkpoint says it; None is what nobody said.
+    """Describe a model to mteb, as far as its checkpoint does; a fact that nobody gave is None.
 
     label: owner/name on the hub; the name of a model that was loaded from there is its own, any other label becomes
     local/label. The revision is the hub's commit, else the first 40 digits of the weights' checksum. stated: fields
@@ -181,7 +181,7 @@ def check_stated(stated: dict) -> None:
             raise UserError(f"board.{key}={value}: mteb does not take it: {wrong}")
 
 
-def refusal(key: str, value) -> str | None:
+def refusal(key: str, value: object) -> str | None:
     """Why mteb does not take a value of a field; None where it does."""
     try:
         ModelMeta(**NOT_KNOWN | {key: value})

@@ -8,6 +8,7 @@ Shapes: N queries, M candidates, D width.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from mteb.abstasks import AbsTask
@@ -18,6 +19,10 @@ from gte.data.task_folder import SAME_SPLIT, Folder
 from gte.errors import UserError
 from gte.evaluation.hub_rows import hub_rows
 from gte.results.paper import FEWER
+
+if TYPE_CHECKING:
+    from gte.evaluation.model import EncoderModel
+
 
 LANGUAGES = {"Ruby": "ruby", "JavaScript": "javascript", "Go": "go", "Python": "python", "Java": "java", "PHP": "php"}
 FIELDS = {"docstring": "text", "code": "text", "code_tokens": "optional texts", "url": "optional text"}
@@ -160,7 +165,7 @@ class CodeSearchNet(AbsTask):
         found = [path for name in names if (path := self.file(name))]
         return self.folder.rows(found[0], FIELDS) if found else []
 
-    def _evaluate_subset(self, model, data_split, **_) -> dict[str, float]:
+    def _evaluate_subset(self, model: "EncoderModel", data_split: tuple[list[str], list[str]], **_) -> dict[str, float]:
         queries, codes = data_split
         if not hasattr(model, "embed"):
             raise UserError(f"{self.metadata.name} ranks by embeddings; this model has none")
@@ -171,7 +176,7 @@ class CodeSearchNet(AbsTask):
             scores["mrr_1k"] = blocked_reciprocal_rank(q_ND, d_MD[: len(q_ND)])
         return scores
 
-    def _calculate_descriptive_statistics_from_split(self, split, **_):
+    def _calculate_descriptive_statistics_from_split(self, split: str, **_):
         raise NotImplementedError  # abstract in mteb, never called here
 
 

@@ -84,7 +84,7 @@ def eval_split(task: AbsTask) -> str:
 
 
 def english_subset(task: AbsTask) -> str:
-    """Of a multilingual task the subset that MTEB's English benchmark scores; the first where none is English."""
+    """The subset of a multilingual task that MTEB's English benchmark scores; the first where none is English."""
     languages = task.metadata.eval_langs
     if not isinstance(languages, dict):
         return "default"

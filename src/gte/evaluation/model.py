@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import torch
@@ -26,6 +26,13 @@ from gte.models.load import find_checkpoint, load_encoder, weights_checksum
 from gte.models.pool import EncoderPool
 from gte.nearest import best_documents
 from gte.prompts import KINDS, find_prompt, prompt_of, with_prompts
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from mteb.abstasks.task_metadata import TaskMetadata
+    from mteb.types import PromptType
+    from torch.utils.data import DataLoader
+
 
 KEPT_AFTER = 8_192  # texts a device: what an interruption loses, at most
 KEPT_ON_CPU = 512  # the same on a CPU, which takes as long for them
@@ -89,7 +96,7 @@ class EncoderModel:
         self.texts = 0  # asked for so far
         self.encoded = 0  # of these, run through the encoder
 
-    def prompt(self, task_metadata, prompt_type=None) -> str:
+    def prompt(self, task_metadata: "TaskMetadata", prompt_type: "PromptType | None" = None) -> str:
         """The words before a text of this task, by mteb's own order of precedence; noted in `prompts_used`."""
         from mteb.models.abs_encoder import get_prompt_name
 
@@ -187,27 +194,37 @@ class EncoderModel:
             )
         return x_ND
 
-    def encode(self, inputs, *, task_metadata, prompt_type=None, **_) -> np.ndarray:
+    def encode(
+        self, inputs: "DataLoader", *, task_metadata: "TaskMetadata", prompt_type: "PromptType | None" = None, **_
+    ) -> np.ndarray:
         """mteb hands over a loader of small batches; all its texts are taken at once, to be sorted by length."""
         return self.embed(list(inputs.dataset["text"]), self.prompt(task_metadata, prompt_type))
 
-    def similarity(self, a_ND, b_MD) -> torch.Tensor:
+    def similarity(self, a_ND: np.ndarray | torch.Tensor, b_MD: np.ndarray | torch.Tensor) -> torch.Tensor:
         """Cosines [N, M] in float32; of a single vector [D] those of one row."""
         return (self.unit_rows(a_ND) @ self.unit_rows(b_MD).T).cpu()
 
-    def similarity_pairwise(self, a_ND, b_ND) -> torch.Tensor:
+    def similarity_pairwise(self, a_ND: np.ndarray | torch.Tensor, b_ND: np.ndarray | torch.Tensor) -> torch.Tensor:
         """Cosines [N] of vectors row by row, in float32."""
         return (self.unit_rows(a_ND) * self.unit_rows(b_ND)).sum(-1).cpu()
 
-    def unit_rows(self, x_ND) -> torch.Tensor:
+    def unit_rows(self, x_ND: np.ndarray | torch.Tensor) -> torch.Tensor:
         """Vectors of length 1, in float32 on the first device."""
         return normalize(torch.as_tensor(x_ND, dtype=torch.float32, device=self.devices[0]), dim=-1)
 
-    def index(self, corpus, **_) -> None:
+    def index(self, corpus: "Dataset", **_) -> None:
         """Keep a corpus to search in, as mteb's search protocol has it."""
         self.corpus = corpus
 
-    def search(self, queries, *, top_k: int, task_metadata, top_ranked=None, **_) -> dict[str, dict[str, float]]:
+    def search(
+        self,
+        queries: "Dataset",
+        *,
+        top_k: int,
+        task_metadata: "TaskMetadata",
+        top_ranked: dict[str, list[str]] | None = None,
+        **_,
+    ) -> dict[str, dict[str, float]]:
         """Cosines of the best `top_k` documents by query, of all or of the query's own candidates; exact.
 
         Of equal float32 cosines the documents of the lowest rows are found. Which of those found counts first in a
@@ -286,7 +303,7 @@ class EncoderModel:
         return results
 
     def describe(self) -> dict:
-        """What identifies the model in a result: equal values give equal scores."""
+        """The facts that identify the model in a result: equal values give equal scores."""
         settings = self.encoder.settings
         prompts = {name: words for name, words in settings.prompts.items() if words}
         prompted = {"prompts": prompts, "default_prompt": settings.default_prompt} if prompts else {}

@@ -26,6 +26,8 @@ from gte.provenance import git_commit, versions
 from gte.results.paper import averages
 
 if TYPE_CHECKING:
+    from gte.evaluation.bm25 import BM25
+    from gte.evaluation.model import EncoderModel
     from gte.evaluation.tasks import Task
 
 SCHEMA = 3  # 2 had no parts of a task, and counted tasks in a suite's means that are not its own
@@ -282,7 +284,9 @@ def run_suite(
     return results
 
 
-def run_model(model, label: str, checkpoint: str, plan: Plan, out: Path, say: Callable[[str], None]) -> dict:
+def run_model(
+    model: "EncoderModel | BM25", label: str, checkpoint: str, plan: Plan, out: Path, say: Callable[[str], None]
+) -> dict:
     """One model's part of the results: its tasks' scores, what it cannot do, and what failed."""
     description = model.describe()
     entry = {"checkpoint": checkpoint, **description, "tasks": {}, "skipped": {}, "failed": {}}
@@ -311,7 +315,7 @@ def task_file(out: Path, label: str, name: str) -> Path:
     return out / "tasks" / re.sub(r"[^\w.-]", "_", label) / f"{name}.json"
 
 
-def run_task(task, model, description: dict, file: Path) -> tuple[dict, bool]:
+def run_task(task: "Task", model: "EncoderModel | BM25", description: dict, file: Path) -> tuple[dict, bool]:
     """Scores in points of 100, and whether they are fresh: `file` serves again while its identity is the same."""
     from gte.evaluation.board import parts_of, task_results
 

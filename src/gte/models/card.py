@@ -25,7 +25,7 @@ MAP = (
 
 
 def find_scores(results: Path, encoder: Encoder) -> dict:
-    """Of a results.json the entry of the model that has these weights, with the evaluation's commit and date.
+    """Find the entry of a results.json for the model of these weights, with the evaluation's commit and date.
 
     Raises UserError where it is no result of this project's, and where no model in it has the weights.
     """
@@ -231,7 +231,7 @@ def prompt_lines(settings: Settings) -> list[str]:
 
 
 def onnx_lines(name: str, encoder: Encoder, comparisons: list[Comparison]) -> list[str]:
-    """How the ONNX graphs are used, and how near they are to the PyTorch model."""
+    """Describe the use of the ONNX graphs, and their distance from the PyTorch model."""
     side = encoder.tokenizer.truncation_side
     cut = f"{encoder.max_length}" + (f', direction="{side}"' if side != "right" else "")
     task = comparisons[0].task

@@ -5,6 +5,7 @@ import json
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from transformers import AutoTokenizer
 
@@ -16,6 +17,10 @@ from gte.models.pretrained import load_pickle, new_model, read_config
 from gte.offline import loading
 from gte.remote import is_address, local_copy, place
 from gte.settings import Settings
+
+if TYPE_CHECKING:
+    from upath import UPath
+
 
 # what a configuration says of a model besides how it computes
 DESCRIBING = {"architectures", "dtype", "id2label", "label2id", "transformers_version", "use_cache", "_name_or_path"}
@@ -146,7 +151,7 @@ def find_checkpoint(path: str | Path) -> Path | str:
     return str(path)
 
 
-def newest_of_run(folder) -> tuple:
+def newest_of_run(folder: "Path | UPath") -> tuple:
     """Where a run's newest checkpoint is, if `folder` is a run's, or of checkpoints, or the checkpoint itself."""
     within = folder.parent / "checkpoints" / folder.name  # RUN/best.ckpt
     return folder / "checkpoints" / "last.ckpt", folder / "last.ckpt", folder, within

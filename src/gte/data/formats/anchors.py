@@ -45,7 +45,7 @@ def read_anchors(
     return read_keyed(path, take, MAX_LINE)
 
 
-def anchor_text(page: dict, anchor, language: str | None) -> str:
+def anchor_text(page: dict, anchor: object, language: str | None) -> str:
     """The text of one [url, hash, text, header or footer, language]. Raises Unfit where it is left out."""
     if not (isinstance(anchor, list) and len(anchor) == 5 and all(isinstance(part, str) for part in anchor)):
         raise Unfit("wrong type of anchor")

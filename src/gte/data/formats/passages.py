@@ -28,7 +28,7 @@ def read_passages(
     return changed(json_rows(path, max_row), fields, spell_out)
 
 
-def texts(passages, name: str) -> list:
+def texts(passages: object, name: str) -> list:
     """The texts of a list of passages; a passage without a text has none. Raises Unfit where it is no such list."""
     if not isinstance(passages, list | None) or not all(isinstance(passage, dict) for passage in passages or []):
         raise Unfit(f"wrong type of {name}")
