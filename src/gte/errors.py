@@ -1,4 +1,4 @@
-"""The exceptions that mean: the user can mend this; and what their lines have in common."""
+"""The exceptions that mean: the user can fix this; and the common parts of their lines."""
 
 import difflib
 from collections.abc import Iterable

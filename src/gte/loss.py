@@ -90,7 +90,7 @@ def improved_contrastive_loss(
         width_weights: a factor for each width; 1 each by default.
         directions: which terms of Eq. 6 are summed (keys of DIRECTIONS); the paper sums all four.
         mask_margin: candidates of a text that score above its positive by more than this cosine are taken for
-            unlabelled positives and left out of its sum. None masks nothing; the paper has no such mask.
+            unlabelled positives and excluded from its sum. None masks nothing; the paper has no such mask.
         guide: [N (2 + K), G] in the order of text_hashes, vectors of another model whose cosines decide what
             mask_margin masks, in place of the scores themselves (GISTEmbed, Solatorio 2024).
         counts: is given "candidates" and "masked", how many the own rows have and how many of them mask_margin took.

@@ -81,7 +81,7 @@ class Processes(Launcher):
         return folder, resolved["stage"]["init_from"]
 
     def run(self, folder: Path, overrides: list[str], earlier: Future | None) -> int:
-        """The point's exit code; it starts once the `earlier` one, whose model it goes on with, is done."""
+        """The point's exit code; it starts once the `earlier` one, whose model it starts from, is done."""
         if earlier is not None:
             earlier.result()
         print(f"== {folder}", flush=True)

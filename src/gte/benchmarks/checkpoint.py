@@ -1,4 +1,4 @@
-"""Checkpoints: how long training waits for them, against Lightning's own ways, with work that goes on meanwhile."""
+"""Checkpoints: how long training waits for them, against Lightning's own ways, with work that continues meanwhile."""
 
 import tempfile
 import time

@@ -40,7 +40,7 @@ def run(
 ) -> list[dict]:
     """A row a variant: seconds a batch and pairs/s, medians over rounds in which the variants take turns.
 
-    data: a prepared folder; its pre-training sources of fewer rows than a batch of `pairs` are left out. steps,
+    data: a prepared folder; its pre-training sources of fewer rows than a batch of `pairs` are skipped. steps,
     peer_steps: batches that are timed, after a first that is not. RuntimeError where a peer reads other ids than ours.
     """
     rows = Manifest.load(data).stage("pretrain")

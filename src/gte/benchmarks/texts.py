@@ -79,7 +79,7 @@ def write_model(
 
 
 def largest_dropout(config: PretrainedConfig) -> float:
-    """The largest dropout that a model's configuration states, the classifiers' aside: 0 where it has none."""
+    """The largest dropout that a model's configuration holds, the classifiers' aside: 0 where it has none."""
     rates = [value for key, value in config.to_dict().items() if "dropout" in key and "classifier" not in key]
     return max((rate for rate in rates if isinstance(rate, float)), default=0.0)
 

@@ -1,4 +1,4 @@
-"""The columns of a user's file that are query, document and negatives: stated, of a known layout, or asked for.
+"""The columns of a user's file that are query, document and negatives: configured, of a known layout, or asked for.
 
 Nothing is guessed: half of a layout, several columns of unknown names, an instruction and a score are refused with the
 setting that says what is meant.
@@ -101,7 +101,7 @@ class Wanted:
             raise UserError(f"{self.prefix}min_score={self.min_score} needs a number and {self.prefix}score=COLUMN")
 
     def of(self, source: str) -> dict:
-        """The roles of one source: {query, document, negatives, score, keep}, those that are stated."""
+        """The roles of one source: {query, document, negatives, score, keep}, those that are configured."""
         own = {key: value for key, value in self.columns.items() if key in STATED}
         own |= next((value for key, value in self.columns.items() if str(key) == source and key not in STATED), {})
         return {STATED[key]: value for key, value in own.items()}

@@ -47,9 +47,9 @@ BASE = np.uint64(0x9E3779B97F4A7C15)  # odd: of the polynomial over the words' h
 class Decontamination:
     """The pairs that count as contaminated: a text of theirs equals an evaluation set's, or holds n-grams of one.
 
-    folder: of evaluation tasks, a folder a task; their training splits are left out. texts: "queries", "documents" or
+    folder: of evaluation tasks, a folder a task; their training splits are skipped. texts: "queries", "documents" or
     both. ngram: words of an n-gram, None to compare whole texts only. overlap: share of an evaluation text's n-grams
-    that must be there, 0 for a single one. min_words: an evaluation text of fewer words is in any corpus, and left out.
+    that must be there, 0 for a single one. min_words: an evaluation text of fewer words is in any corpus, and skipped.
     """
 
     folder: Path
@@ -153,7 +153,7 @@ def read_evaluation(path: Path, changed: int) -> EvaluationTexts:
 
 
 class Contamination:
-    """The contaminated pairs of a source: which to leave out, and what the report says of them."""
+    """The contaminated pairs of a source: those to skip, and the report on them."""
 
     def __init__(self, evaluation: EvaluationTexts):
         self.evaluation = evaluation
@@ -221,7 +221,7 @@ class Contamination:
 
 
 class Postings:
-    """Sorted hashes with an owner each; those of more than `most` owners are left out."""
+    """Sorted hashes with an owner each; those of more than `most` owners are skipped."""
 
     BITS = 24  # of a table that tells most hashes that are not there without a search
 

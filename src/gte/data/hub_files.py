@@ -1,8 +1,8 @@
 """Files of data sets on the hub: which of them a source reads, at one commit, and their download.
 
 The first look at a data set pins it: its commit and the sizes of its files are kept in a small file in the raw folder,
-which every later run reads instead of asking. So a run that was cut goes on with the data that it began with, and needs
-no network for what it has. A download goes on at the byte where it stopped, in this process or a later one.
+which every later run reads instead of asking. So a run that was cut resumes with the data that it began with, and needs
+no network for what it has. A download resumes at the byte where it stopped, in this process or a later one.
 """
 
 import contextlib
@@ -368,7 +368,7 @@ def kind(path: str) -> str:
 
 
 def write(file: Path, content: object) -> None:
-    """Write JSON as a whole or not at all, whoever else writes the same."""
+    """Write JSON completely or not at all, whoever else writes the same."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{time.monotonic_ns()}")
     part.write_text(json.dumps(content), encoding="utf-8")

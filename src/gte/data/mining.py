@@ -34,7 +34,7 @@ DRAWN = 64  # random documents drawn at a time
 @dataclass
 class Mined:
     """`texts`: the negatives of each pair asked for; `random` of them were drawn at random to fill groups. `answered`:
-    documents near a query, left out because they hold an answer."""
+    documents near a query, skipped because they hold an answer."""
 
     texts: list[list[str]] = field(default_factory=list)
     random: int = 0
@@ -63,7 +63,7 @@ def mine(
     They are drawn at random, or are the best (draw="top"), from the query's ranks [skip, depth), where a rank counts
     only what may be a negative: no document of the same query text, none that equals such a document or the query
     itself up to case and white space, none above the margins (see `Search`). Of these, documents that hold one of the
-    query's `answers` (a list a pair) are left out. Best first; equal queries get equal negatives, fewer where there are
+    query's `answers` (a list a pair) are skipped. Best first; equal queries get equal negatives, fewer where there are
     not enough, unless `fill` adds random documents, of which the same is true but for the margins. A function of the
     arguments. Raises UserError for settings that cannot be meant.
     """
@@ -354,7 +354,7 @@ def read(source: Source, folder: Path) -> Input:
 
 
 def write_triples(target: Path, pairs: Sequence[Pair | Triple], negatives: Sequence[Sequence[str]]) -> None:
-    """Writes {"query", "pos", "neg"} lines; the file is whole or not there."""
+    """Writes {"query", "pos", "neg"} lines; the file is complete or not there."""
     unfinished = target.with_name(f".{target.name}.part")
     target.parent.mkdir(parents=True, exist_ok=True)
     with open(unfinished, "wb") as raw, gzip.GzipFile("", "wb", 3, raw, mtime=0) as file:

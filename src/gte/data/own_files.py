@@ -134,7 +134,7 @@ def infer_source(path: Path, wanted: Wanted = FIND_OUT) -> Source:
 
 
 def local_source(path: Path) -> Source:
-    """One file as a source of its own folder, its fields not stated. Raises UserError for a file of no such format."""
+    """One file as a source of its own folder, without fields. Raises UserError for a file of no such format."""
     stem, suffix = split_name(path)
     if not path.is_file():
         raise UserError(f"there is no file {path}")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 Field = str | int | list | None
 ANY_POSITIVE = ("pos", "document", "answer")  # names of which each row of a file may have another
-FILTERED = "filtered: "  # begins the reason of a row that its source leaves out by choice: counted, but no fault
+FILTERED = "filtered: "  # begins the reason of a row that its source skips by choice: counted, but no fault
 
 
 class Pair(NamedTuple):

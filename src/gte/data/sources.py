@@ -1,4 +1,4 @@
-"""Sources of text pairs: what conf/source/**/<name>.yaml states of them."""
+"""Sources of text pairs, as conf/source/**/<name>.yaml configures them."""
 
 import difflib
 import fnmatch

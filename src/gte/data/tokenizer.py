@@ -168,7 +168,7 @@ def frequent_characters(texts: Sequence[str], normalizer: normalizers.Normalizer
 
 
 def continues_word(character: str, tokenizer: Tokenizer) -> bool:
-    """Whether a word can go on with this character: punctuation and ideographs stand alone."""
+    """Whether a word can continue with this character: punctuation and ideographs stand alone."""
     return len(tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(f"a{character}"))) == 1
 
 

@@ -245,7 +245,7 @@ def balanced(rows: list[Row]) -> list[Row]:
 
 
 def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
-    """Writes gzip-compressed lines of JSON. The bytes depend on the rows alone; the file appears whole or not."""
+    """Writes gzip-compressed lines of JSON. The bytes depend on the rows alone; it appears complete or not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     with open(temporary, "wb") as raw, gzip.GzipFile("", "wb", compresslevel=2, fileobj=raw, mtime=0) as file:
@@ -255,7 +255,7 @@ def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
 
 
 def write_task(folder: Path, files: dict[str, list]) -> None:
-    """Writes a held-out task's files; the folder appears whole, in place of an older one."""
+    """Writes a held-out task's files; the folder appears complete, in place of an older one."""
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     for name, rows in files.items():

@@ -170,7 +170,7 @@ def changelog_entries(text: str, package: str) -> Pairs:
 
 
 def short(item: Item) -> str:
-    """The name that people use: `f` or `Class.method`, and the whole name of a module."""
+    """The name that people use: `f` or `Class.method`, and the full name of a module."""
     return ".".join(item.inner.split(".")[-2:]) or item.public
 
 

@@ -97,7 +97,7 @@ def retrieval_task(rows: list, kinds: tuple[str, ...], queries: int) -> dict[str
 def relatedness_task(rows: list) -> list[dict]:
     """Sentence pairs: a summary, and the first sentence of the description of the same item (score 2), of another item
     of the same module (1) or of another package (0). All three draw from the same sentences, and pairs that share
-    more than a third of their words are left out, so that word identity does not give the score away."""
+    more than a third of their words are skipped, so that word identity does not give the score away."""
     sentences = []
     for row in draw(rows, "sentences", key=lambda row: row.query):
         sentence = docstring.first_sentence(row.document)[0]

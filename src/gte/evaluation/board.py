@@ -172,7 +172,7 @@ def model_meta(label: str, checkpoint: str, model: EncoderModel, stated: dict) -
 
 
 def check_stated(stated: dict) -> None:
-    """UserError for what a user states of a model, {field: value}, if it is no field of `STATED` or mteb refuses it."""
+    """UserError for a user's facts about a model, {field: value}, if it is no field of `STATED` or mteb refuses it."""
     for key, value in stated.items():
         if key not in STATED:
             near = did_you_mean(key, STATED)

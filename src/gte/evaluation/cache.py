@@ -1,4 +1,4 @@
-"""Embeddings by text, in a folder: an interrupted run goes on, and tasks that share texts embed them once.
+"""Embeddings by text, in a folder: an interrupted run resumes, and tasks that share texts embed them once.
 
 Shapes: N texts, D width.
 """
@@ -89,7 +89,7 @@ class VectorCache:
         return np.memmap(self.folder / "vectors.f32", "<f4", "r", shape=shape)[rows_N]
 
     def add(self, keys_N: np.ndarray, vectors_ND: np.ndarray) -> None:
-        """Keeps new vectors as far as there is room."""
+        """Keeps new vectors up to the limit."""
         with self.open_files() as (keys, vectors):
             stored = keys.tell() // 8
             room = max(self.limit - stored, 0)

@@ -363,7 +363,7 @@ def refuse_without_hub(suite: Suite, plan: Plan) -> None:
 
 
 def exit_code(results: dict) -> int:
-    """0 where all was run; 1 where a task failed, 2 where every failure is one that the user can mend."""
+    """0 where all was run; 1 where a task failed, 2 where every failure is one that the user can fix."""
     failures = [failure for model in results["models"].values() for failure in model["failed"].values()]
     if not failures:
         return 0

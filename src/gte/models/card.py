@@ -131,7 +131,7 @@ def base_of(stages: list[dict]) -> tuple[str | None, str | None]:
 
 
 def card_licence(folder: str | Path) -> str | None:
-    """The licence that the model card in a model directory states; None where there is no card of the hub's."""
+    """The licence that the model card in a model directory names; None where there is no card of the hub's."""
     try:
         return ModelCard.load(Path(folder) / "README.md").data.license
     except (ValueError, OSError, yaml.YAMLError):

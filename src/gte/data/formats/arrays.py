@@ -171,7 +171,7 @@ class Window:
             except (ValueError, RecursionError):  # a number of thousands of digits, thousands of brackets
                 return "invalid JSON", None, 0
             else:
-                if end < len(self.text):  # a number may go on behind what is read
+                if end < len(self.text):  # a number may continue behind the buffer
                     return self.checked(value, end)
             if len(self.text) - self.at > self.limit:
                 return f"item over {self.limit:,} bytes", None, 0
@@ -192,7 +192,7 @@ class Window:
     def skip_item(self, first: str, brackets: bool = True) -> bool:
         """Moves behind the item ahead, which cannot be read and begins with `first`; False where no other follows.
 
-        Another one begins where, behind a comma, a whole value like the last good item stands; else where the brackets
+        Another one begins where, behind a comma, a full value like the last good item stands; else where the brackets
         and quotes of the bad one end, if they do and `brackets` is set.
         """
         first, size = OPENED_BY.get(type(self.last), first), PIECE

@@ -16,7 +16,7 @@ def read_passages(
     """Rows whose document and negatives are lists of passages (title, text), each spelt out as "title: text".
 
     positives: how many positive passages of a question give a pair, the first ones; all of them by default. A question
-    without any is left out.
+    without any is skipped.
     """
 
     def spell_out(value: dict) -> dict:

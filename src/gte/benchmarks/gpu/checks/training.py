@@ -37,7 +37,7 @@ def trainer(setting: Setting, precision: str) -> list[str]:
 
 
 def read_metrics(out: Path) -> list[dict[str, float]]:
-    """The rows of metrics.csv that are whole by now."""
+    """The rows of metrics.csv that are complete by now."""
     try:
         with open(out / "metrics.csv", newline="") as lines:
             return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(lines)]
