@@ -21,7 +21,6 @@ OLDER = {  # not reworded yet
     "gte.data.module": {"PairData.epochs"},
     "gte.data.pairs": {"one_of", "leading", "refusals"},
     "gte.data.prepare": {"Recipe", "Recipe.configuration", "read_decontamination", "versions", "maker"},
-    "gte.data.shards": {"Manifest"},
     "gte.models.pretrained": {"default_pooling", "usable_positions"},
     "gte.results.ablation": {"point"},
     "gte.training.checkpoint": {"damage"},

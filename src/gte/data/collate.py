@@ -79,6 +79,14 @@ def collate(
     Raises: UserError where hardly any document differs from a row's own, and where text_hashes asks for what the shards
         do not hold.
     Source: Section 3.4.
+
+    >>> class Rows:  # stands in for a TokenTable: row i is the text [i, i]
+    ...     def gather(self, column, rows_N):
+    ...         return np.repeat(rows_N, 2), np.full(len(rows_N), 2)
+    >>> order = {"source": 0, "step": 0, "seed": 0, "max_length": 8, "group_size": 1}
+    >>> batch = collate(Rows(), np.array([5, 6]), **order, prefix=[1], suffix=[2])
+    >>> batch.ids_T.tolist(), batch.lengths_R.tolist(), batch.pairs
+    ([1, 5, 5, 2, 1, 6, 6, 2, 1, 5, 5, 2, 1, 6, 6, 2], [4, 4, 4, 4], 2)
     """
     kinds = ["query", "document", "document"]  # negatives are documents
     texts = [table.gather(kind, rows_N) for kind in kinds[:2]]

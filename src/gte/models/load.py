@@ -43,7 +43,12 @@ def describe(encoder: Encoder) -> dict:
 
 
 def history(checkpoint: str | Path) -> list[dict]:
-    """The training stages that made a checkpoint, oldest first; empty for a model that was not trained here."""
+    """Read the training stages that made a checkpoint.
+
+    Args:
+        checkpoint: anything that `load_encoder` takes.
+    Returns: a record a stage, oldest first; none for a model that was not trained here.
+    """
     found = find_checkpoint(checkpoint)
     if isinstance(found, Path) and found.is_file():
         return read_checkpoint(found).get("history", [])
@@ -58,7 +63,13 @@ def steps_of(checkpoint: str | Path) -> int:
 
 
 def read_checkpoint(path: Path) -> dict:
-    """The content of a .ckpt file, without running any code from it. Raises UserError where it is not one of ours."""
+    """Read a .ckpt file, without running any code from it.
+
+    Args:
+        path: the file.
+    Returns: its content.
+    Raises: UserError where it is not one of ours.
+    """
     content = load_pickle(path, "checkpoint", mmap=True)
     if isinstance(content, dict) and path.name == ZERO_FILE.name:
         content["state_dict"] = content.get("fp32_weights", content.get("module", {}))
@@ -192,10 +203,14 @@ def load_encoder(checkpoint: str | Path, trust_remote_code: bool = False) -> Enc
 
 
 def initialize(encoder: Encoder, init_from: str | Path) -> None:
-    """Copies the weights of any checkpoint that `load_encoder` takes into the encoder.
+    """Copy the weights of any checkpoint into an encoder, with its prompts and the cut of its vectors.
 
-    Its prompts and the cut of its vectors are taken over; of a model that was trained here, also that it has none.
-    Raises UserError where it is another model, pools in another way or reads texts by another tokenizer.
+    Of a model that was trained here, that it has no prompts is taken over too.
+
+    Args:
+        encoder: the model, which is changed.
+        init_from: anything that `load_encoder` takes.
+    Raises: UserError where it is another model, pools in another way or reads texts by another tokenizer.
     """
     other = load_encoder(init_from)
     if fingerprint(other.tokenizer) != fingerprint(encoder.tokenizer):
