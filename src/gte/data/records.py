@@ -16,8 +16,7 @@ class Pair(NamedTuple):
     """A query and its document, both non-empty and stripped.
 
     Args:
-        query: the text that is searched with.
-        document: the text that is to be found.
+        query, document: the text that is searched with, and the one to be found.
         row: its position in its file, from 1.
         answers: strings that answer the query, where the source has them.
 
@@ -98,9 +97,7 @@ class Fields:
         keep: the value or values by field that a row must have there.
         drop: the value or values by field that a row must not have there.
         replace: regular expressions and their replacements in queries and documents.
-        min_query: characters that a query must have.
-        min_document: characters that a document must have.
-        max_document: characters that a document must not exceed.
+        min_query, min_document, max_document: characters that a text must have, or must not exceed.
         answers: field that holds the strings which answer a query.
         score: field of a number.
         min_score: the least number there.
