@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from gte.build import plain, script
+from gte.settings import Settings
 
 
 def check(cfg: DictConfig) -> None:
@@ -59,7 +60,7 @@ def main(cfg: DictConfig) -> None:
         print(as_table(hits, width), flush=True)
 
 
-def words_before(settings, prompts: dict | None, source: str | None) -> dict[str, str]:
+def words_before(settings: Settings, prompts: dict | None, source: str | None) -> dict[str, str]:
     """The words before queries and passages, of a source that the model was trained on where one is named."""
     from gte.data.prompts import sources_of, words_to_rank
     from gte.errors import UserError, did_you_mean

@@ -8,8 +8,9 @@ the tokens that lie at most so far away in the text (ModernBERT's local layers).
 Shapes: n texts, H heads, T tokens of all texts, L tokens of a text, E width of a head.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 ATTENTION = "within_texts"
 Runs = Sequence[tuple[int, int]]
@@ -48,7 +52,7 @@ def at_least_float32(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def no_mask(config) -> dict[str, None] | None:
+def no_mask(config: "PretrainedConfig") -> dict[str, None] | None:
     """The attention mask of a packed batch: none, by kind of layer where the language model would make its own."""
     return {"full_attention": None, "sliding_attention": None} if config.model_type == "modernbert" else None
 
@@ -141,7 +145,7 @@ def attend_by_steps(
     return F.dropout(weights, dropout_p) @ v if dropout_p else weights @ v
 
 
-def attend_band(dense, q: Tensor, k: Tensor, v: Tensor, window: int | None, **options) -> Tensor:
+def attend_band(dense: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, window: int | None, **options) -> Tensor:
     """dense(q, k, v) of [texts, H, L, E], where a token sees those up to `window` before and behind it; None is all.
 
     Long texts a block of queries at a time, each with the keys that it can see: the work grows with L, not L squared.

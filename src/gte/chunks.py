@@ -1,4 +1,4 @@
-"""Which texts go through the language model together: sorted by length, cut by a budget of tokens; and there brought.
+"""Chunks of texts that go through the language model together: sorted by length, cut by a budget of tokens.
 
 Shapes: N texts, T tokens of all texts end to end.
 """
@@ -16,7 +16,7 @@ from gte.errors import UserError
 
 @dataclass(frozen=True)
 class Plan:
-    """Which texts go through the language model together: longest first, at most `batch_tokens` a chunk."""
+    """Chunks of texts that go through the language model together, longest first."""
 
     chunks: list[np.ndarray]  # row numbers, longest text first
     order: np.ndarray  # the chunks end to end

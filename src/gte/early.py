@@ -5,10 +5,14 @@ import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gte.errors import UserError, did_you_mean
 from gte.remote import find_checkpoint, is_address
 from gte.values import TRAIN, TRAINER_FIXED, TRAINER_READ, TRAINER_UNREAD, check_values
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 BM25 = ("bm25", "bm25-stemmed", "bm25-mteb")  # what `checkpoint=` names beside models
 NO_CUDA = "this machine has no CUDA device for the chosen trainer; use trainer=cpu"
@@ -89,7 +93,7 @@ def check_new_run(out: Path, folder: Path, resume: str | None) -> None:
         raise UserError(no_checkpoint(resume))
 
 
-def holds_a_run(out: Path, folder) -> str:
+def holds_a_run(out: Path, folder: "Path | UPath") -> str:
     """The line for a new run that would write between the checkpoints of another one."""
     key = "out" if out in folder.parents else "checkpoint_dir"
     return f"{folder} already holds a run; go on with resume=auto, or name another {key}="

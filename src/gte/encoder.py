@@ -51,12 +51,27 @@ PRECISIONS = (*AUTOCAST, "int8")  # of `encode`
 
 
 class Encoder(nn.Module):
-    """E(x): mean over a text's tokens, special tokens included, of the language model's last layer (Eqs. 1-2).
+    """Embed texts by a language model and a pooling of its last layer, the mean over all tokens in the paper.
 
-    settings: what its files say of its vectors; max_length and pooling override theirs. pooling: mean, as in the paper,
-    cls, a text's first token, or last, its last one. padding_free: whether chunks are packed; None does so where
-    `gte.attention` knows how, on a GPU in half precision only. compile: whether torch.compile works on the language
-    model; chunks are then padded, since packed ones would be compiled anew for each mix of lengths.
+    Args:
+        lm: a transformers model without a head, such as BertModel.
+        tokenizer: its fast tokenizer.
+        max_length: tokens of a text, special tokens included; None is that of `settings`.
+        padding_free: whether chunks are packed, texts end to end without padding; None packs them where `gte.attention`
+            supports the model, on a GPU in half precision only.
+        compile: whether torch.compile runs the language model; chunks are then padded, since packed ones would be
+            compiled anew for each mix of lengths.
+        settings: the model's own length, pooling and prompts; `Settings()` by default.
+        pooling: mean, cls (a text's first token) or last (its last token); None is that of `settings`.
+    Raises: UserError for an unknown pooling, for a max_length beyond the model's positions, and where padding_free is
+        not known to be right for this kind of model.
+    Source: Eqs. 1 and 2, Section 3.1.
+
+    >>> from gte.data.tokenizer import train_tokenizer
+    >>> tokenizer = train_tokenizer(["text embeddings", "contrastive learning"], vocab_size=64)
+    >>> model = Encoder.from_scratch(tokenizer, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    >>> model.encode(["a text", "another text", "learning"]).shape
+    (3, 16)
     """
 
     def __init__(
@@ -128,11 +143,29 @@ class Encoder(nn.Module):
         revision: str | None = None,
         **options,
     ) -> "Encoder":
-        """A transformers or sentence-transformers directory, or a name on the hub; `options` as of the class.
+        """Load a transformers or sentence-transformers directory, or a model of the hub by its name.
 
-        Its files are obeyed, `max_length` is an upper bound in tokens; see `gte.models.pretrained.load_pretrained`.
-        Raises UserError where nothing loads, and where the vectors would not be the model's own.
-        Python files that a model brings along are run only with `trust_remote_code`.
+        The model's files are obeyed (pooling, prompts, length, truncation); see
+        `gte.models.pretrained.load_pretrained`.
+
+        Args:
+            name_or_path: a local directory, or owner/name on the hub.
+            max_length: upper bound of the tokens of a text, special tokens included; None is the model's own.
+            trust_remote_code: whether Python files that the model brings along are run.
+            revision: branch, tag or commit on the hub; None is the newest.
+            options: `padding_free`, `compile` and `pooling`, as of the class.
+        Returns: the encoder, in eval mode, on the CPU.
+        Raises: UserError where nothing loads, and where the vectors would not be the model's own.
+
+        >>> import tempfile
+        >>> from gte.data.tokenizer import train_tokenizer
+        >>> tokenizer = train_tokenizer(["text embeddings"], vocab_size=64)
+        >>> model = Encoder.from_scratch(tokenizer, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save(folder)
+        ...     loaded = Encoder.from_pretrained(folder)
+        >>> bool((loaded.encode(["text"]) == model.encode(["text"])).all())
+        True
         """
         lm, tokenizer, settings = load_pretrained(name_or_path, max_length, trust_remote_code, revision)
         return cls(lm, tokenizer, settings=settings, **options)
@@ -150,9 +183,24 @@ class Encoder(nn.Module):
         dropout: float = 0.1,
         **options,
     ) -> "Encoder":
-        """A BERT of random weights (drawn from torch's global generator) over the given tokenizer's vocabulary.
+        """Make a BERT with random weights, drawn from torch's global generator, over a tokenizer's vocabulary.
 
-        intermediate_size: None is BERT's 4 * hidden_size. Raises UserError where the heads do not divide the width.
+        Args:
+            tokenizer: its vocabulary decides the size of the embedding table.
+            hidden_size: D, width of the vectors.
+            num_hidden_layers: layers of the language model.
+            num_attention_heads: attention heads a layer; they must divide hidden_size.
+            intermediate_size: width of the feed-forward layers; None is BERT's 4 * hidden_size.
+            max_length: tokens of a text, and positions of the model.
+            dropout: of hidden states and of attention, from 0 to less than 1.
+            options: `padding_free`, `compile`, `settings` and `pooling`, as of the class.
+        Raises: UserError where the heads do not divide the width.
+
+        >>> from gte.data.tokenizer import train_tokenizer
+        >>> tokenizer = train_tokenizer(["text embeddings"], vocab_size=64)
+        >>> model = Encoder.from_scratch(tokenizer, hidden_size=16, num_hidden_layers=2, num_attention_heads=4)
+        >>> model.dimensions, model.max_length, model.settings.pooling
+        (16, 512, 'mean')
         """
         if not hidden_size or hidden_size % num_attention_heads:
             raise UserError(
@@ -184,11 +232,12 @@ class Encoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """The device that the language model's weights are on."""
         return next(self.lm.parameters()).device
 
     @property
     def computing_dtype(self) -> torch.dtype:
-        """In what the language model multiplies now: autocast's type, else that of its weights."""
+        """The type that the language model multiplies in now: autocast's, else that of its weights."""
         kind = self.device.type
         casts = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         return torch.get_autocast_dtype(kind) if casts else next(self.lm.parameters()).dtype
@@ -326,7 +375,20 @@ class Encoder(nn.Module):
         return torch.zeros_like(lengths) if skip is None else torch.where(skip < lengths, skip, 0)
 
     def tokenize(self, texts: list[str], prompt: str = "") -> list[list[int]]:
-        """Token ids with special tokens, each text cut at `max_length`, its prompt counted."""
+        """Tokenize texts with special tokens, each text cut at `max_length`, its prompt counted.
+
+        Args:
+            texts: N texts.
+            prompt: words that are put before each text.
+        Returns: a list of token ids a text.
+
+        >>> from gte.data.tokenizer import train_tokenizer
+        >>> tokenizer = train_tokenizer(["text embeddings"], vocab_size=64)
+        >>> sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> model = Encoder.from_scratch(tokenizer, **sizes, max_length=4)
+        >>> [tokenizer.convert_ids_to_tokens(ids) for ids in model.tokenize(["text", "t x t"])]
+        [['[CLS]', 'text', '[SEP]'], ['[CLS]', 't', 'x', '[SEP]']]
+        """
         return self.tokenizer(
             [prompt + text for text in texts] if prompt else texts,
             truncation=True,
@@ -346,17 +408,34 @@ class Encoder(nn.Module):
         prompt_name: str | None = None,
         prompt: str | None = None,
     ) -> np.ndarray:
-        """Embeddings float32 [N, D] in the caller's order, D = `dimensions`; unit length where `normalize`.
+        """Embed texts, without gradient and without dropout, in the caller's order.
 
-        Before each text goes `prompt`, else the prompt that the model has under `prompt_name`, else its default one, as
-        in sentence-transformers; prompt="" is none. Raises UserError for a name that it does not have.
-        `precision` is fp32 (default), bf16, fp16 or int8: the arithmetic of the language model; pooling stays float32.
-        On a CPU a BERT's layers are laid out anew for it (`gte.models.frozen`), and kept so for the next call: their
-        weights take that much memory again. int8 is for these alone, UserError names what is missing.
-        `batch_tokens`: tokens of a chunk, padding included; None suits the device.
         Texts are tokenised and encoded in blocks, so memory beyond the result does not grow with N; the next block is
         tokenised while one is encoded. Calls from several threads wait for each other: the mode of the modules, which
-        is put back at the end, is one for all. TypeError names what is no text; UserError an unknown precision.
+        is put back at the end, is one for all.
+
+        Args:
+            texts: N texts.
+            batch_tokens: tokens of a chunk, padding included; None suits the device.
+            normalize: whether the vectors get unit length, so that inner products are cosines.
+            precision: arithmetic of the language model: fp32 (default), bf16, fp16 or int8; pooling stays float32. On a
+                CPU a BERT's layers are laid out anew for it (`gte.models.frozen`) and kept so for the next call, which
+                takes the memory of their weights again; int8 is for these models alone.
+            progress: whether a progress bar is shown.
+            prompt_name: name of the model's prompt that is put before each text; None is its default one, as in
+                sentence-transformers.
+            prompt: words before each text in place of a named prompt; "" is none.
+        Returns: float32 [N, D], D = `dimensions`.
+        Raises: TypeError for what is no text; UserError for an unknown precision, for int8 where the model does not
+            allow it, and for a prompt_name that the model does not have.
+
+        >>> from gte.data.tokenizer import train_tokenizer
+        >>> tokenizer = train_tokenizer(["text embeddings", "contrastive learning"], vocab_size=64)
+        >>> model = Encoder.from_scratch(tokenizer, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+        >>> x_ND = model.encode(["text", "learning", "text"])
+        >>> cosines_NN = x_ND @ x_ND.T
+        >>> bool(cosines_NN[0, 2] > 0.999 > cosines_NN[0, 1])
+        True
         """
         if isinstance(texts, str) or not (hasattr(texts, "__len__") and hasattr(texts, "__getitem__")):
             raise TypeError(f"encode takes a list of texts, got one {type(texts).__name__}")
@@ -390,7 +469,7 @@ class Encoder(nn.Module):
         return result_ND
 
     def embed_chunks(self, placed: Placed) -> Iterator[Tensor]:
-        """`embed` of each chunk; of frozen layers one chunk a thread, since the steps between products are short."""
+        """Embed each chunk in turn; of frozen layers one chunk a thread, since the steps between products are short."""
         CORES.look_again()
         threads = torch.get_num_threads()
         if not self.frozen_in_use or threads == 1 or len(placed.chunks) < 2 * threads:
@@ -409,7 +488,12 @@ class Encoder(nn.Module):
 
     @contextmanager
     def inference_in(self, precision: str):
-        """Within, `embed` computes in this precision, by frozen layers where they fit. UserError for int8 where not."""
+        """Make `embed` compute in a precision within a with block, by frozen layers where they fit.
+
+        Args:
+            precision: one of PRECISIONS.
+        Raises: UserError for int8 where the model does not allow it.
+        """
         if on_cuda(self.device) or not self.packed or precision == "fp16":
             reason = "it is for packed texts on a CPU"
         else:
@@ -430,7 +514,7 @@ class Encoder(nn.Module):
             self.frozen_in_use = False
 
     def calibration(self) -> tuple[Tensor, Runs]:
-        """What the first layer gets of `calibration_texts`, [T, D], and the runs of their lengths."""
+        """Compute the first layer's input for `calibration_texts`, [T, D], and the runs of their lengths."""
         ids, lengths = self.token_ids()(calibration_texts(self.tokenizer, min(self.max_length, 512)), 0, "")
         order = np.argsort(-lengths, kind="stable")
         starts = torch.from_numpy((lengths.cumsum() - lengths)[order])
@@ -456,13 +540,27 @@ class Encoder(nn.Module):
                 yield
 
     def token_ids(self) -> FastIds:
-        """What gives the ids of `tokenize` end to end; kept for as long as tokenizer and length stay the same."""
+        """The object that gives the ids of `tokenize` end to end; kept while tokenizer and length stay the same."""
         if self.fast_ids is None or not self.fast_ids.serves(self.tokenizer, self.max_length):
             self.fast_ids = FastIds(self.tokenizer, self.max_length)
         return self.fast_ids
 
     def save(self, folder: str | Path) -> None:
-        """Weights (safetensors), configuration and tokenizer, as `from_pretrained` and transformers read them."""
+        """Write weights (safetensors), configuration and tokenizer, as `from_pretrained` and transformers read them.
+
+        Args:
+            folder: the directory, made where it is not there.
+
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from gte.data.tokenizer import train_tokenizer
+        >>> tokenizer = train_tokenizer(["text embeddings"], vocab_size=64)
+        >>> model = Encoder.from_scratch(tokenizer, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save(folder)
+        ...     (Path(folder) / "model.safetensors").exists()
+        True
+        """
         transformers_logging.disable_progress_bar()
         if self.unused_pooler is not None:
             self.lm.pooler = self.unused_pooler
@@ -520,6 +618,7 @@ def cast_weights(module: nn.Module, dtype: torch.dtype):
 
 
 def to_host(x: Tensor) -> np.ndarray:
+    """Copy a tensor into an array of the host."""
     return x.cpu().numpy()
 
 
@@ -536,7 +635,7 @@ def evaluating(module: nn.Module):
 
 
 def cut_line(counts: Counter[str], max_length: int) -> str:
-    """How many of the texts that `Encoder.counts` holds were cut, or end just there; nothing where none was."""
+    """Say how many of the texts that `Encoder.counts` holds were cut, or end just there; "" where none was."""
     if not counts["cut"]:
         return ""
     share = f"{counts['cut']:,} of {counts['texts']:,} texts"

@@ -1,4 +1,4 @@
-"""The exceptions that mean: the user can mend this; and what their lines have in common."""
+"""The exceptions that mean: the user can fix this; and the common parts of their lines."""
 
 import difflib
 import sys
@@ -9,7 +9,13 @@ ERASE = "\r\x1b[K"  # to the beginning of a terminal's line, and nothing of it l
 
 
 class UserError(ValueError):
-    """A single line that names the file, row or key at fault and the way out; scripts print it and exit with 2."""
+    """An error that the user can fix: a single line that names the file, row or key at fault and the way out.
+
+    Scripts print it without a traceback and exit with 2.
+
+    >>> str(UserError("optim.lr must be positive and finite, got -1"))
+    'optim.lr must be positive and finite, got -1'
+    """
 
     exit_code = 2
 
@@ -40,12 +46,31 @@ def tell(line: str, last: bool = False) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, in one line; its kind where it says nothing."""
+    """Reduce an exception to one line.
+
+    Args:
+        error: any exception.
+    Returns: the first line of its message; the name of its class where it has none.
+
+    >>> first_line(ValueError("no such column")), first_line(KeyboardInterrupt())
+    ('no such column', 'KeyboardInterrupt')
+    """
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def did_you_mean(name: str, known: Iterable) -> str:
-    """', did you mean …?' with the closest of the known names, or nothing. Case makes no name another."""
+    """Suggest the closest of the known names, for the end of an error's line.
+
+    Args:
+        name: as the user typed it.
+        known: the names that there are; upper and lower case count as equal.
+    Returns: ", did you mean …?", or "" where no known name is close.
+
+    >>> did_you_mean("cosin", ["linear", "cosine", "wsd"])
+    ', did you mean cosine?'
+    >>> did_you_mean("step", ["linear", "cosine", "wsd"])
+    ''
+    """
     folded = {str(one).casefold(): str(one) for one in known}
     close = difflib.get_close_matches(str(name).casefold(), list(folded), n=3, cutoff=0.6)
     if close and close[0] == str(name).casefold():
@@ -53,7 +78,7 @@ def did_you_mean(name: str, known: Iterable) -> str:
     return f", did you mean {' or '.join(folded[one] for one in close)}?" if close else ""
 
 
-def check_numbers(group: str, settings) -> None:
+def check_numbers(group: str, settings: object) -> None:
     """Raises UserError where a field of a dataclass that is declared as a number is none.
 
     group: of conf, as the user types it. A whole number may be a float's, and None where it is declared.

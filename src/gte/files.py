@@ -8,8 +8,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gte.errors import UserError
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 NO_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF}  # of filesystems that cannot flush a directory
 
@@ -117,7 +121,7 @@ def flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def remove(path) -> None:
+def remove(path: "Path | UPath") -> None:
     """Removes a file or folder, if it is there; also at an address."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)

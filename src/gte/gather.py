@@ -23,7 +23,13 @@ class Ranks:
 
 
 def current_ranks() -> Ranks | None:
-    """The ranks of the default process group, or None where this process works alone."""
+    """Find the processes that share this one's batch.
+
+    Returns: the ranks of the default process group, or None where this process works alone.
+
+    >>> current_ranks() is None
+    True
+    """
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return None
     return Ranks()

@@ -27,6 +27,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 # Terms of Eq. 6 by ordered kinds of rows, Q queries, D documents, N negatives: the first sums the second
 DIRECTIONS = {
@@ -89,7 +90,7 @@ def improved_contrastive_loss(
         width_weights: a factor for each width; 1 each by default.
         directions: which terms of Eq. 6 are summed (keys of DIRECTIONS); the paper sums all four.
         mask_margin: candidates of a text that score above its positive by more than this cosine are taken for
-            unlabelled positives and left out of its sum. None masks nothing; the paper has no such mask.
+            unlabelled positives and excluded from its sum. None masks nothing; the paper has no such mask.
         guide: [N (2 + K), G] in the order of text_hashes, vectors of another model whose cosines decide what
             mask_margin masks, in place of the scores themselves (GISTEmbed, Solatorio 2024).
         counts: is given "candidates" and "masked", how many the own rows have and how many of them mask_margin took.
@@ -127,6 +128,10 @@ def contrastive_loss(
     """Mean of Eq. 3 over all pairs, in nats: query i against all documents and all hard negatives of the batch.
 
     Arguments, errors and the rest as in `improved_contrastive_loss`, of which this is the direction query_to_doc.
+
+    >>> q, d = torch.eye(4), torch.eye(4)
+    >>> contrastive_loss(q, d).round(decimals=3)
+    tensor(0.)
     """
     one = ("query_to_doc",)
     options = Options(chunk_rows, ranks, text_hashes, tf32, widths, width_weights, one, mask_margin, guide, counts)
@@ -134,7 +139,7 @@ def contrastive_loss(
 
 
 class Options(NamedTuple):
-    """What both losses are given beside vectors and temperature."""
+    """Arguments of both losses beside vectors and temperature."""
 
     chunk_rows: int | None
     ranks: Ranks | None
@@ -149,7 +154,7 @@ class Options(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What the passes know beside X and τ."""
+    """Facts that the passes need beside X and τ."""
 
     sums: frozenset[str]  # ordered kinds: rows of the first sum columns of the second
     n: int
@@ -167,10 +172,12 @@ class Batch(NamedTuple):
 
     @property
     def rank(self) -> int:
+        """Rank of this process, 0 where it works alone."""
         return 0 if self.ranks is None else self.ranks.rank
 
     @property
     def world(self) -> int:
+        """Number of the processes that share the batch."""
         return 1 if self.ranks is None else self.ranks.world_size
 
     @property
@@ -274,7 +281,7 @@ def _products(run: Callable) -> Callable:
     """Runs a pass of the loss with CUDA's float32 products in the precision that its batch asks for, and no longer."""
 
     @wraps(run)
-    def passed(ctx, *given):
+    def passed(ctx: FunctionCtx, *given):
         batch = ctx.batch if run.__name__ == "backward" else given[-1]
         cublas = torch.backends.cuda.matmul
         before = cublas.fp32_precision
@@ -292,7 +299,7 @@ def _products(run: Callable) -> Callable:
 class _GramLoss(torch.autograd.Function):
     @staticmethod
     @_products
-    def forward(ctx, x_RD: Tensor, temperature: float | Tensor, batch: Batch) -> Tensor:
+    def forward(ctx: FunctionCtx, x_RD: Tensor, temperature: float | Tensor, batch: Batch) -> Tensor:
         n = batch.n
         x_RD, norm_R1 = _unit_rows(x_RD)
         x_WRD = batch.gather(x_RD)
@@ -333,7 +340,7 @@ class _GramLoss(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     @_products
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         x_WRD, norm_R1, z_WNV = ctx.saved_tensors
         batch, n = ctx.batch, ctx.batch.n
         scores = _Scores(x_WRD, batch._replace(counts=None))

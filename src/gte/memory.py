@@ -1,4 +1,4 @@
-"""How much memory a process has taken, and giving back what it does not need."""
+"""Memory that a process has taken, and giving back the part that it does not need."""
 
 import ctypes
 import os

@@ -21,14 +21,19 @@ LAST_NUMBER = 0xFFFFFFFF
 def best_documents(
     q_ND: np.ndarray, blocks: Iterable[tuple[int, np.ndarray]], k: int, device: str = "cpu"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Inner products [N, K] of each query with its k best documents, best first, and the documents' numbers [N, K].
+    """Find each query's k best documents by inner product, exactly, in bounded memory.
 
     Args:
-        q_ND: the queries' vectors, float32.
+        q_ND: float32 [N, D], the queries' vectors.
         blocks: (number of the first document, vectors float32 [M, D]) of one block after the other.
         k: how many are wanted; K is less where there are fewer documents.
         device: where it is computed; what is no CUDA device counts as cpu, since not every other has float64.
-    Returns: float32 scores and int64 numbers; equal scores by number.
+    Returns: float32 scores [N, K], best first, and int64 numbers of the documents [N, K]; equal scores by number.
+
+    >>> d_MD = np.array([[1, 0], [0, 1], [1, 0]], np.float32)
+    >>> scores, numbers = best_documents(d_MD[:1], [(0, d_MD)], k=2)
+    >>> numbers.tolist(), scores.tolist()
+    ([[0, 2]], [[1.0, 1.0]])
     """
     device = device if device.startswith("cuda") else "cpu"
     q_ND = torch.from_numpy(q_ND).to(device, torch.float64)

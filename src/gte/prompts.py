@@ -17,9 +17,18 @@ NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}  # 
 
 
 def find_prompt(settings: Settings, name: str | None = None, words: str | None = None) -> str:
-    """The words before a text: `words` themselves, else those of that name, else the model's default; "" is none.
+    """Find the words that are put before a text.
 
-    Raises UserError for a name that the model has no prompt of.
+    Args:
+        settings: the model's.
+        name: kind of prompt; None is the model's default one.
+        words: the words themselves, which come before any name.
+    Returns: the words, "" for none.
+    Raises: UserError for a name that the model has no prompt of.
+
+    >>> settings = Settings(prompts={"query": "query: ", "document": "passage: "}, default_prompt="document")
+    >>> find_prompt(settings), find_prompt(settings, "query"), find_prompt(settings, words="")
+    ('passage: ', 'query: ', '')
     """
     if words is not None:
         return words
@@ -33,7 +42,16 @@ def find_prompt(settings: Settings, name: str | None = None, words: str | None =
 
 
 def prompt_of(settings: Settings, kind: str) -> str:
-    """The model's words before a query or a document, "" where it names none: its default is for neither of them."""
+    """Find the model's words before all queries or all documents.
+
+    Args:
+        settings: the model's.
+        kind: query or document; of documents the names document, passage and corpus are tried in this order.
+    Returns: the words, "" where the model names none: its default prompt is for neither of them.
+
+    >>> prompt_of(Settings(prompts={"passage": "passage: "}), "document")
+    'passage: '
+    """
     return next((settings.prompts[name] for name in NAMES[kind] if settings.prompts.get(name)), "")
 
 
@@ -63,9 +81,17 @@ def check_prompts(prompts: dict[str, str] | None, known: Iterable[str] | None = 
 
 
 def with_prompts(settings: Settings, prompts: dict[str, str] | None, key: str = "prompts") -> Settings:
-    """The settings with other prompts than the model's own: None leaves these, {} is no prompt at all.
+    """Replace a model's prompts by others.
 
-    Raises UserError, with `key`, where that is no dict of words.
+    Args:
+        settings: the model's.
+        prompts: words by kind; None keeps the model's own, {} is no prompt at all.
+        key: the setting that an error names.
+    Returns: the new settings; words for documents are there under `document` too, the name that mteb reads.
+    Raises: UserError where prompts is no dict of words.
+
+    >>> with_prompts(Settings(), {"query": "query: ", "passage": "passage: "}).prompts
+    {'document': 'passage: ', 'query': 'query: ', 'passage': 'passage: '}
     """
     if prompts is None:
         return settings
@@ -77,10 +103,18 @@ def with_prompts(settings: Settings, prompts: dict[str, str] | None, key: str = 
 
 
 def prompt_length(tokenizer: PreTrainedTokenizerBase, words: str, max_length: int) -> int:
-    """Tokens at the start of a text that are the prompt's, special tokens before them included, as
-    sentence-transformers counts: those of the words alone, without a special token at their end.
+    """Count the tokens at the start of a text that are the prompt's, as sentence-transformers does.
 
-    Raises UserError where they leave none of `max_length` tokens to the text.
+    Args:
+        tokenizer: the model's.
+        words: the prompt.
+        max_length: tokens of a text, special tokens included.
+    Returns: tokens of the words alone, special tokens before them included, without one at their end.
+    Raises: UserError where they leave none of max_length tokens to the text.
+
+    >>> from gte.data.tokenizer import train_tokenizer
+    >>> prompt_length(train_tokenizer(["query : text"] * 9, vocab_size=64), "query: ", max_length=128)
+    3
     """
     ids = tokenizer(words, verbose=False)["input_ids"]
     if len(ids) >= max_length:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from gte.attention import at_least_float32
 from gte.memory import EvenMemory
@@ -29,7 +30,7 @@ def run_again(
 
 class RunAgain(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, run, chunks, device, *parameters):
+    def forward(ctx: FunctionCtx, run: Callable, chunks: Sequence, device: torch.device, *parameters):
         ctx.run, ctx.chunks, ctx.device, ctx.parameters = run, chunks, device, parameters
         ctx.random = random_state(device)
         ctx.precision = precision(device)
@@ -46,7 +47,7 @@ class RunAgain(torch.autograd.Function):
         return result
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: FunctionCtx, gradient: Tensor):
         sums = [None] * len(ctx.parameters)
         even = even_memory(ctx.chunks, ctx.device)
         devices = [] if ctx.device.type == "cpu" else [ctx.device]
@@ -64,7 +65,7 @@ class RunAgain(torch.autograd.Function):
 
 
 def even_memory(chunks: Sequence, device: torch.device) -> Callable[[], None]:
-    """What to call after each chunk."""
+    """Make the function to call after each chunk."""
     return EvenMemory() if device.type == "cpu" and len(chunks) > 16 else lambda: None
 
 
@@ -101,7 +102,7 @@ def precision(device: torch.device) -> dict:
 
 
 def random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """Of the processor's generator and the device's."""
+    """Read the state of the processor's generator and of the device's."""
     of_device = None if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
     return torch.get_rng_state(), of_device
 

@@ -6,19 +6,23 @@ import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gte.errors import UserError, did_you_mean, first_line
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 ADDRESS = re.compile(r"(?!(?:https?|ftp|file|local)://)[a-z][a-z0-9+.-]*://.")  # web pages are no filesystems
 ZERO_FILE = Path("checkpoint/mp_rank_00_model_states.pt")  # in the directory that DeepSpeed writes as a checkpoint
 
 
-def is_address(path) -> bool:
+def is_address(path: "str | Path | UPath") -> bool:
     """Whether a path is an address like s3://bucket/folder."""
     return bool(ADDRESS.match(str(path)))
 
 
-def place(path):
+def place(path: "str | Path | UPath") -> "Path | UPath":
     """A pathlib.Path; for an address a upath.UPath, which has the same methods.
 
     Raises UserError where the packages for it are not installed.
@@ -37,19 +41,19 @@ def place(path):
     return found
 
 
-def local_copy(path) -> Path:
+def local_copy(path: "str | Path | UPath") -> Path:
     """The path itself; of what an address names, a file or a directory, a copy that lives as long as this process."""
     return path if isinstance(path, Path) else fetch(path, stamp(path))
 
 
-def look_anew(path) -> None:
+def look_anew(path: "str | Path | UPath") -> None:
     """Forget what was listed below an address: s3fs answers from its cache, which another writer does not change."""
     if not isinstance(path, Path):
         path.fs.invalidate_cache()
 
 
-def stamp(address) -> str:
-    """What tells the files at an address from those that another writer puts there: sizes, times and checksums."""
+def stamp(address: "UPath") -> str:
+    """Sizes, times and checksums of the files at an address, which another writer's would not share."""
     look_anew(address)
     try:
         found = address.fs.find(address.path, detail=True)
@@ -60,7 +64,7 @@ def stamp(address) -> str:
 
 
 @cache
-def fetch(address, stamp: str) -> Path:
+def fetch(address: "UPath", stamp: str) -> Path:
     folder = tempfile.mkdtemp(prefix="gte-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     copy = Path(folder) / address.name
@@ -72,10 +76,21 @@ def fetch(address, stamp: str) -> Path:
 
 
 def find_checkpoint(path: str | Path) -> Path | str:
-    """What `checkpoint=` names: a checkpoint's file, a model directory, or a hub name; of a run, its last.ckpt.
+    """Find the file or directory that `checkpoint=` names.
 
-    Another one of a run is RUN/best.ckpt, RUN/step-0001000.ckpt, wherever in the run's directory it lies.
-    Of an address (s3://...) it is a copy on this machine.
+    Args:
+        path: a run directory (its last.ckpt), a .ckpt, a model directory, a name on the hub, or an address (s3://...),
+            of which a copy is made. RUN/best.ckpt and RUN/step-0001000.ckpt are found wherever in the run's directory
+            they lie.
+    Returns: a file or a directory; the name itself where it is the hub's.
+    Raises: UserError for a path where nothing is.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as run:
+    ...     (Path(run) / "checkpoints").mkdir()
+    ...     (Path(run) / "checkpoints" / "last.ckpt").touch()
+    ...     find_checkpoint(run).name
+    'last.ckpt'
     """
     if is_address(path):
         there = place(path)
@@ -107,7 +122,7 @@ def find_checkpoint(path: str | Path) -> Path | str:
     return str(path)
 
 
-def newest_of_run(folder) -> tuple:
+def newest_of_run(folder: "Path | UPath") -> tuple:
     """Where a run's newest checkpoint is, if `folder` is a run's, or of checkpoints, or the checkpoint itself."""
     within = folder.parent / "checkpoints" / folder.name  # RUN/best.ckpt
     return folder / "checkpoints" / "last.ckpt", folder / "last.ckpt", folder, within

@@ -1,16 +1,22 @@
-"""What a model says of its own vectors besides its weights."""
+"""Settings of a model that decide its vectors besides its weights."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What makes the vector of a text besides weights and tokenizer: kept by training and export, part of the identity.
+    """Everything besides weights and tokenizer that decides a text's vector; kept by training and export.
 
-    max_length: tokens of a text, special tokens included; longer ones are cut. pooling: mean, cls or last. prompts:
-    words that are put before a text, by kind (query, document, ...). default_prompt: the kind that is taken where none
-    is asked for. include_prompt: whether the prompt's tokens are pooled. truncate_dim: how many of the first numbers of
-    a vector are kept, None for all.
+    Args:
+        max_length: tokens of a text, special tokens included; longer ones are cut.
+        pooling: mean, cls or last.
+        prompts: words that are put before a text, by kind (query, document, ...).
+        default_prompt: the kind that is taken where none is asked for.
+        include_prompt: whether the prompt's tokens are pooled.
+        truncate_dim: how many of the first numbers of a vector are kept, None for all.
+
+    >>> Settings(prompts={"query": "query: "}, default_prompt="query").pooling
+    'mean'
     """
 
     max_length: int = 512

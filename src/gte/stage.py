@@ -1,4 +1,4 @@
-"""What one training stage fixes: lengths, batch, groups, steps (Section 3.4)."""
+"""Sizes of one training stage: lengths, batch, groups, steps (Section 3.4)."""
 
 from dataclasses import dataclass
 from math import isfinite
@@ -8,15 +8,28 @@ from gte.errors import UserError, check_numbers
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of the paper's two, with its sizes.
+    """Sizes of one of the paper's two training stages.
 
-    name: pretrain or finetune; it reads the prepared sources that state it. max_length: tokens a text, special tokens
-    included. global_batch: pairs a step over all ranks. steps, or epochs over all of the stage's rows. group_size: one
-    positive and group_size - 1 negatives a query. lr_scale: factor on the optimizer's learning rate. init_from: run
-    directory, .ckpt or model directory whose weights training starts from. batch_tokens: tokens of a chunk through the
-    language model, padding included. recompute_fraction: share of the chunks that are recomputed in the backward pass.
-    recompute_layers: whether a chunk keeps only its layers' inputs and recomputes the layers one by one, the usual
-    gradient checkpointing of a language model; it bounds the memory of a chunk, not that of a batch.
+    Args:
+        name: pretrain or finetune; the stage reads the prepared sources that name it.
+        max_length: tokens of a text, special tokens included; the paper's 128 and 512.
+        global_batch: pairs a step over all ranks; the paper's 16,384 and 128.
+        steps: optimizer steps, or None where epochs is given.
+        epochs: passes over all of the stage's rows, or None where steps is given.
+        group_size: one positive and group_size - 1 negatives a query.
+        lr_scale: factor on the optimizer's learning rate.
+        init_from: run directory, .ckpt or model directory whose weights training starts from, or None.
+        batch_tokens: tokens of a chunk through the language model, padding included.
+        recompute_fraction: share of the chunks that are recomputed in the backward pass, from 0 to 1.
+        recompute_layers: whether a chunk keeps only its layers' inputs and recomputes the layers one by one, the usual
+            gradient checkpointing of a language model; it bounds the memory of a chunk, not that of a batch.
+    Raises: UserError naming the setting that is out of range.
+    Source: Sections 3.2 and 3.4.
+
+    >>> Stage("pretrain", max_length=128, global_batch=16_384, steps=None, epochs=None, group_size=1, lr_scale=1.0,
+    ...       init_from=None, batch_tokens=32_768, recompute_fraction=1.0)
+    Traceback (most recent call last):
+    gte.errors.UserError: give one of stage.steps and stage.epochs, got None and None
     """
 
     name: str
@@ -50,5 +63,14 @@ class Stage:
             )
 
     def total_steps(self, rows: int) -> int:
-        """Optimizer steps of the stage over `rows` training rows; at least one."""
+        """Count the optimizer steps of the stage, at least one.
+
+        Args:
+            rows: training rows of all of the stage's sources.
+
+        >>> stage = Stage("finetune", max_length=512, global_batch=128, steps=None, epochs=1, group_size=16,
+        ...               lr_scale=0.1, init_from=None, batch_tokens=32_768, recompute_fraction=0.0)
+        >>> stage.total_steps(rows=3_000_000)
+        23437
+        """
         return self.steps if self.steps is not None else max(1, int(self.epochs * rows / self.global_batch))

@@ -15,10 +15,18 @@ class LearntTemperature(nn.Module):
     """A loss whose τ is low · (high / low)^sigmoid(p), with one trained number p that begins at 0.
 
     Args:
-        loss: takes `temperature=` as a tensor, beside all else that it is given.
-        low, high: bounds of τ, which is never outside; it begins at their geometric mean.
+        loss: called with `temperature=` as a tensor, beside all else that it is given.
+        low: lower bound of τ, above 0.
+        high: upper bound of τ, which begins at the geometric mean of the two.
+    Raises: UserError where the bounds are no two rising numbers above 0.
 
-    Raises UserError where the bounds are no two rising numbers above 0.
+    >>> from gte.loss import contrastive_loss
+    >>> loss = LearntTemperature(contrastive_loss, low=0.01, high=0.09)
+    >>> round(loss.temperature().item(), 3)
+    0.03
+    >>> loss(torch.eye(4), torch.eye(4)).backward()
+    >>> loss.position.grad is not None
+    True
     """
 
     def __init__(self, loss: Callable, low: float = BOUNDS[0], high: float = BOUNDS[1]):

@@ -1,4 +1,4 @@
-"""What a setting may hold, said in one line where it holds something else: a wrong value is no bug, nor another run."""
+"""Values that a setting may hold, and the line for any other: a wrong value is no bug, nor another run."""
 
 import math
 import re
@@ -9,7 +9,7 @@ from gte.errors import UserError
 
 
 class Kind(NamedTuple):
-    """Which values fit, and how that is said: `must be <said>`."""
+    """The values that fit, and their description: `must be <said>`."""
 
     fits: Callable[[object], bool]
     said: str
@@ -26,17 +26,17 @@ class Kind(NamedTuple):
 def whole(least: int | None = None) -> Kind:
     """Whole numbers, from `least` on; true and false are none."""
 
-    def fits(value) -> bool:
+    def fits(value: object) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and (least is None or value >= least)
 
     return Kind(fits, "a whole number" if least is None else f"at least {least} and whole")
 
 
-def finite(value) -> bool:
+def finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def above_zero(value) -> bool:
+def above_zero(value: object) -> bool:
     return finite(value) and value > 0
 
 

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from gte.errors import UserError
@@ -19,7 +20,7 @@ class Grids(BasicSweeper):
     experiment has no grid for the scale.
     """
 
-    def setup(self, *, hydra_context, task_function, config: DictConfig) -> None:
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         grids, scale = OmegaConf.to_container(config.grids), config.hydra.runtime.choices.scale
         if grids and scale not in grids:

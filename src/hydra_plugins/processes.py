@@ -17,6 +17,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -52,7 +53,7 @@ class Processes(Launcher):
         self.signals = 0
         self.lock = threading.RLock()  # a signal may come amid what holds it
 
-    def setup(self, *, hydra_context, task_function, config: DictConfig) -> None:
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
@@ -119,7 +120,7 @@ class Processes(Launcher):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def hand_on(self, number: int, frame) -> None:
+    def hand_on(self, number: int, frame: object) -> None:
         """SIGTERM to the points that run; SIGKILL from the second signal on.
 
         A terminal's Ctrl-C reaches them too: SIGTERM after it changes nothing, another SIGINT would end them at once.
@@ -133,7 +134,7 @@ class Processes(Launcher):
         os.write(2, f"note: {signal.Signals(number).name} {what}{then}\n".encode())  # print is not reentrant
 
     def run(self, folder: Path, overrides: list[str], earlier: Future | None) -> int:
-        """The point's exit code; it starts once the `earlier` one, whose model it goes on with, is done."""
+        """The point's exit code; it starts once the `earlier` one, whose model it starts from, is done."""
         if earlier is not None:
             earlier.result()
         command = [sys.executable, sys.argv[0], *overrides, "hydra.mode=RUN", f"hydra.run.dir='{folder}'"]

@@ -65,7 +65,7 @@ def made_by_others(src: Path) -> set[str]:
         ("data/shards.py", r"^SHARD_ROWS = 2", "SHARD_ROWS = 1", {"shards"}),
         ("data/ranking.py", r"^BM25_SCORES = 2", "BM25_SCORES = 3", {"triples"}),
         ("data/tokenizer.py", r"^ALPHABET = 400", "ALPHABET = 300", {"tokenizer"}),
-        ("data/readers.py", r'"""One JSON value a line', '"""Another text', set()),
+        ("data/readers.py", r'"""Read one JSON value a line', '"""Another text', set()),
         ("data/raw_lines.py", r"^def lines\(", "# another comment\ndef lines(", set()),
     ],
 )

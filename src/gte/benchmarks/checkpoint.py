@@ -1,7 +1,8 @@
-"""Checkpoints: how long training waits for them, against Lightning's own ways, with work that goes on meanwhile."""
+"""Checkpoints: how long training waits for them, against Lightning's own ways, with work that continues meanwhile."""
 
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def run(
     return compare(take_turns(turns, rounds), "none", **facts)
 
 
-def turn(make, content: dict, steps: int, every: int, work: int, folder: str) -> dict:
+def turn(make: Callable, content: dict, steps: int, every: int, work: int, folder: str) -> dict:
     files = make() if make else None
     a, b = torch.randn(2, 1024, 1024)
     stalls = []

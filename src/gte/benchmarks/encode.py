@@ -182,7 +182,7 @@ def start_openvino(file: Path, precision: str, encoder: Encoder, texts: list[str
     def run(batches: list[tuple]) -> list[np.ndarray]:
         found = [None] * len(batches)
 
-        def keep(request, number: int) -> None:
+        def keep(request: object, number: int) -> None:
             found[number] = request.get_output_tensor(1).data.copy()
 
         queue.set_callback(keep)
@@ -229,7 +229,7 @@ def padded(encoder: Encoder, texts: list[str]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def turn(name: str, encode, corpus: list[str], device: str) -> dict:
+def turn(name: str, encode: Callable, corpus: list[str], device: str) -> dict:
     """Seconds of one encoding of the corpus, and the machine's matrix-product rate, FLOP/s, just before."""
     rate = matmul_rate(device, AUTOCAST.get(name.split()[1]) or torch.float32)
     start = time.perf_counter()

@@ -1,6 +1,7 @@
 """Evaluation against mteb with sentence-transformers on the same task folders: time, and that the scores agree."""
 
 import time
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -40,7 +41,7 @@ def run(
     return rows
 
 
-def turn(task: Task, make) -> dict:
+def turn(task: Task, make: Callable) -> dict:
     model = make()
     start = time.perf_counter()
     score = task.run(model)[task.main_score]

@@ -1,4 +1,4 @@
-"""What all benchmarks share: variants that take turns, ratios to one of them, peak memory, the machine's own rate."""
+"""Shared by all benchmarks: variants that take turns, ratios to one of them, peak memory, the machine's own rate."""
 
 import json
 import os
@@ -11,10 +11,11 @@ from statistics import median
 
 import numpy as np
 import torch
+from transformers import PretrainedConfig
 
 
 def take_turns(variants: dict[str, Callable[[], dict]], rounds: int) -> dict[str, list[dict]]:
-    """What each variant measured in each round. They take turns, so that what else the machine does falls on all."""
+    """Measure each variant in each round. They take turns, so that other work of the machine falls on all alike."""
     measured: dict[str, list[dict]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, measure in variants.items():
@@ -96,7 +97,7 @@ def matmul_rate(device: str = "cpu", dtype: torch.dtype = torch.float32, size: i
     return 2 * size**3 / best
 
 
-def encoder_flops(lengths_N: np.ndarray, config, backward: bool) -> int:
+def encoder_flops(lengths_N: np.ndarray, config: PretrainedConfig, backward: bool) -> int:
     """Count the floating-point operations of a BERT or ModernBERT on some texts: its matrix products alone.
 
     Args:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase
 
 from gte.benchmarks.measure import compare, take_turns
 from gte.data.collate import Batch
@@ -39,7 +40,7 @@ def run(
 ) -> list[dict]:
     """A row a variant: seconds a batch and pairs/s, medians over rounds in which the variants take turns.
 
-    data: a prepared folder; its pre-training sources of fewer rows than a batch of `pairs` are left out. steps,
+    data: a prepared folder; its pre-training sources of fewer rows than a batch of `pairs` are skipped. steps,
     peer_steps: batches that are timed, after a first that is not. RuntimeError where a peer reads other ids than ours.
     """
     rows = Manifest.load(data).stage("pretrain")
@@ -101,7 +102,7 @@ def text_table(ours: PairData) -> datasets.Dataset:
     return datasets.concatenate_datasets([datasets.Dataset(pq.read_table(file, columns=SIDES)) for file in files])
 
 
-def pad_ids(tokenizer, max_length: int, rows: list[dict]) -> list[dict[str, torch.Tensor]]:
+def pad_ids(tokenizer: PreTrainedTokenizerBase, max_length: int, rows: list[dict]) -> list[dict[str, torch.Tensor]]:
     """Queries and documents as padded tensors, from ids without special tokens."""
     prefix, suffix = special_ids(tokenizer)
     room = max_length - len(prefix) - len(suffix)
@@ -109,7 +110,7 @@ def pad_ids(tokenizer, max_length: int, rows: list[dict]) -> list[dict[str, torc
     return [tokenizer.pad({"input_ids": ids}, return_tensors="pt") for ids in framed]
 
 
-def pad_texts(tokenizer, max_length: int, rows: list[dict]) -> list[dict[str, torch.Tensor]]:
+def pad_texts(tokenizer: PreTrainedTokenizerBase, max_length: int, rows: list[dict]) -> list[dict[str, torch.Tensor]]:
     """Queries and documents as padded tensors, from texts."""
     options = {"padding": True, "truncation": True, "max_length": max_length, "return_tensors": "pt"}
     return [tokenizer([row[side] for row in rows], **options) for side in SIDES]

@@ -1,4 +1,4 @@
-"""What the benchmarks of training and encoding work on: the texts of a prepared folder and a model to read them.
+"""Input of the benchmarks of training and encoding: the texts of a prepared folder and a model to read them.
 
 A step's texts are those that training would take at that step, for every variant.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from transformers import ModernBertConfig, ModernBertModel
+from transformers import ModernBertConfig, ModernBertModel, PretrainedConfig
 
 from gte.data.mixture import Mixture
 from gte.data.shards import Manifest
@@ -78,8 +78,8 @@ def write_model(
     encoder.save(folder)
 
 
-def largest_dropout(config) -> float:
-    """The largest dropout that a model's configuration states, the classifiers' aside: 0 where it has none."""
+def largest_dropout(config: PretrainedConfig) -> float:
+    """The largest dropout that a model's configuration holds, the classifiers' aside: 0 where it has none."""
     rates = [value for key, value in config.to_dict().items() if "dropout" in key and "classifier" not in key]
     return max((rate for rate in rates if isinstance(rate, float)), default=0.0)
 

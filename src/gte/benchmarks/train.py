@@ -13,12 +13,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from gte.benchmarks.loss import dense_by_block
 from gte.benchmarks.measure import (
@@ -139,8 +140,8 @@ def check_first_losses(losses: dict[str, float], dropout: float) -> None:
             raise RuntimeError(f"the variants do not train alike, their first losses are {losses}")
 
 
-def with_rate(turn, device: str, dtype: torch.dtype) -> dict:
-    """What a turn measured, and the machine's matrix-product rate, FLOP/s, around it."""
+def with_rate(turn: Callable, device: str, dtype: torch.dtype) -> dict:
+    """Add to a turn's measurements the machine's matrix-product rate, FLOP/s, around it."""
     before = matmul_rate(device, dtype)
     return turn() | {"rate": (before + matmul_rate(device, dtype)) / 2}
 
@@ -193,7 +194,7 @@ def sentence_transformers(job: dict) -> dict:
             ends.append(time.perf_counter())
 
     class InOrder(SentenceTransformerTrainer):
-        def get_batch_sampler(self, dataset, batch_size, *_, **__):
+        def get_batch_sampler(self, dataset: object, batch_size: int, *_, **__):
             return BatchSampler(SequentialSampler(dataset), batch_size, drop_last=True)
 
     with tempfile.TemporaryDirectory() as out:
@@ -249,7 +250,7 @@ def summary(ends: list[float], job: dict) -> dict:
     return {"seconds": np.diff(ends).mean(), "peak_mb": peak_memory(job["device"]) / 2**20}
 
 
-def padding(tokenizer, steps: list[tuple[list[str], list[str]]], job: dict) -> float:
+def padding(tokenizer: PreTrainedTokenizerBase, steps: list[tuple[list[str], list[str]]], job: dict) -> float:
     """Share of padding where each side of a step, or each portion of the cached loss, is padded to its longest text."""
     real = computed = 0
     for side in (side for step in steps for side in step):

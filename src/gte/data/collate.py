@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gte.data.shards import spans
+from gte.data.shards import TokenTable, spans
 from gte.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +21,14 @@ TRIES = 1_000  # random documents that are drawn for a query until one is neithe
 
 
 class Batch(NamedTuple):
-    """One rank's texts of a step, special tokens included."""
+    """One rank's texts of a step, special tokens included.
+
+    Order of the R = N (2 + K) texts: N queries, N documents, then K negatives of query 0, of query 1, ...
+
+    >>> batch = Batch(torch.arange(6, dtype=torch.int32), torch.tensor([3, 3]), pairs=1, negatives=0, source=0, step=0)
+    >>> batch.ids_T.split(batch.lengths_R.tolist())
+    (tensor([0, 1, 2], dtype=torch.int32), tensor([3, 4, 5], dtype=torch.int32))
+    """
 
     ids_T: Tensor  # int32, all texts end to end
     lengths_R: Tensor  # int64, tokens of each of the R = N (2 + K) texts
@@ -36,7 +43,7 @@ class Batch(NamedTuple):
 
 
 def collate(
-    table,
+    table: TokenTable,
     rows_N: np.ndarray,
     *,
     source: int,
@@ -50,13 +57,36 @@ def collate(
     checksum: int = 0,
     prompts: "dict[str, Prompt] | None" = None,
 ) -> Batch:
-    """The batch of the given rows of one source's TokenTable.
+    """Make the batch of the given rows of one source, without padding.
 
-    Every text is cut to max_length, special tokens and prompt included, as its tokenizer would cut it. `prompts`: what
-    goes before queries, and what before documents and negatives, under `query` and `document`. With group_size > 1 each
-    query gets group_size - 1 negatives: its own hard ones, chosen by (seed, step, row), filled with random documents
-    of the same source where it has too few (Section 3.4). Raises UserError where hardly any document differs from a
-    row's own, and where text_hashes asks for what the shards do not hold.
+    With group_size > 1 each query gets group_size - 1 negatives: its own hard ones, chosen by (seed, step, row), filled
+    with random documents of the same source where it has too few.
+
+    Args:
+        table: the source's TokenTable.
+        rows_N: int64 [N], the rows of this rank.
+        source: number of the source.
+        step: of the training stage, from 0.
+        seed: of the choice of negatives.
+        max_length: tokens of a text, special tokens and prompt included; longer ones are cut as their tokenizer cuts.
+        group_size: one positive and group_size - 1 negatives a query.
+        prefix: ids of the special tokens before a text.
+        suffix: ids of the special tokens after a text.
+        text_hashes: whether the batch holds `records.text_hash` of each text.
+        checksum: `Mixture.checksum` of the step, handed on.
+        prompts: the words before queries, and before documents and negatives, under `query` and `document`.
+    Returns: the batch, on the host.
+    Raises: UserError where hardly any document differs from a row's own, and where text_hashes asks for what the shards
+        do not hold.
+    Source: Section 3.4.
+
+    >>> class Rows:  # stands in for a TokenTable: row i is the text [i, i]
+    ...     def gather(self, column, rows_N):
+    ...         return np.repeat(rows_N, 2), np.full(len(rows_N), 2)
+    >>> order = {"source": 0, "step": 0, "seed": 0, "max_length": 8, "group_size": 1}
+    >>> batch = collate(Rows(), np.array([5, 6]), **order, prefix=[1], suffix=[2])
+    >>> batch.ids_T.tolist(), batch.lengths_R.tolist(), batch.pairs
+    ([1, 5, 5, 2, 1, 6, 6, 2, 1, 5, 5, 2, 1, 6, 6, 2], [4, 4, 4, 4], 2)
     """
     kinds = ["query", "document", "document"]  # negatives are documents
     texts = [table.gather(kind, rows_N) for kind in kinds[:2]]
@@ -89,7 +119,20 @@ def collate(
 
 
 def frame(flat: np.ndarray, lengths: np.ndarray, max_length: int, prefix: list[int], suffix: list[int]) -> Texts:
-    """Each text cut to what max_length leaves for it, between the special tokens prefix and suffix."""
+    """Cut each text to what max_length allows for it, and put it between special tokens.
+
+    Args:
+        flat: ids of all texts end to end, without special tokens.
+        lengths: int64 [N], ids of each text.
+        max_length: tokens of a text, special tokens included.
+        prefix: ids of the special tokens before a text.
+        suffix: ids of the special tokens after a text.
+    Returns: (flat ids, lengths int64 [N]), special tokens included.
+
+    >>> flat, lengths = frame(np.array([7, 8, 9, 5]), np.array([3, 1]), max_length=4, prefix=[1], suffix=[2])
+    >>> flat.tolist(), lengths.tolist()
+    ([1, 7, 8, 2, 1, 5, 2], [4, 3])
+    """
     kept = np.minimum(lengths, max_length - len(prefix) - len(suffix))
     framed = kept + len(prefix) + len(suffix)
     ends = framed.cumsum()
@@ -104,11 +147,11 @@ def frame(flat: np.ndarray, lengths: np.ndarray, max_length: int, prefix: list[i
 
 
 def gather_group(
-    table, rows_N: np.ndarray, per_query: int, key: np.uint64, text_hashes: bool = False
+    table: TokenTable, rows_N: np.ndarray, per_query: int, key: np.uint64, text_hashes: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """`per_query` negatives of each row: a random choice of its hard ones, then random documents of other rows.
+    """Choose `per_query` negatives of each row: some of its hard ones at random, then random documents of other rows.
 
-    Their flat ids, lengths and, where asked for, text hashes.
+    Returns: their flat ids, lengths and, where asked for, text hashes.
     """
     flat, lengths, counts_N = table.gather_negatives(rows_N)
     owner = np.repeat(np.arange(len(rows_N)), counts_N)
@@ -132,7 +175,7 @@ def gather_group(
     return flat[spans(starts[which], lengths[which])], lengths[which], hashes
 
 
-def draw_others(table, rows: np.ndarray, number: np.ndarray, key: np.uint64) -> np.ndarray:
+def draw_others(table: TokenTable, rows: np.ndarray, number: np.ndarray, key: np.uint64) -> np.ndarray:
     """For each row another one, drawn by (key, row, number), whose document is neither its own document nor its query.
 
     Raises UserError where TRIES of them are one of the two.

@@ -1,4 +1,4 @@
-"""The columns of a user's file that are query, document and negatives: stated, of a known layout, or asked for.
+"""The columns of a user's file that are query, document and negatives: configured, of a known layout, or asked for.
 
 Nothing is guessed: half of a layout, several columns of unknown names, an instruction and a score are refused with the
 setting that says what is meant.
@@ -6,7 +6,7 @@ setting that says what is meant.
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,11 +46,19 @@ LIKELY_NAME = re.compile(r"[^\W\d][\w.-]*( [\w.-]+){0,2}")  # a column's name: u
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the user says about the files: `data.columns`, of one file or (by source) several, and the scores.
+    """The columns and scores of a user's files that the user names: `data.columns`, `data.score` and so on.
 
-    columns: {query, pos, neg, score, keep}, or such mappings by source. score: the column of scores; False where a
-    column that looks like one is none, None to ask. min_score: what a pair must have. header, delimiter: of csv and tsv
-    files; None finds out.
+    Args:
+        columns: {query, pos, neg, score, keep}, or such mappings by source.
+        score: the column of scores; False where a column that looks like one is none, None to ask.
+        min_score: the least score that a pair must have.
+        header: whether csv and tsv files begin with the columns' names; None finds out.
+        delimiter: of csv and tsv files; None finds out.
+        prefix: of the settings, as the user types them.
+        several: whether there are several files, which may differ.
+
+    >>> Wanted(columns={"query": "q", "pos": "a"}).of("faq")
+    {'query': 'q', 'document': 'a'}
     """
 
     columns: dict = field(default_factory=dict)
@@ -93,13 +101,13 @@ class Wanted:
             raise UserError(f"{self.prefix}min_score={self.min_score} needs a number and {self.prefix}score=COLUMN")
 
     def of(self, source: str) -> dict:
-        """The roles of one source: {query, document, negatives, score, keep}, those that are stated."""
+        """The roles of one source: {query, document, negatives, score, keep}, those that are configured."""
         own = {key: value for key, value in self.columns.items() if key in STATED}
         own |= next((value for key, value in self.columns.items() if str(key) == source and key not in STATED), {})
         return {STATED[key]: value for key, value in own.items()}
 
     def setting(self, source: str, query: Field, document: Field) -> str:
-        """What to type for these two columns of a source."""
+        """Spell the setting to type for these two columns of a source."""
         query, document = (name if str(name).startswith("[") else quoted(name) for name in (query, document))
         own = f".{source}" if self.several and re.fullmatch(r"[A-Za-z_][\w-]*", source, re.ASCII) else ""
         return f"'{self.prefix}columns{own}={{query: {query}, pos: {document}}}'"
@@ -109,6 +117,7 @@ class Wanted:
         return f"say it: {self.setting(source, *[*texts, 'COLUMN', 'COLUMN'][:2])}"
 
     def separator(self) -> str | None:
+        """Delimiter of csv and tsv files as one character, None where the user names none."""
         return "\t" if self.delimiter in ("tab", "\\t") else self.delimiter
 
 
@@ -116,10 +125,21 @@ FIND_OUT = Wanted()  # what a user says who says nothing
 
 
 def choose_columns(path: Path, source: str, columns: list, rows: list[dict], wanted: Wanted) -> dict:
-    """The keys of a `Source` that say which columns are what, and (as "columns") all of it for people.
+    """Choose the columns that are query, document and negatives: named by the user, or of a known layout.
 
-    columns: of the file, in order. rows: its first ones. Raises UserError where the columns are not told apart by
-    `wanted` or a known layout, with the setting to type.
+    Args:
+        path: of the file, for errors.
+        source: its name.
+        columns: of the file, in order.
+        rows: its first ones.
+        wanted: what the user names.
+    Returns: the keys of a `Source`, and (as "columns") all of it for people.
+    Raises: UserError where the columns are not told apart, with the setting to type.
+
+    >>> rows = [{"title": "a heading", "body": "its text", "views": "7"}]
+    >>> found = choose_columns(Path("news.csv"), "news", list(rows[0]), rows, FIND_OUT)
+    >>> found["query"], found["document"]
+    ('title', 'body')
     """
     stated = wanted.of(source)
     texts = [name for name in columns if is_text(name, [row.get(name) for row in rows])]
@@ -189,7 +209,7 @@ def known_layout(path: Path, source: str, columns: list, texts: list, wanted: Wa
     )
 
 
-def refuse_twice(path: Path, columns: list, used) -> None:
+def refuse_twice(path: Path, columns: list, used: Iterable) -> None:
     """Raises UserError where one of the columns used has a namesake: which of the two is meant is not known."""
     for name in flat(used):
         places = [place for place, one in enumerate(columns, 1) if normal(one) == normal(name)]
@@ -268,10 +288,12 @@ def find_header(first: list[str], others: list[list[str]]) -> bool:
 
 
 def could_be_names(cells: list[str]) -> bool:
+    """Whether all cells of a row could be names of columns."""
     return all(LIKELY_NAME.fullmatch(cell.strip()) for cell in cells)
 
 
 def known_name(name: str) -> bool:
+    """Whether a column's name belongs to a known layout."""
     alone = name in KNOWN or name in SCORES or name in INSTRUCTIONS or NEGATIVE.fullmatch(name)
     return bool(name) and bool(alone or IDENTITY.fullmatch(name))
 
@@ -310,6 +332,7 @@ def is_text(name: str | int, values: list) -> bool:
 
 
 def is_number(value: str) -> bool:
+    """Whether a cell spells a number."""
     try:
         float(value)
     except ValueError:
@@ -322,13 +345,14 @@ def normal(name: str) -> str:
     return re.sub(r"[\s_-]+", "_", str(name).strip().lower())
 
 
-def flat(values) -> list:
+def flat(values: Iterable) -> list:
     """Names and lists of names as one list."""
     names = [name for value in values for name in (value if isinstance(value, list) else [value])]
     return [name for name in names if name is not None]
 
 
 def listed(columns: Sequence) -> str:
+    """Spell the columns' names for an error."""
     return ", ".join(" ".join(str(column).split())[:60] for column in columns)
 
 

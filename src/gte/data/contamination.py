@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +23,10 @@ from gte.data.shards import spans
 from gte.data.task_folder import Folder, find_tasks
 from gte.errors import UserError
 from gte.files import json_object
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 
 WORD = re.compile(r"[^\W_]+")
 FIELDS = {  # of the files of evaluation tasks: which of their texts are queries, which documents
@@ -40,11 +45,11 @@ BASE = np.uint64(0x9E3779B97F4A7C15)  # odd: of the polynomial over the words' h
 
 @dataclass(frozen=True)
 class Decontamination:
-    """Which pairs count as contaminated: a text of theirs equals a text of an evaluation set, or holds n-grams of one.
+    """The pairs that count as contaminated: a text of theirs equals an evaluation set's, or holds n-grams of one.
 
-    folder: of evaluation tasks, a folder a task; their training splits are left out. texts: "queries", "documents" or
+    folder: of evaluation tasks, a folder a task; their training splits are skipped. texts: "queries", "documents" or
     both. ngram: words of an n-gram, None to compare whole texts only. overlap: share of an evaluation text's n-grams
-    that must be there, 0 for a single one. min_words: an evaluation text of fewer words is in any corpus, and left out.
+    that must be there, 0 for a single one. min_words: an evaluation text of fewer words is in any corpus, and skipped.
     """
 
     folder: Path
@@ -70,7 +75,7 @@ class Decontamination:
         return {name: [path for path in paths if not path.name.startswith("train")] for name, paths in found.items()}
 
     def stamp(self) -> dict:
-        """What the result depends on."""
+        """Everything that the result depends on."""
         stats = [(path, path.stat()) for paths in self.files().values() for path in paths]
         files = [[path.relative_to(self.folder).as_posix(), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
         facts = {"texts": list(self.texts), "ngram": self.ngram, "overlap": self.overlap, "min_words": self.min_words}
@@ -148,7 +153,7 @@ def read_evaluation(path: Path, changed: int) -> EvaluationTexts:
 
 
 class Contamination:
-    """The contaminated pairs of a source: which to leave out, and what the report says of them."""
+    """The contaminated pairs of a source: those to skip, and the report on them."""
 
     def __init__(self, evaluation: EvaluationTexts):
         self.evaluation = evaluation
@@ -157,7 +162,7 @@ class Contamination:
         self.sets: dict[str, dict[str, int]] = {}
         self.shown: list[dict] = []
 
-    def clean(self, table):
+    def clean(self, table: "pa.Table"):
         """The rows of an Arrow table of pairs (query, document, file, row) without the contaminated ones."""
         kept = np.ones(table.num_rows, bool)
         for begin in range(0, table.num_rows, ROWS):
@@ -174,11 +179,11 @@ class Contamination:
         return table if kept.all() else table.filter(kept)
 
     def facts(self) -> dict:
-        """What the report says: pairs left out, those of each evaluation set by kind of match, and examples."""
+        """Facts for the report: skipped pairs, those of each evaluation set by kind of match, and examples."""
         return {"pairs": sum(self.rejected.values()), "sets": self.sets, "examples": self.shown}
 
     def found(self) -> dict:
-        """What was counted, as JSON values, for the `add` of another one."""
+        """The counts so far, as JSON values, for the `add` of another one."""
         return {"rejected": self.rejected, "examples": self.examples, "sets": self.sets, "shown": self.shown}
 
     def add(self, found: dict) -> None:
@@ -216,7 +221,7 @@ class Contamination:
 
 
 class Postings:
-    """Sorted hashes with an owner each; those of more than `most` owners are left out."""
+    """Sorted hashes with an owner each; those of more than `most` owners are skipped."""
 
     BITS = 24  # of a table that tells most hashes that are not there without a search
 

@@ -70,7 +70,7 @@ class Tasks(DataSource):
     def schema(self) -> daft.Schema:
         return daft.Schema.from_pyarrow_schema(RESULT)
 
-    async def get_tasks(self, pushdowns) -> AsyncIterator["Task"]:
+    async def get_tasks(self, pushdowns: object) -> AsyncIterator["Task"]:
         for number, function in enumerate(self.functions):
             yield Task(number, function)
 

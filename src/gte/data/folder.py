@@ -41,7 +41,7 @@ def building_site(out: Path, report: Callable[[str], None]) -> Iterator[Path]:
 
 
 def once(site: Path, step: str, key: dict, make: Callable[[], dict]) -> tuple[dict, bool]:
-    """What `make` returns and True; or what it returned to an earlier run with an equal key, and False.
+    """Make a step and return its result and True; or an earlier run's result with an equal key, and False.
 
     The record is written after everything else that `make` writes: a step that a kill cuts short is made again, as a
     whole. `make` replaces what is there, and returns JSON values; "files" among them, [{"file", "bytes", ...}], must
@@ -66,7 +66,7 @@ def once(site: Path, step: str, key: dict, make: Callable[[], dict]) -> tuple[di
     return facts, True
 
 
-def plain(value):
+def plain(value: object):
     """A value as JSON gives it back."""
     return json.loads(json.dumps(value))
 
@@ -102,7 +102,7 @@ def gets_tokenizer(old: dict, new: dict) -> bool:
     return named and all(old.get(key) == new.get(key) for key in {*old, *new} if key not in tokenizer)
 
 
-def first_difference(old, new, key: str = "") -> str:
+def first_difference(old: object, new: object, key: str = "") -> str:
     """'key: old -> new' of the first value in which two configurations differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         for name in [*old, *new]:

@@ -1,8 +1,8 @@
 """Files of data sets on the hub: which of them a source reads, at one commit, and their download.
 
 The first look at a data set pins it: its commit and the sizes of its files are kept in a small file in the raw folder,
-which every later run reads instead of asking. So a run that was cut goes on with the data that it began with, and needs
-no network for what it has. A download goes on at the byte where it stopped, in this process or a later one.
+which every later run reads instead of asking. So a run that was cut resumes with the data that it began with, and needs
+no network for what it has. A download resumes at the byte where it stopped, in this process or a later one.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ class HubFile:
 
     @property
     def name(self) -> str:
-        """What provenance calls it."""
+        """Name in the provenance."""
         return f"hub:{self.repo}@{self.revision[:12]}/{self.path}"
 
     def __str__(self) -> str:
@@ -175,7 +175,7 @@ def card_patterns(pinned: Pin, config: str | None, split: str, folder: Path) -> 
     return splits[split]
 
 
-def as_list(value) -> list:
+def as_list(value: object) -> list:
     return [] if value is None else value if isinstance(value, list) else [value]
 
 
@@ -239,7 +239,7 @@ def remove(file: HubFile, folder: Path) -> None:
 
 
 def patiently(call: Callable, what: str, progress: Callable[[], int] = lambda: 0):
-    """What a call to the hub returns, tried again where it may only have failed for now.
+    """Call the hub, again where it may only have failed for now.
 
     Args:
         call: without arguments.
@@ -279,12 +279,12 @@ def may_pass(error: Exception) -> bool:
 
 
 def token_hint(error: Exception) -> str:
-    """What helps where a server wants to know who asks."""
+    """Advice where a server wants to know who asks."""
     refused = getattr(error_response(error), "status_code", None) in (401, 403)
     return "; if it is private or gated: hf auth login, or HF_TOKEN" if refused else ""
 
 
-def asked_wait(response) -> int:
+def asked_wait(response: httpx2.Response | None) -> int:
     """Seconds that a server asks to wait, LONGEST at most."""
     said = "" if response is None else response.headers.get("Retry-After", "").strip()
     return min(int(said), LONGEST) if said.isdigit() else 0

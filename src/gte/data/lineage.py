@@ -123,7 +123,7 @@ def names_of(statement: ast.stmt) -> tuple[set[str], set[Name | str]]:
 
 
 def imported(statement: ast.Import | ast.ImportFrom) -> dict[str, Name]:
-    """What an import statement binds each name to."""
+    """Map each name that an import statement binds to its origin."""
     if isinstance(statement, ast.Import):
         return {alias.asname or alias.name: (alias.name, None) for alias in statement.names}
     return {alias.asname or alias.name: (statement.module or "", alias.name) for alias in statement.names}

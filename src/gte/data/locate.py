@@ -14,11 +14,24 @@ from gte.errors import UserError
 
 
 def locate(source: Source, raw_folder: Path) -> list[Raw]:
-    """Its raw files in order of name, or those on the hub where there is no such folder.
+    """Find the raw files of a source in the raw folder, or on the hub where its folder is not there.
 
-    Raises UserError where the format has no reader or the reader no such option, where neither files nor a hub are
-    known, for a file outside of the raw folder, for a zip that cannot be read or would lead outside of itself, and
-    where the hub has no such files, or its first one not the columns that the source names.
+    Args:
+        source: the source.
+        raw_folder: the folder with a folder a source.
+    Returns: its files in order of name.
+    Raises: UserError where the format has no reader or the reader no such option, where neither files nor a hub are
+        known, for a file outside of the raw folder, for a zip that cannot be read or would lead outside of itself, and
+        where the hub has no such files, or its first one not the columns that the source names.
+
+    >>> import tempfile
+    >>> faq = Source("faq", "local", ("finetune",), "jsonl", files="*.jsonl")
+    >>> with tempfile.TemporaryDirectory() as raw:
+    ...     (Path(raw) / "faq").mkdir()
+    ...     for name in ("b.jsonl", "a.jsonl", "notes.txt"):
+    ...         _ = (Path(raw) / "faq" / name).write_text("[1]")
+    ...     [file.name for file in locate(faq, Path(raw))]
+    ['a.jsonl', 'b.jsonl']
     """
     try:
         parameters = inspect.signature(reader(source.reader)).parameters.values()
@@ -85,8 +98,9 @@ def release(raws: list[Raw]) -> None:
 
 
 def configuration(source: Source, raws: list[Raw]) -> dict:
-    """What a prepared source depends on: its own statement, a digest of its raw files' names, sizes and times, and the
-    commit and files of the hub.
+    """Collect everything that a prepared source depends on.
+
+    Returns: its own settings, a digest of its raw files' names, sizes and times, and the commit and files of the hub.
     """
     notes = (
         "url",

@@ -33,7 +33,7 @@ DRAWN = 64  # random documents drawn at a time
 @dataclass
 class Mined:
     """`texts`: the negatives of each pair asked for; `random` of them were drawn at random to fill groups. `answered`:
-    documents near a query, left out because they hold an answer."""
+    documents near a query, skipped because they hold an answer."""
 
     texts: list[list[str]] = field(default_factory=list)
     random: int = 0
@@ -62,7 +62,7 @@ def mine(
     They are drawn at random, or are the best (draw="top"), from the query's ranks [skip, depth), where a rank counts
     only what may be a negative: no document of the same query text, none that equals such a document or the query
     itself up to case and white space, none above the margins (see `Search`). Of these, documents that hold one of the
-    query's `answers` (a list a pair) are left out. Best first; equal queries get equal negatives, fewer where there are
+    query's `answers` (a list a pair) are skipped. Best first; equal queries get equal negatives, fewer where there are
     not enough, unless `fill` adds random documents, of which the same is true but for the margins. A function of the
     arguments. Raises UserError for settings that cannot be meant.
     """
@@ -93,7 +93,9 @@ def mine(
     return result
 
 
-def check_settings(negatives, skip, depth, draw, margin, relative_margin) -> None:
+def check_settings(
+    negatives: int, skip: int, depth: int, draw: str, margin: float | None, relative_margin: float | None
+) -> None:
     """Raises UserError for numbers that cannot be meant."""
     if negatives < 1 or skip < 0 or depth <= skip:
         raise UserError(
@@ -107,7 +109,7 @@ def check_settings(negatives, skip, depth, draw, margin, relative_margin) -> Non
 
 @dataclass(frozen=True)
 class Dense:
-    """What ranks by an encoder. embed: (texts, prompt) -> unit vectors [n, D]. words: names of sources -> {source:
+    """A ranking by an encoder. embed: (texts, prompt) -> unit vectors [n, D]. words: names of sources -> {source:
     {kind: words}}, the prompts before their queries and documents. device: where scores are computed.
     """
 
@@ -146,7 +148,9 @@ class Pool:
     Texts that differ only in case and white space are one text, spelt as it is first met.
     """
 
-    def __init__(self, queries, documents, corpus, answers):
+    def __init__(
+        self, queries: Iterable[str], documents: Iterable[str], corpus: Iterable[str], answers: Iterable[Iterable[str]]
+    ):
         self.texts, self.numbers, text_of = number_texts(chain(documents, corpus))
         self.queries, _, self.query_of = number_texts(queries)
         self.positives: list[set[int]] = [set() for _ in self.queries]
@@ -347,7 +351,7 @@ def read(source: Source, folder: Path) -> Input:
 
 
 def write_triples(target: Path, pairs: Sequence[Pair | Triple], negatives: Sequence[Sequence[str]]) -> None:
-    """Writes {"query", "pos", "neg"} lines; the file is whole or not there."""
+    """Writes {"query", "pos", "neg"} lines; the file is complete or not there."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with whole(target) as partial, open(partial, "wb") as raw, gzip.GzipFile("", "wb", 3, raw, mtime=0) as file:
         for pair, texts in zip(pairs, negatives, strict=True):

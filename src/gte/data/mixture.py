@@ -1,9 +1,10 @@
-"""Which rows make up a step's batch: a function of (seed, step), not the state of an iterator.
+"""Rows of a step's batch: a function of (seed, step), not the state of an iterator.
 
 Source by Eq. 4, one source a batch; rows are a window of a keyed permutation of the source, so nothing is stored and
 nothing replayed: a run killed at any step continues with the same batches, at any number of ranks.
 """
 
+from collections.abc import Sequence
 from zlib import crc32
 
 import numpy as np
@@ -14,16 +15,35 @@ MASK = 2**64 - 1
 
 
 class Mixture:
-    """Multinomial mixture of sources with p_i = n_i^alpha / sum_j n_j^alpha (Eq. 4), or p_i in proportion to `weights`.
+    """Draw each step's source and rows: p_i = n_i^alpha / sum_j n_j^alpha, as a function of (seed, step).
 
-    `sizes`: rows of each source, n_i. The k-th batch drawn from a source is window k of a permutation of its rows,
-    keyed by (seed, source, epoch): no row comes twice within an epoch of the source, and none twice in a batch. The
-    n_i mod global_batch rows that do not fill a batch are left out of that epoch, other ones in each epoch.
+    The k-th batch drawn from a source is window k of a permutation of its rows, keyed by (seed, source, epoch): no row
+    comes twice within an epoch of the source, and none twice in a batch. The n_i mod global_batch rows that do not fill
+    a batch are skipped in that epoch, other ones in each epoch.
 
-    Raises ValueError for a source smaller than `global_batch`, and for weights that are not one positive number each.
+    Args:
+        sizes: rows of each source, n_i.
+        alpha: exponent of Eq. 4; 0.5 in the paper, 0 draws all sources alike, 1 in proportion to their size.
+        seed: of the draws and of the permutations.
+        global_batch: rows of a step over all ranks.
+        weights: p_i in proportion to these instead, one positive number a source; None is Eq. 4.
+    Raises: ValueError for a source smaller than global_batch, and for weights that are not one positive number each.
+    Source: Eq. 4, Section 3.2.
+
+    >>> mixture = Mixture([10_000, 90_000], alpha=0.5, seed=0, global_batch=100)
+    >>> mixture.probabilities.tolist()
+    [0.25, 0.75]
     """
 
-    def __init__(self, sizes, *, alpha: float, seed: int, global_batch: int, weights=None):
+    def __init__(
+        self,
+        sizes: Sequence[int] | np.ndarray,
+        *,
+        alpha: float,
+        seed: int,
+        global_batch: int,
+        weights: Sequence[float] | np.ndarray | None = None,
+    ):
         self.sizes = np.asarray(sizes, dtype=np.int64)
         if self.sizes.ndim != 1 or len(self.sizes) == 0:
             raise ValueError("sizes must be a list of at least one source size")
@@ -49,10 +69,20 @@ class Mixture:
         self._draws_before_block = [np.zeros(len(self.sizes), dtype=np.int64)]  # a row a block seen so far
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[int, np.ndarray]:
-        """The source of a step, and this rank's rows of it: int64 [global_batch / world_size].
+        """Draw the source of a step and this rank's rows of it.
 
-        The ranks' rows end to end are the same for every world_size. Raises ValueError where global_batch does not
-        divide over the ranks.
+        Args:
+            step: from 0.
+            rank: of this process, from 0.
+            world_size: number of the processes; the ranks' rows end to end are the same for every world_size.
+        Returns: (number of the source, rows int64 [global_batch / world_size]).
+        Raises: ValueError where global_batch does not divide over the ranks.
+
+        >>> mixture = Mixture([10_000, 90_000], alpha=0.5, seed=0, global_batch=4)
+        >>> source, rows = mixture.batch(step=7)
+        >>> halves = [mixture.batch(step=7, rank=rank, world_size=2) for rank in (0, 1)]
+        >>> [row for _, part in halves for row in part.tolist()] == rows.tolist()
+        True
         """
         if self.global_batch % world_size:
             below = self.global_batch // world_size * world_size
@@ -69,7 +99,12 @@ class Mixture:
         return source, permute(np.arange(start, start + share), size, key)
 
     def checksum(self, step: int) -> int:
-        """CRC-32 of a step's source and rows, those of all ranks: equal where two runs took the same batch."""
+        """Compute the CRC-32 of a step's source and rows, those of all ranks: equal where two runs took the same batch.
+
+        >>> first, second = (Mixture([1_000], alpha=0.5, seed=0, global_batch=100) for _ in range(2))
+        >>> first.checksum(step=3) == second.checksum(step=3)
+        True
+        """
         source, rows = self.batch(step)
         return crc32(rows.tobytes(), source)
 
@@ -85,7 +120,15 @@ class Mixture:
         return source, int(self._draws_before_block[block][source] + (sources[:within] == source).sum())
 
     def epochs(self, step: int) -> np.ndarray:
-        """How often each source has been gone through before `step`: float64, 1.0 is all of its rows once."""
+        """Count how often each source has been passed over before a step.
+
+        Args:
+            step: from 0.
+        Returns: float64 [sources]; 1.0 is all of a source's rows once.
+
+        >>> Mixture([1_000], alpha=0.5, seed=0, global_batch=100).epochs(step=25).tolist()
+        [2.5]
+        """
         block, within = divmod(step, BLOCK)
         self.draw(step)
         counts = np.bincount(self._sources(block)[:within], minlength=len(self.sizes))
@@ -112,10 +155,19 @@ def mix(key: int, value: int) -> int:
 
 
 def permute(positions: np.ndarray, size: int, key: int) -> np.ndarray:
-    """A keyed permutation of range(size) at the given positions: int64, in O(len(positions)) and no memory beyond.
+    """Permute range(size) by a key, at the given positions only: in O(len(positions)) and no memory beyond.
 
     A Feistel network over the next power of two; values that fall outside of the range walk on until they are inside
     (cycle walking), fewer than two walks on average.
+
+    Args:
+        positions: int64 [n], each in range(size).
+        size: rows of the source.
+        key: 64 bits; another key gives another permutation.
+    Returns: int64 [n].
+
+    >>> sorted(permute(np.arange(5), size=5, key=1).tolist())
+    [0, 1, 2, 3, 4]
     """
     bits = max(int(size - 1).bit_length(), 2)
     low_bits = bits // 2

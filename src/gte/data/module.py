@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gte.data.collate import Batch, collate
@@ -46,7 +47,7 @@ class Steps(Dataset):
         rank: int,
         world_size: int,
         prompts: list[dict[str, Prompt]],
-        guide=None,
+        guide: object | None = None,
         text_hashes: bool = False,
         **collation,
     ):
@@ -178,7 +179,7 @@ class PairData(pl.LightningDataModule):
             "sources": {name: checksum(digests) for name, digests in shards.items()},
         }
 
-    def check_encoder(self, encoder) -> None:
+    def check_encoder(self, encoder: nn.Module) -> None:
         """Lowers the stage's length to the encoder's. Raises UserError where the shards were made with another
         tokenizer, or it cuts texts where training does not.
         """
@@ -203,7 +204,7 @@ class PairData(pl.LightningDataModule):
             )
             self.stage = replace(self.stage, max_length=encoder.max_length)
 
-    def set_prompts(self, encoder) -> None:
+    def set_prompts(self, encoder: nn.Module) -> None:
         """Puts the prompts before the texts of every batch, and leaves in `encoder.settings` what it is trained with.
 
         Raises UserError for a kind or source that is not there, for words that leave no room for a text, and where the

@@ -39,10 +39,22 @@ OTHER_FILES = {
 
 
 def infer_sources(path: str | Path, wanted: Wanted = FIND_OUT) -> list[Source]:
-    """Every jsonl, json, csv, tsv (each also .gz or .zst) and parquet file of a folder as a source for both stages.
+    """Make a source for both stages of every file of pairs in a folder: jsonl, json, csv, tsv (each also .gz or .zst),
+    parquet.
 
-    path: the folder, or one such file. Names: the files' stems. Which column is what: `gte.data.columns`. Raises
-    UserError for a missing folder, one without such files, two files of one stem, and a file that is not understood.
+    Args:
+        path: the folder, or one such file.
+        wanted: columns and scores that the user names; the rest is found by `gte.data.columns`.
+    Returns: the sources, named by the files' stems.
+    Raises: UserError for a missing folder, one without such files, two files of one stem, and a file that is not
+        understood.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = (Path(folder) / "faq.csv").write_text("question,answer\\nHow long?,Two days\\n")
+    ...     (faq,) = infer_sources(folder)
+    >>> faq.name, faq.query, faq.document
+    ('faq', 'question', 'answer')
     """
     path = require_path(path, wanted.prefix)
     files, others = pair_files(path)
@@ -125,7 +137,7 @@ def infer_source(path: Path, wanted: Wanted = FIND_OUT) -> Source:
 
 
 def local_source(path: Path) -> Source:
-    """One file as a source of its own folder, its fields not stated. Raises UserError for a file of no such format."""
+    """One file as a source of its own folder, without fields. Raises UserError for a file of no such format."""
     stem, suffix = split_name(path)
     if not path.is_file():
         raise UserError(f"there is no file {path}")
@@ -246,8 +258,8 @@ def infer_table(path: Path, source: Source, wanted: Wanted) -> dict:
     return {**chosen, "options": {"header": bool(header), **options}}
 
 
-def as_texts(values) -> list[str]:
-    """What a cell must hold, as a table spells it."""
+def as_texts(values: object) -> list[str]:
+    """The value or values that a cell must hold, as a table spells them."""
     return [str(value) for value in (values if isinstance(values, list) else [values])]
 
 

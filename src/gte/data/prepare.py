@@ -12,6 +12,7 @@ from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +40,9 @@ from gte.errors import UserError, check_numbers, did_you_mean
 from gte.files import put, write_json
 from gte.locks import locked
 from gte.ticker import still_at
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TRAINING_PAIRS = 60_000  # a tokenizer is trained on so many pairs at most, of each source in proportion
 REPORT = "decontamination.json"
@@ -334,7 +338,12 @@ def look_at(recipe: Recipe, raws: dict[str, list[Raw]], report: Report) -> dict[
 
 
 def fill(
-    recipe: Recipe, raws: dict[str, list[Raw]], tokenizer, build: Path, report: Report, workers: Workers
+    recipe: Recipe,
+    raws: dict[str, list[Raw]],
+    tokenizer: "PreTrainedTokenizerBase",
+    build: Path,
+    report: Report,
+    workers: Workers,
 ) -> Manifest:
     """Writes everything but the manifest into `build`, and returns it."""
     sweep(build, [source.name for source in recipe.sources] + list(recipe.triples))
@@ -524,7 +533,7 @@ def tell(name: str, width: int, tally: Tally, how_long: str, report: Report) -> 
         report(f"{'':<{width}}  rejected {count:,}: {example['reason']}, first {example['file']}:{example['row']}")
 
 
-def describe_source(category: str, stages, licence: str, tally: Tally, pairs: dict) -> dict:
+def describe_source(category: str, stages: Sequence[str], licence: str, tally: Tally, pairs: dict) -> dict:
     """A source as the manifest states it, shards excepted."""
     counts = asdict(tally)
     negatives = counts.pop("negatives")
@@ -613,7 +622,12 @@ def training_texts(build: Path, sizes: dict[str, int]) -> list[str]:
 
 
 def write_all_shards(
-    facts: dict[str, dict], tokenizer, max_tokens: int, build: Path, report: Report, workers: Workers
+    facts: dict[str, dict],
+    tokenizer: "PreTrainedTokenizerBase",
+    max_tokens: int,
+    build: Path,
+    report: Report,
+    workers: Workers,
 ) -> None:
     """Writes shards/<source>/ of every source, a task a range of rows, and adds them to its facts."""
     start, rows, before, counts = time.perf_counter(), 0, 0, Counter()
@@ -657,7 +671,7 @@ def write_all_shards(
         report(f"{share} have data.max_tokens={max_tokens} or more: what is beyond was cut")
 
 
-def describe_tokenizer(tokenizer, name: str | None, max_tokens: int) -> dict:
+def describe_tokenizer(tokenizer: "PreTrainedTokenizerBase", name: str | None, max_tokens: int) -> dict:
     """A tokenizer as the manifest states it."""
     prefix, suffix = special_ids(tokenizer)
     commit = commit_of(tokenizer)

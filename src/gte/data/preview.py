@@ -14,7 +14,7 @@ EXAMPLES = 2
 
 
 def preview(source: Source, raws: list[Raw]) -> dict:
-    """What the manifest keeps of a user's file: its columns by role, those not used, two pairs, and warnings.
+    """The part of a user's file that the manifest keeps: its columns by role, those not used, two pairs, and warnings.
 
     source: of the user's own files. raws: where its rows are; the first LOOKED_AT are read. Raises UserError where a
     file cannot be read.
@@ -30,7 +30,7 @@ def preview(source: Source, raws: list[Raw]) -> dict:
 
 
 def doubts(records: list, pairs: list[Pair | Triple]) -> list[str]:
-    """What looks wrong with the rows of a file, a line each."""
+    """Warnings about the rows of a file, a line each."""
     found = []
     faults = Counter(record.reason for record in records if isinstance(record, Rejected))
     for reason, count in faults.items():
@@ -73,7 +73,7 @@ def describe(name: str, file: str, shown: dict) -> list[str]:
     return lines + [f"    warning: {warning}" for warning in shown["warnings"]]
 
 
-def spelt(value) -> str:
+def spelt(value: object) -> str:
     """Columns as people read them; a place counts from 1."""
     if isinstance(value, list):
         return ", ".join(map(spelt, value))

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from gte.data.collate import Texts, frame
 from gte.data.pairs_file import pair_batches
-from gte.data.shards import spans
+from gte.data.shards import TokenTable, spans
 from gte.errors import UserError
 from gte.prompts import KINDS, NAMES, check_prompts, prompt_of, with_prompts
 from gte.settings import Settings
@@ -28,8 +28,18 @@ SPARE = 32  # ids beyond a text's end that are read again with it: a cut may cha
 
 @dataclass(frozen=True)
 class Prompt:
-    """ids: of the words. skip: how many tokens of a text in its frame of special ones are not pooled. reader: what
-    reads words and text as one, None where ids are joined."""
+    """A prompt as token ids, and the share of it that is pooled.
+
+    Args:
+        words: the prompt.
+        ids: of the words, without special tokens.
+        skip: how many tokens at the start of a framed text are not pooled.
+        reader: reads words and text as one; None where ids are joined.
+
+    >>> flat, lengths = Prompt("query: ", [5, 6]).before((np.array([7, 8, 9]), np.array([2, 1])), longest=8)
+    >>> flat.tolist(), lengths.tolist()
+    ([5, 6, 7, 8, 5, 6, 9], [4, 3])
+    """
 
     words: str
     ids: list[int]
@@ -58,7 +68,8 @@ def split(texts: Texts) -> list[list[int]]:
     return [part.tolist() for part in np.split(flat, lengths.cumsum())[:-1]]
 
 
-def flatten(lists: Sequence[Sequence[int]], dtype=np.int64) -> Texts:
+def flatten(lists: Sequence[Sequence[int]], dtype: type | np.dtype = np.int64) -> Texts:
+    """Join lists of ids into (flat ids, lengths)."""
     lengths = np.fromiter(map(len, lists), np.int64, len(lists))
     return np.fromiter(chain.from_iterable(lists), dtype, lengths.sum()), lengths
 
@@ -169,7 +180,7 @@ def fit_prompt(
     return best, len(fewest)
 
 
-def some_texts(folder: Path, table, kind: str, reader: Tokenizer) -> list[str]:
+def some_texts(folder: Path, table: TokenTable, kind: str, reader: Tokenizer) -> list[str]:
     """TRIED of a source's queries or documents; where its pairs were not kept, spelt from their ids."""
     pairs = folder / "pairs" / f"{table.name}.parquet"
     if pairs.exists():

@@ -29,11 +29,19 @@ Ranker = Callable[[Sequence[str], Sequence[str], "Search"], Iterator[list[int]]]
 
 @dataclass(frozen=True)
 class Search:
-    """Which documents of each query are looked for: the `depth` best that may be its negatives.
+    """The search for each query's negatives: the `depth` best documents that may be one.
 
-    positives, excluded: numbers of each query's documents, and of those that are never found, positives among them.
-    margin, relative_margin: with s the lowest score of a query's positives, only scores up to s - margin and up to
-    s - relative_margin |s| count (0.05 is NV-Retriever's TopK-PercPos of 95 %).
+    Args:
+        positives: numbers of each query's documents.
+        excluded: numbers of the documents of each query that are never found, positives among them.
+        depth: how many are looked for.
+        margin: with s the lowest score of a query's positives, only scores up to s - margin count; None is no bound.
+        relative_margin: only scores up to s - relative_margin |s| count (0.05 is NV-Retriever's TopK-PercPos of 95 %).
+
+    >>> search = Search(positives=[[0]], excluded=[[0]], depth=2)
+    >>> documents = ["a red fox", "a red car", "a blue car", "a red bus"]
+    >>> next(rank_bm25(["the red fox"], documents, search))
+    [1, 3]
     """
 
     positives: list[list[int]]
@@ -44,20 +52,29 @@ class Search:
 
     @property
     def limited(self) -> bool:
+        """Whether a margin bounds the scores."""
         return self.margin is not None or self.relative_margin is not None
 
-    def limit(self, positive):
+    def limit(self, positive: float | np.ndarray):
         """The highest score that a negative may have beside the lowest of its query's positives, number or array."""
         return positive - np.maximum(self.margin or 0.0, (self.relative_margin or 0.0) * abs(positive))
 
 
 class Bm25:
-    """bm25s's scores (lucene, k1 1.5, b 0.75) of many queries at a time.
+    """BM25 scores (bm25s: lucene, k1 1.5, b 0.75) of many queries at a time.
 
     Queries are not retrieved one by one but as one sparse product, queries x terms times terms x documents, which gives
     the same scores about 20 times as fast on 20,000 documents. Sums are of float64, rounded to float32: so they do not
-    depend on the numbers of the terms, which a stemmer's set of words draws anew in each process. `tokenize`:
-    `bm25s.tokenize` with the settings of its words; the same for documents and queries.
+    depend on the numbers of the terms, which a stemmer's set of words draws anew in each process.
+
+    Args:
+        documents: M texts.
+        tokenize: `bm25s.tokenize` with the settings of its words; the same for documents and queries.
+
+    >>> documents = Bm25(["a red fox", "a red car", "a blue car"])
+    >>> ((numbers, scores),) = documents.scores(["fox"])
+    >>> numbers.tolist(), bool(scores[0] > 0)
+    ([0], True)
     """
 
     def __init__(self, documents: Sequence[str], tokenize: Callable = bm25s.tokenize):
@@ -76,7 +93,12 @@ class Bm25:
             )
 
     def scores(self, queries: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """For each query the numbers of the documents that share a word with it, in no order, and float32 scores."""
+        """Score the documents that share a word with each query.
+
+        Args:
+            queries: N texts.
+        Returns: an iterator, for each query the numbers of these documents, in no order, and float32 scores.
+        """
         words = self.tokenize(list(queries), return_ids=False)
         counts_N = count_terms(words, self.vocabulary, self.terms_M.shape[0])
         found_N = counts_N.astype(bool) @ np.diff(self.terms_M.indptr)  # at most so many documents of each query
@@ -90,7 +112,14 @@ class Bm25:
 
 
 def rank_bm25(queries: Sequence[str], documents: Sequence[str], search: Search) -> Iterator[list[int]]:
-    """By bm25s's scores; only documents that share a term with the query; ties by number."""
+    """Rank documents by BM25, only those that share a term with the query; equal scores by number.
+
+    Args:
+        queries: N texts.
+        documents: M texts.
+        search: what may be found, and how many.
+    Returns: an iterator, for each query the numbers of the documents, best first.
+    """
     barred_M, score_M = np.zeros(len(documents), bool), np.zeros(len(documents), np.float32)
     for query, (numbers, values) in enumerate(Bm25(documents).scores(queries)):
         excluded = search.excluded[query]
@@ -105,7 +134,7 @@ def rank_bm25(queries: Sequence[str], documents: Sequence[str], search: Search) 
 
 
 def count_terms(words: list[list[str]], vocabulary: dict[str, int], terms: int) -> sparse.csr_array:
-    """How often each known term stands in each text: [texts, terms]."""
+    """Count each known term in each text: [texts, terms]."""
     numbers = [[vocabulary[word] for word in text if word in vocabulary] for text in words]
     ends = np.cumsum([0, *map(len, numbers)])
     columns = np.fromiter((number for text in numbers for number in text), np.int64, count=ends[-1])
@@ -120,7 +149,17 @@ def best(documents: np.ndarray, scores: np.ndarray, depth: int) -> list[int]:
 
 
 def best_scores(documents: np.ndarray, scores: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
-    """`best` as an array, and the scores of these documents."""
+    """Select the documents of the `depth` highest scores, best first, equal scores by number.
+
+    Args:
+        documents: int [n], numbers of the documents.
+        scores: float [n].
+        depth: how many are wanted.
+    Returns: (numbers, scores), at most depth of each.
+
+    >>> best_scores(np.array([4, 7, 9]), np.array([0.5, 0.9, 0.9]), depth=2)[0].tolist()
+    [7, 9]
+    """
     if len(documents) > depth:
         least = np.partition(scores, -depth)[-depth]
         above = scores >= least
@@ -138,12 +177,24 @@ def rank_dense(
     embed_queries: Callable | None = None,
     device: str = "cpu",
 ) -> Iterator[list[int]]:
-    """By cosine, in float32; ties by number.
-
-    `embed`: texts -> unit vectors, float32 [n, D]; `embed_queries`: of queries, if another.
+    """Rank documents by cosine, in float32; equal scores by number.
 
     In memory are the queries' vectors and one block of scores; the documents' vectors, each computed once, lie in a
-    temporary file of 4 D bytes a document, where TMPDIR says.
+    temporary file of 4 D bytes a document, in TMPDIR.
+
+    Args:
+        queries: N texts.
+        documents: M texts.
+        search: what may be found, and how many.
+        embed: texts -> unit vectors, float32 [n, D].
+        embed_queries: the same for queries, if another.
+        device: where the scores are computed.
+    Returns: an iterator, for each query the numbers of the documents, best first.
+
+    >>> def embed(texts):
+    ...     return np.array([[text.count("a"), text.count("b")] for text in texts], np.float32)
+    >>> next(rank_dense(["a"], ["b", "a", "a"], Search(positives=[[1]], excluded=[[1]], depth=2), embed=embed))
+    [2, 0]
     """
     if not len(queries):
         return
@@ -192,7 +243,7 @@ def nearest(
 
 
 def flatten(lists: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """(number of the list, value) of every value."""
+    """Flatten lists into (number of the list, value) of every value."""
     return (
         np.repeat(np.arange(len(lists)), [len(values) for values in lists]),
         np.array([value for values in lists for value in values], np.int64),

@@ -60,7 +60,7 @@ def open_raw(path: Path | zipfile.Path) -> io.BufferedIOBase:
 
 
 def other_kind(name: str, named: str | None, held: str | None) -> str:
-    """What is wrong with a file whose name and content say different kinds, and the way out."""
+    """Line about a file whose name and content say different kinds, with the way out."""
     if held == "UTF-16":
         return "is UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8"
     if held in KINDS.values():
@@ -72,7 +72,7 @@ def other_kind(name: str, named: str | None, held: str | None) -> str:
 
 
 def unreadable(error: Exception) -> Exception:
-    """What to raise for one of DAMAGE: an error with a number is the disk's fault, not the archive's."""
+    """Choose the error to raise for one of DAMAGE: an error with a number is the disk's fault, not the archive's."""
     return error if getattr(error, "errno", None) else Unreadable("damaged archive")
 
 
@@ -87,7 +87,7 @@ class Unpacked(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer) -> int:
+    def readinto(self, buffer: bytearray | memoryview) -> int:
         try:
             self.rest = self.rest or memoryview(next(self.chunks, b""))
         except DAMAGE as error:

@@ -63,7 +63,16 @@ JOINS = {
 
 
 def reader(name: str) -> Reader:
-    """The reader of a raw format. Raises UserError for a format that has none, or whose parser is not installed."""
+    """Find the reader of a raw format.
+
+    Args:
+        name: a key of READERS.
+    Returns: a function of (path, fields, **options) that yields a record for every row.
+    Raises: UserError for a format that has none, or whose parser is not installed.
+
+    >>> reader("jsonl").__name__
+    'read_jsonl'
+    """
     if name not in READERS:
         raise UserError(f"no reader for the format '{name}'; prepare reads: {', '.join(sorted(READERS))}")
     return load(name, READERS[name])
@@ -86,7 +95,21 @@ def load(name: str, function: str) -> Callable:
 
 
 def read_jsonl(path: Path | zipfile.Path, fields: Fields, *, max_line: int = MAX_LINE) -> Iterator[Record]:
-    """One JSON value a line, in any of the shapes of `Fields`; blank lines are no rows."""
+    """Read one JSON value a line, in any of the shapes of `Fields`; blank lines are no rows.
+
+    Args:
+        path: a file, also .gz or .zst, or a zip's member.
+        fields: the fields that hold the texts.
+        max_line: bytes of a line; a longer one is a rejection.
+    Returns: an iterator of records, a rejection for every row that gives no pair.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "pairs.jsonl"
+    ...     _ = file.write_text('{"query": "a", "pos": "b"}\\n["only one"]\\n')
+    ...     list(read_jsonl(file, Fields()))
+    [Pair(query='a', document='b', row=1, answers=()), Rejected(reason='too few columns', row=2)]
+    """
     return paired(json_values(lines(path, max_line)), fields)
 
 
@@ -103,7 +126,7 @@ def changed(rows: Iterator[Row | Rejected], fields: Fields, change: Callable[[di
 def read_keyed(
     path: Path | zipfile.Path, take: Callable[[int, dict], Iterator[Keyed]], max_line: int
 ) -> Iterator[Keyed | Rejected]:
-    """What `take` yields of (row, object), one a line; a rejection where it raises Unfit."""
+    """Yield the results of `take` of (row, object), one a line; a rejection where it raises Unfit."""
     for item in json_values(lines(path, max_line)):
         if isinstance(item, Rejected):
             yield item
@@ -126,9 +149,24 @@ def read_csv(
     quoting: str = "minimal",
     max_line: int = MAX_LINE,
 ) -> Iterator[Record]:
-    """RFC-4180 rows, which may run over several lines (quoting=minimal), or plainly split lines (quoting=none).
+    """Read comma-separated rows: RFC 4180, which may run over several lines, or plainly split lines.
 
-    With a header, fields are column names; without, positions. Raises UserError where the header lacks a field.
+    Args:
+        path: a file, also .gz or .zst, or a zip's member.
+        fields: names of columns with a header, positions without one.
+        header: whether the first row names the columns.
+        delimiter: one character.
+        quoting: minimal (RFC 4180) or none (lines are split at each delimiter).
+        max_line: bytes of a row; a longer one is a rejection.
+    Returns: an iterator of records, a rejection for every row that gives no pair.
+    Raises: UserError where the header lacks a field.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "faq.csv"
+    ...     _ = file.write_text('q,a\\nHow long?,"Two, or three days"\\n')
+    ...     list(read_csv(file, Fields(query="q", document="a")))
+    [Pair(query='How long?', document='Two, or three days', row=2, answers=())]
     """
     seen: set[int] = set()
     check = partial(require_columns, path, fields)
@@ -148,14 +186,35 @@ def read_tsv(
     quoting: str = "none",
     max_line: int = MAX_LINE,
 ) -> Iterator[Record]:
-    """Tab-separated values: by default without a header and without quoting."""
+    """Read tab-separated values, by default without a header and without quoting.
+
+    Args and errors as in `read_csv`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "faq.tsv"
+    ...     _ = file.write_text("How long?\\tTwo days\\n")
+    ...     list(read_tsv(file, Fields(query=0, document=1)))
+    [Pair(query='How long?', document='Two days', row=1, answers=())]
+    """
     return read_csv(path, fields, header=header, delimiter=delimiter, quoting=quoting, max_line=max_line)
 
 
 def read_parquet(path: Path | zipfile.Path, fields: Fields) -> Iterator[Record]:
-    """Rows of a parquet file. Raises UserError where a column is missing.
+    """Read the rows of a parquet file; a row group that is damaged part-way costs its own rows from there on, each a
+    rejection.
 
-    A row group that is damaged part-way costs its own rows from there on, each of them a rejection.
+    Args:
+        path: a file, or a zip's member.
+        fields: names of columns.
+    Returns: an iterator of records.
+    Raises: UserError where a column is missing.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     pq.write_table(pa.table({"query": ["a"], "pos": ["b"]}), f"{folder}/pairs.parquet")
+    ...     list(read_parquet(Path(folder) / "pairs.parquet", Fields()))
+    [Pair(query='a', document='b', row=1, answers=())]
     """
     return paired(parquet_rows(path, fields), fields)
 

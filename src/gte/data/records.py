@@ -1,4 +1,4 @@
-"""What a reader yields: pairs, triples, and rejections with their reasons."""
+"""Results of a reader: pairs, triples, and rejections with their reasons."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -9,13 +9,20 @@ from typing import NamedTuple
 
 Field = str | int | list | None
 ANY_POSITIVE = ("pos", "document", "answer")  # names of which each row of a file may have another
-FILTERED = "filtered: "  # begins the reason of a row that its source leaves out by choice: counted, but no fault
+FILTERED = "filtered: "  # begins the reason of a row that its source skips by choice: counted, but no fault
 
 
 class Pair(NamedTuple):
-    """A query and its document, both non-empty and stripped; `row` is where it stood in its file, from 1.
+    """A query and its document, both non-empty and stripped.
 
-    way: how its text was read, where the row could be read in several ways: few and fixed, they are counted.
+    Args:
+        query, document: the text that is searched with, and the one to be found.
+        row: its position in its file, from 1.
+        way: how its text was read, where the row could be read in several ways: few and fixed, they are counted.
+        answers: strings that answer the query, where the source has them.
+
+    >>> Pair("capital of France", "Paris is the capital of France.").document
+    'Paris is the capital of France.'
     """
 
     query: str
@@ -26,7 +33,13 @@ class Pair(NamedTuple):
 
 
 class Triple(NamedTuple):
-    """A pair with at least one hard negative, none of them the document itself."""
+    """A pair with at least one hard negative, none of them the document itself.
+
+    Args as of `Pair`, and negatives: texts that are not to be found.
+
+    >>> len(Triple("capital of France", "Paris", ["Lyon", "Nice"]).negatives)
+    2
+    """
 
     query: str
     document: str
@@ -37,7 +50,11 @@ class Triple(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """A row that gave no pair, and why. Reasons are few and fixed: they are what rejections are counted by."""
+    """A row that gave no pair, and the reason, one of few by which rejections are counted.
+
+    >>> next(records({"query": " ", "pos": "a text"}, Fields(), row=7))
+    Rejected(reason='empty query', row=7)
+    """
 
     reason: str
     row: int
@@ -70,17 +87,27 @@ class KeyedRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Fields:
-    """Where the texts stand in a row: names of a dict, or positions of a list (a bare list without positions: 0, 1, 2).
+    """The fields of a raw row that hold its texts: names of a dict, or positions of a list.
 
-    id: field whose values are unique in a file. keep, drop: fields and the value or values that a row must, or must
-    not, have there. replace: regular expressions and what takes their place in queries and documents. min_query,
-    min_document, max_document: characters that a text of a pair must have, or must not exceed.
+    With all of them None the shape of the row decides: {"query", "pos", "neg"} ("document" or "answer" for "pos"),
+    {"set": [...]}, {"text": [title, body]}, [query, document] or [query, document, negative].
 
-    A list of names is joined by ": ", empty parts left out; of negatives each is one. score, min_score: the column of a
-    number that must be at least so much. A list of passages (objects with title and text) counts as their texts. All
-    None: the shape of the row decides, one of
-    {"query", "pos", "neg"} ("document" or "answer" for "pos"), {"set": [...]}, {"text": [title, body]},
-    [query, document] and [query, document, negative]. answers: the column that holds the strings which answer a query.
+    Args:
+        query: a field, or a list of fields that are joined by ": ", empty parts skipped.
+        document: the same; a list of passages (objects with title and text) counts as their texts.
+        negatives: hard negatives; of a list of fields each is one.
+        id: field whose values are unique in a file.
+        keep: the value or values by field that a row must have there.
+        drop: the value or values by field that a row must not have there.
+        replace: regular expressions and their replacements in queries and documents.
+        min_query, min_document, max_document: characters that a text must have, or must not exceed.
+        answers: field that holds the strings which answer a query.
+        score: field of a number.
+        min_score: the least number there.
+
+    >>> faq = Fields(query="question", document=["title", "answer"])
+    >>> list(records({"question": "How long?", "title": "Delivery", "answer": "Two days."}, faq, row=1))
+    [Pair(query='How long?', document='Delivery: Two days.', row=1, answers=())]
     """
 
     query: Field = None
@@ -107,16 +134,23 @@ class Fields:
 
 
 class Unfit(Exception):
-    """Why a row gives no pair."""
+    """A row gives no pair; the message is the reason of its rejection."""
 
 
 def records(
-    value, fields: Fields, row: int, seen: set[int] | None = None, split: Callable | None = None
+    value: object, fields: Fields, row: int, seen: set[int] | None = None, split: Callable | None = None
 ) -> Iterator[Record]:
-    """The pairs of one raw row, or why it has none. A row with k documents gives k records, a set of k texts k - 1.
+    """Make the pairs of one raw row, or its rejection: k documents give k records, a set of k texts k - 1.
 
-    seen: the hashes of the ids of the rows before it in its file, to which its own is added; about 65 bytes a row.
-    split: how an object of a format's own shape is taken apart, instead of `split_row`.
+    Args:
+        value: the row, a dict or a list.
+        fields: the fields that hold its texts.
+        row: its position in its file, from 1.
+        seen: the hashes of the ids of the rows before it in its file, to which its own is added; about 65 bytes a row.
+        split: takes an object of a format's own shape apart, instead of `split_row`.
+
+    >>> list(records({"set": ["one", "two", "three"]}, Fields(), row=1))
+    [Pair(query='one', document='two', row=1, answers=()), Pair(query='two', document='three', row=1, answers=())]
     """
     try:
         if split and not isinstance(value, dict):
@@ -154,7 +188,7 @@ def records(
 
 
 def check_lengths(query: str, document: str, fields: Fields) -> None:
-    """Raises Unfit for a pair that its source leaves out as too short or too long."""
+    """Raises Unfit for a pair that its source skips as too short or too long."""
     if len(query) < fields.min_query:
         raise Unfit(f"{FILTERED}query under {fields.min_query:,} characters")
     if len(document) < fields.min_document:
@@ -163,8 +197,8 @@ def check_lengths(query: str, document: str, fields: Fields) -> None:
         raise Unfit(f"{FILTERED}document over {fields.max_document:,} characters")
 
 
-def check_filters(value, fields: Fields) -> None:
-    """Raises Unfit for a row that the source leaves out."""
+def check_filters(value: object, fields: Fields) -> None:
+    """Raises Unfit for a row that the source skips."""
     for filters, wanted in ((fields.keep, True), (fields.drop, False)):
         for name, values in filters.items():
             values = values if isinstance(values, list) else [values]
@@ -173,13 +207,13 @@ def check_filters(value, fields: Fields) -> None:
                 raise Unfit(f"{FILTERED}{name} is {'not ' if wanted else ''}{said}")
 
 
-def filled(value) -> bool:
+def filled(value: object) -> bool:
     """Whether a value is or holds anything; false and 0 are something."""
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
     return any(part not in ([], {}, "") for part in parts)
 
 
-def check_score(value, fields: Fields) -> None:
+def check_score(value: object, fields: Fields) -> None:
     """Raises Unfit for a row whose score is too low, or no number."""
     found = cell(value, fields.score)
     try:
@@ -190,7 +224,7 @@ def check_score(value, fields: Fields) -> None:
         raise Unfit(f"{FILTERED}{fields.score} under {fields.min_score:g}")
 
 
-def check_id(value, name: str | int, seen: set[int]) -> None:
+def check_id(value: object, name: str | int, seen: set[int]) -> None:
     """Adds a row's id to those seen. Raises Unfit where it is there already."""
     identity = cell(value, name)
     if identity is None or identity == "":
@@ -203,7 +237,7 @@ def check_id(value, name: str | int, seen: set[int]) -> None:
         raise Unfit("duplicate id")
 
 
-def cell(value, name: str | int):
+def cell(value: object, name: str | int):
     """The value of one field of a row, None where it has none."""
     if isinstance(value, dict):
         return value.get(name)
@@ -212,7 +246,7 @@ def cell(value, name: str | int):
     return None
 
 
-def split_row(value, fields: Fields) -> tuple:
+def split_row(value: object, fields: Fields) -> tuple:
     """(query, documents, negatives) of a raw row, unchecked; the query of a {"set": [...]} is None."""
     if isinstance(value, dict):
         if fields.query is not None:
@@ -244,6 +278,7 @@ def split_row(value, fields: Fields) -> tuple:
 
 
 def flat_positions(positions: list) -> list[int]:
+    """Positions and lists of positions as one list."""
     several = positions[2] if isinstance(positions[2], list) else [positions[2]]
     return [position for position in [*positions[:2], *several] if position is not None]
 
@@ -258,7 +293,7 @@ def gather(row: dict | list, field: Field):
     return [text for one in found for text in (one if isinstance(one, list) else [one]) if text is not None]
 
 
-def passages(value):
+def passages(value: object):
     """The texts, "title: text", of a list of passages; any other value as it is."""
     if not isinstance(value, list) or not any(isinstance(one, dict) for one in value):
         return value
@@ -275,10 +310,17 @@ def pick(row: dict, field: Field):
     return ": ".join(part.strip() for part in parts if part and part.strip())
 
 
-def clean(value, role: str, replace: dict[str, str] | None = None) -> str:
-    """The text, replacements made, without surrounding white space.
+def clean(value: object, role: str, replace: dict[str, str] | None = None) -> str:
+    """Strip a text of surrounding white space, after replacements.
 
-    Raises Unfit where it is no text, empty, no Unicode, or holds NUL, as binary data and UTF-16 do.
+    Args:
+        value: the value of a row's field.
+        role: query, document or negative, for the reason of a rejection.
+        replace: regular expressions and their replacements.
+    Raises: Unfit where it is no text, empty, no Unicode, or holds NUL, as binary data and UTF-16 do.
+
+    >>> clean("  How   long? ", "query", replace={" +": " "})
+    'How long?'
     """
     if isinstance(value, str):
         for pattern, text in (replace or {}).items():
@@ -294,7 +336,7 @@ def clean(value, role: str, replace: dict[str, str] | None = None) -> str:
     raise Unfit(f"missing {role}" if value is None else f"wrong type of {role}")
 
 
-def whole_number(value, role: str) -> int:
+def whole_number(value: object, role: str) -> int:
     """A number or the digits of one, of 32 bits at most. Raises Unfit for what is none."""
     try:
         number = int(value)
@@ -305,7 +347,7 @@ def whole_number(value, role: str) -> int:
     return number
 
 
-def clean_negatives(value) -> list[str]:
+def clean_negatives(value: object) -> list[str]:
     """Hard negatives as a list of non-empty texts. Raises Unfit where they are neither texts nor absent."""
     if value is None:
         return []
@@ -315,7 +357,7 @@ def clean_negatives(value) -> list[str]:
     return [clean(text, "negative") for text in values if text.strip()]
 
 
-def clean_answers(value, name: str | None) -> tuple[str, ...]:
+def clean_answers(value: object, name: str | None) -> tuple[str, ...]:
     """The answers in a row's column: a text, a list of them, or none. Raises Unfit for anything else."""
     found = value.get(name) if isinstance(value, dict) else None
     texts = [found] if isinstance(found, str) else [] if found is None else found
@@ -334,10 +376,18 @@ def encodable(text: str) -> bool:
 
 
 def pair_hash(query: str, document: str) -> tuple[int, int]:
-    """128 bits of BLAKE2b over both texts, as two unsigned 64-bit numbers, high one first.
+    """Hash a pair to 128 bits, by which prepare finds exact duplicates.
 
-    The query's length goes in first, so that no two different pairs are spelt alike. Among 10^9 pairs two share a
-    hash by chance with probability 10^-21.
+    The query's length goes in first, so that no two different pairs are spelt alike. Among 10^9 pairs two share a hash
+    by chance with probability 10^-21.
+
+    Args:
+        query: the pair's query.
+        document: its document.
+    Returns: BLAKE2b of both texts as two unsigned 64-bit numbers, high one first.
+
+    >>> pair_hash("ab", "c") == pair_hash("a", "bc")
+    False
     """
     head = query.encode()
     digest = blake2b(b"%d:%b%b" % (len(head), head, document.encode()), digest_size=16).digest()
@@ -345,5 +395,9 @@ def pair_hash(query: str, document: str) -> tuple[int, int]:
 
 
 def text_hash(text: str) -> int:
-    """64 bits of BLAKE2b: equal texts in different rows, sources or ranks can be told by it."""
+    """Hash a text to 64 bits (BLAKE2b), by which equal texts in different rows, sources or ranks are found.
+
+    >>> text_hash("a text") == text_hash("a text") < 2**64
+    True
+    """
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")

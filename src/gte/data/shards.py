@@ -30,7 +30,7 @@ SHARD_IDS = 2**27  # ids of one column, 262,144 texts of 510; each worker holds 
 
 @dataclass
 class Manifest:
-    """What a prepared folder holds. For every source: read = kept + duplicates + sum of rejected."""
+    """The content of a prepared folder. For every source: read = kept + duplicates + sum of rejected."""
 
     name: str
     tokenizer: dict
@@ -170,8 +170,24 @@ class TokenTable:
 
     Opening checks that every shard is there in its full size; a shard is mapped when a row of it is first asked for.
     Each page of a shard is compared with its checksum before the first row of it is given. Picklable: a worker process
-    maps and compares again. Raises UserError for an unknown source and for a missing, truncated, unreadable or altered
-    shard, naming the file; in reading also for rows that no shard of ours can hold.
+    maps and compares again.
+
+    Args:
+        folder: a prepared folder.
+        manifest: of the folder.
+        source: name of the source.
+    Raises: UserError for an unknown source and for a missing, truncated, unreadable or altered shard, naming the file;
+        in reading also for rows that no shard of ours can hold.
+
+    >>> import tempfile
+    >>> columns = {"query": [[7, 8], [9]], "document": [[5], [6, 6]], "query_hash": [1, 2], "document_hash": [3, 4]}
+    >>> batch = pa.record_batch(columns, schema=pa.schema(column_types(np.dtype(np.uint16), negatives=False)))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     facts = {"shards": write_shards([batch], Path(folder), "faq"), "negatives": False}
+    ...     table = TokenTable(folder, Manifest("mine", {"dtype": "uint16"}, {"faq": facts}), "faq")
+    ...     flat, lengths = table.gather("document", np.array([1, 0]))
+    >>> len(table), flat.tolist(), lengths.tolist()
+    (2, [6, 6, 5], [2, 1])
     """
 
     def __init__(self, folder: str | Path, manifest: Manifest, source: str):
@@ -196,7 +212,13 @@ class TokenTable:
         return {**self.__dict__, "_open": {}}
 
     def gather(self, column: str, rows_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(flat ids, lengths int64 [N]) of the rows' texts; column: "query" or "document"."""
+        """Read the texts of rows.
+
+        Args:
+            column: "query" or "document".
+            rows_N: int64 [N].
+        Returns: (ids end to end, lengths int64 [N]).
+        """
         offsets, ids_of = self._lists(column, rows_N)
         lengths_N = offsets[:, 1] - offsets[:, 0]
         return self._copy(column, ids_of, offsets[:, 0], lengths_N), lengths_N

@@ -1,4 +1,4 @@
-"""Sources of text pairs: what conf/source/**/<name>.yaml states of them."""
+"""Sources of text pairs, as conf/source/**/<name>.yaml configures them."""
 
 import difflib
 import fnmatch
@@ -30,17 +30,35 @@ PLAIN_FORMATS = ("jsonl", "csv", "tsv", "parquet")  # whose rows have the column
 
 @dataclass(frozen=True)
 class Source:
-    """One set of raw text pairs.
+    """One set of raw text pairs, as a file of conf/source describes it.
 
-    name, category: as in Table 1. stages: which training stages may read it. reader: raw format (`gte.data.readers`).
-    hub, revision: its data set there, and the branch, tag or commit, main by default. hub_config, hub_split: which of
-    its files, as the data set's card says; hub_files: patterns of them in place of the card. folder: below the raw
-    folder, `name` by default. files: glob of its raw files there; a zip counts as the folder that it holds. companions:
-    globs of those that the others need beside them. forms: other raw forms that the folder may hold instead, each as
-    the keys that differ. url: where a person gets them. query, document, negatives, answers,
-    id, keep, drop, replace, min_query, min_document, max_document, score, min_score: see `Fields`. options: further
-    arguments of the reader. pairs: n_i of Eq. 4, an estimate where `estimate` says so. columns: of a user's file, which
-    are used as what, for people. mined: a file of negatives that `mine` found for its rows.
+    Args:
+        name: of its YAML file, and in Table 1.
+        category: of Table 1; `local` for a user's own files.
+        stages: the training stages that may read it, of pretrain and finetune.
+        reader: its raw format, a key of `gte.data.readers.READERS`.
+        files: glob of its raw files below `folder`; a zip counts as the folder that it holds.
+        folder: below the raw folder; None is `name`.
+        hub: its data set on the hub, owner/name, downloaded where there is no folder.
+        hub_config: the data set's configuration, as its card names it.
+        hub_split: the data set's split.
+        hub_files: patterns of its files on the hub in place of the card's.
+        revision: branch, tag or commit on the hub; None is main.
+        companions: globs of files that the others need beside them.
+        url: where a person gets the files.
+        query, document, negatives, id, keep, drop, replace: see `gte.data.records.Fields`.
+        min_query, min_document, max_document, score, min_score, answers: see `gte.data.records.Fields`.
+        options: further arguments of the reader.
+        forms: other raw forms that the folder may hold instead, each as the keys that differ.
+        pairs: n_i of Eq. 4.
+        estimate: whether `pairs` is an estimate.
+        licence: of the data.
+        columns: the columns of a user's file that are used, by role, for people to read.
+        mined: a file of negatives that `mine` found for its rows.
+
+    >>> faq = Source("faq", "local", ("finetune",), "jsonl", files="faq.jsonl", query="question", document="answer")
+    >>> faq.fields.names
+    ['question', 'answer']
     """
 
     name: str
@@ -79,6 +97,7 @@ class Source:
 
     @property
     def fields(self) -> Fields:
+        """The part of it that says where the texts are in a row."""
         return Fields(**{key.name: getattr(self, key.name) for key in fields(Fields)})
 
     @property
@@ -159,7 +178,7 @@ class Source:
 
     @property
     def way_on(self) -> str:
-        """What to do about a hub that gives nothing, for the end of a line."""
+        """Advice for the end of a line about a hub that gives nothing."""
         script = Path(sys.argv[0]).name == "prepare.py"
         again = shlex.join(["python", *sys.argv]) if script else "the same command"
         folder = f"<paths.raw>/{self.folder or self.name}"
@@ -188,7 +207,7 @@ class Raw:
 
     @property
     def stamp(self) -> str:
-        """What tells this raw input from an edited one, without reading it."""
+        """A digest that tells this raw input from an edited one, without reading it."""
         own = f"{self.name} {self.bytes} {self.changed}"
         return "\n".join([own, *(companion.stamp for companion in self.companions)])
 
@@ -198,7 +217,7 @@ class Raw:
         return self.path.parents[len(Path(self.hub.path).parts) + 1]
 
 
-def names_column(value, name: str) -> bool:
+def names_column(value: object, name: str) -> bool:
     """Whether a field of `Fields` names a column: it is its name, or one of several, or it is filtered by."""
     return name == value or (isinstance(value, list | dict) and name in value)
 
@@ -209,7 +228,17 @@ def source_files(folder: Path = FOLDER) -> dict[str, Path]:
 
 
 def load_source(name: str, folder: Path = FOLDER) -> Source:
-    """The source of that name. Raises UserError for an unknown name, an unknown key, or a value of no sense."""
+    """Load a source of conf/source by its name.
+
+    Args:
+        name: of the source.
+        folder: with a YAML file a source, at any depth.
+    Raises: UserError for an unknown name, an unknown key, or a value that makes no sense.
+
+    >>> gooaq = load_source("gooaq")
+    >>> gooaq.category, gooaq.stages, gooaq.query, gooaq.document
+    ('others', ('pretrain',), 'question', 'answer')
+    """
     known = source_files(folder)
     if name not in known:
         raise UserError(f"unknown source '{name}'{did_you_mean(name, known)}; conf/source holds {len(known)} sources")
@@ -240,10 +269,17 @@ def load_source(name: str, folder: Path = FOLDER) -> Source:
 
 
 def overridden(sources: list[Source], overrides: dict[str, dict]) -> list[Source]:
-    """The sources with keys of their files replaced.
+    """Replace keys of sources, as `data.overrides` does.
 
-    overrides: {name of a source, or of a data set on the hub: {key: value}}. Raises UserError for an unknown name, an
-    unknown key, and for one that says what a source is.
+    Args:
+        sources: the configured ones.
+        overrides: {name of a source, or of a data set on the hub: {key: value}}.
+    Returns: the sources in their order, changed ones as copies.
+    Raises: UserError for an unknown name, an unknown key, and for a key that says what a source is.
+
+    >>> faq = Source("faq", "local", ("finetune",), "jsonl", files="*.jsonl")
+    >>> overridden([faq], {"faq": {"query": "question"}})[0].query
+    'question'
     """
     known = {name for source in sources for name in (source.name, source.hub) if name}
     keys = [key.name for key in fields(Source) if key.name not in ("name", "category", "stages", "columns", "mined")]
@@ -287,7 +323,7 @@ def fits(name: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(f"/{name}", f"*/{pattern.removeprefix('**/')}")
 
 
-def with_mined(found: Iterator[Record], file: Path, raw) -> Iterator[Record]:
+def with_mined(found: Iterator[Record], file: Path, raw: Path | zipfile.Path) -> Iterator[Record]:
     """The records of a file with the negatives that `mine` found for them, in the same order, beside their own.
 
     Raises UserError where these were mined for other rows.

@@ -153,7 +153,7 @@ class Folder:
         return self.qrels_file(split) if self.is_retrieval() else self.require(split)
 
     def first_split(self) -> str:
-        """Of what may be scored the split that is there: test, else dev."""
+        """The split to score that is there: test, else dev."""
         for split in ("test", "dev"):
             if self.find(split) or self.find(f"qrels/{split}", ".tsv", ".tsv.gz", *JSONL):
                 return split
@@ -254,7 +254,7 @@ class Folder:
             return {}
 
     def kind(self, split: str) -> str:
-        """Which of the shapes above the folder has, by its files and its first row; UserError where it has none."""
+        """The folder's shape of those above, by its files and its first row; UserError where it has none."""
         if self.is_retrieval():
             return "Reranking" if self.find("top_ranked") else "Retrieval"
         keys = set(self.first_row(self.require(split)))

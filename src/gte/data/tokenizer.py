@@ -24,9 +24,19 @@ ALPHABET = 400  # single characters a trained vocabulary may hold; rarer ones be
 
 
 def load_tokenizer(name_or_path: str | Path, revision: str | None = None) -> PreTrainedTokenizerFast:
-    """The fast tokenizer of a local directory or a hub id. Raises UserError where neither gives one.
+    """Load the fast tokenizer of a local directory or of a model on the hub.
 
-    revision: branch, tag or commit on the hub; None is the newest. A directory has none.
+    Args:
+        name_or_path: a directory, or owner/name on the hub.
+        revision: branch, tag or commit on the hub; None is the newest. A directory has none.
+    Raises: UserError where neither gives one.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = train_tokenizer(["a text"] * 9, vocab_size=64).save_pretrained(folder)
+    ...     tokenizer = load_tokenizer(folder)
+    >>> tokenizer.convert_ids_to_tokens(tokenizer("Text")["input_ids"])
+    ['[CLS]', 'text', '[SEP]']
     """
     name = str(name_or_path)
     way_out = "pass a local directory: data.tokenizer=/path/to/model, or train one: data.tokenizer=null"
@@ -81,10 +91,18 @@ def read_transformer(folder: Path) -> tuple[Path, dict]:
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """An uncased WordPiece in BERT's manner, [CLS] text [SEP], of at most `vocab_size` entries.
+    """Train an uncased WordPiece in BERT's manner, [CLS] text [SEP].
 
     A function of the texts as a multiset: their order, the number of threads and the process make no difference.
-    Raises UserError where vocab_size does not even hold the special tokens and the alphabet.
+
+    Args:
+        texts: the training texts.
+        vocab_size: the most entries that the vocabulary may have.
+    Raises: UserError where vocab_size does not even hold the special tokens and the alphabet.
+
+    >>> tokenizer = train_tokenizer(["low lower lowest"] * 9, vocab_size=32)
+    >>> tokenizer.tokenize("Lower")
+    ['lower']
     """
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -134,7 +152,7 @@ def wrap_wordpiece(vocabulary: dict[str, int]) -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def frequent_characters(texts: Sequence[str], normalizer) -> list[str]:
+def frequent_characters(texts: Sequence[str], normalizer: normalizers.Normalizer) -> list[str]:
     """The at most ALPHABET most frequent characters of the normalised texts, in order of code point."""
     counts = np.zeros(0x110000, dtype=np.int64)
     for start in range(0, len(texts), 10_000):
@@ -150,23 +168,32 @@ def frequent_characters(texts: Sequence[str], normalizer) -> list[str]:
 
 
 def continues_word(character: str, tokenizer: Tokenizer) -> bool:
-    """Whether a word can go on with this character: punctuation and ideographs stand alone."""
+    """Whether a word can continue with this character: punctuation and ideographs stand alone."""
     return len(tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(f"a{character}"))) == 1
 
 
-def fingerprint(tokenizer) -> str:
-    """SHA-256 of all that turns text into ids: added tokens and special tokens around a text included."""
+def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
+    """Compute the SHA-256 of everything by which a tokenizer turns text into ids, added and special tokens included.
+
+    Args:
+        tokenizer: a fast one of transformers.
+    Returns: 64 hexadecimal digits.
+
+    >>> one, other = (train_tokenizer([text] * 9, vocab_size=64) for text in ("low", "high"))
+    >>> fingerprint(one) == fingerprint(other)
+    False
+    """
     return hashlib.sha256(rules(tokenizer).encode()).hexdigest()
 
 
-def first_fingerprint(tokenizer) -> str:
+def first_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     """As manifests held it at first: without added tokens, and without the special tokens around a text."""
     state = json.loads(backend(tokenizer).to_str())
     parts = {key: state.get(key) for key in ("model", "normalizer", "pre_tokenizer")}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def rules(tokenizer) -> str:
+def rules(tokenizer: PreTrainedTokenizerFast) -> str:
     """A fast tokenizer's rules as one string: tokenizer.json without what each encoding sets or decoding uses."""
     state = json.loads(backend(tokenizer).to_str())
     for key in ("version", "truncation", "padding", "decoder"):
@@ -174,12 +201,12 @@ def rules(tokenizer) -> str:
     return json.dumps(state, sort_keys=True)
 
 
-def backend(tokenizer) -> Tokenizer:
+def backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
     """The Rust tokenizer below a fast one."""
     return tokenizer.backend_tokenizer
 
 
-def plain_reader(tokenizer) -> Tokenizer:
+def plain_reader(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
     """A copy of the Rust tokenizer that neither pads nor cuts; the caller's keeps its settings."""
     rust = Tokenizer.from_str(backend(tokenizer).to_str())
     rust.no_padding()  # all-MiniLM-L6-v2's tokenizer.json, for one, pads every text to 128
@@ -187,8 +214,12 @@ def plain_reader(tokenizer) -> Tokenizer:
     return rust
 
 
-def special_ids(tokenizer) -> tuple[list[int], list[int]]:
-    """The ids that the tokenizer puts before and after a single text, found by letting it do so."""
+def special_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
+    """Find the ids that a tokenizer puts before and after a single text, by letting it do so.
+
+    >>> special_ids(train_tokenizer(["a text"] * 9, vocab_size=64))  # [CLS] and [SEP]
+    ([2], [3])
+    """
     encoded = plain_reader(tokenizer).encode("a", add_special_tokens=True)
     inner = [place for place, special in enumerate(encoded.special_tokens_mask) if not special]
     if not inner:

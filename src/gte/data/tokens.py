@@ -13,12 +13,17 @@ import json
 import re
 from collections.abc import Sequence
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer
 
 from gte.data.shards import spans
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 BYTES_PER_TOKEN = 16  # of a text far longer than max_tokens, this much is tokenised at first
 BLOCK_BYTES = 2**24  # of texts looked at together
@@ -43,13 +48,21 @@ LOWER = np.frombuffer(bytes(range(256)).lower(), np.uint8)
 
 
 class Tokens:
-    """A tokenizer's ids of texts, without special tokens, cut to `max_tokens`.
+    """Tokenize texts without special tokens, cut to `max_tokens`, by words where the tokenizer works by words, which is
+    faster.
 
-    tokenizer: of transformers, or the Rust tokenizer below one, which then neither pads nor cuts. max_words: distinct
-    words to remember.
+    Args:
+        tokenizer: of transformers, or the Rust tokenizer below one, which then neither pads nor cuts.
+        max_tokens: ids that a text may have.
+        max_words: distinct words to remember; None is a default.
+
+    >>> from gte.data.tokenizer import train_tokenizer
+    >>> tokens = Tokens(train_tokenizer(["low lower"] * 9, vocab_size=32), max_tokens=2)
+    >>> [len(ids) for ids in tokens.encode(["low low low", "lower", ""])]
+    [2, 1, 0]
     """
 
-    def __init__(self, tokenizer, max_tokens: int, max_words: int | None = None):
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase | Tokenizer", max_tokens: int, max_words: int | None = None):
         if not isinstance(tokenizer, Tokenizer):
             from gte.data.tokenizer import plain_reader  # late: worker processes need no transformers
 

@@ -102,7 +102,7 @@ class Worker:
 
 
 def serve() -> None:
-    """What a worker process does: answers the calls that come in on stdin, until there is nobody to ask."""
+    """Answer the calls that come in on stdin, until there is nobody to ask: the life of a worker process."""
     calls, answers = Connection(os.dup(0), writable=False), Connection(os.dup(1), readable=False)
     os.dup2(2, 1)  # what is printed must not get among the answers
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -165,7 +165,7 @@ class Workers:
             worker.stop()
 
     def run(self, function: Callable[..., T], *arguments) -> T:
-        """What the function returns, from one of the processes; callable from many threads at once."""
+        """Call the function in one of the processes; callable from many threads at once."""
         if self.engine == "ray":
             import ray
 
@@ -186,7 +186,7 @@ class Workers:
                 self.idle.put(worker)
 
     def each(self, calls: Sequence[Callable[[], T]], sizes: Sequence[int]) -> Iterator[T | UserError]:
-        """What each call returns, or the UserError that it raises, in the order of the calls.
+        """Yield the result of each call, or the UserError that it raises, in the order of the calls.
 
         As many at a time as there are workers, those of the largest size first: so none of them comes last by itself.
         Any other exception stops all.
@@ -209,7 +209,7 @@ class Workers:
 
 
 def attempt(call: Callable[[], T]) -> T | UserError:
-    """What a call returns, or the UserError that it raises."""
+    """Result of a call, or the UserError that it raises."""
     try:
         return call()
     except UserError as error:

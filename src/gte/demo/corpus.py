@@ -245,7 +245,7 @@ def balanced(rows: list[Row]) -> list[Row]:
 
 
 def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
-    """Writes gzip-compressed lines of JSON. The bytes depend on the rows alone; the file appears whole or not."""
+    """Writes gzip-compressed lines of JSON. The bytes depend on the rows alone; it appears complete or not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         whole(path) as partial,
@@ -257,7 +257,7 @@ def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
 
 
 def write_task(folder: Path, files: dict[str, list]) -> None:
-    """Writes a held-out task's files; the folder appears whole, in place of an older one."""
+    """Writes a held-out task's files; the folder appears complete, in place of an older one."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with whole(folder) as partial:
         for name, rows in files.items():

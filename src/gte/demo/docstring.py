@@ -1,4 +1,4 @@
-"""What a docstring or a README says, part by part: numpydoc, Google style, Sphinx fields and Markdown."""
+"""Parts of a docstring or a README: numpydoc, Google style, Sphinx fields and Markdown."""
 
 import re
 import textwrap
@@ -164,7 +164,7 @@ def first_sentence(text: str) -> tuple[str, str]:
 
 
 def display(target: str) -> str:
-    """What a reader sees of a role's text: `~a.b.C` is `C`, `title <a.b>` is `title`."""
+    """The part of a role's text that a reader sees: `~a.b.C` is `C`, `title <a.b>` is `title`."""
     target = " ".join(target.split())
     if match := re.match(r"(.+?)\s*<.*>$", target):
         return match[1]

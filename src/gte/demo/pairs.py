@@ -170,7 +170,7 @@ def changelog_entries(text: str, package: str) -> Pairs:
 
 
 def short(item: Item) -> str:
-    """What people call it: `f` or `Class.method`, and the whole name of a module."""
+    """The name that people use: `f` or `Class.method`, and the full name of a module."""
     return ".".join(item.inner.split(".")[-2:]) or item.public
 
 
@@ -209,7 +209,7 @@ class References:
         return same[0] if len(same) == 1 else None
 
     def text(self, item: Item) -> str:
-        """What a reader finds at the end of the link: name, summary and description."""
+        """The text at the end of the link: name, summary and description."""
         if item.name not in self.docs:
             doc = docstring.parse(item.doc)
             self.docs[item.name] = f"{doc.summary} {docstring.prose(doc.body, 600)}".strip() if doc.summary else ""

@@ -1,4 +1,4 @@
-"""What a Python source file holds, read with `ast` and never imported: documented items, comments, error messages."""
+"""Content of a Python source file, read with `ast` and never imported: documented items, comments, error messages."""
 
 import ast
 import inspect

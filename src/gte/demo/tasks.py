@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections import defaultdict
+from collections.abc import Callable
 
 import numpy as np
 
@@ -26,7 +27,7 @@ def normalized(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def draw(texts: list, salt: str, key=lambda text: text) -> list:
+def draw(texts: list, salt: str, key: Callable = lambda text: text) -> list:
     """The list in an order drawn by hash: any beginning of it is a random sample, the same on every machine."""
     return sorted(texts, key=lambda t: hashlib.blake2b(f"{salt}\n{key(t)}".encode("utf-8", "replace")).digest())
 
@@ -51,7 +52,7 @@ def build_tasks(rows: list, queries: int) -> dict[str, dict[str, list]]:
 
 
 def topic(place: str) -> str:
-    """What a module is about: its package; of SciPy, whose subpackages are fields of their own, the subpackage."""
+    """Topic of a module: its package; of SciPy, whose subpackages are fields of their own, the subpackage."""
     parts = place.split(".")
     return ".".join(parts[:2]) if parts[0] == "scipy" else parts[0]
 
@@ -96,7 +97,7 @@ def retrieval_task(rows: list, kinds: tuple[str, ...], queries: int) -> dict[str
 def relatedness_task(rows: list) -> list[dict]:
     """Sentence pairs: a summary, and the first sentence of the description of the same item (score 2), of another item
     of the same module (1) or of another package (0). All three draw from the same sentences, and pairs that share
-    more than a third of their words are left out, so that word identity does not give the score away."""
+    more than a third of their words are skipped, so that word identity does not give the score away."""
     sentences = []
     for row in draw(rows, "sentences", key=lambda row: row.query):
         sentence = docstring.first_sentence(row.document)[0]

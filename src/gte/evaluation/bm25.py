@@ -2,11 +2,15 @@
 
 import itertools
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gte.data.ranking import Bm25, best_scores
 from gte.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 def document_texts(rows: dict[str, list[str]]) -> list[str]:
@@ -17,7 +21,12 @@ def document_texts(rows: dict[str, list[str]]) -> list[str]:
 
 @dataclass(frozen=True)
 class Words:
-    """What BM25 counts as a word. `shortest`: its letters, at least; `stemmed`: by the Snowball stemmer for English."""
+    """The words that BM25 counts.
+
+    Args:
+        stemmed: whether by the Snowball stemmer for English.
+        shortest: letters of a word, at least.
+    """
 
     stemmed: bool
     shortest: int = 1
@@ -46,9 +55,18 @@ def stemmer():
 
 
 class BM25:
-    """mteb's search protocol over bm25s: method lucene, k1 1.5, b 0.75, English stop words; ties by row.
+    """mteb's search protocol over bm25s: method lucene, k1 1.5, b 0.75, English stop words; equal scores by row.
 
-    variant: which words count, as a table names it. note: the same in a line.
+    `variant` names the words that count in a table, `note` in a line.
+
+    Args:
+        words: the words that count.
+
+    >>> from datasets import Dataset
+    >>> model = BM25()
+    >>> model.index(Dataset.from_dict({"id": ["d1", "d2"], "text": ["a red fox", "a blue car"]}))
+    >>> list(model.search(Dataset.from_dict({"id": ["q1"], "text": ["fox"]}), top_k=1)["q1"])
+    ['d1']
     """
 
     mteb_model_meta = None
@@ -61,7 +79,7 @@ class BM25:
 
     @property
     def note(self) -> str:
-        """How the words are made, and what else there is."""
+        """A line that says which words count, and which other choices there are."""
         letters = "of one letter too" if self.words.shortest == 1 else f"from {self.words.shortest} letters on"
         stems = "stems of words" if self.words.stemmed else "words as they stand"
         return f"{stems}, {letters}, without stop words; choose among {', '.join(BM25_WORDS)}"
@@ -73,12 +91,15 @@ class BM25:
         pattern = rf"(?u)\b\w{{{self.words.shortest},}}\b"
         return bm25s.tokenize(texts, stopwords="en", stemmer=self.stemmer, token_pattern=pattern, **settings)
 
-    def index(self, corpus, **_) -> None:
+    def index(self, corpus: "Dataset", **_) -> None:
+        """Keep a corpus to search in, as mteb's search protocol has it."""
         self.ids = list(corpus["id"])
         self.retriever = Bm25(document_texts(corpus[:]), self.tokenize)
         self.texts += len(self.ids)
 
-    def search(self, queries, *, top_k: int, top_ranked=None, **_) -> dict[str, dict[str, float]]:
+    def search(
+        self, queries: "Dataset", *, top_k: int, top_ranked: dict[str, list[str]] | None = None, **_
+    ) -> dict[str, dict[str, float]]:
         """Scores of the best `top_k` documents by query, of all or of its own candidates; ties by row.
 
         Documents that share no word with the query are not found. A query that nothing is found for is there, and
@@ -96,6 +117,7 @@ class BM25:
         return results
 
     def describe(self) -> dict:
+        """The facts that identify the model in a result."""
         import bm25s
 
         words = f"stopwords=en words={self.words.shortest}+ stemmer={'snowball' if self.stemmer else 'none'}"

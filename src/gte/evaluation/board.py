@@ -139,7 +139,7 @@ def task_results(task: Task, seconds: float) -> list[TaskResult]:
 
 
 def model_meta(label: str, checkpoint: str, model: EncoderModel, stated: dict) -> ModelMeta:
-    """What mteb wants to know of a model, as far as its checkpoint says it; None is what nobody said.
+    """Describe a model to mteb, as far as its checkpoint does; a fact that nobody gave is None.
 
     label: owner/name on the hub; the name of a model that was loaded from there is its own, any other label becomes
     local/label. The revision is the hub's commit, else the first 40 digits of the weights' checksum. stated: fields
@@ -174,7 +174,7 @@ def model_meta(label: str, checkpoint: str, model: EncoderModel, stated: dict) -
 
 
 def check_stated(stated: dict) -> None:
-    """UserError for what a user states of a model, {field: value}, if it is no field of `STATED` or mteb refuses it."""
+    """UserError for a user's facts about a model, {field: value}, if it is no field of `STATED` or mteb refuses it."""
     for key, value in stated.items():
         if key not in STATED:
             near = did_you_mean(key, STATED)
@@ -183,7 +183,7 @@ def check_stated(stated: dict) -> None:
             raise UserError(f"board.{key}={value}: mteb does not take it: {wrong}")
 
 
-def refusal(key: str, value) -> str | None:
+def refusal(key: str, value: object) -> str | None:
     """Why mteb does not take a value of a field; None where it does."""
     try:
         ModelMeta(**NOT_KNOWN | {key: value})

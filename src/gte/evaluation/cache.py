@@ -1,4 +1,4 @@
-"""Embeddings by text, in a folder: an interrupted run goes on, and tasks that share texts embed them once.
+"""Embeddings by text, in a folder: an interrupted run resumes, and tasks that share texts embed them once.
 
 Shapes: N texts, D width.
 """
@@ -15,7 +15,17 @@ import numpy as np
 
 
 def text_keys(texts: Sequence[str], prompt: str = "") -> np.ndarray:
-    """64-bit hashes [N] of the texts behind a prompt: of 10M, two share a hash with probability 3e-6."""
+    """Hash texts behind a prompt to 64 bits; of 10M, two share a hash with probability 3e-6.
+
+    Args:
+        texts: N texts.
+        prompt: the words before them.
+    Returns: uint64 [N].
+
+    >>> a, b, c = text_keys(["a", "b", "a"]).tolist()
+    >>> a == c != b
+    True
+    """
     key = hashlib.blake2b(prompt.encode(), digest_size=16).digest() if prompt else b""
     hashes = (hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, key=key) for text in texts)
     digests = (each.digest() for each in hashes)
@@ -25,9 +35,19 @@ def text_keys(texts: Sequence[str], prompt: str = "") -> np.ndarray:
 class VectorCache:
     """float32 vectors by key in two files that only grow: `keys.u64` and `vectors.f32`, the n-th with the n-th.
 
-    Without a folder they lie in a temporary one that goes with the object. What would make the files larger than
-    `limit_bytes` is not kept; `full` says so, and `full_line` to the user. Several processes may write to one folder;
-    each sees what was there when it opened it and what it wrote itself. In memory: 16 bytes a vector.
+    Several processes may write to one folder; each sees what was there when it opened it and what it wrote itself. In
+    memory: 16 bytes a vector.
+
+    Args:
+        width: D of the vectors.
+        folder: of the files; None is a temporary one that goes with the object.
+        limit_bytes: of the two files; vectors beyond are not kept, `full` says so, and `full_line` to the user.
+
+    >>> cache = VectorCache(width=2)
+    >>> keys = text_keys(["a", "b"])
+    >>> cache.add(keys, np.eye(2, dtype=np.float32))
+    >>> cache.read(cache.find(keys[1:])).tolist()
+    [[0.0, 1.0]]
     """
 
     def __init__(self, width: int, folder: str | Path | None = None, limit_bytes: int = 2**30):
@@ -48,7 +68,7 @@ class VectorCache:
 
     @property
     def full_line(self) -> str:
-        """What it means that there is no room, and the way out."""
+        """A line that says that the cache is full, and the way out."""
         size = f"{self.limit_bytes / 1e9:g} GB, {self.limit:,} embeddings"
         if self.temporary is not None:
             return f"the temporary cache of embeddings is full ({size}): texts of several tasks are embedded again"
@@ -69,7 +89,7 @@ class VectorCache:
         return np.memmap(self.folder / "vectors.f32", "<f4", "r", shape=shape)[rows_N]
 
     def add(self, keys_N: np.ndarray, vectors_ND: np.ndarray) -> None:
-        """Keeps new vectors as far as there is room."""
+        """Keeps new vectors up to the limit."""
         with self.open_files() as (keys, vectors):
             stored = keys.tell() // 8
             room = max(self.limit - stored, 0)
@@ -79,6 +99,7 @@ class VectorCache:
         self.index(keys_N[:room], stored)
 
     def index(self, keys_N: np.ndarray, first_row: int) -> None:
+        """Note the rows of new keys, from `first_row` on."""
         order = np.argsort(keys_N, kind="stable")
         at = np.searchsorted(self.keys, keys_N[order], side="right")  # a merge: sorting all anew would take n log n
         self.keys = np.insert(self.keys, at, keys_N[order])

@@ -8,6 +8,7 @@ Shapes: N queries, M candidates, D width.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from mteb.abstasks import AbsTask
@@ -19,6 +20,10 @@ from gte.errors import UserError
 from gte.evaluation.hub_rows import hub_rows
 from gte.results.paper import FEWER
 
+if TYPE_CHECKING:
+    from gte.evaluation.model import EncoderModel
+
+
 LANGUAGES = {"Ruby": "ruby", "JavaScript": "javascript", "Go": "go", "Python": "python", "Java": "java", "PHP": "php"}
 FIELDS = {"docstring": "text", "code": "text", "code_tokens": "optional texts", "url": "optional text"}
 CODEBASE_FIELDS = FIELDS | {"docstring": "optional text"}
@@ -27,9 +32,20 @@ NAMES = {f"CodeSearchNet{name}": language for name, language in LANGUAGES.items(
 
 
 def mean_reciprocal_rank(q_ND: np.ndarray, d_MD: np.ndarray, rows: int = 256) -> float:
-    """Mean of 1 / rank of d_i among all d for query q_i, `rows` queries at a time, by scores as `search` computes them.
+    """Compute the mean of 1 / rank of d_i among all documents for query q_i, by scores as `search` computes them.
 
-    A tie counts half a place: a model that embeds everything alike gets the score of chance, not a perfect one.
+    A tie counts half a rank: a model that embeds everything alike gets the score of chance, not a perfect one.
+
+    Args:
+        q_ND: float32 [N, D], unit vectors of the queries.
+        d_MD: float32 [M, D], M >= N; row i is the document of query i.
+        rows: queries at a time.
+    Returns: from 0 to 1.
+    Source: Section 4.4, Table 7.
+
+    >>> q_ND = np.eye(3, dtype=np.float32)
+    >>> mean_reciprocal_rank(q_ND, q_ND), mean_reciprocal_rank(q_ND, q_ND[[1, 0, 2]])
+    (1.0, 0.6)
     """
     reciprocal = []
     d_DM = d_MD.T.astype(np.float64)
@@ -42,14 +58,27 @@ def mean_reciprocal_rank(q_ND: np.ndarray, d_MD: np.ndarray, rows: int = 256) ->
 
 
 def blocked_reciprocal_rank(q_ND: np.ndarray, d_ND: np.ndarray, size: int = 1000, seed: int = 0) -> float:
-    """The same among blocks of `size` shuffled pairs; an incomplete last block is left out, as in CodeSearchNet."""
+    """Compute the same among blocks of shuffled pairs; an incomplete last block is skipped, as in CodeSearchNet.
+
+    Args:
+        q_ND: float32 [N, D], unit vectors of the queries.
+        d_ND: float32 [N, D], of their documents.
+        size: pairs of a block.
+        seed: of the shuffle.
+    Returns: from 0 to 1.
+    Source: Table 13.
+
+    >>> q_ND = np.eye(4, dtype=np.float32)
+    >>> blocked_reciprocal_rank(q_ND, q_ND, size=2)
+    1.0
+    """
     order = np.random.default_rng(seed).permutation(len(q_ND))
     blocks = [order[start : start + size] for start in range(0, len(order) - size + 1, size)]
     return float(np.mean([mean_reciprocal_rank(q_ND[block], d_ND[block]) for block in blocks]))
 
 
 def first_line(row: dict) -> str:
-    """Of the row's docstring."""
+    """First line of the row's docstring."""
     return (row.get("docstring") or "").strip().split("\n")[0].strip()
 
 
@@ -107,6 +136,7 @@ class CodeSearchNet(AbsTask):
         return self.folder.find(f"{self.language}_{name}") or self.folder.find(f"{self.language}/{name}")
 
     def load_data(self, num_proc: int | None = None, **_) -> None:
+        """Read queries and candidates, once."""
         if self.data_loaded:
             return
         asked = self.pairs(self.chosen_split)
@@ -135,7 +165,7 @@ class CodeSearchNet(AbsTask):
         found = [path for name in names if (path := self.file(name))]
         return self.folder.rows(found[0], FIELDS) if found else []
 
-    def _evaluate_subset(self, model, data_split, **_) -> dict[str, float]:
+    def _evaluate_subset(self, model: "EncoderModel", data_split: tuple[list[str], list[str]], **_) -> dict[str, float]:
         queries, codes = data_split
         if not hasattr(model, "embed"):
             raise UserError(f"{self.metadata.name} ranks by embeddings; this model has none")
@@ -146,11 +176,12 @@ class CodeSearchNet(AbsTask):
             scores["mrr_1k"] = blocked_reciprocal_rank(q_ND, d_MD[: len(q_ND)])
         return scores
 
-    def _calculate_descriptive_statistics_from_split(self, split, **_):
+    def _calculate_descriptive_statistics_from_split(self, split: str, **_):
         raise NotImplementedError  # abstract in mteb, never called here
 
 
 def named(name: str, language: str) -> type[CodeSearchNet]:
+    """Make the task of one language."""
     metadata = TaskMetadata(
         name=name,
         description="CodeSearchNet, docstring to code",

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from math import isfinite
+from pathlib import Path
 from statistics import mean
 
 import pytorch_lightning as pl
@@ -11,6 +12,8 @@ import yaml
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.seed import isolate_rng
 
+from gte.data.collate import Batch
+from gte.encoder import Encoder
 from gte.errors import UserError, did_you_mean, tell
 from gte.evaluation.model import EncoderModel
 from gte.evaluation.suite import Plan, Suite, plan, quiet, refuse_without_hub
@@ -91,7 +94,7 @@ class Evaluate(Callback):
         plan: Plan,
         every: int,
         pause: Callable[[float], None],
-        folder=None,
+        folder: Path | None = None,
         keep_best: str | None = None,
         early_stop: int | None = None,
     ):
@@ -138,7 +141,9 @@ class Evaluate(Callback):
         except UserError:
             return None
 
-    def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, outputs, batch, index) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, task: pl.LightningModule, outputs: object, batch: Batch, index: int
+    ) -> None:
         steps = batch.step + 1
         if steps % self.every and steps != task.total_steps:
             return
@@ -166,7 +171,7 @@ class Evaluate(Callback):
             task.history[-1]["stopped_early"] = steps
             trainer.should_stop = True
 
-    def scores(self, encoder) -> dict[str, float]:
+    def scores(self, encoder: Encoder) -> dict[str, float]:
         """eval/<task> -> main score in points of 100, and their mean; a task that gives none is named on stderr.
 
         Where one gives none there is no mean: it would be another one than that of the other steps.

@@ -95,5 +95,5 @@ class Grid:
 
 
 def corpus_size(scores: dict[str, float]) -> float:
-    """Of a task, where it has one."""
+    """Documents of a task's corpus, where it has one."""
     return scores.get("index_mb", 0)

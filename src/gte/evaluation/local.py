@@ -84,7 +84,7 @@ def eval_split(task: AbsTask) -> str:
 
 
 def english_subset(task: AbsTask) -> str:
-    """Of a multilingual task the subset that MTEB's English benchmark scores; the first where none is English."""
+    """The subset of a multilingual task that MTEB's English benchmark scores; the first where none is English."""
     languages = task.metadata.eval_langs
     if not isinstance(languages, dict):
         return "default"
@@ -165,7 +165,7 @@ def read_reranking(folder: Folder, split: str) -> tuple[dict, list[str]]:
     """Each query's own candidates, positives first, under the ids that mteb gives them: they decide between ties.
 
     A query's id ends in the number of its text among those of its row, which mteb's MindSmallReranking merges by. Rows
-    without a positive or without a negative are left out, and the others numbered anew, as mteb does.
+    without a positive or without a negative are skipped, and the others numbered anew, as mteb does.
     """
     corpus, queries, relevant, candidates = [], [], {}, {}
     path = folder.require(split)

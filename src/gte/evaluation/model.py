@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import torch
@@ -27,6 +27,13 @@ from gte.nearest import best_documents
 from gte.prompts import KINDS, find_prompt, prompt_of, with_prompts
 from gte.remote import find_checkpoint
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from mteb.abstasks.task_metadata import TaskMetadata
+    from mteb.types import PromptType
+    from torch.utils.data import DataLoader
+
+
 KEPT_AFTER = 8_192  # texts a device: what an interruption loses, at most
 KEPT_ON_CPU = 512  # the same on a CPU, which takes as long for them
 TIMED_QUERIES, TIMED_SECONDS = 30, 10  # searched one at a time to say how long a search takes, at most
@@ -41,12 +48,26 @@ def prompt_names(tasks: Iterable[str]) -> list[str]:
 
 
 class EncoderModel:
-    """mteb's encoder and search protocols over `Encoder.encode`, on several devices where there is a `pool`.
+    """mteb's encoder and search protocols over `Encoder.encode`, on several devices where there is a pool.
 
     Unit vectors, cosine similarity, exact search; equal texts are embedded once. A text's prompt is the one that mteb
     gives a SentenceTransformer: that of the task's name or kind, or of queries or documents, else the default one.
     `prompts_used`: the words by kind of text, of all that was asked for since it was last emptied. `measured`: beside
-    the scores of a task, what a search in compact vectors costs; see `kept_as`.
+    the scores of a task, the cost of a search in compact vectors; see `kept_as`.
+
+    Args:
+        encoder: the model.
+        precision, batch_tokens, progress: of `Encoder.encode`.
+        cache: of vectors by text; None is a temporary one.
+        pool: of processes on several devices; None encodes here.
+
+    >>> from gte.data.tokenizer import train_tokenizer
+    >>> from gte.encoder import Encoder
+    >>> tokenizer = train_tokenizer(["text embeddings"], vocab_size=64)
+    >>> encoder = Encoder.from_scratch(tokenizer, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    >>> model = EncoderModel(encoder)
+    >>> model.embed(["a text", "a text", "another"]).shape, model.encoded
+    ((3, 16), 2)
     """
 
     mteb_model_meta = None  # asked for by mteb's protocols, used only where it writes its own result files
@@ -75,7 +96,7 @@ class EncoderModel:
         self.texts = 0  # asked for so far
         self.encoded = 0  # of these, run through the encoder
 
-    def prompt(self, task_metadata, prompt_type=None) -> str:
+    def prompt(self, task_metadata: "TaskMetadata", prompt_type: "PromptType | None" = None) -> str:
         """The words before a text of this task, by mteb's own order of precedence; noted in `prompts_used`."""
         from mteb.models.abs_encoder import get_prompt_name
 
@@ -173,26 +194,37 @@ class EncoderModel:
             )
         return x_ND
 
-    def encode(self, inputs, *, task_metadata, prompt_type=None, **_) -> np.ndarray:
+    def encode(
+        self, inputs: "DataLoader", *, task_metadata: "TaskMetadata", prompt_type: "PromptType | None" = None, **_
+    ) -> np.ndarray:
         """mteb hands over a loader of small batches; all its texts are taken at once, to be sorted by length."""
         return self.embed(list(inputs.dataset["text"]), self.prompt(task_metadata, prompt_type))
 
-    def similarity(self, a_ND, b_MD) -> torch.Tensor:
+    def similarity(self, a_ND: np.ndarray | torch.Tensor, b_MD: np.ndarray | torch.Tensor) -> torch.Tensor:
         """Cosines [N, M] in float32; of a single vector [D] those of one row."""
         return (self.unit_rows(a_ND) @ self.unit_rows(b_MD).T).cpu()
 
-    def similarity_pairwise(self, a_ND, b_ND) -> torch.Tensor:
+    def similarity_pairwise(self, a_ND: np.ndarray | torch.Tensor, b_ND: np.ndarray | torch.Tensor) -> torch.Tensor:
         """Cosines [N] of vectors row by row, in float32."""
         return (self.unit_rows(a_ND) * self.unit_rows(b_ND)).sum(-1).cpu()
 
-    def unit_rows(self, x_ND) -> torch.Tensor:
+    def unit_rows(self, x_ND: np.ndarray | torch.Tensor) -> torch.Tensor:
         """Vectors of length 1, in float32 on the first device."""
         return normalize(torch.as_tensor(x_ND, dtype=torch.float32, device=self.devices[0]), dim=-1)
 
-    def index(self, corpus, **_) -> None:
+    def index(self, corpus: "Dataset", **_) -> None:
+        """Keep a corpus to search in, as mteb's search protocol has it."""
         self.corpus = corpus
 
-    def search(self, queries, *, top_k: int, task_metadata, top_ranked=None, **_) -> dict[str, dict[str, float]]:
+    def search(
+        self,
+        queries: "Dataset",
+        *,
+        top_k: int,
+        task_metadata: "TaskMetadata",
+        top_ranked: dict[str, list[str]] | None = None,
+        **_,
+    ) -> dict[str, dict[str, float]]:
         """Cosines of the best `top_k` documents by query, of all or of the query's own candidates; exact.
 
         Of equal float32 cosines the documents of the lowest rows are found. Which of those found counts first in a
@@ -271,7 +303,7 @@ class EncoderModel:
         return results
 
     def describe(self) -> dict:
-        """What identifies the model in a result: equal values give equal scores."""
+        """The facts that identify the model in a result: equal values give equal scores."""
         settings = self.encoder.settings
         prompts = {name: words for name, words in settings.prompts.items() if words}
         prompted = {"prompts": prompts, "default_prompt": settings.default_prompt} if prompts else {}
@@ -314,11 +346,23 @@ def load_model(
     cache_gb: float = 1,
     prompts: dict[str, str] | None = None,
 ):
-    """The model that `checkpoint` names, on one device or spread over several.
+    """Load the model that `checkpoint` names for an evaluation, on one device or spread over several.
 
-    `prompts`: other ones than the model's own, see `with_prompts`.
-    It is tried on one text, so that damaged weights show at once. `cache`: a folder where its embeddings are kept, up
-    to `cache_gb` GB a model.
+    It is tried on one text, so that damaged weights show at once.
+
+    Args:
+        checkpoint: bm25, bm25-stemmed, bm25-mteb, or anything that `load_encoder` takes.
+        precision: of `Encoder.encode`.
+        batch_tokens: of `Encoder.encode`.
+        device: one, or a list of them.
+        progress: whether progress bars are shown.
+        cache: a folder where its embeddings are kept; None is a temporary one.
+        cache_gb: GB that the folder may take for a model.
+        prompts: other ones than the model's own, see `with_prompts`.
+    Raises: UserError where nothing loads, and where its vectors are not finite.
+
+    >>> load_model("bm25", "fp32", None, "cpu", progress=False).variant
+    'no stemmer'
     """
     if checkpoint in BM25_WORDS:
         return BM25(BM25_WORDS[checkpoint])

@@ -26,6 +26,8 @@ from gte.provenance import git_commit, versions
 from gte.results.paper import averages
 
 if TYPE_CHECKING:
+    from gte.evaluation.bm25 import BM25
+    from gte.evaluation.model import EncoderModel
     from gte.evaluation.tasks import Task
 
 SCHEMA = 3  # 2 had no parts of a task, and counted tasks in a suite's means that are not its own
@@ -39,11 +41,20 @@ FOLDER_OF = {  # tasks that share a folder, and what their files begin with; eve
 
 @dataclass(frozen=True)
 class Suite:
-    """`tasks` by name, from data_dir or (where `hub`) from the hub, and every task found under `folder`.
+    """The tasks of an evaluation: by name, from data_dir or the hub, and every task found under `folder`.
 
-    benchmark: mteb's name of the list of tasks; its board's means are given. subsets, splits: of each task that is
-    scored on others than English and the first split, all of them; its score is their mean. groups: further means that
-    the board has, each over tasks, or over single splits of them as task/split.
+    Args:
+        name: of the suite.
+        tasks: names of tasks.
+        folder: a folder of task folders, or several.
+        hub: whether tasks come from the hub where no data_dir is given.
+        benchmark: mteb's name of the list of tasks; its board's means are given.
+        subsets: of each task that is scored on others than English, all of them; its score is their mean.
+        splits: of each task that is scored on others than the first split, all of them; its score is their mean.
+        groups: further means that the board has, each over tasks, or over single splits of them as task/split.
+
+    >>> plan(Suite("mine", tasks=["SciFact", "NFCorpus"]), only=["SciFact"]).run  # None: from the hub
+    {'SciFact': None}
     """
 
     name: str
@@ -58,10 +69,14 @@ class Suite:
 
 @dataclass(frozen=True)
 class Plan:
-    """Task name -> its folder, or None for the hub; why the suite's other tasks are not run; which split is scored.
+    """The tasks to run, and the reasons why the suite's other tasks are not run.
 
-    `split` None stands for the one that MTEB scores. `subsets`, `splits`: see `Suite`. `uncounted`: tasks that are in
-    none of the suite's means, as they are not its own or are scored on another split than its.
+    Args:
+        run: task name -> its folder, or None for the hub.
+        skipped: task name -> reason.
+        split: the one that is scored; None is the one that MTEB scores.
+        subsets, splits: see `Suite`.
+        uncounted: tasks that are in none of the suite's means, as they are not its own or are scored on another split.
     """
 
     run: dict[str, Path | None]
@@ -87,9 +102,18 @@ class Plan:
 def plan(
     suite: Suite, data_dir: str | Path | None = None, only: list[str] | None = None, split: str | None = None
 ) -> Plan:
-    """What to run, decided by names and folders alone.
+    """Plan an evaluation by names and folders alone.
 
-    Raises UserError where `only` asks for what is not there, where a folder is incomplete, where nothing is left.
+    Args:
+        suite: its tasks.
+        data_dir: a folder of task folders; None takes the hub's data.
+        only: names of the tasks to run; None runs the suite's.
+        split: to score; None is the one that MTEB scores.
+    Raises: UserError where `only` asks for what is not there, where a folder is incomplete, where nothing is left.
+
+    >>> plan(Suite("mine"))
+    Traceback (most recent call last):
+    gte.errors.UserError: suite=mine is what a folder holds: pass data_dir=, a folder of task folders
     """
     if suite.folder is None and data_dir is None and not (suite.tasks or only):
         raise UserError(f"suite={suite.name} is what a folder holds: pass data_dir=, a folder of task folders")
@@ -170,7 +194,16 @@ def tasks_of(folders: dict[str, Path]) -> list[str]:
 
 
 def name_checkpoints(checkpoint: str | list[str] | dict[str, str]) -> dict[str, str]:
-    """Label -> checkpoint. A label that is not given is the last part of the path that tells the checkpoints apart."""
+    """Label checkpoints for a table: by default the last part of the path that tells them apart.
+
+    Args:
+        checkpoint: a path, a list of paths, or {label: path}.
+    Returns: label -> path.
+    Raises: UserError where a list names one checkpoint twice.
+
+    >>> name_checkpoints(["runs/pretrain/checkpoints/last.ckpt", "runs/finetune"])
+    {'pretrain': 'runs/pretrain/checkpoints/last.ckpt', 'finetune': 'runs/finetune'}
+    """
     if isinstance(checkpoint, dict):
         if not all(isinstance(value, str) for value in checkpoint.values()):
             raise UserError("checkpoint={label: path}: every label needs a path")
@@ -186,6 +219,7 @@ def name_checkpoints(checkpoint: str | list[str] | dict[str, str]) -> dict[str, 
 
 
 def say_at_once(line: str) -> None:
+    """Print a line without a buffer."""
     print(line, flush=True)
 
 
@@ -250,7 +284,9 @@ def run_suite(
     return results
 
 
-def run_model(model, label: str, checkpoint: str, plan: Plan, out: Path, say: Callable[[str], None]) -> dict:
+def run_model(
+    model: "EncoderModel | BM25", label: str, checkpoint: str, plan: Plan, out: Path, say: Callable[[str], None]
+) -> dict:
     """One model's part of the results: its tasks' scores, what it cannot do, and what failed."""
     description = model.describe()
     entry = {"checkpoint": checkpoint, **description, "tasks": {}, "skipped": {}, "failed": {}}
@@ -279,7 +315,7 @@ def task_file(out: Path, label: str, name: str) -> Path:
     return out / "tasks" / re.sub(r"[^\w.-]", "_", label) / f"{name}.json"
 
 
-def run_task(task, model, description: dict, file: Path) -> tuple[dict, bool]:
+def run_task(task: "Task", model: "EncoderModel | BM25", description: dict, file: Path) -> tuple[dict, bool]:
     """Scores in points of 100, and whether they are fresh: `file` serves again while its identity is the same."""
     from gte.evaluation.board import parts_of, task_results
 
@@ -327,7 +363,7 @@ def refuse_without_hub(suite: Suite, plan: Plan) -> None:
 
 
 def exit_code(results: dict) -> int:
-    """0 where all was run; 1 where a task failed, 2 where every failure is one that the user can mend."""
+    """0 where all was run; 1 where a task failed, 2 where every failure is one that the user can fix."""
     failures = [failure for model in results["models"].values() for failure in model["failed"].values()]
     if not failures:
         return 0

@@ -10,6 +10,7 @@ import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import mteb
@@ -32,6 +33,11 @@ from gte.errors import UserError, did_you_mean, first_line
 from gte.evaluation import codesearchnet, sst2
 from gte.evaluation.local import LocalData, english_subset, eval_split
 
+if TYPE_CHECKING:
+    from gte.evaluation.bm25 import BM25
+    from gte.evaluation.model import EncoderModel
+
+
 MAIN_SCORE = {
     "Retrieval": "ndcg_at_10",
     "Reranking": "map_at_1000",
@@ -45,7 +51,7 @@ MAIN_SCORE = {
 
 @dataclass
 class Task:
-    """What one column of a result stands for. Several parts (CQADupStack's forums) are averaged."""
+    """The task or tasks of one column of a result. Several parts (CQADupStack's forums) are averaged."""
 
     name: str
     parts: list[AbsTask]
@@ -74,7 +80,7 @@ class Task:
 
     @property
     def notes(self) -> list[str]:
-        """What of the data was not scored as it stands; call it after `load`."""
+        """Notes on data that were not scored as they are; call it after `load`."""
         return [note for part in self.parts for note in getattr(part, "notes", [])]
 
     def load(self) -> None:
@@ -93,7 +99,7 @@ class Task:
                     f"the hub did not give {name} ({first_line(error)}); pass data_dir=DIR, the data in DIR/{folder}"
                 ) from error
 
-    def run(self, model) -> dict[str, float]:
+    def run(self, model: "EncoderModel | BM25") -> dict[str, float]:
         """All scalar scores, in points of 100, averaged over the parts, and what was `measured` beside them.
 
         UserError where the main one is no number.
@@ -105,7 +111,7 @@ class Task:
         return scores
 
     @staticmethod
-    def run_part(part: AbsTask, model) -> dict[str, float]:
+    def run_part(part: AbsTask, model: "EncoderModel | BM25") -> dict[str, float]:
         model.measured = {}
         with warnings.catch_warnings(), uncompiled():
             warnings.simplefilter("ignore")  # sklearn's and scipy's remarks on constant input; NaN is dealt with above
@@ -162,7 +168,7 @@ def kind_of(name: str) -> str | None:
 
 
 def metadata(name: str, kind: str, source: str, split: str) -> TaskMetadata:
-    """What mteb wants to know of a task that it has no entry for."""
+    """Describe a task that mteb has no entry for."""
     return TaskMetadata(
         name=name,
         description=f"{kind} over {source}",

@@ -33,11 +33,17 @@ KEY = b"gte.vectors"  # of a parquet file's metadata
 
 @dataclass(frozen=True)
 class Scheme:
-    """How vectors float32 [N, D] become codes [N, B] and are read again.
+    """The rule by which vectors float32 [N, D] become codes [N, B] and are read again.
 
-    dtype: one of DTYPES, as sentence-transformers names them. int8, uint8: B = D, a code is a step of the range;
-    binary, ubinary: B = D / 8, rounded up, a bit is 1 where the value is above 0 (binary is ubinary - 128, as int8).
-    width: D. ranges_2D: of int8 and uint8 the least and the greatest value of each dimension that a code reaches.
+    Args:
+        dtype: one of DTYPES, as sentence-transformers names them. int8, uint8: B = D, a code is a step of the range;
+            binary, ubinary: B = D / 8, rounded up, a bit is 1 where the value is above 0 (binary is ubinary - 128, as
+            int8).
+        width: D.
+        ranges_2D: of int8 and uint8 the least and the greatest value of each dimension that a code reaches.
+
+    >>> Scheme("binary", width=384).bytes, Scheme("float32", width=384).bytes
+    (48, 1536)
     """
 
     dtype: str
@@ -46,7 +52,7 @@ class Scheme:
 
     @property
     def bytes(self) -> int:
-        """Of one vector."""
+        """Bytes of one vector."""
         return {"float32": 4 * self.width, "int8": self.width, "uint8": self.width}.get(self.dtype, -(-self.width // 8))
 
     @property
@@ -55,7 +61,15 @@ class Scheme:
         return (self.ranges_2D[1] - self.ranges_2D[0]) / 255
 
     def encode(self, x_ND: np.ndarray) -> np.ndarray:
-        """Codes [N, B] of vectors float32 [N, D]; what lies beyond the ranges gets the nearest code."""
+        """Encode vectors; a value beyond the ranges gets the nearest code.
+
+        Args:
+            x_ND: float32 [N, D].
+        Returns: codes [N, B].
+
+        >>> Scheme("ubinary", width=4).encode(np.array([[0.5, -0.5, 0.1, -0.1]], np.float32)).tolist()  # bits 1010 0000
+        [[160]]
+        """
         if self.dtype == "float32":
             return x_ND
         if self.dtype in BITS:
@@ -67,7 +81,16 @@ class Scheme:
         return np.clip(np.floor((x_ND - self.ranges_2D[0]) / steps_D), 0, 255).astype(np.uint8)
 
     def decode(self, codes_NB: np.ndarray) -> np.ndarray:
-        """Vectors float32 [N, D] that the codes stand for: the middle of a step, for a bit 1 or -1 over sqrt(D)."""
+        """Decode codes to the vectors that they stand for: the middle of a step, for a bit 1 or -1 over sqrt(D).
+
+        Args:
+            codes_NB: codes [N, B].
+        Returns: float32 [N, D].
+
+        >>> scheme = Scheme("ubinary", width=4)
+        >>> scheme.decode(scheme.encode(np.array([[0.5, -0.5, 0.1, -0.1]], np.float32))).tolist()
+        [[0.5, -0.5, 0.5, -0.5]]
+        """
         if self.dtype == "float32":
             return np.asarray(codes_NB, np.float32)
         if self.dtype in BITS:
@@ -83,13 +106,23 @@ class Scheme:
         return codes_NB if self.dtype == "ubinary" else codes_NB.view(np.uint8) ^ 0x80
 
     def as_dict(self) -> dict:
-        """What `from_dict` reads, in types of JSON."""
+        """The scheme in types of JSON, as `from_dict` reads it."""
         ranges = {} if self.ranges_2D is None else dict(zip(("low", "high"), self.ranges_2D.tolist(), strict=True))
         return {"dtype": self.dtype, "dimensions": self.width, **ranges}
 
     @classmethod
     def from_dict(cls, values: dict, file: Path) -> "Scheme":
-        """Raises UserError, with `file`, where the values make no scheme."""
+        """Read a scheme that `as_dict` gave.
+
+        Args:
+            values: its content.
+            file: the file that an error names.
+        Raises: UserError where the values make no scheme.
+
+        >>> scheme = Scheme("binary", width=384)
+        >>> Scheme.from_dict(scheme.as_dict(), Path("corpus.npy.json")) == scheme
+        True
+        """
         try:
             ranges_2D = np.array([values["low"], values["high"]], np.float32) if "low" in values else None
             scheme = cls(values["dtype"], int(values["dimensions"]), ranges_2D)
@@ -110,9 +143,18 @@ def check_dtype(dtype: str, key: str = "dtype") -> None:
 
 
 def scheme_for(dtype: str, low_D: np.ndarray, high_D: np.ndarray) -> Scheme:
-    """The scheme for vectors whose least and greatest values by dimension, float32 [D], are these.
+    """Choose the scheme for vectors by their least and greatest values.
 
-    Raises UserError for an unknown dtype.
+    Args:
+        dtype: one of DTYPES.
+        low_D: float32 [D], the least value of each dimension.
+        high_D: float32 [D], the greatest.
+    Raises: UserError for an unknown dtype.
+
+    >>> x_ND = np.array([[0.1, -0.2], [0.3, 0.1]], np.float32)
+    >>> scheme = scheme_for("int8", x_ND.min(0), x_ND.max(0))
+    >>> bool(np.abs(scheme.decode(scheme.encode(x_ND)) - x_ND).max() < 0.002)
+    True
     """
     check_dtype(dtype)
     if dtype == "int8":
@@ -140,10 +182,16 @@ def scheme_of(file: str | Path | None, dtype: str, width: int) -> Scheme | None:
 
 @dataclass(frozen=True)
 class Vectors:
-    """Codes [M, B], in memory or mapped from a file, and how they are read.
+    """Codes of vectors, in memory or mapped from a file, and their search.
 
-    vectors = read_vectors("corpus.npy")
-    scores_NK, rows_NK = vectors.search(encoder.encode(["a query"]), k=10)
+    Args:
+        codes_MB: codes [M, B].
+        scheme: the rule by which they are read.
+
+    >>> vectors = Vectors(np.eye(3, dtype=np.float32), Scheme("float32", width=3))
+    >>> scores_NK, rows_NK = vectors.search(np.array([[0, 1, 0]], np.float32), k=1)
+    >>> rows_NK.tolist()
+    [[1]]
     """
 
     codes_MB: np.ndarray
@@ -154,6 +202,7 @@ class Vectors:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all codes."""
         return len(self) * self.scheme.bytes
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
@@ -162,14 +211,15 @@ class Vectors:
             yield first, self.scheme.decode(self.codes_MB[first : first + DECODED])
 
     def search(self, q_ND: np.ndarray, k: int, rescored: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Scores [N, K] of each query's k best vectors, best first, and their rows [N, K]; equal scores by row.
+        """Find each query's k best vectors, exactly.
 
         Args:
             q_ND: the queries' own vectors, float32, unit length for cosines.
             k: how many are wanted; K is less where there are fewer vectors.
             rescored: of binary codes the nearest so many by Hamming distance are ranked again by the inner product of
                 query and bits; None is RESCORED times k. Those behind them score 2 less than their bits' cosine.
-        Returns: inner products of the queries with what the codes stand for.
+        Returns: scores [N, K], best first, inner products of the queries with the vectors that the codes stand for, and
+            rows [N, K]; equal scores by row.
         """
         if self.scheme.dtype not in BITS:
             return best_documents(q_ND, self.blocks(), k)
@@ -211,15 +261,24 @@ def as_words(packed_NB: np.ndarray) -> np.ndarray:
 
 
 def scheme_file(file: Path) -> Path:
-    """Where the scheme of a .npy of codes stands: beside it."""
+    """Path of the file beside a .npy of codes that holds their scheme."""
     return file.with_name(f"{file.name}.json")
 
 
 def read_vectors(file: str | Path) -> Vectors:
-    """The vectors that `embed` wrote, memory-mapped where they are a .npy.
+    """Read the vectors that `embed` wrote, memory-mapped where they are a .npy.
 
-    Raises UserError where the file is none, and for codes whose scheme is not there: beside a .npy, <name>.npy.json, in
-    a .parquet its metadata. Codes without it cannot be told apart, let alone read.
+    Args:
+        file: a .npy, its codes' scheme beside it in <name>.npy.json, or a .parquet, its scheme in the metadata.
+    Raises: UserError where the file holds no vectors, and for codes whose scheme is not there: without it they cannot
+        be told apart, let alone read.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/corpus.npy", np.eye(3, dtype=np.float32))
+    ...     vectors = read_vectors(f"{folder}/corpus.npy")
+    >>> len(vectors), vectors.scheme.dtype
+    (3, 'float32')
     """
     file = Path(file)
     try:
@@ -272,7 +331,7 @@ def as_lists(codes_NB: np.ndarray) -> pa.FixedSizeListArray:
 
 
 def metadata_of(schema: pa.Schema) -> dict | None:
-    """What `with_metadata` wrote, or None."""
+    """Read the metadata that `with_metadata` wrote; None where there are none."""
     text = (schema.metadata or {}).get(KEY)
     return None if text is None else json.loads(text)
 

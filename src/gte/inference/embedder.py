@@ -31,7 +31,20 @@ POLICIES = ("keep", "skip", "refuse")
 
 
 class Embedder:
-    """An encoder and how it is run. `prefix`: the words before each text, None for the model's default prompt."""
+    """An encoder, and the settings that it is run with.
+
+    Args:
+        encoder: the model.
+        precision, batch_tokens, normalize, progress: of `Encoder.encode`.
+        prefix: the words before each text; None is the model's default prompt.
+
+    >>> from gte.data.tokenizer import train_tokenizer
+    >>> tokenizer = train_tokenizer(["text embeddings"], vocab_size=64)
+    >>> model = Encoder.from_scratch(tokenizer, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    >>> embedder = Embedder(model, prefix="query: ")
+    >>> embedder(["a text"], where=lambda i: f"text {i}").shape
+    (1, 16)
+    """
 
     def __init__(
         self,
@@ -49,11 +62,11 @@ class Embedder:
 
     @property
     def identity(self) -> str:
-        """Equal where the same texts give the same vectors."""
+        """A string that is equal where the same texts give the same vectors."""
         return json.dumps([self.checksum, self.settings, self.prefix, self.encoder.device.type])
 
     def prefixed(self, prefix: str) -> "Embedder":
-        """The same with other words before each text."""
+        """Make a copy that puts other words before each text."""
         other = copy.copy(self)
         other.prefix = prefix
         return other
@@ -71,9 +84,19 @@ class Embedder:
 
 
 def truncate(encoder: Encoder, truncate_dim: int | None) -> None:
-    """Makes the encoder give the first `truncate_dim` dimensions of its vectors alone; None leaves it as it is.
+    """Make an encoder give the first dimensions of its vectors alone; vectors of unit length are so after the cut.
 
-    Vectors of unit length are so after the cut. Raises UserError where it has not as many.
+    Args:
+        encoder: the model, which is changed.
+        truncate_dim: dimensions to keep; None leaves the model as it is.
+    Raises: UserError where the model has not as many.
+
+    >>> from gte.data.tokenizer import train_tokenizer
+    >>> tokenizer = train_tokenizer(["text embeddings"], vocab_size=64)
+    >>> model = Encoder.from_scratch(tokenizer, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    >>> truncate(model, 8)
+    >>> model.encode(["a text"]).shape
+    (1, 8)
     """
     if truncate_dim is None:
         return
@@ -85,7 +108,7 @@ def truncate(encoder: Encoder, truncate_dim: int | None) -> None:
 
 @dataclass
 class Account:
-    """What became of the rows: every row is one of these."""
+    """Counts of the rows of an input: every row is embedded or skipped."""
 
     embedded: int = 0
     empty: int = 0  # of the embedded ones
@@ -119,17 +142,36 @@ def embed_texts(
     scheme: Scheme | None = None,
     block: int | None = None,
 ) -> Account:
-    """Writes `out`: .npy [rows, D], row for row as the texts, or .parquet with the columns row, id, embedding.
+    """Embed a stream of texts into a file, in bounded memory; an interrupted run resumes with an equal result.
 
-    `dtype`: of `gte.inference.compact`; what is needed to read codes stands in <out>.json beside a .npy, in the
-    metadata of a .parquet. Their ranges are those of all vectors, or those of `scheme`, another file's, which decides
-    the dtype too.
+    Blocks of rows are kept in `work` under a digest of their texts and of the embedder: after an interruption the same
+    command reads the texts again but encodes only what is missing. `out` appears complete.
 
-    `empty`: what becomes of empty texts, keep (embed them), skip or refuse; `unreadable`: of rows without a text, skip
-    or refuse. Blocks of `block` rows (None: BLOCK) are kept in `work` under a digest of their texts and of the
-    embedder: after an interruption the same command reads the texts again but encodes only what is missing, with an
-    equal result. `out` appears complete.
-    Raises UserError for a row that is refused, and where no text is left.
+    Args:
+        texts: of `read_texts`.
+        embedder: the model and its settings.
+        out: .npy [rows, D], row for row as the texts, or .parquet with the columns row, id, embedding.
+        work: a folder for the blocks, removed at the end.
+        source: name of the input, for errors.
+        empty: keep (embed), skip or refuse empty texts.
+        unreadable: skip or refuse rows without a text.
+        dtype: of `gte.inference.compact`; the scheme of codes is kept in <out>.json beside a .npy, in the metadata of a
+            .parquet.
+        scheme: another file's, which decides dtype and ranges; None takes the ranges of all vectors.
+        block: rows of a block; None is BLOCK.
+    Returns: the counts of the rows.
+    Raises: UserError for a row that is refused, and where no text is left.
+
+    >>> import tempfile
+    >>> from gte.data.tokenizer import train_tokenizer
+    >>> tokenizer = train_tokenizer(["text embeddings"], vocab_size=64)
+    >>> model = Encoder.from_scratch(tokenizer, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     work = Path(folder) / "work"
+    ...     work.mkdir()
+    ...     texts = [Text(1, "1", "a text"), Text(2, "2", "")]
+    ...     print(embed_texts(texts, Embedder(model), Path(folder) / "x.parquet", work, source="texts", empty="skip"))
+    1 embedded; 1 left out: empty text, first in row 2
     """
     check_policies(out, empty, unreadable)
     check_dtype(dtype)
@@ -186,6 +228,7 @@ def block_for(device: str) -> int:
 
 
 def blocks(texts: Iterable[Text], size: int) -> Iterator[list[Text]]:
+    """Cut a stream of texts into lists of at most `size`."""
     iterator = iter(texts)
     while block := list(islice(iterator, size)):
         yield block
@@ -206,13 +249,13 @@ def chosen(block: list[Text], source: str, empty: str, unreadable: str, account:
 
 
 def block_digest(block: list[Text], identity: str) -> bytes:
-    """Of all that a block's file depends on."""
+    """Digest of everything that a block's file depends on."""
     content = json.dumps([identity, [(text.row, text.id, text.text) for text in block]])
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest().encode()
 
 
 def digest_of(part: Path) -> bytes | None:
-    """The digest that a kept block was written under; None where there is none, or no whole one."""
+    """Read the digest that a kept block was written under; None where there is none, or the file is not intact."""
     try:
         return (pq.read_schema(part).metadata or {}).get(b"digest")
     except (OSError, pa.ArrowException):
@@ -239,7 +282,7 @@ def extremes(parts: list[Path]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def beyond(x_ND: np.ndarray, scheme: Scheme) -> int:
-    """How many of the vectors have a value beyond the ranges."""
+    """Count the vectors that have a value beyond the ranges."""
     low_D, high_D = scheme.ranges_2D
     return int(((x_ND < low_D) | (x_ND > high_D)).any(1).sum())
 

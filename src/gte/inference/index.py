@@ -31,7 +31,13 @@ from gte.locks import locked
 
 @dataclass(frozen=True)
 class Index:
-    """Passages with their unit vectors, or what is kept of them; `new` of them were embedded just now."""
+    """Passages with their unit vectors, or the codes that are kept of them.
+
+    Args:
+        passages: M passages.
+        vectors: of the passages, in their order.
+        new: how many texts were embedded just now.
+    """
 
     passages: Sequence[Passage]
     vectors: Vectors
@@ -39,27 +45,55 @@ class Index:
 
     @property
     def d_MD(self) -> np.ndarray:
-        """The vectors float32 [M, D], as far as they are kept."""
+        """The vectors float32 [M, D], as exactly as they are kept."""
         return self.vectors.scheme.decode(self.vectors.codes_MB)
 
     def search(self, query: str, embedder: Embedder, top: int) -> list[tuple[float, Passage]]:
-        """The `top` passages of highest cosine, best first; earlier ones first among equals."""
+        """Find the passages of highest cosine with a query.
+
+        Args:
+            query: a text.
+            embedder: of the model that the index was made with, with the words before queries.
+            top: how many are wanted.
+        Returns: (cosine, passage), best first; earlier ones first among equals.
+        """
         q_1D = embedder([query], lambda _: f"the query {query[:40]!r}")
         scores, rows = (found[0].tolist() for found in self.vectors.search(q_1D, top))
         return [(score, self.passages[row]) for score, row in zip(scores, rows, strict=True)]
 
 
 def index_file(place: Path, folder: Path) -> Path:
-    """Where the index of a folder is kept."""
+    """Path of the index of a folder, below `place`."""
     digest = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=4).hexdigest()
     return place / f"{folder.resolve().name}-{digest}.parquet"
 
 
 def update(file: Path, passages: list[Passage], embedder: Embedder, dtype: str = "float32") -> Index:
-    """The index of these passages. Vectors that `file` has for equal texts by an equal model are taken from there.
+    """Make or renew the index of passages; vectors in `file` of equal texts by an equal model are kept.
 
-    `dtype`: how vectors are kept, of `gte.inference.compact`. The ranges of codes are those of the first passages;
-    later ones are cut to them. Raises UserError where another process is at the same file.
+    Args:
+        file: the index, a parquet file.
+        passages: all of them.
+        embedder: the model and its settings, with the words before documents.
+        dtype: of `gte.inference.compact`. The ranges of codes are those of the first passages; later ones are cut to
+            them.
+    Returns: the index.
+    Raises: UserError for a file that is no index, for one of codes whose scheme is gone, and where another
+        process is at the same file.
+
+    >>> import tempfile
+    >>> from gte.data.tokenizer import train_tokenizer
+    >>> from gte.encoder import Encoder
+    >>> tokenizer = train_tokenizer(["red fox", "blue car"], vocab_size=64)
+    >>> model = Encoder.from_scratch(tokenizer, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    >>> passages = [Passage("a.txt", 1, "a red fox"), Passage("a.txt", 3, "a blue car")]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     index = update(Path(folder) / "index.parquet", passages, Embedder(model))
+    ...     again = update(Path(folder) / "index.parquet", passages, Embedder(model))
+    >>> index.new, again.new
+    (2, 0)
+    >>> index.search("a red fox", Embedder(model), top=1)[0][1].line
+    1
     """
     with locked(file, "updating", "out="):
         return update_alone(file, passages, embedder, dtype)

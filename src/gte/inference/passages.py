@@ -17,7 +17,13 @@ SHORTEST = 120  # characters; a shorter piece goes with the next one
 
 
 class Passage(NamedTuple):
-    """`file` is relative to the folder; `line` counts from 1."""
+    """A piece of a text file.
+
+    Args:
+        file: relative to the folder.
+        line: the line on which it begins, from 1.
+        text: the piece.
+    """
 
     file: str
     line: int
@@ -25,10 +31,22 @@ class Passage(NamedTuple):
 
 
 def read_folder(folder: Path, longest: int, include: list[str] | None = None) -> tuple[list[Passage], Counter]:
-    """The passages of all files below it that are text, whatever their suffix; how many files are none, by reason.
+    """Read the passages of all text files below a folder, whatever their suffix.
 
-    Hidden files and what tools install are no concern of a search. `include`: patterns of names, such as *.md.
-    Raises UserError where no text is found.
+    Hidden files and what tools install are no concern of a search.
+
+    Args:
+        folder: to read.
+        longest: characters of a passage, at most.
+        include: patterns of file names, such as *.md; None is all.
+    Returns: the passages, and the number of files that are no text, by reason.
+    Raises: UserError where no text is found.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = (Path(folder) / "notes.md").write_text("# Notes")
+    ...     read_folder(Path(folder), longest=1000)
+    ([Passage(file='notes.md', line=1, text='# Notes')], Counter())
     """
     require_folder(folder)
     passages: list[Passage] = []
@@ -73,10 +91,18 @@ def read_text(path: Path) -> str | ValueError:
 
 
 def split(text: str, longest: int) -> Iterator[tuple[int, str]]:
-    """Line and text of pieces of at most `longest` characters.
+    """Split a text into pieces of bounded length, at the beginnings of paragraphs where there are some.
 
     A piece begins at an unindented line after a blank one (a paragraph, a heading, a top-level definition), unless what
     stands before it is short; a longer one is cut between lines, a longer line between words.
+
+    Args:
+        text: of a file.
+        longest: characters of a piece, at most.
+    Returns: an iterator of (line from 1, piece).
+
+    >>> list(split("a first line\\nand a second", longest=14))
+    [(1, 'a first line'), (2, 'and a second')]
     """
     first, piece, size, after_blank = 1, [], 0, False
     for number, whole in enumerate(text.split("\n"), 1):

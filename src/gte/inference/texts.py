@@ -20,7 +20,14 @@ STDIN = "-"
 
 
 class Text(NamedTuple):
-    """A row's text, or (None) the reason why it has none; an empty one is "". `row` counts lines or rows from 1."""
+    """A row of the input of `embed`.
+
+    Args:
+        row: number of the line or row, from 1.
+        id: of the row, its number where it has none.
+        text: "" is an empty one; None where the row has none.
+        reason: of a row without a text.
+    """
 
     row: int
     id: str
@@ -31,10 +38,23 @@ class Text(NamedTuple):
 def read_texts(
     source: str, format: str | None = None, field: str = "text", id_field: str | None = None
 ) -> Iterator[Text]:
-    """The texts of a txt (one a line), jsonl, csv, tsv (each also .gz or .zst) or parquet file, or of stdin ("-").
+    """Read texts from a file or a pipe: txt (one a line), jsonl, csv, tsv (each also .gz or .zst) or parquet.
 
-    `field` and `id_field` name the JSON key or column; without `id_field` a row's number is its id. White space around
-    a text is dropped, as sentence-transformers does. Raises UserError for a missing file, format or column.
+    White space around a text is dropped, as sentence-transformers does.
+
+    Args:
+        source: a file, or "-" for stdin.
+        format: None is that of the file's name, txt for stdin.
+        field: key or column of the text.
+        id_field: key or column of a row's id; None is the row's number.
+    Returns: an iterator of texts.
+    Raises: UserError for a missing file, format or column.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = (Path(folder) / "texts.jsonl").write_text('{"text": " one "}\\n{"txt": "two"}\\n')
+    ...     list(read_texts(f"{folder}/texts.jsonl"))
+    [Text(row=1, id='1', text='one', reason=''), Text(row=2, id='2', text=None, reason='missing text')]
     """
     format = check_source(source, format)
     return READERS[format](Path("/dev/stdin") if source == STDIN else Path(source), field, id_field)
@@ -80,6 +100,7 @@ def text_lines(path: Path) -> Iterator[tuple[int, str | Rejected]]:
 
 
 def read_txt(path: Path, field: str, id_field: str | None) -> Iterator[Text]:
+    """Read one text a line; the line number is its id."""
     if id_field is not None:
         raise UserError(f"id={id_field}: a txt file has no ids; leave it out, the line number is the id")
     for row, line in text_lines(path):
@@ -119,6 +140,7 @@ def read_table(
 
 
 def read_parquet(path: Path, field: str, id_field: str | None) -> Iterator[Text]:
+    """Read a column of a parquet file."""
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:

@@ -27,7 +27,7 @@ MAP = (
 
 
 def find_scores(results: Path, encoder: Encoder) -> dict:
-    """Of a results.json the entry of the model that has these weights, with the evaluation's commit and date.
+    """Find the entry of a results.json for the model of these weights, with the evaluation's commit and date.
 
     Raises UserError where it is no result of this project's, and where no model in it has the weights.
     """
@@ -57,7 +57,24 @@ def model_card(
     comparisons: list[Comparison] = (),
     license: str | None = None,
 ) -> str:
-    """The README.md of an exported model. `scores`: see `find_scores`; they go into the hub's metadata too."""
+    """Write the model card of an exported model.
+
+    Args:
+        encoder: the model.
+        stages: its training stages, as `gte.models.load.history` gives them.
+        name: of the model, as a user loads it.
+        commit: of the checkout that exports it.
+        scores: of `find_scores`; they go into the hub's metadata too.
+        comparisons: of the ONNX graphs with the PyTorch model.
+        license: None is the base model's.
+    Returns: the text of README.md.
+
+    >>> from gte.data.tokenizer import train_tokenizer
+    >>> tokenizer = train_tokenizer(["text embeddings"], vocab_size=64)
+    >>> model = Encoder.from_scratch(tokenizer, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    >>> "16 dimensions" in model_card(model, [], name="tiny", commit="unknown")
+    True
+    """
     parameters = sum(p.numel() for p in encoder.parameters())
     lines = [
         "---",
@@ -116,7 +133,7 @@ def base_of(stages: list[dict]) -> tuple[str | None, str | None]:
 
 
 def card_licence(folder: str | Path) -> str | None:
-    """The licence that the model card in a model directory states; None where there is no card of the hub's."""
+    """The licence that the model card in a model directory names; None where there is no card of the hub's."""
     try:
         return ModelCard.load(Path(folder) / "README.md").data.license
     except (ValueError, OSError, yaml.YAMLError):
@@ -216,7 +233,7 @@ def prompt_lines(settings: Settings) -> list[str]:
 
 
 def onnx_lines(name: str, encoder: Encoder, comparisons: list[Comparison]) -> list[str]:
-    """How the ONNX graphs are used, and how near they are to the PyTorch model."""
+    """Describe the use of the ONNX graphs, and their distance from the PyTorch model."""
     side = encoder.tokenizer.truncation_side
     cut = f"{encoder.max_length}" + (f', direction="{side}"' if side != "right" else "")
     task = comparisons[0].task

@@ -7,14 +7,34 @@ from gte.errors import UserError
 
 
 def choose_device(device: str) -> str:
-    """`auto` is the GPU where there is one."""
+    """Choose the device that a script computes on.
+
+    Args:
+        device: auto, cpu, cuda or cuda:NUMBER; auto is the GPU where there is one.
+
+    >>> choose_device("cpu")
+    'cpu'
+    """
     if device != "auto":
         return device
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def choose_precision(precision: str, device: str) -> str:
-    """`auto` is fp16 on a GPU as in the paper; on a CPU bf16 where the processor computes it natively, else fp32."""
+    """Choose the precision that a model is run in.
+
+    Args:
+        precision: auto, fp32, bf16, fp16 or int8; auto is fp16 on a GPU as in the paper, on a CPU bf16 where the
+            processor computes it natively, else fp32.
+        device: of `choose_device`.
+    Raises: UserError for an unknown precision, and for one that the device does not compute in.
+
+    >>> choose_precision("auto", "cuda")
+    'fp16'
+    >>> choose_precision("fp16", "cpu")
+    Traceback (most recent call last):
+    gte.errors.UserError: precision=fp16 needs a GPU; on a CPU choose bf16 or fp32
+    """
     if precision not in {"auto", *PRECISIONS}:
         raise UserError(f"precision={precision} is unknown; choose auto, {', '.join(PRECISIONS)}")
     if precision == "fp16" and device == "cpu":
@@ -29,7 +49,14 @@ def choose_precision(precision: str, device: str) -> str:
 
 
 def choose_devices(device: str | list[str]) -> list[str]:
-    """One or several: `auto` is every GPU, or the CPU where there is none."""
+    """Choose one or several devices.
+
+    Args:
+        device: as of `choose_device`, or a list; auto is every GPU, or the CPU where there is none.
+
+    >>> choose_devices(["cuda:0", "cuda:1"])
+    ['cuda:0', 'cuda:1']
+    """
     if device == "auto" and torch.cuda.device_count() > 1:
         return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     return [choose_device(device)] if isinstance(device, str) else list(device)

@@ -42,15 +42,35 @@ def export(
     averaged: int | None = None,
     trust_remote_code: bool = False,
 ) -> list[Comparison]:
-    """Writes a directory that sentence-transformers and transformers load, with a model card that says how it was made.
+    """Export a checkpoint to a directory that sentence-transformers and transformers load, with a model card.
 
-    Weights are safetensors only. `results`: an evaluation's results.json, or the folder it is in, for the card, and
-    for .eval_results/, which the hub shows.
-    `onnx`, `int8`: also onnx/model.onnx and onnx/model_int8.onnx; returned is how near they are to the PyTorch model,
-    on the sentences of the STS task folder `sts` where it is given. `averaged`: the mean of so many last checkpoints of
-    a run in place of its last one.
-    Raises UserError where `out` already holds something else than a model directory, and for weights that are of no
-    use.
+    Weights are safetensors only.
+
+    Args:
+        checkpoint: anything that `load_encoder` takes.
+        out: the directory; an exported model there is replaced.
+        name: of the model, for its card.
+        results: an evaluation's results.json, or the folder it is in, for the card and for .eval_results/, which the
+            hub shows.
+        onnx: whether onnx/model.onnx is written.
+        int8: whether onnx/model_int8.onnx is written.
+        sts: folder of an STS task on whose sentences the ONNX graphs are compared.
+        license: of the model; None is the base model's.
+        averaged: export the mean of so many last checkpoints of a run; None exports the last one.
+        trust_remote_code: run the Python files that a model directory brings along.
+    Returns: the comparisons of the ONNX graphs with the PyTorch model.
+    Raises: UserError where `out` already holds something else than a model directory, and for weights that are of no
+        use.
+
+    >>> import tempfile
+    >>> from gte.data.tokenizer import train_tokenizer
+    >>> tokenizer = train_tokenizer(["text embeddings"], vocab_size=64)
+    >>> model = Encoder.from_scratch(tokenizer, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model.save(f"{folder}/checkpoint")
+    ...     _ = export(f"{folder}/checkpoint", Path(folder) / "model", name="tiny")
+    ...     (Path(folder) / "model" / "modules.json").exists()
+    True
     """
     check_result(out)
     if onnx or int8:

@@ -83,7 +83,7 @@ METHODS = ("__call__", "_encode_plus", "set_truncation_and_padding")
 
 
 def facts(tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple:
-    """What the ids depend on besides the tokenizer's files."""
+    """Everything that the ids depend on besides the tokenizer's files."""
     return len(tokenizer), tokenizer.truncation_side, getattr(tokenizer, "split_special_tokens", None), max_length
 
 

@@ -145,7 +145,7 @@ class IntegerProduct:
         )
 
     def given(self, x: Tensor) -> tuple:
-        """What all forms of the product take first."""
+        """The arguments that all forms of the product take first."""
         return x, self.scale, self.zero, self.weight, self.weight_scale, self.weight_zero
 
 
@@ -289,7 +289,9 @@ def attend(qkv: Tensor, groups: Sequence[Group], heads: int, dtype: torch.dtype 
             continue
         q, k, v = padded.flatten(1, 2)
 
-        def scores(q=q, k=k, texts=texts, length=length, places=places) -> Tensor:
+        def scores(
+            q: Tensor = q, k: Tensor = k, texts: int = texts, length: int = length, places: list[tuple] = places
+        ) -> Tensor:
             found = torch.bmm(q, k.transpose(1, 2))
             for n, _, (_, own) in places:
                 if own < length:
@@ -310,7 +312,7 @@ def attend(qkv: Tensor, groups: Sequence[Group], heads: int, dtype: torch.dtype 
 
 
 def parts(runs: Runs, start: int) -> Iterator[tuple[slice, slice, tuple[int, int]]]:
-    """Of each run in a group: its texts, its tokens among all, and itself."""
+    """Yield for each run in a group its texts, its tokens among all, and itself."""
     at = 0
     for texts, length in runs:
         yield slice(at, at + texts), slice(start, start + texts * length), (texts, length)
@@ -318,7 +320,7 @@ def parts(runs: Runs, start: int) -> Iterator[tuple[slice, slice, tuple[int, int
 
 
 def first_hidden(lm: nn.Module, ids: Tensor, positions: Tensor) -> Tensor:
-    """What the first layer gets, [T, D], of token ids [1, T]."""
+    """Compute the first layer's input, [T, D], for token ids [1, T]."""
     hidden = lm.embeddings(input_ids=ids, position_ids=positions)
     return (lm.embeddings_project(hidden) if hasattr(lm, "embeddings_project") else hidden)[0]  # ELECTRA's
 

@@ -13,6 +13,7 @@ Shapes: T tokens of all texts end to end, n texts of L tokens in a run, H heads,
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from transformers.activations import GELUActivation
 from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.camembert.modeling_camembert import CamembertLayer
@@ -138,7 +139,25 @@ class Attention(torch.autograd.Function):
 
     @staticmethod
     @torch.autocast("cpu", enabled=False)
-    def forward(ctx, x, runs, dtype, heads, dropout, eps, w_q, b_q, w_k, b_k, w_v, b_v, w_o, b_o, weight, bias):
+    def forward(
+        ctx: FunctionCtx,
+        x: Tensor,
+        runs: Runs,
+        dtype: torch.dtype,
+        heads: int,
+        dropout: tuple[float, float],
+        eps: float,
+        w_q: Tensor,
+        b_q: Tensor,
+        w_k: Tensor,
+        b_k: Tensor,
+        w_v: Tensor,
+        b_v: Tensor,
+        w_o: Tensor,
+        b_o: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+    ):
         x_TD = x.to(dtype)
         w_qkv, b_qkv = torch.cat([w_q, w_k, w_v]).to(dtype), torch.cat([b_q, b_k, b_v]).to(dtype)
         w_o = w_o.to(dtype)
@@ -154,7 +173,7 @@ class Attention(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     @torch.autocast("cpu", enabled=False)
-    def backward(ctx, gradient):
+    def backward(ctx: FunctionCtx, gradient: Tensor):
         x_TD, w_qkv, context_TD, w_o, weight, bias, *tensors = ctx.saved_tensors
         norm, kept = tensors[:4], tensors[4:]
         dx_TD, dy_TD, d_weight, d_bias = add_and_norm_backward(
@@ -175,7 +194,19 @@ class FeedForward(torch.autograd.Function):
 
     @staticmethod
     @torch.autocast("cpu", enabled=False)
-    def forward(ctx, x, dtype, dropout, eps, w_1, b_1, w_2, b_2, weight, bias):
+    def forward(
+        ctx: FunctionCtx,
+        x: Tensor,
+        dtype: torch.dtype,
+        dropout: float,
+        eps: float,
+        w_1: Tensor,
+        b_1: Tensor,
+        w_2: Tensor,
+        b_2: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+    ):
         x_TD, w_1c, w_2c = x.to(dtype), w_1.to(dtype), w_2.to(dtype)
         h_TI = product(x_TD, w_1c, b_1.to(dtype))
         a_TI = F.gelu(h_TI)
@@ -188,7 +219,7 @@ class FeedForward(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     @torch.autocast("cpu", enabled=False)
-    def backward(ctx, gradient):
+    def backward(ctx: FunctionCtx, gradient: Tensor):
         x_TD, w_1, w_2, h_TI, a_TI, weight, bias, *norm = ctx.saved_tensors
         dx_TD, dy_TD, d_weight, d_bias = add_and_norm_backward(gradient, x_TD.dtype, ctx.dropout, weight, bias, *norm)
         d_w_2, d_b_2 = weight_gradients(dy_TD, a_TI, ctx.dtype)

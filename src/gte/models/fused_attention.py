@@ -109,7 +109,16 @@ def attend(
 
 
 def attend_backward(
-    gradient: Tensor, d_qkv: Tensor, group: Runs, heads: int, dropout: float, window: int | None, q, k, v, *kept
+    gradient: Tensor,
+    d_qkv: Tensor,
+    group: Runs,
+    heads: int,
+    dropout: float,
+    window: int | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *kept,
 ) -> None:
     """Writes the gradient of qkv [T, 3 D] from that of the context [T, D] and what `attend` kept."""
     if q.ndim == 4:

@@ -6,6 +6,7 @@ Shapes: T tokens of all texts end to end, H heads, E width of a head, D = H E, I
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from transformers.activations import GELUActivation
 from transformers.models.modernbert.modeling_modernbert import ModernBertEncoderLayer
 
@@ -71,7 +72,20 @@ class Attention(torch.autograd.Function):
 
     @staticmethod
     @torch.autocast("cpu", enabled=False)
-    def forward(ctx, x, angles, runs, dtype, heads, window, dropout, eps, weight, w_qkv, w_o):
+    def forward(
+        ctx: FunctionCtx,
+        x: Tensor,
+        angles: tuple[Tensor, Tensor],
+        runs: Runs,
+        dtype: torch.dtype,
+        heads: int,
+        window: int | None,
+        dropout: tuple[float, float],
+        eps: float,
+        weight: Tensor | None,
+        w_qkv: Tensor,
+        w_o: Tensor,
+    ):
         normed, mean, scale = (x, None, None) if weight is None else norm(x, weight, eps)
         n_TD, w_qkvc, w_oc = normed.to(dtype), w_qkv.to(dtype), w_o.to(dtype)
         qkv_TD = product(n_TD, w_qkvc)
@@ -86,7 +100,7 @@ class Attention(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     @torch.autocast("cpu", enabled=False)
-    def backward(ctx, gradient):
+    def backward(ctx: FunctionCtx, gradient: Tensor):
         x, mean, scale, weight, n_TD, w_qkv, context_TD, w_o, mask, cos, sin, *kept = ctx.saved_tensors
         runs, heads, dropout, window = ctx.options
         dy_TD = drop_backward(gradient, n_TD.dtype, mask, dropout[1])
@@ -104,7 +118,16 @@ class GatedUnit(torch.autograd.Function):
 
     @staticmethod
     @torch.autocast("cpu", enabled=False)
-    def forward(ctx, x, dtype, dropout, eps, weight, w_i, w_o):
+    def forward(
+        ctx: FunctionCtx,
+        x: Tensor,
+        dtype: torch.dtype,
+        dropout: float,
+        eps: float,
+        weight: Tensor,
+        w_i: Tensor,
+        w_o: Tensor,
+    ):
         normed, mean, scale = norm(x, weight, eps)
         n_TD, w_ic, w_oc = normed.to(dtype), w_i.to(dtype), w_o.to(dtype)
         a_TI, g_TI = (product(n_TD, part) for part in w_ic.chunk(2))  # gelu of parts of rows is half as fast
@@ -117,7 +140,7 @@ class GatedUnit(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     @torch.autocast("cpu", enabled=False)
-    def backward(ctx, gradient):
+    def backward(ctx: FunctionCtx, gradient: Tensor):
         x, mean, scale, weight, n_TD, w_i, w_o, a_TI, g_TI, u_TI, m_TI, mask = ctx.saved_tensors
         dy_TD = gradient.to(n_TD.dtype)
         d_w_o = (dy_TD.t() @ m_TI).to(ctx.dtype)

@@ -70,7 +70,7 @@ def add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 
 def weight_gradients(dy: Tensor, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Of weight and bias of y = W x + b, summed over tokens in float32 and then in the precision of dy.
+    """Gradients of weight and bias of y = W x + b, summed over tokens in float32 and then in the precision of dy.
 
     The bias as a product too: in float32 that takes half as long as a sum over rows.
     """

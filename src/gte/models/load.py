@@ -5,6 +5,7 @@ import json
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from transformers import AutoTokenizer
 
@@ -18,6 +19,10 @@ from gte.offline import loading
 from gte.remote import ZERO_FILE, find_checkpoint
 from gte.settings import Settings
 
+if TYPE_CHECKING:
+    pass
+
+
 # what a configuration says of a model besides how it computes
 DESCRIBING = {"architectures", "dtype", "id2label", "label2id", "transformers_version", "use_cache", "_name_or_path"}
 SCHEMA = 2  # of what `describe` writes into a checkpoint; 1 knew only the mean and no prompts, and is read too
@@ -25,7 +30,7 @@ HISTORY_FILE = "training.json"  # in an exported directory, and in that of a run
 
 
 def describe(encoder: Encoder) -> dict:
-    """All that is needed besides the weights to build the encoder again; plain text, loadable with weights_only."""
+    """Collect everything besides the weights that is needed to build the encoder again, loadable with weights_only."""
     with tempfile.TemporaryDirectory() as folder:
         encoder.tokenizer.save_pretrained(folder)
         files = {path.name: path.read_text() for path in sorted(Path(folder).iterdir()) if path.is_file()}
@@ -38,7 +43,12 @@ def describe(encoder: Encoder) -> dict:
 
 
 def history(checkpoint: str | Path) -> list[dict]:
-    """The training stages that made a checkpoint, oldest first; empty for a model that was not trained here."""
+    """Read the training stages that made a checkpoint.
+
+    Args:
+        checkpoint: anything that `load_encoder` takes.
+    Returns: a record a stage, oldest first; none for a model that was not trained here.
+    """
     found = find_checkpoint(checkpoint)
     if isinstance(found, Path) and found.is_file():
         return read_checkpoint(found).get("history", [])
@@ -53,7 +63,13 @@ def steps_of(checkpoint: str | Path) -> int:
 
 
 def read_checkpoint(path: Path) -> dict:
-    """The content of a .ckpt file, without running any code from it. Raises UserError where it is not one of ours."""
+    """Read a .ckpt file, without running any code from it.
+
+    Args:
+        path: the file.
+    Returns: its content.
+    Raises: UserError where it is not one of ours.
+    """
     content = load_pickle(path, "checkpoint", mmap=True)
     if isinstance(content, dict) and path.name == ZERO_FILE.name:
         content["state_dict"] = content.get("fp32_weights", content.get("module", {}))
@@ -141,9 +157,23 @@ def take_prompts(encoder: Encoder, checkpoint: str | Path) -> None:
 
 
 def load_encoder(checkpoint: str | Path, trust_remote_code: bool = False) -> Encoder:
-    """The encoder of a run directory, a .ckpt, an exported, sentence-transformers or transformers directory.
+    """Load the encoder of any checkpoint.
 
-    `trust_remote_code`: run the Python files that a model directory brings along; without it such a model is refused.
+    Args:
+        checkpoint: a run directory, a .ckpt, or an exported, sentence-transformers or transformers directory.
+        trust_remote_code: run the Python files that a model directory brings along; without it such a model is refused.
+    Returns: the encoder, in eval mode, on the CPU.
+    Raises: UserError where nothing loads.
+
+    >>> import tempfile
+    >>> from gte.data.tokenizer import train_tokenizer
+    >>> tokenizer = train_tokenizer(["text embeddings"], vocab_size=64)
+    >>> model = Encoder.from_scratch(tokenizer, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model.save(folder)
+    ...     loaded = load_encoder(folder)
+    >>> loaded.dimensions
+    16
     """
     found = find_checkpoint(checkpoint)
     if isinstance(found, Path) and found.is_file():
@@ -152,10 +182,14 @@ def load_encoder(checkpoint: str | Path, trust_remote_code: bool = False) -> Enc
 
 
 def initialize(encoder: Encoder, init_from: str | Path) -> None:
-    """Copies the weights of any checkpoint that `load_encoder` takes into the encoder.
+    """Copy the weights of any checkpoint into an encoder, with its prompts and the cut of its vectors.
 
-    Its prompts and the cut of its vectors are taken over; of a model that was trained here, also that it has none.
-    Raises UserError where it is another model, pools in another way or reads texts by another tokenizer.
+    Of a model that was trained here, that it has no prompts is taken over too.
+
+    Args:
+        encoder: the model, which is changed.
+        init_from: anything that `load_encoder` takes.
+    Raises: UserError where it is another model, pools in another way or reads texts by another tokenizer.
     """
     other = load_encoder(init_from)
     if fingerprint(other.tokenizer) != fingerprint(encoder.tokenizer):
@@ -179,7 +213,20 @@ def initialize(encoder: Encoder, init_from: str | Path) -> None:
 
 
 def weights_checksum(encoder: Encoder) -> str:
-    """SHA-256 over all of a model that its vectors depend on: settings, configuration, tokenizer and weights."""
+    """Compute a SHA-256 over everything in a model that its vectors depend on: settings, configuration, tokenizer and
+    weights.
+
+    Args:
+        encoder: the model.
+    Returns: "sha256:" and 64 hexadecimal digits.
+
+    >>> from gte.data.tokenizer import train_tokenizer
+    >>> tokenizer = train_tokenizer(["text embeddings"], vocab_size=64)
+    >>> sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    >>> one, other = (Encoder.from_scratch(tokenizer, **sizes) for _ in range(2))
+    >>> weights_checksum(one) == weights_checksum(one), weights_checksum(one) == weights_checksum(other)
+    (True, False)
+    """
     config = encoder.lm.config.to_dict()
     for key in DESCRIBING:
         config.pop(key, None)

@@ -51,7 +51,7 @@ class Comparison:
 
 
 class Graph(nn.Module):
-    """What is traced: the last layer [N, L, D], which sentence-transformers pools, and finished unit vectors [N, D]."""
+    """The traced module: last layer [N, L, D], which sentence-transformers pools, and finished unit vectors [N, D]."""
 
     def __init__(self, encoder: Encoder):
         super().__init__()
@@ -191,7 +191,7 @@ def session_of(file: Path):
 
 
 def padded_inputs(ids: list[list[int]], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """What a graph takes of some texts' token ids: ids and mask, int64 [N, L]."""
+    """Make a graph's inputs for some texts' token ids: ids and mask, int64 [N, L]."""
     lengths = np.array([len(row) for row in ids])
     mask_NL = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
     ids_NL = np.full(mask_NL.shape, pad_id, np.int64)

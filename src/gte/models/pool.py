@@ -4,6 +4,7 @@ import multiprocessing
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.queues import Queue
 
 import numpy as np
 import torch
@@ -52,7 +53,7 @@ class EncoderPool:
         self.processes.shutdown()
 
 
-def start(checkpoint: str, free, threads: int) -> None:
+def start(checkpoint: str, free: Queue, threads: int) -> None:
     """In a new process: takes one of the free devices and loads the model there."""
     global encoder
     device = free.get()

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import ceil, log10
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gte.curves import (
     MOST_CURVES,
@@ -22,6 +23,9 @@ from gte.curves import (
     steps_made,
     window_of,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 WIDTH, HEIGHT = 3.4, 2.4  # inches of a panel: the column of a two-column paper
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # of Okabe and Ito
@@ -161,7 +165,7 @@ def less_mean(points: Points) -> Points:
     return [(x, [value - middle for value in values]) for x, values in points]
 
 
-def draw_points(panel, curves: Mapping[str, Points], hollow: str = "\n") -> None:
+def draw_points(panel: "Axes", curves: Mapping[str, Points], hollow: str = "\n") -> None:
     """Draws mean and standard deviation by x: a line with a band where x are numbers, points where they are categories.
 
     hollow: what the labels of curves begin with whose marks are not filled.
@@ -190,7 +194,7 @@ def draw_points(panel, curves: Mapping[str, Points], hollow: str = "\n") -> None
             panel.errorbar(xs, means, deviations if seeds else None, elinewidth=1, capsize=2, **style, **filled)
 
 
-def scale_numbers(panel, places: list[float]) -> None:
+def scale_numbers(panel: "Axes", places: list[float]) -> None:
     """Ticks at the numbers themselves; by their logarithm where they span more than a factor of 10."""
     if places[0] > 0 and places[-1] / places[0] > 10:
         panel.set_xscale("log")

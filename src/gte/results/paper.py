@@ -41,16 +41,28 @@ Table = list[list[str]]  # header, then rows
 
 
 def read_paper(name: str) -> Table:
-    """Header and rows of experiments/paper/<name>.csv."""
+    """Read a table of the paper, header and rows, from experiments/paper/<name>.csv.
+
+    >>> read_paper("table5")[1][0]
+    'MS MARCO'
+    """
     with open(PAPER / f"{name}.csv", newline="") as lines:
         return list(csv.reader(lines))
 
 
 def averages(model: dict, kinds: dict[str, str], groups: dict[str, list[str]] | None = None) -> dict[str, dict]:
-    """By category, over all tasks ("all") and over the categories' means ("types"), as MTEB's leaderboard has them.
+    """Compute means of a model's main scores, as MTEB's leaderboard has them.
 
-    `kinds` gives the category of every task of the suite, whether it was run or not: a mean over fewer tasks than `of`
-    is not the benchmark's. `groups`: further means, of tasks or of single splits of them (task/split).
+    Args:
+        model: of a result.
+        kinds: category of every task of the suite, whether it was run or not.
+        groups: further means, of tasks or of single splits of them (task/split).
+    Returns: {"mean", "tasks", "of"} by category, over all tasks ("all") and over the categories' means ("types"); a
+        mean over fewer tasks than "of" is not the benchmark's.
+
+    >>> model = {"tasks": {"STS12": {"main_score": 70.0}, "STS13": {"main_score": 80.0}}}
+    >>> averages(model, {"STS12": "STS", "STS13": "STS", "SciFact": "Retrieval"})["all"]
+    {'mean': 75.0, 'tasks': 2, 'of': 3}
     """
     tasks = counted(model["tasks"])
     scores = {name: task["main_score"] for name, task in tasks.items() if name in kinds}
@@ -101,14 +113,17 @@ def show_all(values: list[float | None]) -> list[str]:
 
 
 def parameters(model: dict) -> str:
+    """Number of a model's parameters, in millions."""
     return f"{model['parameters'] / 1e6:.1f}M" if "parameters" in model else ""
 
 
 def score(model: dict, task: str, metric: str) -> float | None:
+    """One score of a task; None where it was not run."""
     return model["tasks"][task]["scores"].get(metric) if task in model["tasks"] else None
 
 
 def table4(models: dict) -> Table:
+    """Table 4, zero-shot SST-2, with ours added."""
     rows = [
         [label, parameters(model), prompting, f"{accuracy:.2f}"]
         for label, model in models.items()
@@ -128,6 +143,7 @@ def beside_beir(rows: Table, models: dict, metric: str) -> Table:
 
 
 def table5(models: dict) -> Table:
+    """Table 5, BEIR, with ours added."""
     return beside_beir(read_paper("table5"), models, "ndcg_at_10")
 
 
@@ -137,6 +153,7 @@ def figure2(models: dict) -> Table:
 
 
 def table6(models: dict) -> Table:
+    """Table 6, MTEB, with ours added."""
     table = read_paper("table6")
     kinds = {column: CATEGORIES.get(column, "all") for column in table[0][3:]}
     for label, model in models.items():
@@ -151,6 +168,7 @@ def table6(models: dict) -> Table:
 
 
 def code_table(models: dict, name: str, metric: str) -> Table:
+    """A table of CodeSearchNet with ours added."""
     table = read_paper(name)
     tasks = [f"CodeSearchNet{CODE.get(language, language)}" for language in table[0][2:-1]]
     for label, model in models.items():
@@ -163,10 +181,12 @@ def code_table(models: dict, name: str, metric: str) -> Table:
 
 
 def table7(models: dict) -> Table:
+    """Table 7, CodeSearchNet, with ours added."""
     return code_table(models, "table7", "mrr")
 
 
 def table13(models: dict) -> Table:
+    """Table 13, CodeSearchNet among 1,000, with ours added."""
     return code_table(models, "table13", "mrr_1k")
 
 

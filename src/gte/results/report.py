@@ -5,7 +5,7 @@ A page shows what is there: of a run without evaluations, or of an older version
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite, nan
 from pathlib import Path
 from statistics import median
@@ -76,7 +76,13 @@ def write_run_report(run: Path, stages: list[dict] | None = None) -> Path:
 
 
 def write_experiment_report(
-    out: Path, name: str, scores: list[dict], losses: list[dict], order: list[str], paper=None, stages: Sequence = ()
+    out: Path,
+    name: str,
+    scores: list[dict],
+    losses: list[dict],
+    order: list[str],
+    paper: list | None = None,
+    stages: Sequence = (),
 ) -> Path:
     """Writes OUT/report.html of an experiment: scores by point with their intervals, loss, the paper, runs, data.
 
@@ -344,7 +350,7 @@ def flat(values: dict, prefix: str = "") -> list[list[str]]:
     return rows
 
 
-def rows_of(points: dict, values_of) -> list[tuple[str, float, float, list[float]]]:
+def rows_of(points: dict, values_of: Callable[[object], list[float]]) -> list[tuple[str, float, float, list[float]]]:
     """A row of `gte.results.page.dots` for each point that has values."""
     found = []
     for entry, metrics_found in points.items():

@@ -24,7 +24,7 @@ ALSO = {"Retrieval": ("recall_at_100", "mrr_1k")}  # shown beside the main score
 
 
 def footnotes(results: dict) -> list[str]:
-    """What a reader must know of the columns: which MAP it is, and which tasks no mean of the suite counts."""
+    """Notes that a reader of the columns needs: the kind of MAP, and the tasks that no mean of the suite counts."""
     notes = [MAP] if any("map_at_" in score for _, score in columns(results)) else []
     others = [name for name, _ in columns(results) if name in uncounted(results)]
     if others:
@@ -34,6 +34,7 @@ def footnotes(results: dict) -> list[str]:
 
 
 def uncounted(results: dict) -> set[str]:
+    """Tasks that no mean of the suite counts."""
     return {name for model in results["models"].values() for name in model["tasks"].keys() - counted(model["tasks"])}
 
 
@@ -49,7 +50,16 @@ def columns(results: dict) -> list[tuple[str, str]]:
 
 
 def cells(results: dict) -> list[list[str]]:
-    """Header and rows as text; an empty cell is a task that was not run or failed."""
+    """Lay a result out as rows of text.
+
+    Args:
+        results: of `run_suite`, or the content of a results.json.
+    Returns: a header, then a row a model; an empty cell is a task that was not run or failed.
+
+    >>> task = {"metric": "ndcg_at_10", "type": "Retrieval", "scores": {"ndcg_at_10": 64.3, "recall_at_100": 92.1}}
+    >>> cells({"models": {"ours": {"tasks": {"SciFact": task}}}})
+    [['model', 'SciFact nDCG@10', 'SciFact R@100'], ['ours', '64.30', '92.10']]
+    """
     scores, others = columns(results), uncounted(results)
     rows = [["model", *(f"{name}{'*' * (name in others)} {SHORT.get(score, score)}" for name, score in scores)]]
     for label, model in results["models"].items():
@@ -61,7 +71,11 @@ def cells(results: dict) -> list[list[str]]:
 
 
 def gains(rows: list[list[str]]) -> list[list[str]]:
-    """What each model has over the one in the row above, where both have every score."""
+    """Subtract each model's scores from those in the row below, where both have every score.
+
+    >>> gains([["pre-trained", "50.00"], ["fine-tuned", "52.50"]])
+    [['fine-tuned over pre-trained', '+2.50']]
+    """
     return [
         [f"{new[0]} over {old[0]}", *(f"{float(b) - float(a):+.2f}" for a, b in zip(old[1:], new[1:], strict=True))]
         for old, new in itertools.pairwise(rows)
@@ -70,23 +84,34 @@ def gains(rows: list[list[str]]) -> list[list[str]]:
 
 
 def csv_text(rows: list[list[str]]) -> str:
+    """Write rows as CSV."""
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerows(rows)
     return stream.getvalue()
 
 
 def markdown(rows: list[list[str]]) -> str:
-    """The first column to the left, all others to the right."""
+    """Write a table in Markdown: the first column to the left, all others to the right.
+
+    Args:
+        rows: header, then rows, as text.
+
+    >>> print(markdown([["model", "score"], ["ours", "64.30"]]), end="")
+    | model | score |
+    | --- | ---: |
+    | ours | 64.30 |
+    """
     ruler = ["---", *("---:" for _ in rows[0][1:])]
     return "".join(f"| {' | '.join(row)} |\n" for row in (rows[0], ruler, *rows[1:]))
 
 
 def as_csv(results: dict) -> str:
+    """Write all scores of a result as CSV."""
     return csv_text(cells(results))
 
 
 def as_markdown(results: dict) -> str:
-    """All scores, then the means of mteb's board and the paper's tables with ours added."""
+    """Write a result in Markdown: all scores, then the means of mteb's board and the paper's tables with ours added."""
     header, *rows = cells(results)
     parts = [markdown([header, *rows, *gains(rows)])]
     parts += [f"\n{note}\n" for note in footnotes(results)]
@@ -95,7 +120,7 @@ def as_markdown(results: dict) -> str:
 
 
 def as_text(results: dict) -> str:
-    """For a terminal: all scores, and below them the means of mteb's board, where the suite has them."""
+    """Write a result for a terminal: all scores, and below them the means of mteb's board, where the suite has them."""
     header, *rows = cells(results)
     parts = [stacked_text(header, [*rows, *gains(rows)])]
     tables = paper_tables(results)
@@ -120,7 +145,13 @@ def stacked_text(header: list[str], rows: list[list[str]]) -> str:
 
 
 def aligned(head: list[list[str]], rows: list[list[str]]) -> str:
-    """Head, ruler and rows in columns as wide as their widest cell."""
+    """Write head, ruler and rows in columns as wide as their widest cell.
+
+    >>> print(aligned([["model", "score"]], [["ours", "64.30"]]))
+    model  score
+    ------------
+    ours   64.30
+    """
     widths = [max(map(len, column)) for column in zip(*head, *rows, strict=True)]
 
     def show(line: list[str]) -> str:

@@ -1,6 +1,7 @@
 """Averages of weights: over the steps of a training (EMA), and over its last checkpoints."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
 import torch
@@ -14,6 +15,9 @@ from gte.errors import UserError, tell
 from gte.models.load import load_encoder
 from gte.remote import place
 from gte.training.checkpoint import LAST, steps_newest_first, why_not_good
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 EMA_FILE = "ema.ckpt"
 
@@ -29,7 +33,7 @@ class Ema(Callback):
         decay: d, between 0 and 1; 0.999 averages over some thousand steps.
     """
 
-    def __init__(self, folder, decay: float):
+    def __init__(self, folder: "Path | UPath", decay: float):
         if not 0 < decay < 1:
             raise UserError(f"ema_decay={decay} must lie between 0 and 1, 0.999 for instance; null keeps no average")
         self.folder, self.decay = folder, decay
@@ -50,7 +54,9 @@ class Ema(Callback):
         }
 
     @torch.no_grad()
-    def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, outputs, batch: Batch, index) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, task: pl.LightningModule, outputs: object, batch: Batch, index: int
+    ) -> None:
         step = batch.step + 1
         decay = min(self.decay, (1 + step) / (10 + step))
         weights = [weight.float() for _, weight in task.encoder.named_parameters()]

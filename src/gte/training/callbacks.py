@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
 import torch
@@ -24,6 +25,9 @@ from gte.models.load import HISTORY_FILE
 from gte.remote import local_copy, place
 from gte.training.checkpoint import Checkpoints, damage, newest_first, newest_whole
 from gte.training.loggers import CsvRun, WandbRun
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 
 class Metrics(Callback):
@@ -50,7 +54,9 @@ class Metrics(Callback):
         """Takes seconds that were spent on something else than training out of the speed of the next step."""
         self.last += seconds
 
-    def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, outputs, batch: Batch, index) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, task: pl.LightningModule, outputs: object, batch: Batch, index: int
+    ) -> None:
         CORES.look_again()
         now = time.perf_counter()
         rate = trainer.world_size / (now - self.last)
@@ -93,7 +99,9 @@ class Progress(TQDMProgressBar):
     def on_train_epoch_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         """Lightning's would count from 0, and is not called in a run that goes on amid an epoch."""
 
-    def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, outputs, batch: Batch, index) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, task: pl.LightningModule, outputs: object, batch: Batch, index: int
+    ) -> None:
         bar, done = self.train_progress_bar, batch.step + 1
         if not bar.disable and (done % self.refresh_rate == 0 or done == task.total_steps):
             bar.n = done
@@ -115,7 +123,9 @@ class ProgressLines(Callback):
         if self.first and trainer.is_global_zero:
             tell(f"step {self.first:,}/{task.total_steps:,}: goes on from here")
 
-    def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, outputs, batch: Batch, index) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, task: pl.LightningModule, outputs: object, batch: Batch, index: int
+    ) -> None:
         now, step = time.monotonic(), batch.step + 1
         if not trainer.is_global_zero or (now - self.last < ticker.EVERY and step < task.total_steps):
             return
@@ -145,7 +155,7 @@ class StopOnSignal(Callback):
         for number in (signal.SIGTERM, signal.SIGINT):  # not before: Lightning would call its own handler as well
             signal.signal(number, self.note)
 
-    def note(self, number: int, frame) -> None:
+    def note(self, number: int, frame: object) -> None:
         if os.getpid() != self.process:  # a data worker, which inherits this and must end when it is told to
             if number == signal.SIGTERM:
                 os._exit(128 + number)
@@ -160,7 +170,9 @@ class StopOnSignal(Callback):
     def teardown(self, trainer: pl.Trainer, task: pl.LightningModule, stage: str) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, outputs, batch: Batch, index) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, task: pl.LightningModule, outputs: object, batch: Batch, index: int
+    ) -> None:
         ranks = current_ranks()
         if ranks is None:
             trainer.should_stop = self.signalled
@@ -168,13 +180,13 @@ class StopOnSignal(Callback):
             trainer.should_stop = bool(ranks.all_gather(torch.tensor([self.signalled], device=task.device)).any())
 
 
-def run_callbacks(out: Path, folder, **kept) -> list[Callback]:
+def run_callbacks(out: Path, folder: "Path | UPath", **kept) -> list[Callback]:
     """Callbacks of a run that writes to `out`, its checkpoints to `folder`; `kept` as of `Checkpoints`."""
     progress = Progress(refresh_rate=10) if sys.stderr.isatty() else ProgressLines()
     return [Metrics(out), progress, StopOnSignal(), Checkpoints(folder, **kept)]
 
 
-def find_resume(out: Path, folder, resume: str | None) -> Path | None:
+def find_resume(out: Path, folder: "Path | UPath", resume: str | None) -> Path | None:
     """The checkpoint that training goes on from, on this machine; `folder` is where the run in `out` keeps its own.
 
     Raises UserError where a new run would mix with another.

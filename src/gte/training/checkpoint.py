@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
 import torch
@@ -23,6 +24,9 @@ from gte.files import remove, whole
 from gte.models.broken import broken
 from gte.models.load import encoder_from_checkpoint, read_checkpoint
 from gte.remote import find_checkpoint, local_copy, look_anew, place
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 INITIAL, LAST = "step-0000000.ckpt", "last.ckpt"
 
@@ -41,7 +45,7 @@ class WholeFiles(TorchCheckpointIO):
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self.jobs: deque[Future] = deque()
 
-    def save_checkpoint(self, checkpoint: dict, path, storage_options=None) -> None:
+    def save_checkpoint(self, checkpoint: dict, path: "Path | UPath", storage_options: object = None) -> None:
         self.finish()
         content = apply_to_collection(checkpoint, Tensor, lambda x: x.detach().to("cpu", copy=True))
         self.jobs.append(self.writer.submit(self.write, content, place(path)))
@@ -69,7 +73,7 @@ class WholeFiles(TorchCheckpointIO):
 
     teardown = finish
 
-    def write(self, content: dict, path) -> None:
+    def write(self, content: dict, path: "Path | UPath") -> None:
         """Raises UserError, which names the checkpoint that is kept, where the file cannot be written."""
         try:
             write_again(content, path) if isinstance(path, Path) else upload(content, path)
@@ -98,7 +102,7 @@ def write_file(content: dict, path: Path) -> None:
         torch.save(content, file)
 
 
-def upload(content: dict, address) -> None:
+def upload(content: dict, address: "Path | UPath") -> None:
     with address.fs.transaction, address.open("wb") as file:
         torch.save(content, file)
 
@@ -113,7 +117,7 @@ class Checkpoints(Checkpoint):
 
     def __init__(
         self,
-        folder,
+        folder: "Path | UPath",
         every: int,
         keep_last: int | None = None,
         keep_every: int | None = None,
@@ -137,7 +141,9 @@ class Checkpoints(Checkpoint):
             trainer.save_checkpoint(self.folder / INITIAL, weights_only=True)
             trainer.strategy.checkpoint_io.finish()  # data workers are forked next, with no thread amid its work
 
-    def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, outputs, batch: Batch, index) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, task: pl.LightningModule, outputs: object, batch: Batch, index: int
+    ) -> None:
         files, step = trainer.strategy.checkpoint_io, batch.step + 1
         files.look()
         if step % self.every == 0:
@@ -153,7 +159,7 @@ class Checkpoints(Checkpoint):
     def on_train_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         trainer.strategy.checkpoint_io.finish()
 
-    def name_last(self, file, good: str | None) -> None:
+    def name_last(self, file: "Path | UPath", good: str | None) -> None:
         """Makes last.ckpt the same as `file`, then removes the steps that are not to stay; `good` stays."""
         try:
             same(file, self.folder / LAST)
@@ -169,7 +175,7 @@ class Checkpoints(Checkpoint):
                     remove(old)
 
 
-def same(file, target) -> None:
+def same(file: "Path | UPath", target: "Path | UPath") -> None:
     """Gives what `file` holds a second name: by hard links, or a copy where the filesystem has none."""
     if not isinstance(file, Path):
         file.fs.cp_file(file.path, target.path)
@@ -189,11 +195,11 @@ def link(file: str | Path, target: str | Path) -> None:
         shutil.copyfile(file, target)
 
 
-def steps_newest_first(folder) -> list:
+def steps_newest_first(folder: "Path | UPath") -> list:
     return sorted((file for file in folder.glob("step-*.ckpt") if file.name != INITIAL), key=str, reverse=True)
 
 
-def newest_first(folder) -> list:
+def newest_first(folder: "Path | UPath") -> list:
     """The checkpoints of a directory or address that training can go on from. UserError where that cannot be read."""
     last = folder / LAST
     try:
@@ -222,7 +228,7 @@ def damage(checkpoint: Path) -> str | None:
     return None if record is None else f"altered in {record}"
 
 
-def newest_whole(folder) -> Path | None:
+def newest_whole(folder: "Path | UPath") -> Path | None:
     """The newest checkpoint of a directory or address that is whole, on this machine; others are named on stderr.
 
     None where there is no checkpoint, UserError where there are but none is whole.
@@ -239,7 +245,7 @@ def newest_whole(folder) -> Path | None:
     return None
 
 
-def why_not_good(checkpoint) -> str | None:
+def why_not_good(checkpoint: "Path | UPath") -> str | None:
     """Say in a few words why a checkpoint is not one to go on from, or to publish; None where it is good.
 
     Good is one whose file is whole, which was written while no step was skipped, whose weights are finite and give a
@@ -257,6 +263,6 @@ def why_not_good(checkpoint) -> str | None:
         return str(error)
 
 
-def last_good(folder):
+def last_good(folder: "Path | UPath"):
     """The newest good checkpoint of a directory or address, by `why_not_good`; None where there is none."""
     return next((file for file in newest_first(folder) if why_not_good(file) is None), None)

@@ -64,7 +64,7 @@ class ContrastiveTask(pl.LightningModule):
     def setup(self, stage: str) -> None:
         check_compiled(self.encoder, self.stage, self.trainer.strategy.root_device)
 
-    def training_step(self, batch: Batch, _) -> Tensor:
+    def training_step(self, batch: Batch, _: object) -> Tensor:
         self.check_ids(batch)
         lengths_R = batch.lengths_R.numpy()
         self.counts.update(texts=len(lengths_R), cut=int((lengths_R >= self.stage.max_length).sum()))
@@ -116,7 +116,12 @@ class ContrastiveTask(pl.LightningModule):
                 group |= {"betas": tuple(self.optim.betas), "eps": self.optim.eps}
                 group["weight_decay"] = self.optim.weight_decay if number == 0 else 0.0
 
-    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ):
         """Bounds the L2 norm of all gradients and notes what it was; drops gradients that are not finite.
 
         Every rank sees the same averaged gradient here and so decides alike.
@@ -129,7 +134,7 @@ class ContrastiveTask(pl.LightningModule):
             optimizer.zero_grad(set_to_none=True)  # an optimizer leaves alone what has no gradient
         self.note_gradient(norm, optimizer)
 
-    def note_gradient(self, norm: Tensor, optimizer) -> None:
+    def note_gradient(self, norm: Tensor, optimizer: torch.optim.Optimizer) -> None:
         """Counts the steps that were skipped, and keeps the gradient's norm and the learning rate for the logs."""
         if norm.isfinite():
             self.skipped["in_a_row"] = 0
@@ -141,7 +146,7 @@ class ContrastiveTask(pl.LightningModule):
             "train/skipped": self.skipped["all"],
         }
 
-    def on_train_batch_end(self, outputs, batch: Batch, _) -> None:
+    def on_train_batch_end(self, outputs: object, batch: Batch, _: object) -> None:
         if self.skipped["in_a_row"] >= self.max_skipped:
             raise UserError(
                 f"{self.skipped['in_a_row']} steps in a row, up to step {batch.step}, had a loss or gradient that is "
@@ -157,7 +162,7 @@ class ContrastiveTask(pl.LightningModule):
             return f"there is no good checkpoint: train anew with {other}"
         return f"last good checkpoint: {good}; go on from it by resume= in another out=, with {other}"
 
-    def transfer_batch_to_device(self, batch: Batch, device, dataloader_idx: int) -> Batch:
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Chunks are cut on the host and moved one by one."""
         return batch
 

@@ -41,13 +41,13 @@ class Zero(DeepSpeedStrategy):
         self.config["gradient_clipping"] = self.lightning_module.optim.clip_norm
         super().setup(trainer)
 
-    def optimizer_step(self, optimizer, *args, **kwargs):
+    def optimizer_step(self, optimizer: torch.optim.Optimizer, *args, **kwargs):
         result = super().optimizer_step(optimizer, *args, **kwargs)
         norm = torch.as_tensor(self.deepspeed_engine.get_global_grad_norm())  # before it was bounded
         self.lightning_module.note_gradient(norm, optimizer)
         return result
 
-    def save_checkpoint(self, checkpoint: dict, filepath, storage_options=None) -> None:
+    def save_checkpoint(self, checkpoint: dict, filepath: str | Path, storage_options: object = None) -> None:
         target = Path(self.broadcast(filepath))
         partial = target.with_name(f".{target.name}.partial")
         if self.is_global_zero:

@@ -84,7 +84,7 @@ class Findings:
         return numbers
 
 
-def rounded(value):
+def rounded(value: object):
     """The same with floats of five digits; NaN and infinity as text, which JSON has not."""
     if isinstance(value, float):
         return float(f"{value:.5g}") if abs(value) < float("inf") else str(value)

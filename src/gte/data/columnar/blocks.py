@@ -15,7 +15,7 @@ from gte.data.records import Rejected
 
 BLOCK_BYTES = 2**21  # of lines that are parsed together
 CHUNK_BYTES = 2**18  # as `readers.lines` reads: so a damaged archive gives the same lines
-DEEP, LONG_NUMBER = 400, 4_300  # brackets and digits of a line that Python's parser may refuse, where Arrow's goes on
+DEEP, LONG_NUMBER = 400, 4_300  # brackets and digits of a line that Python's parser may refuse, where Arrow's continues
 
 
 def in_turn(jobs: Iterable[Callable[[], list]], threads: int) -> Iterator[list]:
@@ -52,7 +52,7 @@ def line_blocks(path: Path | zipfile.Path, max_line: int) -> Iterator[Lines | Re
     size = 0
 
     def take(end: bool) -> Iterator[Lines | Rejected]:
-        """The whole lines of what is held; at the file's end all of it."""
+        """The complete lines in the buffer; at the file's end all of it."""
         nonlocal number, over, held, size
         data = b"".join(held)
         if over and (end or b"\n" in data):

@@ -48,7 +48,7 @@ def sample_json(data: bytes) -> list:
 
 
 def json_plan(rows: list, fields: Fields) -> Plan | None:
-    """How rows that look like these are read; None for by no columns."""
+    """Plan the reading of rows that look like these; None where they have no columns."""
     if rows and all(isinstance(row, list) for row in rows):
         return list_plan(fields)
     objects = [row for row in rows if isinstance(row, dict)]

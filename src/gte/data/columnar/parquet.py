@@ -26,7 +26,7 @@ def read_parquet(path: Path | zipfile.Path, fields: Fields, threads: int) -> Ite
 
 
 def parquet_jobs(path: Path | zipfile.Path, fields: Fields) -> Iterator[Callable[[], list]]:
-    """What reads each batch of a parquet file."""
+    """The jobs that read the batches of a parquet file."""
     row = 0
     try:
         with path.open("rb") as stream:
@@ -53,7 +53,9 @@ def parquet_jobs(path: Path | zipfile.Path, fields: Fields) -> Iterator[Callable
         yield partial(list, [Rejected("damaged file", row)])
 
 
-def group_batches(file: pq.ParquetFile, group: int, names: list[str] | None, facts) -> Iterator[pa.RecordBatch]:
+def group_batches(
+    file: pq.ParquetFile, group: int, names: list[str] | None, facts: pq.RowGroupMetaData
+) -> Iterator[pa.RecordBatch]:
     """Batches of a row group up to where it is damaged, of about a block's size each."""
     rows = int(BLOCK_BYTES * max(1, facts.num_rows) / max(1, facts.total_byte_size))
     try:
@@ -64,7 +66,7 @@ def group_batches(file: pq.ParquetFile, group: int, names: list[str] | None, fac
 
 
 def parquet_plan(schema: pa.Schema, fields: Fields) -> Plan | None:
-    """How a parquet file of a schema is read."""
+    """Plan the reading of a parquet file of a schema."""
     query, document, negatives = fields.query, fields.document, fields.negatives
     if query is None:
         query, document = "query", next((name for name in ANY_POSITIVE if name in schema.names), None)

@@ -100,7 +100,7 @@ def joined(columns: dict[str, pa.Array], names: str | list[str]) -> pa.Array:
 
 
 def filtered(columns: dict[str, pa.Array], fields: Fields, count: int) -> np.ndarray:
-    """The mask of rows that the source leaves out, or whose answers are no texts."""
+    """The mask of rows that the source skips, or whose answers are no texts."""
     bad = np.zeros(count, bool)
     for filters, wanted in ((fields.keep, True), (fields.drop, False)):
         for name, values in filters.items():

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from gte.data.records import Fields
+from gte.data.records import Field, Fields
 
 TEXT, TEXTS, NUMBER = pa.string(), pa.list_(pa.string()), pa.float64()
 
@@ -29,17 +29,19 @@ class Plan:
     positions: tuple[int, int, int | None] = (0, 1, None)
 
 
-def wanted(query, document, negatives, fields: Fields) -> list:
+def wanted(query: Field, document: Field, negatives: Field, fields: Fields) -> list:
     """The columns that are read."""
     names = [query, document, negatives, fields.answers, fields.score, *fields.keep, *fields.drop]
     flat = [name for one in names for name in (one if isinstance(one, list) else [one])]
     return list(dict.fromkeys(name for name in flat if name is not None))
 
 
-def object_plan(types: dict, query, document, negatives, fields: Fields, absent: tuple[str, ...] = ()) -> Plan | None:
+def object_plan(
+    types: dict, query: Field, document: Field, negatives: Field, fields: Fields, absent: tuple[str, ...] = ()
+) -> Plan | None:
     """The plan for objects or a table with columns of these types; None where they are not what the roles need."""
 
-    def is_one_of(names, *kinds: pa.DataType) -> bool:
+    def is_one_of(names: Field, *kinds: pa.DataType) -> bool:
         return all(types.get(name) in kinds for name in (names if isinstance(names, list) else [names]))
 
     several = (TEXT,) if isinstance(document, list) else (TEXT, TEXTS)
@@ -53,7 +55,7 @@ def object_plan(types: dict, query, document, negatives, fields: Fields, absent:
     return Plan("object", types, query, document, negatives, absent) if plain else None
 
 
-def comparable(kind: pa.DataType | None, values) -> bool:
+def comparable(kind: pa.DataType | None, values: object) -> bool:
     """Whether Arrow compares a column with a filter's values as Python does; null equals null alone."""
     if kind is None:
         return False

@@ -171,7 +171,7 @@ class Parsed:
 
 
 def table_parser(table: Table, width: int) -> Callable[[Lines], Parsed] | None:
-    """What parses a block of a table so wide; None where its columns are not read here."""
+    """Make the parser of blocks of a table so wide; None where its columns are not read here."""
     fields, delimiter = table.fields, table.delimiter
     names = list(range(width)) if table.names is None else table.names
     query, document, negatives = fields.query, fields.document, fields.negatives

@@ -23,7 +23,7 @@ def read_anchors(
     """Pages (web_corpus.tsv) and anchors (anchor.tsv) by the hash of the page's URL; both are JSON lines.
 
     Left out: anchors without a text, of a page's header or footer, from the same site, of a few words that say what
-    to do and not what the page is (FUNCTIONAL), and, where `language` is stated, from or to a page of another one.
+    to do and not what the page is (FUNCTIONAL), and, where `language` is configured, from or to a page of another one.
     """
 
     def take(row: int, value: dict) -> Iterator[Keyed | Rejected]:
@@ -45,8 +45,8 @@ def read_anchors(
     return read_keyed(path, take, MAX_LINE)
 
 
-def anchor_text(page: dict, anchor, language: str | None) -> str:
-    """The text of one [url, hash, text, header or footer, language]. Raises Unfit where it is left out."""
+def anchor_text(page: dict, anchor: object, language: str | None) -> str:
+    """The text of one [url, hash, text, header or footer, language]. Raises Unfit where it is skipped."""
     if not (isinstance(anchor, list) and len(anchor) == 5 and all(isinstance(part, str) for part in anchor)):
         raise Unfit("wrong type of anchor")
     url, _, text, frame, spoken = anchor

@@ -5,7 +5,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gte.data.raw_lines import MAX_LINE, Unreadable, lines, open_raw
@@ -171,15 +171,15 @@ class Window:
             except (ValueError, RecursionError):  # a number of thousands of digits, thousands of brackets
                 return "invalid JSON", None, 0
             else:
-                if end < len(self.text):  # a number may go on behind what is read
+                if end < len(self.text):  # a number may continue behind the buffer
                     return self.checked(value, end)
             if len(self.text) - self.at > self.limit:
                 return f"item over {self.limit:,} bytes", None, 0
             if not self.more():
                 return CUT, None, 0
 
-    def checked(self, value, end: int) -> tuple[str | None, object, int]:
-        """What `value` returns for a value in front of the character at `end`."""
+    def checked(self, value: Callable, end: int) -> tuple[str | None, object, int]:
+        """Call `value` on a value in front of the character at `end`."""
         item, mark = self.text[self.at : end], self.text[end]
         if len(item) > self.limit:
             return f"item over {self.limit:,} bytes", None, 0
@@ -192,7 +192,7 @@ class Window:
     def skip_item(self, first: str, brackets: bool = True) -> bool:
         """Moves behind the item ahead, which cannot be read and begins with `first`; False where no other follows.
 
-        Another one begins where, behind a comma, a whole value like the last good item stands; else where the brackets
+        Another one begins where, behind a comma, a full value like the last good item stands; else where the brackets
         and quotes of the bad one end, if they do and `brackets` is set.
         """
         first, size = OPENED_BY.get(type(self.last), first), PIECE
@@ -263,7 +263,7 @@ class Window:
         return (value, end) if self.text[end : end + 1] in (",", "]") else (None, None)
 
 
-def alike(one, other) -> bool:
+def alike(one: object, other: object) -> bool:
     """Whether two values may be rows of one file: objects of mostly the same keys, lists of the same types."""
     if isinstance(one, dict) and isinstance(other, dict):
         return 2 * len(one.keys() & other.keys()) > len(one.keys() | other.keys())

@@ -49,7 +49,7 @@ def supporting_pages(value: dict) -> list[str]:
     return [page_key(page) for page in pages]
 
 
-def page_key(identity) -> str:
+def page_key(identity: object) -> str:
     """A page's id in one spelling of its accents: claims and pages differ in that."""
     identity = clean(identity, "id")
     if len(identity) > LONGEST_ID:

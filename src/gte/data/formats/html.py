@@ -26,7 +26,7 @@ def parse_html(html: str) -> HTMLTree:
 
 
 def depth(html: str) -> int:
-    """How deep elements lie within each other at most, about: closing tags are believed, flat elements not counted."""
+    """Depth of the elements within each other, about: closing tags are believed, flat elements not counted."""
     open_: Counter[str] = Counter()
     now = deepest = 0
     for closing, name in TAG.findall(html):

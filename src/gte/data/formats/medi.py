@@ -21,7 +21,7 @@ def drop_instructions(value: dict) -> dict:
     return {**value, "query": queries[0] if queries else None, **{n: texts(value.get(n), n) for n in ("pos", "neg")}}
 
 
-def texts(value, name: str) -> list:
+def texts(value: object, name: str) -> list:
     """The texts of [instruction, text, ...] or of a list of these; none where there is nothing."""
     several = isinstance(value, list) and value and isinstance(value[0], list)
     instructed = value if several else [value] if value else []

@@ -12,7 +12,7 @@ CONTRADICTED, ENTAILED = 0, 1  # order of the rows of a premise
 
 
 def read_nli(path: Path | zipfile.Path, fields: Fields, *, max_line: int = MAX_LINE) -> Iterator[Keyed | Rejected]:
-    """Entailed and contradicting sentences by their premise; neutral ones and those without a label are left out."""
+    """Entailed and contradicting sentences by their premise; neutral ones and those without a label are skipped."""
     return read_keyed(path, take_sentence, max_line)
 
 

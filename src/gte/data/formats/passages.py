@@ -16,7 +16,7 @@ def read_passages(
     """Rows whose document and negatives are lists of passages (title, text), each spelt out as "title: text".
 
     positives: how many positive passages of a question give a pair, the first ones; all of them by default. A question
-    without any is left out.
+    without any is skipped.
     """
 
     def spell_out(value: dict) -> dict:
@@ -28,7 +28,7 @@ def read_passages(
     return changed(json_rows(path, max_row), fields, spell_out)
 
 
-def texts(passages, name: str) -> list:
+def texts(passages: object, name: str) -> list:
     """The texts of a list of passages; a passage without a text has none. Raises Unfit where it is no such list."""
     if not isinstance(passages, list | None) or not all(isinstance(passage, dict) for passage in passages or []):
         raise Unfit(f"wrong type of {name}")

@@ -61,7 +61,7 @@ def read_api_page(path: Path, fields: Fields) -> Iterator[Keyed | Rejected]:
 
 
 def join_versions(rows: Iterator[KeyedRow], fields: Fields) -> Iterator[tuple[str, Record]]:
-    """The last version of a preprint, unless that withdraws it; the others are left out."""
+    """The last version of a preprint, unless that withdraws it; the others are skipped."""
     *older, last = rows
     for row in older:
         yield row.file, Rejected(FILTERED + "superseded version", row.row)

@@ -20,7 +20,7 @@ PARENT, COMMENT = 0, 1  # order of the rows of a key
 def read_posts(path: Path, fields: Fields, *, longer_by: int = 0, min_reactions: int = 0) -> Iterator[Record]:
     """Posts with a text of their own as rows of title, selftext, subreddit, ...
 
-    longer_by: leaves out a text that is not by so many characters longer than its title. min_reactions: leaves out a
+    longer_by: skips a text that is not by so many characters longer than its title. min_reactions: skips a
     post with both fewer comments and fewer votes.
     """
 
@@ -93,7 +93,7 @@ def check_author(value: dict, role: str, *texts) -> None:
 
 
 def why_not(value: dict, role: str, *texts) -> str:
-    """Why a post or comment is left out, '' where it is not."""
+    """Why a post or comment is skipped, '' where it is not."""
     if any(isinstance(text, str) and text.strip() in GONE for text in texts):
         return f"{FILTERED}deleted {role}"
     return f"{FILTERED}{role} by AutoModerator" if value.get("author") == "AutoModerator" else ""

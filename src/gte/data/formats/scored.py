@@ -31,7 +31,7 @@ def read_scored(path: Path, fields: Fields, *, negatives: int = 15, below: float
     Args:
         path: .../scores/<split>-00000-of-00001.parquet.
         fields: the names query, document and negatives.
-        negatives: how many a query has, the first ones in the file's order; one with fewer is left out.
+        negatives: how many a query has, the first ones in the file's order; one with fewer is skipped.
         below: a negative scores less than this share of the positive's score.
 
     Raises UserError where a table or a column is missing. A document table is copied to memory-mapped Arrow beside it

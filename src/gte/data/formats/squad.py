@@ -53,7 +53,7 @@ def question_rows(path: Path | zipfile.Path, max_paragraph: int) -> Iterator[Row
         yield Rejected(str(fault), number)
 
 
-def questions(paragraph) -> Iterator[dict | Rejected]:
+def questions(paragraph: object) -> Iterator[dict | Rejected]:
     """The questions of a paragraph as flat objects."""
     asked = paragraph.get("qas") if isinstance(paragraph, dict) else None
     if not isinstance(asked, list):

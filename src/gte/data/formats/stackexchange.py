@@ -21,7 +21,7 @@ FRAME = re.compile(rb"<\?xml[^>]*\?>|<posts>|")  # lines around the rows
 
 
 def read_questions(path: Path, fields: Fields, *, min_score: int | None = None) -> Iterator[Record]:
-    """Questions as rows of title, body and title_body. min_score: leaves out those below."""
+    """Questions as rows of title, body and title_body. min_score: skips those below."""
     for item in posts(path):
         if isinstance(item, Rejected):
             yield item
@@ -70,7 +70,7 @@ def join_answers(
     """A question with one answer as a row of title, body, title_body and answer, where the question stood.
 
     The answer is that of the highest score, the first of equals, or with prefer=accepted the accepted one where there
-    is one. min_score: leaves out questions of which the chosen answer scores below.
+    is one. min_score: skips questions of which the chosen answer scores below.
     """
     rows = list(rows)
     questions, answers = ([row for row in rows if (row.order == FIRST) is first] for first in (True, False))
@@ -106,7 +106,7 @@ def question(title: str | None, body: str | None) -> dict:
 
 
 def check_score(points: int, least: int | None) -> None:
-    """Raises Unfit for a score that its source leaves out."""
+    """Raises Unfit for a score that its source skips."""
     if least is not None and points < least:
         raise Unfit(f"{FILTERED}score under {least}")
 

@@ -10,7 +10,7 @@ from gte.benchmarks.gpu.checks.encoder import KINDS, precisions
 from gte.benchmarks.gpu.findings import Findings
 from gte.benchmarks.gpu.setting import Setting
 from gte.benchmarks.measure import synchronize
-from gte.encoder import AUTOCAST
+from gte.encoder import AUTOCAST, Encoder
 
 LENGTH = 64
 
@@ -70,7 +70,7 @@ def dropped(setting: Setting, folder: Path, packed: bool, precision: str, texts:
     return {"dropped": variance * LENGTH / (1 + variance * LENGTH), "mean": float(x_TD.mean())}
 
 
-def heads(encoder) -> int:
+def heads(encoder: Encoder) -> int:
     """Attention heads of the language model."""
     return encoder.lm.config.num_attention_heads
 

@@ -1,5 +1,7 @@
 """The encoder on the device against the same model directory on the CPU in float32."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -7,14 +9,14 @@ from torch import Tensor
 from gte.benchmarks.gpu.checks.loss import distance
 from gte.benchmarks.gpu.findings import Findings
 from gte.benchmarks.gpu.setting import Setting
-from gte.encoder import AUTOCAST
+from gte.encoder import AUTOCAST, Encoder
 
 # of 4 layers: what products in half precision leave of the gradient's digits; TF32 is off in float32
 LIMITS = {"fp32": 2e-4, "bf16": 0.06, "fp16": 0.06}
 KINDS = {"padded": False, "packed": True}
 
 
-def pass_through(encoder, batch: tuple[Tensor, Tensor], precision: str, recompute: float = 0.0, seed: int = 1):
+def pass_through(encoder: Encoder, batch: tuple[Tensor, Tensor], precision: str, recompute: float = 0.0, seed: int = 1):
     """Embeddings [N, D] and the gradients of all weights for some scalar of them."""
     ids_T, lengths_N = batch
     encoder.zero_grad()
@@ -52,7 +54,9 @@ def encoder(findings: Findings, setting: Setting) -> None:
     compare_encode(findings, setting, folder)
 
 
-def compare_pass(findings: Findings, label: str, model, batch, precision: str, exact) -> None:
+def compare_pass(
+    findings: Findings, label: str, model: Encoder, batch: tuple[Tensor, Tensor], precision: str, exact: tuple
+) -> None:
     """Forward and backward against the CPU's."""
 
     def errors() -> dict:
@@ -64,7 +68,9 @@ def compare_pass(findings: Findings, label: str, model, batch, precision: str, e
         findings.bound(label, LIMITS[precision], **made)
 
 
-def compare_dropout(findings: Findings, label: str, model, batch, precision: str) -> None:
+def compare_dropout(
+    findings: Findings, label: str, model: Encoder, batch: tuple[Tensor, Tensor], precision: str
+) -> None:
     """A chunk that runs again must draw the dropout that it drew before; another seed must draw another."""
 
     def errors() -> dict:
@@ -86,7 +92,7 @@ def compare_dropout(findings: Findings, label: str, model, batch, precision: str
         findings.bound(label, 1e-4 if precision == "fp32" else 0.02, **made)
 
 
-def compare_encode(findings: Findings, setting: Setting, folder) -> None:
+def compare_encode(findings: Findings, setting: Setting, folder: Path) -> None:
     """`encode` in every precision against the CPU's in float32, and a model in train mode is handed back in it."""
     texts = [f"text {number} " * (1 + number % 40) for number in range(50 if setting.small else 500)]
     exact_ND = setting.encoder(folder, "cpu", padding_free=False).encode(texts)
@@ -95,7 +101,7 @@ def compare_encode(findings: Findings, setting: Setting, folder) -> None:
         for precision in precisions(setting):
             label = f"encode {kind} {precision}"
 
-            def smallest(model=model, precision=precision) -> dict:
+            def smallest(model: Encoder = model, precision: str = precision) -> dict:
                 found_ND = model.encode(texts, precision=precision)
                 return {"distance": float(1 - (found_ND.astype(np.float64) * exact_ND).sum(1).min())}
 

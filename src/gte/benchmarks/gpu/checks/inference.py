@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def encode(findings: Findings, setting: Setting) -> None:
     folder, n = setting.minilm(), len(texts)
     ours = Encoder.from_pretrained(folder).to(setting.device)
 
-    def rate(function) -> float:
+    def rate(function: Callable) -> float:
         function(texts[: n // 4])
         start = time.perf_counter()
         function(texts)

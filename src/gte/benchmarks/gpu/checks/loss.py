@@ -1,6 +1,7 @@
 """The contrastive losses on the device: right to float32's digits, fast, and small in memory."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ def loss_exact(findings: Findings, setting: Setting) -> None:
             findings.bound(f"{name} {dtype}".replace("torch.", ""), limit, **errors)
 
 
-def value_and_gradients(function, inputs: list[Tensor], device: str, dtype: torch.dtype, options: dict):
+def value_and_gradients(function: Callable, inputs: list[Tensor], device: str, dtype: torch.dtype, options: dict):
     """The loss and its gradients, under autocast where the numbers are in half precision."""
     own = [x.detach().to(device, dtype, copy=True).requires_grad_() for x in inputs]
     with torch.autocast(device, dtype, enabled=dtype in (torch.bfloat16, torch.float16)):
@@ -64,7 +65,7 @@ def value_and_gradients(function, inputs: list[Tensor], device: str, dtype: torc
     return float(value), [x.grad for x in own]
 
 
-def measure(function, n: int, width: int, device: str, warm: bool = True) -> dict[str, float]:
+def measure(function: Callable, n: int, width: int, device: str, warm: bool = True) -> dict[str, float]:
     """Seconds of a forward and backward, and GB above the inputs at its peak."""
     batch = [x.requires_grad_() for x in hard_pairs(n, width, device)]
     if warm:

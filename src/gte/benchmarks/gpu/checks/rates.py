@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from statistics import median
 
 import torch
@@ -44,7 +45,7 @@ def env(findings: Findings, setting: Setting) -> None:
     findings.row("a step's ids to the device", **times)
 
 
-def seconds(function, device: str, repeats: int = 5) -> float:
+def seconds(function: Callable, device: str, repeats: int = 5) -> float:
     """Median seconds of a call after two that are not counted."""
     taken = []
     for _ in range(repeats + 2):

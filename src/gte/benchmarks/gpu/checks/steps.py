@@ -3,6 +3,7 @@
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -48,7 +49,7 @@ def sweep(findings: Findings, setting: Setting, name: str, variants: dict[str, d
 
 def one_step(
     setting: Setting,
-    folder,
+    folder: Path,
     rate: float,
     packed: bool | None,
     precision: str = "bf16",

@@ -37,7 +37,7 @@ def trainer(setting: Setting, precision: str) -> list[str]:
 
 
 def read_metrics(out: Path) -> list[dict[str, float]]:
-    """The rows of metrics.csv that are whole by now."""
+    """The rows of metrics.csv that are complete by now."""
     try:
         with open(out / "metrics.csv", newline="") as lines:
             return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(lines)]
@@ -104,7 +104,15 @@ def check_rows(findings: Findings, label: str, rows: list[dict[str, float]], ste
         findings.fault(f"{label}: a loss is not finite: {[row['train/loss'] for row in rows]}")
 
 
-def stop_and_resume(findings, setting, label: str, out: Path, given: list[str], steps: int, environment=None) -> None:
+def stop_and_resume(
+    findings: Findings,
+    setting: Setting,
+    label: str,
+    out: Path,
+    given: list[str],
+    steps: int,
+    environment: dict[str, str] | None = None,
+) -> None:
     """Stop a run in its middle, resume it, and check that every step is there once."""
     stopped = stop_after(given, out, steps // 2 - 1, environment)
     findings.row(f"{label}, stopped", **stopped)
