@@ -15,16 +15,6 @@ PARSER = doctest.DocTestParser()
 
 
 QUESTION = re.compile(r"(What|Which|Of|How)\b")  # a docstring says what its function does, not a clause about it
-OLDER = {  # not reworded yet
-    "gte.build": {"one_line", "dead_process", "started_ranks"},
-    "gte.data.formats.warc": {"Tape.until_record"},
-    "gte.data.module": {"PairData.epochs"},
-    "gte.data.pairs": {"one_of", "leading", "refusals"},
-    "gte.data.prepare": {"Recipe", "Recipe.configuration", "read_decontamination", "versions", "maker"},
-    "gte.models.pretrained": {"default_pooling", "usable_positions"},
-    "gte.results.ablation": {"point"},
-    "gte.training.checkpoint": {"damage"},
-}
 
 
 def public_definitions(path: Path) -> list[tuple[str, ast.AST]]:
@@ -83,7 +73,7 @@ def test_what_users_import_has_examples():
 @pytest.mark.parametrize("path", MODULES, ids=MODULES.values())
 def test_docstrings_begin_with_what_a_function_does(path):
     asking = {name for name, node in public_definitions(path) if QUESTION.match(ast.get_docstring(node) or "")}
-    assert asking <= OLDER.get(MODULES[path], set())
+    assert not asking
 
 
 def test_the_rule_really_sees_a_question(tmp_path):

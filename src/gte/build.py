@@ -186,7 +186,7 @@ def one_point_fails(folder: str):
 
 
 def one_line(error: BaseException) -> str | None:
-    """What a user can mend, in one line; None where the error is a bug of ours and wants its traceback."""
+    """Say in one line what a user can fix; None where the error is a bug of ours and wants its traceback."""
     if isinstance(error, UserError):
         return str(error).rsplit("UserError: ", 1)[-1].strip()  # a data worker's comes with its traceback before it
     if isinstance(error, InstantiationException):
@@ -225,7 +225,7 @@ def one_line(error: BaseException) -> str | None:
 
 
 def dead_process(error: BaseException) -> str | None:
-    """What PyTorch says of a data worker or a rank that died; a lost connection to the hub is no RuntimeError."""
+    """Find what PyTorch says of a data worker or a rank that died; a lost connection to the hub is no RuntimeError."""
     died = DIED.search(str(error)) if isinstance(error, RuntimeError) else None
     return died and died[0]
 
@@ -441,7 +441,7 @@ def is_first_rank() -> bool:
 
 
 def started_ranks() -> int | None:
-    """How many processes torchrun or srun started together with this one; None where it was neither."""
+    """Count the processes that torchrun or srun started together with this one; None where it was neither."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return int(os.environ["WORLD_SIZE"])
     interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")

@@ -43,7 +43,7 @@ def first_position(lm: nn.Module) -> int:
 
 
 def usable_positions(lm: nn.Module) -> int:
-    """How many tokens a language model has positions for; a very great number where it has no table of them."""
+    """Count the tokens that a language model has positions for; 10**9 where it has no table of them."""
     positions = getattr(lm.config, "max_position_embeddings", None) or 0
     return positions - first_position(lm) if positions > 0 else 10**9  # XLNet's are -1
 

@@ -18,7 +18,7 @@ from transformers import BertConfig, BertModel
 from gte.errors import UserError
 from gte.models.broken import broken
 from gte.models.load import load_encoder
-from gte.training.checkpoint import last_good, why_not_good
+from gte.models.saved import last_good, why_not_good
 
 DIVERGING = ["optim.lr=1e30", "max_skipped=5", "stage.steps=20", "out=run"]
 

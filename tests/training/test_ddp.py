@@ -21,7 +21,7 @@ from test_evaluation import write_sts
 
 from gte.data.mixture import Mixture
 from gte.models.load import history, load_encoder
-from gte.training.checkpoint import newest_first
+from gte.models.saved import newest_first
 
 RUN = [
     "model=tiny",

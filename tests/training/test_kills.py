@@ -19,7 +19,8 @@ from test_loggers import logged, segments
 from test_train import TINY, rows
 
 from gte.errors import UserError
-from gte.training.checkpoint import WholeFiles, damage, newest_first, newest_whole
+from gte.models.saved import damage, newest_first, newest_whole
+from gte.training.checkpoint import WholeFiles
 
 LASTING = ["checkpoint_every=3", "resume=auto"]
 DROPPING = [*TINY, "model.dropout=0.1"]

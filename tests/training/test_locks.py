@@ -283,7 +283,8 @@ def test_checkpoints_that_become_a_file_end_the_run_in_one_line(script, prepared
 
 
 def test_a_folder_without_a_state_is_no_checkpoint(tmp_path, capsys):
-    from gte.training.checkpoint import WholeFiles, newest_whole
+    from gte.models.saved import newest_whole
+    from gte.training.checkpoint import WholeFiles
 
     files = WholeFiles(tmp_path)
     files.save_checkpoint({"weight": 1}, tmp_path / "step-0000003.ckpt")

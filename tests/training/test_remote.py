@@ -12,8 +12,8 @@ from test_train import TINY
 
 from gte.errors import UserError
 from gte.models.load import load_encoder
+from gte.models.saved import newest_first
 from gte.remote import is_address, local_copy, place
-from gte.training.checkpoint import newest_first
 
 RUN = "s3://runs/one"
 

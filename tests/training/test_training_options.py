@@ -11,12 +11,12 @@ from test_train import TINY, column
 from gte.data.module import PairData
 from gte.encoder import Encoder
 from gte.errors import UserError
+from gte.models.averaging import average_last
 from gte.models.load import encoder_from_checkpoint, load_encoder, read_checkpoint
+from gte.models.saved import steps_newest_first
 from gte.optim import Optim
 from gte.stage import Stage
 from gte.temperature import LearntTemperature
-from gte.training.averaging import average_last
-from gte.training.checkpoint import steps_newest_first
 from gte.training.guide import Guide
 
 OPTIM = dict(lr=1.0, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-8, warmup_fraction=0.1, clip_norm=1.0)

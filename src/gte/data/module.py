@@ -155,7 +155,7 @@ class PairData(pl.LightningDataModule):
         self.first_step, self.earlier_epochs = first_step, earlier_epochs
 
     def epochs(self, step: int) -> dict[str, float]:
-        """How often the rows of each source have been gone through after `step` steps; 1.0 is all of them once."""
+        """Count how often the rows of each source have been used after `step` steps; 1.0 is all of them once."""
         own = self.own_epochs(step)
         return own | {name: own.get(name, 0.0) + times for name, times in self.earlier_epochs.items()}
 

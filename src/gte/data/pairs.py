@@ -204,7 +204,7 @@ def power_of_two(number: float) -> int:
 
 
 def one_of(number: int, tasks: int, count: int) -> range:
-    """What a task has of so many buckets or row groups."""
+    """Give a task its share of `count` buckets or row groups, as a range of their numbers."""
     share = count // tasks
     return range(number * share, (number + 1) * share)
 
@@ -438,7 +438,7 @@ def large(field: pa.Field) -> pa.Field:
 
 
 def leading(high: np.ndarray, intervals: int) -> np.ndarray:
-    """Which of so many intervals of the hashes, a power of two, each one is in."""
+    """Find the interval that each hash lies in, of `intervals` equal ones, a power of two."""
     bits = intervals.bit_length() - 1
     return high >> np.uint64(64 - bits) if bits else np.zeros(len(high), np.uint64)
 
@@ -496,7 +496,7 @@ def raw_records(source: Source, raw: Raw) -> Iterator[tuple[str, Record | Keyed]
 
 
 def refusals(found: Iterator) -> Iterator:
-    """What is found, and as a rejection why no more is: it is counted with the others, and then stops the source."""
+    """Yield what is found, and an error that ends it as a rejection, which is counted and then stops the source."""
     try:
         yield from found
     except (UserError, OSError) as error:

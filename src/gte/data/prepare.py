@@ -81,7 +81,7 @@ class Triples:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a prepared folder is made of, and all that its content depends on.
+    """The settings of a prepared folder: all that its content depends on.
 
     name: of the data set. sources: in order. tokenizer: directory or hub id, None to train a WordPiece of vocab_size
     entries on the pairs. tokenizer_revision: branch, tag or commit of a hub id, None for the newest. max_tokens: at
@@ -150,7 +150,7 @@ class Recipe:
         return found
 
     def configuration(self, raws: dict[str, list[Raw]]) -> dict:
-        """What the prepared folder depends on, as the manifest keeps it: equal configurations give equal folders."""
+        """Describe what the folder depends on, as the manifest keeps it: equal configurations give equal folders."""
         return {
             "sources": {source.name: configuration(source, raws[source.name]) for source in self.sources},
             "triples": {name: asdict(triples) for name, triples in self.triples.items()},
@@ -215,7 +215,7 @@ def read_recipe(data: dict, *, fetch_again: bool = False) -> Recipe:
 
 
 def read_decontamination(facts: dict | None) -> Decontamination | None:
-    """What `data.decontaminate` states; None where it names no folder. Raises UserError for an unknown key."""
+    """Read `data.decontaminate`; None where it names no folder. Raises UserError for an unknown key."""
     if not facts or facts.get("folder") is None:
         return None
     try:
@@ -373,12 +373,12 @@ def fill(
 
 
 def versions() -> dict[str, str]:
-    """Of what the bytes of a prepared folder may depend on."""
+    """Name the versions of Python and of the libraries that the bytes of a prepared folder may depend on."""
     return {"python": platform.python_version(), **{library: version(library) for library in LIBRARIES}}
 
 
 def maker(entries: Sequence[str]) -> dict:
-    """What else a finished step depends on: the code of these functions and the libraries."""
+    """Describe what else a finished step depends on: the code of these functions and the libraries."""
     return {"code": code(*entries), "versions": versions()}
 
 

@@ -11,6 +11,7 @@ from gte.early import check_result
 from gte.encoder import Encoder
 from gte.errors import UserError, first_line
 from gte.files import whole, write_json
+from gte.models.averaging import average_last
 from gte.models.broken import broken
 from gte.models.card import find_scores, hub_results, model_card
 from gte.models.load import HISTORY_FILE, history, load_encoder
@@ -18,7 +19,6 @@ from gte.models.onnx import Comparison, check_graph, require_onnx, write_onnx
 from gte.models.pretrained import POOLING_FLAGS, POOLINGS
 from gte.offline import hub_reachable
 from gte.provenance import git_commit
-from gte.training.averaging import average_last
 
 # that every version of sentence-transformers knows; the others are written only where they are true
 OLDEST_FLAGS = [

@@ -22,8 +22,9 @@ from gte.files import write_json
 from gte.gather import current_ranks
 from gte.memory import peak_memory
 from gte.models.load import HISTORY_FILE
+from gte.models.saved import damage, newest_first, newest_whole
 from gte.remote import local_copy, place
-from gte.training.checkpoint import Checkpoints, damage, newest_first, newest_whole
+from gte.training.checkpoint import Checkpoints
 from gte.training.loggers import CsvRun, WandbRun
 
 if TYPE_CHECKING:

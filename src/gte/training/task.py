@@ -14,10 +14,10 @@ from gte.errors import UserError
 from gte.gather import current_ranks
 from gte.models.broken import broken
 from gte.models.load import describe
+from gte.models.saved import last_good
 from gte.optim import Optim
 from gte.stage import Stage
 from gte.temperature import LearntTemperature
-from gte.training.checkpoint import last_good
 
 
 class ContrastiveTask(pl.LightningModule):

@@ -252,7 +252,7 @@ class Tape:
         return False
 
     def until_record(self) -> int:
-        """How far it is to the next record, if one begins at a line of what is held."""
+        """Count the bytes up to the next record; 0 where none begins at a line of what is held."""
         following = NEXT_RECORD.search(self.data, self.at)
         return following.end() - self.at if following else 0
 

@@ -1,0 +1,54 @@
+"""The mean of the weights of a run's last checkpoints."""
+
+from pathlib import Path
+
+from gte.encoder import Encoder
+from gte.errors import UserError, tell
+from gte.models.load import load_encoder
+from gte.models.saved import LAST, steps_newest_first, why_not_good
+from gte.remote import place
+
+
+def good_steps(steps: list, count: int) -> list:
+    """The first `count` good ones of a run's step-*.ckpt; the others are named on stderr. UserError for too few."""
+    good = []
+    for step in steps:
+        if wrong := why_not_good(step):
+            tell(f"note: {step} is not averaged: {wrong}")
+        else:
+            good.append(step)
+        if len(good) == count:
+            return good
+    raise UserError(f"average_last={count}: only {len(good)} step-*.ckpt of the run are good; average fewer")
+
+
+def average_last(checkpoint: str | Path, count: int) -> Encoder:
+    """The encoder whose weights are the mean of a run's `count` newest step-*.ckpt.
+
+    checkpoint: the run's directory or address, or one of its step-*.ckpt, which is then the newest that counts. Those
+    that are not good (`why_not_good`) are not taken.
+    Raises UserError where `checkpoint` is no run's, or has fewer of them.
+    """
+    if count < 2:
+        raise UserError(f"average_last={count} must be at least 2; null takes the last checkpoint alone")
+    there = place(checkpoint)
+    folder = next((one for one in (there / "checkpoints", there, there.parent) if steps_newest_first(one)), there)
+    steps = steps_newest_first(folder)
+    if there.name.startswith("step-"):
+        steps = [step for step in steps if step.name <= there.name]
+    elif there.suffix == ".ckpt" and there.name != LAST:
+        raise UserError(f"average_last={count} takes a run, or a step-*.ckpt of it, not {there.name}")
+    if len(steps) < count:
+        raise UserError(
+            f"average_last={count}: {checkpoint} keeps {len(steps)} step-*.ckpt; train with checkpoint_every= so that "
+            "there are as many, or average fewer"
+        )
+    steps = good_steps(steps, count)
+    encoder = load_encoder(str(steps[0]))
+    total = {name: weight.double() for name, weight in encoder.state_dict().items()}
+    for step in steps[1:count]:
+        for name, weight in load_encoder(str(step)).state_dict().items():
+            total[name] += weight
+    own = encoder.state_dict()
+    encoder.load_state_dict({name: (weight / count).to(own[name].dtype) for name, weight in total.items()})
+    return encoder

@@ -1,0 +1,89 @@
+"""The checkpoints of a run: which there are, the newest first, and whether they are intact and of use."""
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gte.errors import UserError, first_line, tell
+from gte.models.broken import broken
+from gte.models.load import encoder_from_checkpoint, read_checkpoint
+from gte.remote import find_checkpoint, local_copy, look_anew
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+INITIAL, LAST = "step-0000000.ckpt", "last.ckpt"
+
+
+def steps_newest_first(folder: "Path | UPath") -> list:
+    return sorted((file for file in folder.glob("step-*.ckpt") if file.name != INITIAL), key=str, reverse=True)
+
+
+def newest_first(folder: "Path | UPath") -> list:
+    """The checkpoints of a directory or address that training can go on from. UserError where that cannot be read."""
+    last = folder / LAST
+    try:
+        look_anew(folder)
+        steps = steps_newest_first(folder)
+        if not last.exists():
+            return steps
+        behind = bool(steps) and last.stat().st_mtime < steps[0].stat().st_mtime  # a kill came between the two
+    except Exception as error:  # a remote filesystem has kinds of its own
+        raise UserError(f"cannot look for checkpoints in {folder}: {first_line(error)}") from error
+    return [steps[0], last, *steps[1:]] if behind else [last, *steps]
+
+
+def damage(checkpoint: Path) -> str | None:
+    """Say what is wrong with a checkpoint's bytes; None where all are as written: torch.save keeps a CRC-32 a tensor.
+
+    Of a directory, which DeepSpeed writes, no more than that there is a state in it.
+    """
+    if checkpoint.is_dir():
+        return None if any(checkpoint.glob("*/*.pt")) else "a folder without any state of a training"
+    try:
+        with zipfile.ZipFile(checkpoint) as records:
+            record = records.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        return f"truncated or altered ({error})"
+    return None if record is None else f"altered in {record}"
+
+
+def newest_whole(folder: "Path | UPath") -> Path | None:
+    """The newest checkpoint of a directory or address that is whole, on this machine; others are named on stderr.
+
+    None where there is no checkpoint, UserError where there are but none is whole.
+    """
+    found = newest_first(folder)
+    for file in found:
+        here = local_copy(file)
+        wrong = damage(here)
+        if wrong is None:
+            return here
+        tell(f"note: {file} is {wrong}: not used")
+    if found:
+        raise UserError(f"no checkpoint in {folder} is whole; start anew in another out=")
+    return None
+
+
+def why_not_good(checkpoint: "Path | UPath") -> str | None:
+    """Say in a few words why a checkpoint is not one to go on from, or to publish; None where it is good.
+
+    Good is one whose file is whole, which was written while no step was skipped, whose weights are finite and give a
+    text a finite vector.
+    """
+    here = local_copy(checkpoint)
+    if wrong := damage(here):
+        return f"it is {wrong}"
+    try:
+        file = find_checkpoint(here)
+        if read_checkpoint(file).get("skipped", {}).get("in_a_row"):
+            return "it was written amid steps that were skipped"
+        return broken(encoder_from_checkpoint(file))
+    except UserError as error:
+        return str(error)
+
+
+def last_good(folder: "Path | UPath"):
+    """The newest good checkpoint of a directory or address, by `why_not_good`; None where there is none."""
+    return next((file for file in newest_first(folder) if why_not_good(file) is None), None)
