@@ -100,6 +100,7 @@ class Optim:
                 after a state is loaded, which brings the kernel that it was saved under.
         Returns: the optimizer, with two parameter groups.
 
+        >>> from torch import nn
         >>> optim = Optim(lr=2e-4, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8, warmup_fraction=0.05, clip_norm=1.0)
         >>> [group["weight_decay"] for group in optim.build(nn.Linear(4, 2), lr_scale=0.1).param_groups]
         [0.01, 0.0]

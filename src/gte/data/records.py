@@ -107,7 +107,7 @@ class Fields:
 
     >>> faq = Fields(query="question", document=["title", "answer"])
     >>> list(records({"question": "How long?", "title": "Delivery", "answer": "Two days."}, faq, row=1))
-    [Pair(query='How long?', document='Delivery: Two days.', row=1, answers=())]
+    [Pair(query='How long?', document='Delivery: Two days.', row=1, answers=(), way=None)]
     """
 
     query: Field = None
@@ -149,8 +149,8 @@ def records(
         seen: the hashes of the ids of the rows before it in its file, to which its own is added; about 65 bytes a row.
         split: takes an object of a format's own shape apart, instead of `split_row`.
 
-    >>> list(records({"set": ["one", "two", "three"]}, Fields(), row=1))
-    [Pair(query='one', document='two', row=1, answers=()), Pair(query='two', document='three', row=1, answers=())]
+    >>> [pair[:2] for pair in records({"set": ["one", "two", "three"]}, Fields(), row=1)]
+    [('one', 'two'), ('two', 'three')]
     """
     try:
         if split and not isinstance(value, dict):

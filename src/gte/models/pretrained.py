@@ -198,7 +198,7 @@ def read_prompts(file: Path, settings: Settings, normalized: bool) -> Settings:
 
 
 def default_pooling(config: PretrainedConfig) -> str:
-    """Choose the pooling of a directory without modules as sentence-transformers does: last after next-token training."""
+    """Choose the pooling of a directory without modules as sentence-transformers does: last for next-token models."""
     predicts = str((config.architectures or [""])[0]).endswith("ForCausalLM")
     return "last" if predicts and getattr(config, "is_causal", True) else "mean"
 

@@ -103,7 +103,7 @@ def seconds(pairs_per_s: Curve, global_batch: int) -> float:
 
 
 def point(run: str) -> dict[str, str]:
-    """Find what tells a run from the others, seeds aside: alpha=0.5,seed=1 -> {alpha: 0.5}; if nothing does, the run."""
+    """Find what tells a run from others, seeds aside: alpha=0.5,seed=1 -> {alpha: 0.5}; if nothing does, the run."""
     pairs = (part.split("=", 1) for part in run.split(","))
     return {key: value for key, value in pairs if key != "seed"} or {"run": run}
 

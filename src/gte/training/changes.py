@@ -98,7 +98,7 @@ def settings_of(record: dict) -> dict:
 
 
 def changes(begun: dict, facts: dict) -> list[Change]:
-    """What a run's settings and data have other than its record; what only one of them has counts as no change.
+    """List where a run's settings and data differ from its record; what only one of them has counts as no change.
 
     begun: the record of the stage in the checkpoint. facts: that of the run which goes on.
     """
@@ -183,7 +183,7 @@ def continued(begun: dict | None, facts: dict, found: list[Change]) -> list[dict
 
 
 def earlier_epochs(segments: list[dict]) -> dict[str, float]:
-    """How often the rows of each source were gone through in all segments but the last."""
+    """Count how often the rows of each source were used in all segments but the last."""
     total: Counter[str] = Counter()
     for segment in segments[:-1]:
         total.update(segment["epochs"])
