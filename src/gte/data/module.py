@@ -165,7 +165,7 @@ class PairData(pl.LightningDataModule):
         return dict(zip(self.source_names, times.tolist(), strict=True))
 
     def identity(self) -> dict:
-        """Identify these data by the manifest's checksum, the tokenizer's fingerprint and a digest of each source's shards.
+        """Identify these data: the manifest's checksum, the tokenizer's fingerprint, a digest of each source's shards.
 
         Data that were prepared again from equal files by the same code differ in the manifest's alone, which has the
         time in it.
