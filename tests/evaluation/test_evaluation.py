@@ -122,6 +122,17 @@ def test_retrieval_scores_equal_their_sums_by_hand(tmp_path):
     assert task["texts"] == 153  # the query without relevant documents is not asked
 
 
+@pytest.mark.parametrize(("relevant", "expected"), [("d1", 100 / math.log2(3)), ("d2", 100.0)])
+def test_of_equal_scores_trec_eval_counts_the_greater_id_first(tmp_path, relevant, expected):
+    folder = tmp_path / "data" / "Tied"
+    write_rows(folder / "corpus.jsonl", [{"_id": name, "text": "the same text"} for name in ("d1", "d2")])
+    write_rows(folder / "queries.jsonl", [{"_id": "q", "text": "a query"}])
+    (folder / "qrels").mkdir()
+    (folder / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\nq\t{relevant}\t1\n")
+    task = evaluate(tmp_path, tmp_path / "data")["models"]["model"]["tasks"]["Tied"]
+    assert task["main_score"] == pytest.approx(expected, abs=2e-3)
+
+
 def test_sts_score_is_the_rank_correlation_of_cosine_and_gold(tmp_path):
     gold = write_sts(tmp_path / "data" / "DemoRelatedness")
     encoder = KnownEncoder()
