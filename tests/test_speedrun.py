@@ -3,7 +3,7 @@
 import csv
 
 import yaml
-from conftest import ROOT
+from conftest import ROOT, shared_dir
 from test_configs import composed
 from transformers import BertConfig, BertModel
 
@@ -41,7 +41,7 @@ def test_the_model_has_at_most_fifteen_million_parameters():
     assert sum(weight.numel() for weight in BertModel(config).parameters()) <= 15_000_000
 
 
-def test_every_source_of_both_corpora_has_a_weight(shared_dir):
-    pairs = {path.name.removesuffix(".jsonl.gz") for path in (shared_dir / "data/pairs").glob("*.jsonl.gz")}
+def test_every_source_of_both_corpora_has_a_weight():
+    pairs = {path.name.removesuffix(".jsonl.gz") for path in shared_dir("data/pairs").glob("*.jsonl.gz")}
     demo = set(yaml.safe_load((ROOT / "conf/data/demo.yaml").read_text())["sources"])
     assert len(pairs) > 10 and set(composed("+experiment=speedrun").data.weights) == pairs | demo
