@@ -2,8 +2,7 @@
 
 python experiments/speedrun/table.py runs/speedrun data/speedrun_raw/tasks
 After `make speedrun`. RESULTS are further results.json of src/eval.py, with the label all-MiniLM-L6-v2, in place of
-its scores of other folders here. Writes
-results.csv and curve.csv beside this file and prints the table.
+the scores that other experiments have of it. Writes results.csv and curve.csv beside this file and prints the table.
 """
 
 import csv
