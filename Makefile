@@ -59,9 +59,9 @@ test-all: .venv/test.installed lint  ## the slow tests too
 	$(PY) -m pytest
 
 chaos: .venv/test.installed  ## kills, damaged files, full disks, hostile input: experiments/reliability
-	$(PY) -m pytest tests/test_kills.py tests/test_remote.py tests/test_data_faults.py tests/test_fuzz.py \
-	    tests/test_refusing_disks.py tests/test_numerics.py tests/test_security.py tests/test_input_faults.py \
-	    tests/test_slurm.py
+	$(PY) -m pytest tests/training/test_kills.py tests/training/test_remote.py tests/data/test_data_faults.py tests/data/test_fuzz.py \
+	    tests/data/test_refusing_disks.py tests/training/test_numerics.py tests/test_security.py tests/data/test_input_faults.py \
+	    tests/training/test_slurm.py
 
 gpu:  ## check the CUDA path on one card in nine minutes, CHECKS=a,b some of it: experiments/gpu
 	@$(PYTHON) src/gte/benchmarks/gpu/card.py

@@ -13,10 +13,10 @@ PAPER = {"mixing_ratio": "table10", "training_steps": "table8", "training_stages
 
 @script("collect")
 def main(cfg: DictConfig) -> None:
-    from gte.ablation import by_line, collect, grid_order, table, write_csv
-    from gte.evaluation.paper import read_paper
-    from gte.evaluation.table import markdown
-    from gte.figures import ablation, curves_of_runs
+    from gte.results.ablation import by_line, collect, grid_order, table, write_csv
+    from gte.results.figures import ablation, curves_of_runs
+    from gte.results.paper import read_paper
+    from gte.results.table import markdown
 
     file = CONF / "experiment" / f"{cfg.name}.yaml"
     if not file.exists():

@@ -8,8 +8,8 @@ from gte.errors import UserError
 
 @script("dashboard")
 def main(cfg: DictConfig) -> None:
-    from gte.dashboard import dashboard
-    from gte.loggers import has_key
+    from gte.results.dashboard import dashboard
+    from gte.training.loggers import has_key
 
     page = dashboard(cfg.entity, cfg.project, cfg.name)
     if not has_key():

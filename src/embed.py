@@ -21,14 +21,14 @@ def main(cfg: DictConfig) -> None:
 
 
 def embed(cfg: DictConfig, out: Path, work: Path) -> None:
-    from gte.compact import check_dtype, scheme_of
-    from gte.embedding import Embedder, block_for, check_policies, embed_texts, truncate
     from gte.encoder import cut_line
     from gte.errors import UserError
     from gte.evaluation.model import choose_device, choose_precision
-    from gte.hub import load_encoder
+    from gte.inference.compact import check_dtype, scheme_of
+    from gte.inference.embedder import Embedder, block_for, check_policies, embed_texts, truncate
+    from gte.inference.texts import read_texts
+    from gte.models.load import load_encoder
     from gte.prompts import find_prompt
-    from gte.texts import read_texts
 
     source = cfg["in"]
     policies = {"empty": cfg.empty, "unreadable": cfg.unreadable}

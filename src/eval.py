@@ -13,10 +13,10 @@ from gte.build import build, listed, plain, script
 
 @script("eval")
 def main(cfg: DictConfig) -> int:
-    from gte.evaluation.paper import paper_tables
     from gte.evaluation.suite import exit_code, name_checkpoints, plan, run_suite
-    from gte.evaluation.table import aligned, as_csv, as_markdown, as_text, cells, csv_text, markdown
-    from gte.figures import loss_curves
+    from gte.results.figures import loss_curves
+    from gte.results.paper import paper_tables
+    from gte.results.table import aligned, as_csv, as_markdown, as_text, cells, csv_text, markdown
     from gte.ticker import still_at
 
     settings = plain(cfg)
@@ -67,7 +67,7 @@ def main(cfg: DictConfig) -> int:
     if curves:  # some of the checkpoints are run directories
         loss_curves(curves, Path(cfg.out) / "loss.png")
     if cfg.wandb:
-        from gte.loggers import log_table
+        from gte.training.loggers import log_table
 
         log_table(cells(results), cfg.out, settings)
     print(f"\n{shown}\n\nscores in points of 100; details in {Path(cfg.out) / 'results.json'}")

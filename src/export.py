@@ -9,7 +9,7 @@ from gte.build import plain, script
 
 @script("export")
 def main(cfg: DictConfig) -> None:
-    from gte.export import check_push, export, push
+    from gte.models.export import check_push, export, push
 
     out = Path(cfg.out)
     if cfg.push:

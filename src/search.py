@@ -12,14 +12,14 @@ from gte.build import plain, script
 
 @script("search")
 def main(cfg: DictConfig) -> None:
-    from gte.compact import check_dtype
     from gte.data.prompts import sources_of
-    from gte.embedding import Embedder, truncate
     from gte.encoder import cut_line
     from gte.evaluation.model import choose_device, choose_precision
-    from gte.hub import find_checkpoint, load_encoder
-    from gte.index import as_table, index_file, update
-    from gte.passages import read_folder
+    from gte.inference.compact import check_dtype
+    from gte.inference.embedder import Embedder, truncate
+    from gte.inference.index import as_table, index_file, update
+    from gte.inference.passages import read_folder
+    from gte.models.load import find_checkpoint, load_encoder
     from gte.prompts import check_prompts, unread_line
 
     prompts = plain(cfg)["prompts"]

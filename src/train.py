@@ -37,20 +37,20 @@ UNFINISHED = 75  # exit code of a run that was told to stop: EX_TEMPFAIL of syse
 
 @script("train")
 def main(cfg: DictConfig) -> int | None:
-    from gte.callbacks import find_resume, run_callbacks
-    from gte.checkpoint import WholeFiles
     from gte.data.module import PairData, group_size_of, prepared_tokenizer
     from gte.encoder import cut_line
     from gte.errors import UserError
-    from gte.figures import loss_curves
-    from gte.hub import find_checkpoint, history, initialize, steps_of, take_prompts
-    from gte.progress import finished
+    from gte.models.load import find_checkpoint, history, initialize, steps_of, take_prompts
     from gte.provenance import git_commit
     from gte.remote import place
-    from gte.task import ContrastiveTask
+    from gte.results.figures import loss_curves
     from gte.temperature import LearntTemperature
+    from gte.training.callbacks import find_resume, run_callbacks
+    from gte.training.checkpoint import WholeFiles
+    from gte.training.resume import finished
+    from gte.training.task import ContrastiveTask
+    from gte.training.zero import check_resume
     from gte.values import TRAIN, check_values
-    from gte.zero import check_resume
 
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for message in READ_WARNINGS:
@@ -102,7 +102,7 @@ def main(cfg: DictConfig) -> int | None:
     kept = {"keep_initial": cfg.keep_initial, "keep_last": cfg.keep_last, "keep_every": cfg.keep_every}
     callbacks = run_callbacks(out, folder, every=cfg.checkpoint_every, **kept)
     if cfg.ema_decay is not None:
-        from gte.averaging import Ema
+        from gte.training.averaging import Ema
 
         callbacks.append(Ema(folder, cfg.ema_decay))
     evaluation = None
@@ -139,7 +139,7 @@ def main(cfg: DictConfig) -> int | None:
     if cfg.loss.get("widths") and cfg.loss.widths[0] > encoder.width:
         raise UserError(f"loss.widths={cfg.loss.widths} must be at most the encoder's width, {encoder.width}")
     if cfg.loss.get("guide"):
-        from gte.guide import Guide
+        from gte.training.guide import Guide
 
         data.guide = Guide(cfg.loss.guide, data)
     facts |= {"precision": trainer.precision, "commit": git_commit(), "sources": data.source_facts()}

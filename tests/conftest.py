@@ -261,7 +261,7 @@ RECORD = {
 def run(small_model, tmp_path):
     """A run directory whose last.ckpt holds an encoder of other weights than the directory small_model; and that."""
     from gte.encoder import Encoder
-    from gte.hub import describe
+    from gte.models.load import describe
 
     encoder = Encoder.from_pretrained(small_model, max_length=32)
     with torch.no_grad():

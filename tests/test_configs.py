@@ -94,7 +94,7 @@ def test_the_papers_numbers_are_in_the_configuration():
     for loss in ("improved", "vanilla"):
         assert composed(f"loss={loss}").loss.temperature == 0.01
     assert composed("data=pretrain").data.alpha == 0.5
-    assert composed("trainer=deepspeed").trainer.strategy == {"_target_": "gte.zero.Zero", "stage": 1}
+    assert composed("trainer=deepspeed").trainer.strategy == {"_target_": "gte.training.zero.Zero", "stage": 1}
     assert {composed(f"trainer={name}").trainer.precision for name in ("gpu", "ddp", "deepspeed")} == {"16-mixed"}
 
 

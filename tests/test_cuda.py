@@ -20,8 +20,8 @@ from transformers import AutoTokenizer
 
 from gte import attention
 from gte.encoder import Encoder
-from gte.hub import load_encoder
 from gte.loss import contrastive_loss, improved_contrastive_loss
+from gte.models.load import load_encoder
 
 DEVICE = torch.device("cuda")
 pytestmark = pytest.mark.skipif(

@@ -17,7 +17,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 from gte.chunks import plan_chunks
 from gte.encoder import Encoder
 from gte.errors import UserError
-from gte.fast_ids import FastIds
+from gte.models.fast_ids import FastIds
 
 DENSE = [
     {"type": "sentence_transformers.models.Transformer", "path": ""},
@@ -247,7 +247,7 @@ def tokenizers(folder, minilm, tmp_path):
 @pytest.mark.parametrize("cores", [1, 16])
 @pytest.mark.parametrize("max_length", [3, 12, 64])
 def test_ids_are_those_of_the_tokenizers_own_call(small_model, minilm, tmp_path, monkeypatch, cores, max_length):
-    monkeypatch.setattr("gte.fast_ids.cores", lambda: cores)
+    monkeypatch.setattr("gte.models.fast_ids.cores", lambda: cores)
     by_words = set()
     for name, tokenizer in tokenizers(small_model, minilm, tmp_path).items():
         fast = FastIds(tokenizer, max_length)
@@ -279,7 +279,7 @@ def test_what_is_no_text_is_named_with_its_number(small_model, monkeypatch, wron
 
 @pytest.mark.parametrize("cores", [1, 8])
 def test_a_text_that_is_refused_changes_no_later_vectors(small_model, monkeypatch, cores):
-    monkeypatch.setattr("gte.fast_ids.cores", lambda: cores)
+    monkeypatch.setattr("gte.models.fast_ids.cores", lambda: cores)
     encoder = Encoder.from_pretrained(small_model)
     with pytest.raises(UserError, match="text number 1 holds half of a surrogate pair"):
         encoder.encode(["some new words", "one more \ud800"])
@@ -290,7 +290,7 @@ def test_a_text_that_is_refused_changes_no_later_vectors(small_model, monkeypatc
 
 @pytest.mark.parametrize("cores", [1, 8])
 def test_an_encoder_that_has_encoded_is_copied_and_pickled(small_model, monkeypatch, cores):
-    monkeypatch.setattr("gte.fast_ids.cores", lambda: cores)
+    monkeypatch.setattr("gte.models.fast_ids.cores", lambda: cores)
     encoder = Encoder.from_pretrained(small_model)
     expected = encoder.encode(TEXTS)
     for other in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
@@ -299,7 +299,7 @@ def test_an_encoder_that_has_encoded_is_copied_and_pickled(small_model, monkeypa
 
 
 def test_threads_that_encode_at_once_get_their_own_vectors_and_the_mode_stays(small_model, monkeypatch):
-    monkeypatch.setattr("gte.fast_ids.cores", lambda: 1)
+    monkeypatch.setattr("gte.models.fast_ids.cores", lambda: 1)
     monkeypatch.setattr("gte.encoder.ENCODE_BLOCK", 4)
     texts = [f"number {n} of many words, {n % 7} more" for n in range(120)]
     expected = Encoder.from_pretrained(small_model).encode(texts)

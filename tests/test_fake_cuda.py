@@ -21,7 +21,7 @@ from gte import encoder as encoder_module
 from gte.data.collate import Batch
 from gte.encoder import Encoder
 from gte.loss import contrastive_loss, improved_contrastive_loss
-from gte.task import ContrastiveTask
+from gte.training.task import ContrastiveTask
 
 REAL = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if REAL else "meta")

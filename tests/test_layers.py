@@ -15,11 +15,22 @@ ALLOWED = {  # which files may import a package
     "hydra": {*SCRIPTS, *PLUGINS, "gte/build.py", "gte/overrides.py"},
     "omegaconf": {*SCRIPTS, *PLUGINS, "gte/build.py", "gte/overrides.py"},
     "pytorch_lightning": {
-        *("gte/task.py", "gte/data/module.py", "gte/callbacks.py", "gte/zero.py", "gte/evaluation/during.py"),
-        *("gte/loggers.py", "gte/checkpoint.py", "gte/averaging.py", "gte/benchmarks/checkpoint.py"),
+        *(
+            "gte/training/task.py",
+            "gte/data/module.py",
+            "gte/training/callbacks.py",
+            "gte/training/zero.py",
+            "gte/evaluation/during.py",
+        ),
+        *(
+            "gte/training/loggers.py",
+            "gte/training/checkpoint.py",
+            "gte/training/averaging.py",
+            "gte/benchmarks/checkpoint.py",
+        ),
     },
     "lightning": set(),
-    "wandb": {"gte/loggers.py"},
+    "wandb": {"gte/training/loggers.py"},
 }
 
 
@@ -43,7 +54,7 @@ def test_frameworks_are_imported_only_where_they_belong(file):
 
 
 def test_the_rule_really_sees_the_imports():
-    assert "pytorch_lightning" in imports(SRC / "gte/task.py") and "hydra" in {
+    assert "pytorch_lightning" in imports(SRC / "gte/training/task.py") and "hydra" in {
         m.split(".")[0] for m in imports(SRC / "gte/build.py")
     }
 
@@ -54,7 +65,7 @@ def test_leaves_import_nothing_of_ours():
 
 
 def test_leaves_do_not_reach_up():
-    upper = {"gte.build", "gte.task", "gte.callbacks", "gte.data.module"}
+    upper = {"gte.build", "gte.training.task", "gte.training.callbacks", "gte.data.module"}
     for file in FILES:
         if file not in ("gte/build.py", *PLUGINS) and "/" in file:
             assert not imports(SRC / file) & upper - {"gte.data.module"} or file == "gte/build.py", file

@@ -9,7 +9,7 @@ import matplotlib
 import pytest
 from conftest import ROOT
 
-from gte.export import export
+from gte.models.export import export
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 

@@ -14,9 +14,9 @@ from test_train import TINY
 from gte.data.tokenizer import load_tokenizer
 from gte.encoder import Encoder
 from gte.errors import UserError
-from gte.export import export
-from gte.hub import load_encoder
-from gte.index import index_file
+from gte.inference.index import index_file
+from gte.models.export import export
+from gte.models.load import load_encoder
 
 
 class Payload:

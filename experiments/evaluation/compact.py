@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from sentence_transformers.util.quantization import quantize_embeddings
 
-from gte.compact import Vectors, scheme_for
 from gte.evaluation.model import document_texts, load_model
-from gte.evaluation.search import best_documents
 from gte.evaluation.tasks import make_task
+from gte.inference.compact import Vectors, scheme_for
+from gte.nearest import best_documents
 
 
 def main(checkpoint: str, folder: str, cache: str) -> None:

@@ -323,9 +323,9 @@ def build_trainer(cfg: DictConfig, **objects):
         raise UserError("this machine has no CUDA device for the chosen trainer; use trainer=cpu")
     if name.startswith("deepspeed"):
         raise UserError(f"trainer.strategy={name}: choose trainer=deepspeed, with trainer.strategy.stage=1 or 2")
-    if name == "gte.zero.Zero" and accelerator == "cpu":
+    if name == "gte.training.zero.Zero" and accelerator == "cpu":
         raise UserError("DeepSpeed runs on CUDA only; use trainer=ddp trainer.accelerator=cpu trainer.devices=2")
-    if name == "gte.zero.Zero" and find_spec("deepspeed") is None:
+    if name == "gte.training.zero.Zero" and find_spec("deepspeed") is None:
         raise UserError("trainer=deepspeed needs DeepSpeed: pip install -r requirements-deepspeed.txt")
     for key in settings:
         if key in TRAINER_UNREAD:

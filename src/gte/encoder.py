@@ -37,10 +37,10 @@ from gte.attention import (
 )
 from gte.chunks import Placed, Plan, place, plan_chunks
 from gte.errors import UserError
-from gte.fast_ids import FastIds
-from gte.frozen import FrozenLayers, calibration_texts, first_hidden, why_not
-from gte.fused import use_fused_layers
-from gte.pretrained import POOLINGS, Settings, load_pretrained, usable_positions
+from gte.models.fast_ids import FastIds
+from gte.models.frozen import FrozenLayers, calibration_texts, first_hidden, why_not
+from gte.models.fused import use_fused_layers
+from gte.models.pretrained import POOLINGS, Settings, load_pretrained, usable_positions
 from gte.prompts import find_prompt, prompt_length
 from gte.recompute import run_again, separate_casts
 
@@ -128,7 +128,7 @@ class Encoder(nn.Module):
     ) -> "Encoder":
         """A transformers or sentence-transformers directory, or a name on the hub; `options` as of the class.
 
-        Its files are obeyed, `max_length` is an upper bound in tokens; see `gte.pretrained.load_pretrained`.
+        Its files are obeyed, `max_length` is an upper bound in tokens; see `gte.models.pretrained.load_pretrained`.
         Raises UserError where nothing loads, and where the vectors would not be the model's own.
         Python files that a model brings along are run only with `trust_remote_code`.
         """
@@ -349,7 +349,7 @@ class Encoder(nn.Module):
         Before each text goes `prompt`, else the prompt that the model has under `prompt_name`, else its default one, as
         in sentence-transformers; prompt="" is none. Raises UserError for a name that it does not have.
         `precision` is fp32 (default), bf16, fp16 or int8: the arithmetic of the language model; pooling stays float32.
-        On a CPU a BERT's layers are laid out anew for it (`gte.frozen`), and kept so for the next call: their weights
+        On a CPU a BERT's layers are laid out anew for it (`gte.models.frozen`), and kept so for the next call: their weights
         take that much memory again. int8 is for these alone, UserError names what is missing.
         `batch_tokens`: tokens of a chunk, padding included; None suits the device.
         Texts are tokenised and encoded in blocks, so memory beyond the result does not grow with N; the next block is

@@ -10,7 +10,7 @@ from itertools import chain
 from transformers import PreTrainedTokenizerBase
 
 from gte.errors import UserError, did_you_mean
-from gte.pretrained import Settings
+from gte.models.pretrained import Settings
 
 KINDS = ("query", "document")
 NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}  # what models call them, in this order

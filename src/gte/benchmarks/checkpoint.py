@@ -10,7 +10,7 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.plugins.io import AsyncCheckpointIO
 
 from gte.benchmarks.measure import compare, take_turns
-from gte.checkpoint import WholeFiles
+from gte.training.checkpoint import WholeFiles
 
 
 class Waiting(WholeFiles):

@@ -6,11 +6,11 @@ from functools import partial
 import torch
 
 from gte.benchmarks.measure import compare, take_turns
-from gte.evaluation.folder import find_tasks
+from gte.data.task_folder import find_tasks
 from gte.evaluation.model import EncoderModel
 from gte.evaluation.suite import quiet
 from gte.evaluation.tasks import Task, make_task
-from gte.hub import load_encoder
+from gte.models.load import load_encoder
 
 
 def run(

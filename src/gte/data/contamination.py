@@ -20,8 +20,8 @@ import numpy as np
 
 from gte.data.records import text_hash
 from gte.data.shards import spans
+from gte.data.task_folder import Folder, find_tasks
 from gte.errors import UserError
-from gte.evaluation.folder import Folder, find_tasks
 
 WORD = re.compile(r"[^\W_]+")
 FIELDS = {  # of the files of evaluation tasks: which of their texts are queries, which documents

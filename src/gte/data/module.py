@@ -130,7 +130,7 @@ class PairData(pl.LightningDataModule):
         self.mixture = Mixture(sizes, alpha=alpha, seed=seed, global_batch=stage.global_batch, weights=listed)
         self.total_steps = stage.total_steps(sum(sizes))
         self.given_prompts, self.said, self.lowered = prompts, "", ""
-        self.guide = None  # a gte.guide.Guide, where the loss has one
+        self.guide = None  # a gte.training.guide.Guide, where the loss has one
         self.prompts: list[dict[str, Prompt]] = [{} for _ in self.tables]
 
     def list_weights(self, weights: dict[str, float]) -> list[float]:

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from gte.data.collate import Texts, frame
 from gte.data.shards import spans
 from gte.errors import UserError
-from gte.pretrained import Settings
+from gte.models.pretrained import Settings
 from gte.prompts import KINDS, NAMES, check_prompts, prompt_of, with_prompts
 
 TRIED = 200  # texts of a source that are tried behind its prompt

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from gte.evaluation.search import merge
+from gte.nearest import merge
 
 logging.getLogger("bm25s").setLevel(logging.WARNING)
 

@@ -16,12 +16,12 @@ from mteb.models.model_meta import ModelMeta
 from mteb.results import TaskResult
 from pydantic import ValidationError
 
-from gte.card import base_of, card_licence
 from gte.data.sources import source_files
 from gte.errors import UserError, did_you_mean, first_line
 from gte.evaluation.model import EncoderModel
 from gte.evaluation.tasks import Task, eval_split, known
-from gte.hub import find_checkpoint, history
+from gte.models.card import base_of, card_licence
+from gte.models.load import find_checkpoint, history
 
 # of our sources the data that mteb scores too, by mteb's name; mteb itself adds the sets that are made from these
 SCORED_TOO = {

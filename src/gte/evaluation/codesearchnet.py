@@ -14,10 +14,10 @@ from mteb.abstasks import AbsTask
 from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.types import PromptType
 
+from gte.data.task_folder import SAME_SPLIT, Folder
 from gte.errors import UserError
-from gte.evaluation.folder import SAME_SPLIT, Folder
 from gte.evaluation.hub_rows import hub_rows
-from gte.evaluation.paper import FEWER
+from gte.results.paper import FEWER
 
 LANGUAGES = {"Ruby": "ruby", "JavaScript": "javascript", "Go": "go", "Python": "python", "Java": "java", "PHP": "php"}
 FIELDS = {"docstring": "text", "code": "text", "code_tokens": "optional texts", "url": "optional text"}

@@ -15,7 +15,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from gte.errors import UserError, did_you_mean
 from gte.evaluation.model import EncoderModel, choose_precision
 from gte.evaluation.suite import Plan, Suite, plan, quiet, refuse_without_hub
-from gte.hub import steps_of
+from gte.models.load import steps_of
 from gte.offline import hub_reachable
 from gte.overrides import CONF
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from gte.compact import Scheme
 from gte.errors import UserError, did_you_mean
 from gte.evaluation.model import BM25_WORDS
-from gte.evaluation.table import SHORT
+from gte.inference.compact import Scheme
+from gte.results.table import SHORT
 
 PRECISIONS = {"fp32": "float32", "int8": "int8", "uint8": "uint8", "binary": "binary", "ubinary": "ubinary"}
 COSTS = {"index_mb": "MB", "search_ms": "ms a query"}  # of a search, measured beside the scores

@@ -20,15 +20,15 @@ import torch
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
-from gte.compact import RESCORED, Vectors, scheme_for
 from gte.data.ranking import Bm25, best_scores
 from gte.data.tokenizer import rules
 from gte.encoder import PRECISIONS, Encoder, cut_line, native_bf16
 from gte.errors import UserError
 from gte.evaluation.cache import VectorCache, text_keys
-from gte.evaluation.search import best_documents
-from gte.hub import find_checkpoint, load_encoder
-from gte.pool import EncoderPool
+from gte.inference.compact import RESCORED, Vectors, scheme_for
+from gte.models.load import find_checkpoint, load_encoder
+from gte.models.pool import EncoderPool
+from gte.nearest import best_documents
 from gte.prompts import KINDS, find_prompt, prompt_of, with_prompts
 
 # what a configuration says of a model besides how it computes
@@ -132,7 +132,7 @@ class EncoderModel:
         )
 
     def kept_as(self, width: int, dtype: str) -> "EncoderModel":
-        """The same model and cache, its vectors cut to `width` and kept as `dtype` of `gte.compact`.
+        """The same model and cache, its vectors cut to `width` and kept as `dtype` of `gte.inference.compact`.
 
         Documents are kept so and searched with the queries' own vectors, cut alike; in tasks without a search all texts
         are. Raises UserError where the model has not as many dimensions.

@@ -4,8 +4,8 @@ from datasets import Dataset, DatasetDict
 from mteb.abstasks import AbsTaskZeroShotClassification
 from mteb.abstasks.task_metadata import TaskMetadata
 
+from gte.data.task_folder import FIELDS, Folder
 from gte.errors import UserError
-from gte.evaluation.folder import FIELDS, Folder
 from gte.evaluation.hub_rows import hub_rows
 
 VERBALIZERS = {  # negative, positive: label 0, label 1

@@ -19,11 +19,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gte.data.task_folder import Folder, find_tasks
 from gte.errors import UserError, did_you_mean
-from gte.evaluation.folder import Folder, find_tasks
-from gte.evaluation.paper import averages
 from gte.offline import ask_no_hub, hub_reachable
 from gte.provenance import git_commit, versions
+from gte.results.paper import averages
 
 if TYPE_CHECKING:
     from gte.evaluation.tasks import Task

@@ -34,9 +34,9 @@ from mteb.abstasks import (
 from mteb.abstasks.aggregated_task import AbsTaskAggregate
 from mteb.abstasks.task_metadata import TaskMetadata
 
+from gte.data.task_folder import FIELDS, Folder
 from gte.errors import UserError, did_you_mean, first_line
 from gte.evaluation import codesearchnet, sst2
-from gte.evaluation.folder import FIELDS, Folder
 
 MAIN_SCORE = {
     "Retrieval": "ndcg_at_10",

@@ -166,7 +166,7 @@ def deepspeed(findings: Findings, setting: Setting) -> None:
     given = command(setting, out, "minilm", steps, "trainer=deepspeed", "trainer.devices=1", "checkpoint_every=1000")
     given.append("stage.global_batch=4096")
     stop_and_resume(findings, setting, "ZeRO-1 fp16", out, given, steps, environment)
-    from gte.hub import load_encoder
+    from gte.models.load import load_encoder
 
     x_ND = load_encoder(out).to(setting.device).encode(["a text", "another one"])
     if not (x_ND.shape[0] == 2 and abs((x_ND**2).sum(1) - 1).max() < 1e-3):

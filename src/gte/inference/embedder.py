@@ -1,0 +1,272 @@
+"""Embeddings of a stream of texts, in bounded memory, kept block by block until the result is complete.
+
+Shapes: N texts of a block, D width.
+"""
+
+import copy
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gte.encoder import Encoder
+from gte.errors import UserError
+from gte.evaluation.model import weights_checksum
+from gte.files import write_json
+from gte.inference.compact import Scheme, as_lists, check_dtype, list_column, scheme_file, scheme_for, with_metadata
+from gte.inference.texts import Text
+from gte.prompts import find_prompt
+
+BLOCK = 8_192  # rows that are encoded together and kept: what a kill loses, at most
+CPU_BLOCK = 1_024  # the same on a CPU, which takes minutes for as many; smaller chunks fill it
+POLICIES = ("keep", "skip", "refuse")
+
+
+class Embedder:
+    """An encoder and how it is run. `prefix`: the words before each text, None for the model's default prompt."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        precision: str = "fp32",
+        batch_tokens: int | None = None,
+        normalize: bool = True,
+        prefix: str | None = None,
+        progress: bool = False,
+    ):
+        self.encoder, self.progress = encoder, progress
+        self.prefix = find_prompt(encoder.settings, words=prefix)
+        self.settings = {"precision": precision, "batch_tokens": batch_tokens, "normalize": normalize}
+        self.checksum = weights_checksum(encoder)
+
+    @property
+    def identity(self) -> str:
+        """Equal where the same texts give the same vectors."""
+        return json.dumps([self.checksum, self.settings, self.prefix, self.encoder.device.type])
+
+    def prefixed(self, prefix: str) -> "Embedder":
+        """The same with other words before each text."""
+        other = copy.copy(self)
+        other.prefix = prefix
+        return other
+
+    def __call__(self, texts: list[str], where: Callable[[int], str]) -> np.ndarray:
+        """Vectors float32 [N, D]. UserError where one is not finite; `where` names a text by its position."""
+        x_ND = self.encoder.encode(texts, progress=self.progress, prompt=self.prefix, **self.settings)
+        finite_N = np.isfinite(x_ND).all(axis=1)
+        if not finite_N.all():
+            raise UserError(
+                f"{where(int(np.argmin(finite_N)))}: its embedding is not finite in {self.settings['precision']}; the "
+                "weights are damaged or need precision=fp32"
+            )
+        return x_ND
+
+
+def truncate(encoder: Encoder, truncate_dim: int | None) -> None:
+    """Makes the encoder give the first `truncate_dim` dimensions of its vectors alone; None leaves it as it is.
+
+    Vectors of unit length are so after the cut. Raises UserError where it has not as many.
+    """
+    if truncate_dim is None:
+        return
+    whole = isinstance(truncate_dim, int) and not isinstance(truncate_dim, bool)
+    if not whole or not 1 <= truncate_dim <= encoder.dimensions:
+        raise UserError(f"truncate_dim={truncate_dim} must be from 1 to {encoder.dimensions}, the model's dimensions")
+    encoder.settings = replace(encoder.settings, truncate_dim=truncate_dim)
+
+
+@dataclass
+class Account:
+    """What became of the rows: every row is one of these."""
+
+    embedded: int = 0
+    empty: int = 0  # of the embedded ones
+    reused: int = 0  # of the embedded ones, from a run before that was cut off
+    beyond: int = 0  # of the embedded ones, with a value beyond the ranges of the codes
+    left_out: Counter | None = None  # by reason
+    first: dict | None = None  # row by reason
+
+    def __str__(self) -> str:
+        parts = [f"{self.embedded:,} embedded"]
+        if self.empty:
+            parts.append(f"of these {self.empty:,} empty texts")
+        if self.reused:
+            parts.append(f"{self.reused:,} before an interruption")
+        if self.beyond:
+            parts.append(f"{self.beyond:,} reach beyond the ranges given and are cut to them")
+        parts += [f"{n:,} left out: {why}, first in row {self.first[why]}" for why, n in self.left_out.most_common()]
+        return "; ".join(parts)
+
+
+def embed_texts(
+    texts: Iterable[Text],
+    embedder: Embedder,
+    out: Path,
+    work: Path,
+    *,
+    source: str,
+    empty: str = "keep",
+    unreadable: str = "refuse",
+    dtype: str = "float32",
+    scheme: Scheme | None = None,
+    block: int | None = None,
+) -> Account:
+    """Writes `out`: .npy [rows, D], row for row as the texts, or .parquet with the columns row, id, embedding.
+
+    `dtype`: of `gte.inference.compact`; what is needed to read codes stands in <out>.json beside a .npy, in the metadata of a
+    .parquet. Their ranges are those of all vectors, or those of `scheme`, another file's, which decides the dtype too.
+
+    `empty`: what becomes of empty texts, keep (embed them), skip or refuse; `unreadable`: of rows without a text, skip
+    or refuse. Blocks of `block` rows (None: BLOCK) are kept in `work` under a digest of their texts and of the
+    embedder: after an interruption the same command reads the texts again but encodes only what is missing, with an
+    equal result. `out` appears complete.
+    Raises UserError for a row that is refused, and where no text is left.
+    """
+    check_policies(out, empty, unreadable)
+    check_dtype(dtype)
+    account = Account(left_out=Counter(), first={})
+    parts = []
+    for number, rows in enumerate(blocks(texts, block or BLOCK)):
+        kept = list(chosen(rows, source, empty, unreadable, account))
+        if not kept:
+            continue
+        part = work / f"{number:08}.parquet"
+        if digest_of(part) == (digest := block_digest(kept, embedder.identity)):
+            account.reused += len(kept)
+        else:
+            x_ND = embedder([text.text for text in kept], lambda i, kept=kept: f"{source}, row {kept[i].row}")
+            write_part(part, kept, x_ND, digest)
+        account.embedded += len(kept)
+        account.empty += sum(not text.text for text in kept)
+        parts.append(part)
+    if not parts:
+        raise UserError(f"{source} holds no text ({account})")
+    if scheme is None:
+        scheme = scheme_for(dtype, *extremes(parts))
+    elif scheme.ranges_2D is not None:
+        account.beyond = sum(beyond(vectors_of(part), scheme) for part in parts)
+    temporary = work / out.name
+    (write_npy if out.suffix == ".npy" else write_parquet)(parts, account.embedded, temporary, scheme)
+    beside = scheme_file(out)
+    if out.suffix == ".npy" and scheme.dtype != "float32":
+        write_json(scheme_file(temporary), scheme.as_dict() | {"rows": account.embedded})
+        os.replace(scheme_file(temporary), beside)
+    elif out.suffix == ".npy":
+        beside.unlink(missing_ok=True)  # of other vectors under this name
+    os.replace(temporary, out)
+    shutil.rmtree(work)
+    return account
+
+
+def check_policies(out: Path, empty: str, unreadable: str) -> None:
+    """UserError for a result or a policy that does not exist, or that do not go together."""
+    if out.suffix not in {".npy", ".parquet"}:
+        raise UserError(f"out={out.name}: its name must end in .npy or .parquet")
+    if empty not in POLICIES:
+        raise UserError(f"empty={empty} is not one of {', '.join(POLICIES)}")
+    if unreadable not in POLICIES[1:]:
+        raise UserError(f"unreadable={unreadable} is not one of {', '.join(POLICIES[1:])}")
+    if out.suffix == ".npy" and "skip" in (empty, unreadable):
+        raise UserError(
+            "a .npy holds no row numbers, so no row of it can be left out; name an out= that ends in .parquet"
+        )
+
+
+def block_for(device: str) -> int:
+    """Rows that are encoded together and kept on such a device."""
+    return min(BLOCK, CPU_BLOCK) if device == "cpu" else BLOCK
+
+
+def blocks(texts: Iterable[Text], size: int) -> Iterator[list[Text]]:
+    iterator = iter(texts)
+    while block := list(islice(iterator, size)):
+        yield block
+
+
+def chosen(block: list[Text], source: str, empty: str, unreadable: str, account: Account) -> Iterator[Text]:
+    """The texts of a block to embed; the others are counted, or refused with their row."""
+    for text in block:
+        reason, policy = (text.reason, unreadable) if text.text is None else ("empty text", empty)
+        if text.text or policy == "keep":
+            yield text
+        elif policy == "skip":
+            account.left_out[reason] += 1
+            account.first.setdefault(reason, text.row)
+        else:
+            key = "unreadable" if text.text is None else "empty"
+            raise UserError(f"{source}, row {text.row}: {reason}; mend it, or leave such rows out: {key}=skip")
+
+
+def block_digest(block: list[Text], identity: str) -> bytes:
+    """Of all that a block's file depends on."""
+    content = json.dumps([identity, [(text.row, text.id, text.text) for text in block]])
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest().encode()
+
+
+def digest_of(part: Path) -> bytes | None:
+    """The digest that a kept block was written under; None where there is none, or no whole one."""
+    try:
+        return (pq.read_schema(part).metadata or {}).get(b"digest")
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def write_part(part: Path, block: list[Text], x_ND: np.ndarray, digest: bytes) -> None:
+    """One block, complete or not there."""
+    columns = {"row": [text.row for text in block], "id": [text.id for text in block], "embedding": as_lists(x_ND)}
+    table = pa.table(columns).replace_schema_metadata({"digest": digest})
+    temporary = part.with_suffix(".partial")
+    pq.write_table(table, temporary, compression="none", use_dictionary=False)
+    os.replace(temporary, part)
+
+
+def vectors_of(part: Path) -> np.ndarray:
+    """A block's vectors, float32 [N, D]."""
+    return list_column(pq.read_table(part, columns=["embedding"]))
+
+
+def extremes(parts: list[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the greatest value [D] of each dimension in all blocks."""
+    found = [(x_ND.min(0), x_ND.max(0)) for x_ND in map(vectors_of, parts)]
+    return np.min([low for low, _ in found], axis=0), np.max([high for _, high in found], axis=0)
+
+
+def beyond(x_ND: np.ndarray, scheme: Scheme) -> int:
+    """How many of the vectors have a value beyond the ranges."""
+    low_D, high_D = scheme.ranges_2D
+    return int(((x_ND < low_D) | (x_ND > high_D)).any(1).sum())
+
+
+def write_npy(parts: list[Path], rows: int, file: Path, scheme: Scheme) -> None:
+    """The blocks' vectors end to end, float32 [rows, D] or codes [rows, B]."""
+    result, start = None, 0
+    for part in parts:
+        codes_NB = scheme.encode(vectors_of(part))
+        if result is None:
+            result = np.lib.format.open_memmap(file, "w+", codes_NB.dtype, (rows, codes_NB.shape[1]))
+        result[start : start + len(codes_NB)] = codes_NB
+        start += len(codes_NB)
+    result.flush()
+
+
+def write_parquet(parts: list[Path], rows: int, file: Path, scheme: Scheme) -> None:
+    """The blocks as row groups."""
+    writer = None
+    for part in parts:
+        table = pq.read_table(part).replace_schema_metadata()
+        codes = as_lists(scheme.encode(list_column(table)))
+        table = table.set_column(table.column_names.index("embedding"), "embedding", codes)
+        writer = writer or pq.ParquetWriter(
+            file, with_metadata(table.schema, scheme), compression="none", use_dictionary=False
+        )
+        writer.write_table(table.replace_schema_metadata(writer.schema.metadata))
+    writer.close()

@@ -1,0 +1,115 @@
+"""An index of passages: their embeddings in one file, kept up to date, searched exactly.
+
+Shapes: M passages, D width, B bytes of a code.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gte.errors import UserError
+from gte.inference.compact import (
+    Scheme,
+    Vectors,
+    as_lists,
+    checked_scheme,
+    list_column,
+    metadata_of,
+    scheme_for,
+    with_metadata,
+)
+from gte.inference.embedder import Embedder
+from gte.inference.passages import Passage
+
+
+@dataclass(frozen=True)
+class Index:
+    """Passages with their unit vectors, or what is kept of them; `new` of them were embedded just now."""
+
+    passages: Sequence[Passage]
+    vectors: Vectors
+    new: int
+
+    @property
+    def d_MD(self) -> np.ndarray:
+        """The vectors float32 [M, D], as far as they are kept."""
+        return self.vectors.scheme.decode(self.vectors.codes_MB)
+
+    def search(self, query: str, embedder: Embedder, top: int) -> list[tuple[float, Passage]]:
+        """The `top` passages of highest cosine, best first; earlier ones first among equals."""
+        q_1D = embedder([query], lambda _: f"the query {query[:40]!r}")
+        scores, rows = (found[0].tolist() for found in self.vectors.search(q_1D, top))
+        return [(score, self.passages[row]) for score, row in zip(scores, rows, strict=True)]
+
+
+def index_file(place: Path, folder: Path) -> Path:
+    """Where the index of a folder is kept."""
+    digest = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=4).hexdigest()
+    return place / f"{folder.resolve().name}-{digest}.parquet"
+
+
+def update(file: Path, passages: list[Passage], embedder: Embedder, dtype: str = "float32") -> Index:
+    """The index of these passages. Vectors that `file` has for equal texts by an equal model are taken from there.
+
+    `dtype`: how vectors are kept, of `gte.inference.compact`. The ranges of codes are those of the first passages; later ones are
+    cut to them.
+    """
+    kept, known, scheme = load(file, embedder.identity, dtype)
+    new = list(dict.fromkeys(passage.text for passage in passages if passage.text not in known))
+    first_file = {passage.text: passage for passage in reversed(passages)}
+    fresh_ND = embedder(new, lambda i: "{0.file}:{0.line}".format(first_file[new[i]]))
+    scheme = scheme or scheme_for(dtype, fresh_ND.min(0), fresh_ND.max(0))
+    known |= dict(zip(new, scheme.encode(fresh_ND), strict=True))
+    vectors = Vectors(np.stack([known[passage.text] for passage in passages]), scheme)
+    if passages != kept:
+        save(file, passages, vectors, embedder.identity)
+    return Index(passages, vectors, len(new))
+
+
+def load(file: Path, identity: str, dtype: str) -> tuple[list[Passage], dict[str, np.ndarray], Scheme | None]:
+    """The passages of a kept index, the code of each text and the codes' scheme.
+
+    None of them where it is another model's, of another dtype, or not there. Raises UserError for a file that is no
+    index, or one of codes whose scheme is gone.
+    """
+    if not file.exists():
+        return [], {}, None
+    try:
+        table = pq.read_table(file)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{file} is no index, or a damaged one; remove it, and it is made anew") from error
+    if (table.schema.metadata or {}).get(b"identity") != identity.encode():
+        return [], {}, None
+    columns = [table[name].to_pylist() for name in Passage._fields]
+    passages = [Passage(*row) for row in zip(*columns, strict=True)]
+    codes_MB = list_column(table)
+    scheme = checked_scheme(metadata_of(table.schema), codes_MB, file, file)
+    if scheme.dtype != dtype:
+        return [], {}, None
+    return passages, dict(zip(columns[2], codes_MB, strict=True)), scheme
+
+
+def save(file: Path, passages: list[Passage], vectors: Vectors, identity: str) -> None:
+    """A parquet file (file, line, text, embedding) that is complete or not there."""
+    columns = dict(zip(Passage._fields, map(list, zip(*passages, strict=True)), strict=True))
+    columns["embedding"] = as_lists(vectors.codes_MB)
+    table = pa.table(columns).replace_schema_metadata({"identity": identity})
+    temporary = file.with_suffix(".partial")
+    pq.write_table(table.cast(with_metadata(table.schema, vectors.scheme)), temporary)
+    os.replace(temporary, file)
+
+
+def as_table(hits: list[tuple[float, Passage]], width: int) -> str:
+    """Rank, score, place and beginning of each passage, a line each, cut to the width of the terminal."""
+    places = [f"{passage.file}:{passage.line}" for _, passage in hits]
+    room = max(map(len, [*places, "where"]))
+    lines = [f"rank  score  {'where':<{room}}  passage"]
+    for rank, ((score, passage), place) in enumerate(zip(hits, places, strict=True), 1):
+        lines.append(f"{rank:>4}  {score:5.3f}  {place:<{room}}  {' '.join(passage.text.split())}")
+    return "\n".join(line if len(line) <= width else line[: width - 1] + "…" for line in lines)

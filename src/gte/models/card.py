@@ -1,0 +1,296 @@
+"""The model card of an exported directory, in the hub's format: use, scores, training stages, data and licences."""
+
+import json
+import re
+from math import nan
+from pathlib import Path
+
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+
+from gte.data.sources import load_source, source_files
+from gte.encoder import Encoder
+from gte.errors import UserError
+from gte.evaluation.model import weights_checksum
+from gte.models.onnx import Comparison
+from gte.models.pretrained import Settings
+from gte.remote import is_address
+from gte.results.table import MAP
+
+OWN_NAME = re.compile(r"""SentenceTransformer\(\s*['"]([\w-]+/[\w.-]+)['"]""")  # how a card has its model loaded
+PAPER = "Li et al. 2023, arXiv:2308.03281"
+
+
+def find_scores(results: Path, encoder: Encoder) -> dict:
+    """Of a results.json the entry of the model that has these weights, with the evaluation's commit and date.
+
+    Raises UserError where it is no result of this project's, and where no model in it has the weights.
+    """
+    file = results / "results.json" if results.is_dir() else results
+    if not file.is_file():
+        raise UserError(f"results={results}: there is no file {file}; name the results.json of an evaluation")
+    try:
+        content = json.loads(file.read_text())
+        models = content["models"]
+        run = {key: content[key] for key in ("commit", "created")} | {"mteb": content.get("versions", {}).get("mteb")}
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{file} is no results.json of an evaluation") from error
+    checksum = weights_checksum(encoder)
+    for label, entry in models.items():
+        if entry.get("weights") == checksum:
+            return {**entry, **run, "label": label}
+    raise UserError(f"{file} scores no model of these weights (it has: {', '.join(models)}); evaluate this checkpoint")
+
+
+def model_card(
+    encoder: Encoder,
+    stages: list[dict],
+    name: str,
+    commit: str,
+    *,
+    scores: dict | None = None,
+    comparisons: list[Comparison] = (),
+    license: str | None = None,
+) -> str:
+    """The README.md of an exported model. `scores`: see `find_scores`; they go into the hub's metadata too."""
+    parameters = sum(p.numel() for p in encoder.parameters())
+    lines = [
+        "---",
+        metadata(name, scores, license, stages).strip(),
+        "---",
+        f"# {name}",
+        "",
+        f"A text-embedding model: {parameters / 1e6:.1f}M parameters, {encoder.dimensions} dimensions, texts of up to "
+        f"{encoder.max_length} tokens, pooling by {encoder.settings.pooling}, cosine similarity. Trained by "
+        f"multi-stage contrastive learning ({PAPER}).",
+        "",
+        "```python",
+        "from sentence_transformers import SentenceTransformer",
+        "",
+        f'model = SentenceTransformer("{name}")',
+        'embeddings = model.encode(["a query", "a document"])',
+        "print(model.similarity(embeddings, embeddings))",
+        "```",
+    ]
+    if any(encoder.settings.prompts.values()):
+        lines += prompt_lines(encoder.settings)
+    if scores:
+        lines += score_lines(scores)
+    if comparisons:
+        lines += onnx_lines(name, encoder, comparisons)
+    for number, stage in enumerate(stages, 1):
+        lines += stage_lines(number, stage)
+    if not stages:
+        lines += ["", "How it was trained is not recorded in the checkpoint."]
+    lines += ["", "## Configuration", "", "```json", encoder.lm.config.to_json_string().strip(), "```"]
+    lines += ["", f"Exported at commit {commit}."]
+    return "\n".join(lines) + "\n"
+
+
+def published(name: str) -> str:
+    """A model's name for others to read: of a path on this machine no more than its last part."""
+    is_path = Path(name).is_absolute() or name.startswith((".", "~")) or Path(name).exists() or name.count("/") > 1
+    return Path(name).name if is_path and not is_address(name) else name
+
+
+def base_of(stages: list[dict]) -> tuple[str | None, str | None]:
+    """(hub name, licence) of the model that the first stage started from, each None where it is not known.
+
+    Of a local directory both are what its own model card says.
+    """
+    if not stages:
+        return None, None
+    name = stages[0]["stage"]["init_from"] or stages[0]["model"].get("name_or_path")
+    if name is None:
+        return None, None
+    card = Path(name) / "README.md"
+    if not card.is_file():
+        return (name if published(name) == name and not is_address(name) else None), None
+    own = OWN_NAME.search(card.read_text(encoding="utf-8", errors="replace"))
+    return own and own[1], card_licence(name)
+
+
+def card_licence(folder: str | Path) -> str | None:
+    """The licence that the model card in a model directory states; None where there is no card of the hub's."""
+    try:
+        return ModelCard.load(Path(folder) / "README.md").data.license
+    except (ValueError, OSError, yaml.YAMLError):
+        return None
+
+
+def datasets_of(stages: list[dict]) -> list[str]:
+    """The hub's names of the data that stages were trained on, of those of our sources that are published there."""
+    ours = source_files()
+    names = dict.fromkeys(source for stage in stages for source in stage["sources"] if source in ours)
+    return list(dict.fromkeys(hub for name in names if (hub := load_source(name).hub)))
+
+
+def hub_results(scores: dict) -> dict[str, str]:
+    """Task -> content of .eval_results/<task>.yaml, the hub's own form of a score, with mteb's names of its parts.
+
+    Of tasks whose data came from the hub; of local files nobody says that they are the benchmark's.
+    """
+    how = f"mteb {scores['mteb']}, {scores['precision']}, commit {scores['commit']}"
+    by_task: dict[str, list[dict]] = {}
+    for task in scores["tasks"].values():
+        for part in task.get("parts", ()):
+            if task["source"] == "hub" and part["dataset"] is not None:
+                by_task.setdefault(part["task"], []).append(part)
+    files = {}
+    for name, parts in by_task.items():
+        values = {f"{name}_{part['subset']}_{part['split']}": part["score"] for part in parts}
+        if all(part["whole"] for part in parts):
+            values[name] = sum(values.values()) / len(values)
+        data = {"dataset_id": parts[0]["dataset"], "dataset_revision": parts[0]["revision"]}
+        data |= {"date": scores["created"], "notes": how}
+        entries = [EvalResultEntry(task_id=key, value=round(value, 5), **data) for key, value in values.items()]
+        files[name] = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
+    return files
+
+
+def metadata(name: str, scores: dict | None, license: str | None, stages: list[dict]) -> str:
+    """The card's YAML head; scores as the hub's model-index. The licence is the base model's where none is given.
+
+    What was trained here is English, as all sources are; the data sets are those that the hub has.
+    """
+    base = base_of(stages)
+    results = [
+        EvalResult(
+            task_type=task["type"],
+            dataset_type=task_name,
+            dataset_name=task_name,
+            dataset_revision=task["data"] if task["source"] == "hub" else None,
+            metric_type=task["metric"],
+            metric_value=task["main_score"],
+        )
+        for task_name, task in (scores["tasks"] if scores else {}).items()
+    ]
+    return ModelCardData(
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=["sentence-transformers", "feature-extraction", "sentence-similarity", "text-embedding"],
+        base_model=base[0],
+        datasets=datasets_of(stages) or None,
+        language="en" if stages else None,
+        license=license or base[1],
+        model_name=name if results else None,
+        eval_results=results or None,
+    ).to_yaml()
+
+
+def score_lines(scores: dict) -> list[str]:
+    """The evaluation as a table of tasks."""
+    tasks = scores["tasks"].items()
+    of_map = any("map_at_" in task["metric"] for _, task in tasks)
+    return [
+        "",
+        "## Scores",
+        "",
+        f"In points of 100, in {scores['precision']}, evaluated {scores['created'][:10]} at commit {scores['commit']}.",
+        "",
+        "| task | kind | metric | score | data |",
+        "|---|---|---|---:|---|",
+        *(f"| {n} | {t['type']} | {t['metric']} | {t['main_score']:.2f} | {t['data'][:19]} |" for n, t in tasks),
+        *(["", f"{MAP}."] if of_map else []),
+    ]
+
+
+def prompt_lines(settings: Settings) -> list[str]:
+    """The words that belong before a text, by kind, and the kind that sentence-transformers takes by itself."""
+    default = f"; '{settings.default_prompt}' where none is asked for" if settings.default_prompt else ""
+    return [
+        "",
+        "## Prompts",
+        "",
+        f"Put before a text by `encode(texts, prompt_name=...)`{default}:",
+        "",
+        "```json",
+        json.dumps(settings.prompts, indent=2, ensure_ascii=False),
+        "```",
+    ]
+
+
+def onnx_lines(name: str, encoder: Encoder, comparisons: list[Comparison]) -> list[str]:
+    """How the ONNX graphs are used, and how near they are to the PyTorch model."""
+    side = encoder.tokenizer.truncation_side
+    cut = f"{encoder.max_length}" + (f', direction="{side}"' if side != "right" else "")
+    task = comparisons[0].task
+    texts = f"{comparisons[0].texts:,} {f'sentences of {task}' if task else 'sample texts'}"
+    dynamic = []
+    if any("int8" in c.form for c in comparisons):
+        dynamic = ["", "The int8 graph takes its ranges from the batch: a text's vector depends on what else is in it."]
+    rows = [
+        f"| {c.form} | {c.megabytes:.1f} | {c.mean_cosine:.5f} | {c.lowest_cosine:.5f} |"
+        + ("" if c.spearman is None else f" {c.spearman:.2f} |")
+        for c in comparisons
+    ]
+    return [
+        "",
+        "## ONNX",
+        "",
+        f"Cosine to the PyTorch model's embeddings over {texts}, on a CPU:",
+        "",
+        "| form | MB | mean cosine | lowest cosine |" + (f" {task}, Spearman |" if task else ""),
+        "|---|---:|---:|---:|" + ("---:|" if task else ""),
+        *rows,
+        *dynamic,
+        "",
+        "With onnxruntime and tokenizers alone, a prompt as part of the text; the output is pooled and of unit length:",
+        "",
+        "```python",
+        "import numpy, onnxruntime, tokenizers",
+        "",
+        'tokenizer = tokenizers.Tokenizer.from_file("tokenizer.json")',
+        f"tokenizer.enable_truncation({cut})",
+        "tokenizer.enable_padding()",
+        'session = onnxruntime.InferenceSession("onnx/model.onnx")',
+        'batch = tokenizer.encode_batch(["a query", "a document"])',
+        'ids, mask = (numpy.array([getattr(text, part) for text in batch]) for part in ("ids", "attention_mask"))',
+        '(embeddings,) = session.run(["sentence_embedding"], {"input_ids": ids, "attention_mask": mask})',
+        "```",
+        "",
+        f'sentence-transformers with optimum: `SentenceTransformer("{name}", backend="onnx")`.',
+    ]
+
+
+def stage_lines(number: int, record: dict) -> list[str]:
+    """One training stage: its facts, and its sources with their share of the batches (Eq. 4) and licences."""
+    stage = record["stage"]
+    mixing = f"weights {record['weights']}" if record.get("weights") else f"alpha = {record['alpha']}"
+    schedule = record["optim"].get("schedule", "linear")
+    options = {"temperature": record["temperature"]} if record.get("temperature") else {}
+    options |= {key: value for key, value in (record.get("loss_options") or {}).items() if value is not None}
+    if "guide" in options:
+        options["guide"] = published(str(options["guide"]))
+    if len(options.get("directions", ())) == 4:
+        del options["directions"]  # all of Eq. 6
+    facts = {
+        "steps": f"{record['steps']} of {stage['global_batch']} pairs, groups of {stage['group_size']}",
+        "text length": f"{record.get('max_length', stage['max_length'])} tokens",
+        "learning rate": f"{record['optim']['lr'] * stage['lr_scale']:g}, AdamW, {schedule} decay",
+        "loss": ", ".join([record["loss"], *(f"{key} {value}" for key, value in options.items())]),
+        "mixture": f"{mixing}, one source a batch, seed {record['seed']}",
+        "precision": record["precision"],
+        "started from": published(stage["init_from"] or record["model"].get("name_or_path", "random weights")),
+        "commit": record["commit"],
+    }
+    if record.get("mask_repeated_texts"):
+        facts["loss"] += ", repeated texts masked"
+    if record.get("averaged"):
+        facts["weights"] = record["averaged"]
+    best = record.get("best")
+    if best and not record.get("averaged") and best["step"] == record["steps"]:
+        facts["chosen by"] = f"{best['metric']} = {best['score']:.2f}, the highest during training"
+    return [
+        "",
+        f"## Training stage {number}: {stage['name']}",
+        "",
+        *(f"- {label}: {value}" for label, value in facts.items()),
+        "",
+        "| source | rows | share of batches | licence |",
+        "|---|---:|---:|---|",
+        *(
+            f"| {name} | {source['rows']:,} | {source.get('probability', nan):.1%} | {source['licence']} |"
+            for name, source in record["sources"].items()
+        ),
+    ]

@@ -1,0 +1,139 @@
+"""Models out: an Encoder becomes a directory that others load, and the directory goes to the model hub."""
+
+import json
+import shutil
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, get_token
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import disable_progress_bars, validate_repo_id
+
+from gte.encoder import Encoder
+from gte.errors import UserError, first_line
+from gte.files import write_json
+from gte.models.card import find_scores, hub_results, model_card
+from gte.models.load import HISTORY_FILE, history, load_encoder
+from gte.models.onnx import Comparison, check_graph, require_onnx, write_onnx
+from gte.models.pretrained import POOLING_FLAGS, POOLINGS
+from gte.offline import hub_reachable
+from gte.provenance import git_commit
+from gte.training.averaging import average_last
+
+# that every version of sentence-transformers knows; the others are written only where they are true
+OLDEST_FLAGS = [
+    "pooling_mode_cls_token",
+    "pooling_mode_mean_tokens",
+    "pooling_mode_max_tokens",
+    "pooling_mode_mean_sqrt_len_tokens",
+]
+
+
+def export(
+    checkpoint: str | Path,
+    out: Path,
+    name: str,
+    *,
+    results: str | None = None,
+    onnx: bool = False,
+    int8: bool = False,
+    sts: str | None = None,
+    license: str | None = None,
+    averaged: int | None = None,
+    trust_remote_code: bool = False,
+) -> list[Comparison]:
+    """Writes a directory that sentence-transformers and transformers load, with a model card that says how it was made.
+
+    Weights are safetensors only. `results`: an evaluation's results.json, or the folder it is in, for the card, and
+    for .eval_results/, which the hub shows.
+    `onnx`, `int8`: also onnx/model.onnx and onnx/model_int8.onnx; returned is how near they are to the PyTorch model,
+    on the sentences of the STS task folder `sts` where it is given. `averaged`: the mean of so many last checkpoints of
+    a run in place of its last one.
+    Raises UserError where `out` already holds something else than a model directory.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (out / "modules.json").exists():
+        raise UserError(f"{out} exists and is no model directory; name another out=")
+    if onnx or int8:
+        require_onnx()
+    encoder = average_last(checkpoint, averaged) if averaged else load_encoder(checkpoint, trust_remote_code)
+    stages = history(checkpoint)
+    if averaged and stages:
+        stages[-1] = stages[-1] | {"averaged": f"the mean of {averaged} checkpoints"}
+    if onnx or int8:
+        check_graph(encoder.settings)
+    scores = find_scores(Path(results), encoder) if results else None
+    temporary = out.with_name(out.name + ".partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    write_model(encoder, temporary)
+    comparisons = write_onnx(encoder, temporary / "onnx", int8, sts) if onnx or int8 else []
+    write_json(temporary / HISTORY_FILE, stages)
+    card = model_card(encoder, stages, name, git_commit(), scores=scores, comparisons=comparisons, license=license)
+    (temporary / "README.md").write_text(card)
+    if scores and (files := hub_results(scores)):
+        (temporary / ".eval_results").mkdir()
+        for task, text in files.items():
+            (temporary / ".eval_results" / f"{task}.yaml").write_text(text)
+    shutil.rmtree(out, ignore_errors=True)
+    temporary.replace(out)
+    return comparisons
+
+
+def write_model(encoder: Encoder, folder: Path) -> None:
+    """Weights, tokenizer, and the modules by which sentence-transformers pools and normalises."""
+    encoder.save(folder)
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    if config.get("tokenizer_class") == "TokenizersBackend":  # transformers 5's name, which 4 does not know
+        write_json(file, config | {"tokenizer_class": "PreTrainedTokenizerFast"})
+    (folder / "1_Pooling").mkdir()
+    (folder / "2_Normalize").mkdir()
+    settings = encoder.settings
+    pooling = {"word_embedding_dimension": encoder.width} | {flag: False for flag in OLDEST_FLAGS}
+    pooling[next(flag for flag, mode in POOLING_FLAGS.items() if POOLINGS.get(mode) == settings.pooling)] = True
+    if not settings.include_prompt:
+        pooling["include_prompt"] = False
+    prompts = {"prompts": settings.prompts, "default_prompt_name": settings.default_prompt}
+    if settings.truncate_dim is not None:
+        prompts["truncate_dim"] = settings.truncate_dim
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+    files = {
+        # names as every version of sentence-transformers reads them
+        "modules.json": [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for i, (path, kind) in enumerate(modules)
+        ],
+        "sentence_bert_config.json": {"max_seq_length": encoder.max_length, "do_lower_case": False},
+        "config_sentence_transformers.json": prompts | {"similarity_fn_name": "cosine"},
+        "1_Pooling/config.json": pooling,
+    }
+    for file, content in files.items():
+        write_json(folder / file, content)
+
+
+def check_push(repository: str) -> None:
+    """UserError where a push is bound to fail: no such name is allowed, no network, no token. Asks the hub nothing."""
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise UserError(f"push={repository} is no name on the hub: {str(error).splitlines()[0]}") from error
+    if not hub_reachable():
+        raise UserError(f"push={repository}: the hub ({constants.ENDPOINT}) cannot be reached; export without push=")
+    if get_token() is None:
+        raise UserError(f"push={repository} needs a token that may write: set HF_TOKEN, or log in by `hf auth login`")
+
+
+def push(folder: Path, repository: str, private: bool = False) -> str:
+    """Uploads an exported directory to the hub and returns its address there.
+
+    A repository that does not exist yet is made, private or public; of one that exists, this is left as it is. The
+    token is the hub client's own: HF_TOKEN, or that of its login.
+    """
+    disable_progress_bars()
+    api = HfApi()
+    try:
+        address = api.create_repo(repository, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder, commit_message=f"Export of {git_commit()}")
+    except Exception as error:  # the client has errors of its own and lets through those of its HTTP library
+        reason = first_line(error)
+        raise UserError(f"{folder} is complete, but the hub did not take it as {repository}: {reason}") from error
+    return str(address)

@@ -1,0 +1,158 @@
+"""An ablation's runs as rows: which points were trained, with what settings, and what they scored.
+
+A run's directory is named after its point, `key=value,key=value`; so is `run` in results.csv.
+"""
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean, stdev
+
+import yaml
+
+from gte.errors import UserError
+from gte.models.load import history
+from gte.results.figures import read_metric, read_rows
+from gte.results.paper import Table
+from gte.stage import Stage
+
+COLUMNS = ("run", "commit", "overrides", "seed", "metric", "value")
+CURVE_POINTS = 50  # of a loss curve: each the mean over that share of the steps
+LAST_STEPS = 20  # that the training loss of a run is the mean of
+
+
+def collect(runs: Path) -> tuple[list[dict], list[dict]]:
+    """Scores, a row each in COLUMNS, and loss curves, {run, step, loss}, of the finished runs under `runs`.
+
+    Scores are those of evaluations during training, and of every results.json within a run's directory; where they are
+    of several steps, `run` has the step. The training loss is there as well, as train/loss. A run that is not finished
+    is left out with a line on stderr. Raises UserError where none is finished.
+    """
+    folders = sorted(path.parents[1] for path in runs.glob("*/.hydra/overrides.yaml"))
+    scores, curves = [], []
+    for folder in folders:
+        facts = history(folder)[-1] if (folder / "checkpoints" / "last.ckpt").exists() else None
+        if facts is None or (facts["steps"] < all_steps(facts) and "stopped_early" not in facts):
+            done = facts["steps"] if facts else 0
+            print(f"left out: {folder}, stopped after {done} steps; the sweep's command goes on", file=sys.stderr)
+            continue
+        overrides = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text())
+        settings = {
+            "commit": facts["commit"],
+            "overrides": " ".join(text for text in overrides if not text.startswith("hydra.")),
+            "seed": facts["seed"],
+        }
+        found = list(measured(folder, facts))
+        several = len({step for step, _, _ in found}) > 1
+        for step, metric, value in found:
+            run = f"{folder.name},step={step}" if several else folder.name
+            scores.append({"run": run, **settings, "metric": metric, "value": f"{value:.4f}"})
+        steps, losses = read_metric(folder / "metrics.csv", "train/loss")
+        width = max(1, len(losses) // CURVE_POINTS)
+        for start in range(0, len(losses) - width + 1, width):
+            point = {"step": steps[start + width - 1] + 1, "loss": f"{mean(losses[start : start + width]):.4f}"}
+            curves.append({"run": folder.name, **point})
+    if not scores:
+        raise UserError(f"no finished run under {runs}; train them first: src/train.py -m +experiment={runs.name}")
+    return scores, curves
+
+
+def all_steps(facts: dict) -> int:
+    """The steps that a run of these settings makes."""
+    stage = Stage(**{key: value for key, value in facts["stage"].items() if key != "_target_"})
+    return stage.total_steps(sum(source["rows"] for source in facts["sources"].values()))
+
+
+def measured(folder: Path, facts: dict) -> Iterator[tuple[int, str, float]]:
+    """(steps trained, metric, value) of a run, scores in points of 100; their mean is not one of its own."""
+    steps = facts["steps"]
+    rows = read_rows(folder / "metrics.csv")
+    for row in rows:
+        for key, value in row.items():
+            if key.startswith("eval/") and key != "eval/mean" and value:
+                yield int(row["step"]) + 1, key.removeprefix("eval/"), float(value)
+    yield steps, "train/loss", mean(float(row["train/loss"]) for row in rows[-LAST_STEPS:] if row["train/loss"])
+    for file in sorted(folder.glob("**/results.json")):
+        for model in json.loads(file.read_text())["models"].values():
+            name = Path(model["checkpoint"]).stem
+            step = int(name.removeprefix("step-")) if name.startswith("step-") else steps
+            if name == "best":
+                step = facts["best"]["step"]
+            for task, result in model["tasks"].items():
+                yield step, task, result["main_score"]
+
+
+def point(run: str) -> dict[str, str]:
+    """What tells a run from the others, seeds aside: alpha=0.5,seed=1 -> {alpha: 0.5}; where nothing does, the run."""
+    pairs = (part.split("=", 1) for part in run.split(","))
+    return {key: value for key, value in pairs if key != "seed"} or {"run": run}
+
+
+def grid_order(grids: dict[str, dict[str, str]]) -> list[str]:
+    """The values of an experiment's grids in order, each at its last place; stages in theirs."""
+    values = [value for grid in grids.values() for text in grid.values() for value in str(text).split(",")]
+    return ["pretrain", "finetune", *list(dict.fromkeys(reversed(values)))[::-1]]
+
+
+def by_point(scores: list[dict], order: list[str]) -> dict[tuple, dict[str, list[float]]]:
+    """Point, as (key, value) pairs -> metric -> the values of its seeds; sorted by number, then as in `order`."""
+
+    def rank(entry: tuple) -> list:
+        return [(number(value), order.index(value) if value in order else len(order), value) for _, value in entry]
+
+    found: dict[tuple, dict[str, list[float]]] = {}
+    for row in scores:
+        values = found.setdefault(tuple(point(row["run"]).items()), {})
+        values.setdefault(row["metric"], []).append(float(row["value"]))
+    return {entry: found[entry] for entry in sorted(found, key=rank)}
+
+
+def number(text: str) -> float:
+    """The number that a text is, infinity where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return float("inf")
+
+
+def overall(metrics: dict[str, list[float]]) -> list[float]:
+    """Each seed's mean over its tasks, where every seed has all of them."""
+    tasks = [values for name, values in metrics.items() if name != "train/loss"]
+    return [mean(of_seed) for of_seed in zip(*tasks, strict=True)] if tasks else []
+
+
+def by_line(scores: list[dict], order: list[str]) -> dict[str, list[tuple[str, list[float]]]]:
+    """A figure's lines: what a line's points have in common -> (the last key's value, each seed's mean over tasks)."""
+    lines: dict[str, list] = {}
+    for entry, metrics in by_point(scores, order).items():
+        *others, (_, x) = entry
+        if values := overall(metrics):
+            lines.setdefault(", ".join(value for _, value in others) or "ours", []).append((x, values))
+    return lines
+
+
+def table(scores: list[dict], order: list[str]) -> Table:
+    """A row a point, a column a metric and their mean: mean ± standard deviation over seeds."""
+    metrics = list(dict.fromkeys(row["metric"] for row in scores))
+    rows = [["point", "seeds", *metrics, "mean of tasks"]]
+    for entry, values in by_point(scores, order).items():
+        label = ", ".join(f"{key} {value}" for key, value in entry)
+        cells = [spread(values.get(metric, [])) for metric in metrics]
+        rows.append([label, str(max(map(len, values.values()))), *cells, spread(overall(values))])
+    return rows
+
+
+def spread(values: list[float]) -> str:
+    """Mean ± standard deviation; of one value that alone."""
+    if len(values) < 2:
+        return f"{values[0]:.2f}" if values else ""
+    return f"{mean(values):.2f} ± {stdev(values):.2f}"
+
+
+def write_csv(rows: list[dict], file: Path) -> None:
+    with open(file, "w", newline="") as lines:
+        writer = csv.DictWriter(lines, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,197 @@
+"""The LightningModule: encode, loss, log; nothing that would work without a trainer."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from gte.data.collate import Batch
+from gte.data.mixture import mix
+from gte.encoder import Encoder
+from gte.errors import UserError
+from gte.gather import current_ranks
+from gte.models.load import describe
+from gte.optim import Optim
+from gte.stage import Stage
+from gte.temperature import LearntTemperature
+from gte.training.checkpoint import newest_first
+
+
+class ContrastiveTask(pl.LightningModule):
+    """One contrastive training stage of an encoder.
+
+    `loss(q_ND, d_ND, n_NKD, ranks=...)` is the mean over the pairs of all ranks. A step's texts, queries, documents and
+    negatives alike, go through the language model together. `history`: facts of this stage and of those before it,
+    oldest first, kept in every checkpoint. `step_metrics` is what the last step measured, for gte.training.callbacks.Metrics:
+    Lightning's own log would repeat a source's last loss at the steps of all other sources. `counts`: the texts that
+    this rank has been given, and those of them that fill the stage's max_length.
+
+    A step whose loss or gradient is not finite changes no weight and is counted; after `max_skipped` of them in a row
+    UserError stops the run. Dropout is a function of (seed, step, rank), so a resumed run draws what it would have.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        loss: Callable,
+        optim: Optim,
+        stage: Stage,
+        *,
+        total_steps: int,
+        sources: list[str],
+        history: list[dict],
+        seed: int = 0,
+        max_skipped: int = 20,
+    ):
+        super().__init__()
+        self.encoder, self.loss, self.optim, self.stage = encoder, loss, optim, stage
+        self.total_steps, self.sources, self.history = total_steps, sources, history
+        self.seed, self.max_skipped = seed, max_skipped
+        self.skipped = {"all": 0, "in_a_row": 0}
+        self.counts: Counter[str] = Counter()
+        self.step_metrics: dict[str, Tensor | float] = {}
+        encoder.train()  # from_pretrained of transformers gives eval mode, which Lightning would keep: no dropout
+        if stage.recompute_layers:
+            lm = encoder.lm
+            if not lm.supports_gradient_checkpointing:
+                raise UserError(
+                    "stage.recompute_layers=true is not supported by transformers for the model type "
+                    f"'{lm.config.model_type}'; save memory by stage.recompute_fraction=1.0"
+                )
+            enable = getattr(lm, "activation_checkpointing_enable", lm.gradient_checkpointing_enable)  # its older name
+            enable({"use_reentrant": False})
+
+    def setup(self, stage: str) -> None:
+        check_compiled(self.encoder, self.stage, self.trainer.strategy.root_device)
+
+    def training_step(self, batch: Batch, _) -> Tensor:
+        self.check_ids(batch)
+        lengths_R = batch.lengths_R.numpy()
+        self.counts.update(texts=len(lengths_R), cut=int((lengths_R >= self.stage.max_length).sum()))
+        torch.manual_seed(mix(mix(self.seed, batch.step), self.global_rank))
+        plan = self.encoder.plan(lengths_R, self.stage.batch_tokens)
+        x_RD = self.encoder(batch.ids_T, batch.lengths_R, plan, self.stage.recompute_fraction, batch.skip_R)
+        n, k = batch.pairs, batch.negatives
+        q_ND, d_ND, n_NKD = x_RD[:n], x_RD[n : 2 * n], x_RD[2 * n :].view(n, k, -1) if k else None
+        source, counts, options = self.sources[batch.source], {}, {}
+        if masks_candidates(self.loss):
+            options = {"counts": counts} | ({} if batch.guide_RG is None else {"guide": batch.guide_RG.to(x_RD.device)})
+        loss = self.loss(q_ND, d_ND, n_NKD, ranks=current_ranks(), text_hashes=batch.hashes_R, **options)
+        self.step_metrics = {
+            "train/loss": loss.detach(),
+            f"train/loss/{source}": loss.detach(),
+            "train/padding": plan.padding,
+        }
+        if counts:
+            self.step_metrics[f"train/masked/{source}"] = counts["masked"] / counts["candidates"].clamp(min=1)
+        if isinstance(self.loss, LearntTemperature):
+            self.step_metrics["train/temperature"] = self.loss.temperature().detach()
+        return loss
+
+    def check_ids(self, batch: Batch) -> None:
+        """Raises UserError for a token id that the model has no embedding of: only a damaged shard holds one."""
+        vocabulary = self.encoder.lm.get_input_embeddings().num_embeddings
+        for token in batch.ids_T.aminmax():
+            if not 0 <= token < vocabulary:
+                raise UserError(
+                    f"step {batch.step}: source {self.sources[batch.source]} holds the token id {token}, the model has "
+                    f"{vocabulary}: a shard of it is damaged; verify=true says which, prepare again with force=true"
+                )
+
+    def configure_optimizers(self):
+        # Lightning refuses the fused kernel under a gradient scaler with clipping
+        kernel = "foreach" if self.trainer.precision == "16-mixed" else "fused"
+        optimizer = self.optim.build(self, self.stage.lr_scale, kernel)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.optim.factor(step, self.total_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Give the optimizer the configured rates, decay and betas, where a checkpoint brought those of its own run."""
+        for optimizer, planned in zip(self.trainer.optimizers, self.trainer.lr_scheduler_configs, strict=True):
+            schedule = planned.scheduler
+            schedule.base_lrs = [self.optim.lr * self.stage.lr_scale] * len(optimizer.param_groups)
+            for number, group in enumerate(optimizer.param_groups):
+                rate = schedule.base_lrs[number] * self.optim.factor(schedule.last_epoch, self.total_steps)
+                group |= {"lr": rate, "initial_lr": schedule.base_lrs[number]}
+                group |= {"betas": tuple(self.optim.betas), "eps": self.optim.eps}
+                group["weight_decay"] = self.optim.weight_decay if number == 0 else 0.0
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+        """Bounds the L2 norm of all gradients and notes what it was; drops gradients that are not finite.
+
+        Every rank sees the same averaged gradient here and so decides alike.
+        """
+        trained = [p for p in self.parameters() if p.grad is not None]
+        if not trained:
+            return  # DeepSpeed keeps the gradients to itself: gte.training.zero.Zero
+        norm = torch.nn.utils.clip_grad_norm_(trained, self.optim.clip_norm or float("inf"))
+        if not norm.isfinite():
+            optimizer.zero_grad(set_to_none=True)  # an optimizer leaves alone what has no gradient
+        self.note_gradient(norm, optimizer)
+
+    def note_gradient(self, norm: Tensor, optimizer) -> None:
+        """Counts the steps that were skipped, and keeps the gradient's norm and the learning rate for the logs."""
+        if norm.isfinite():
+            self.skipped["in_a_row"] = 0
+        else:
+            self.skipped = {key: count + 1 for key, count in self.skipped.items()}
+        self.step_metrics |= {
+            "train/grad_norm": norm,
+            "train/lr": optimizer.param_groups[0]["lr"],
+            "train/skipped": self.skipped["all"],
+        }
+
+    def on_train_batch_end(self, outputs, batch: Batch, _) -> None:
+        if self.skipped["in_a_row"] >= self.max_skipped:
+            kept = next(iter(newest_first(self.trainer.checkpoint_callback.folder)), "none yet")
+            raise UserError(
+                f"{self.skipped['in_a_row']} steps in a row, up to step {batch.step}, had a loss or gradient that is "
+                f"not finite; last good checkpoint: {kept}; go on from it with a lower optim.lr, or train anew with "
+                "trainer.precision=32-true"
+            )
+
+    def transfer_batch_to_device(self, batch: Batch, device, dataloader_idx: int) -> Batch:
+        """Chunks are cut on the host and moved one by one."""
+        return batch
+
+    def facts(self) -> list[dict]:
+        """`history` with what this stage has done by now: steps, and epochs by source."""
+        *earlier, this = self.history
+        done = {"steps": self.global_step, "epochs": self.trainer.datamodule.epochs(self.global_step)}
+        return [*earlier, this | done]
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["encoder"] = describe(self.encoder)
+        checkpoint["history"] = self.facts()
+        checkpoint["skipped"] = self.skipped
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        self.skipped = checkpoint["skipped"]
+
+
+def masks_candidates(loss: Callable) -> bool:
+    """Whether a loss leaves out candidates that score above the positive, and counts them."""
+    given = loss.loss if isinstance(loss, LearntTemperature) else loss
+    return getattr(given, "keywords", {}).get("mask_margin") is not None
+
+
+def check_compiled(encoder: Encoder, stage: Stage, device: torch.device) -> None:
+    """Raises UserError for compiled layers that would draw other dropout when they are recomputed.
+
+    On CUDA, a compiled graph under recomputation draws masks of its own, unequal in the two runs and of the wrong rate
+    (pytorch issue 198333, torch 2.13); the gradients would belong to no loss.
+    """
+    recomputed = stage.recompute_fraction > 0 or stage.recompute_layers
+    if encoder.compiled and recomputed and device.type == "cuda" and has_dropout(encoder.lm):
+        raise UserError(
+            "model.compile=true with dropout draws wrong masks on CUDA where layers are recomputed; set "
+            "model.compile=false, or stage.recompute_fraction=0 and stage.recompute_layers=false"
+        )
+
+
+def has_dropout(lm: torch.nn.Module) -> bool:
+    """Whether a language model drops anything in train mode, by its modules or by its configuration."""
+    settings = [value for key, value in lm.config.to_dict().items() if "drop" in key and isinstance(value, float)]
+    return any(settings) or any(part.p > 0 for part in lm.modules() if isinstance(part, torch.nn.Dropout))

@@ -1,0 +1,84 @@
+"""Ranks for tests: processes forked from one that has imported everything, as torchrun or srun would start them."""
+
+import multiprocessing
+import os
+import runpy
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CONTEXT = multiprocessing.get_context("forkserver")
+IMPORTED = [
+    "zero_on_cpu",
+    "gte.training.task",
+    "gte.training.callbacks",
+    "gte.training.zero",
+    "gte.data.module",
+    "gte.results.figures",
+]
+
+
+def torchrun(rank: int, world_size: int) -> dict:
+    """What a process learns from torchrun on one node."""
+    return {"TORCHELASTIC_RUN_ID": "test", "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size}
+
+
+def srun(rank: int, world_size: int) -> dict:
+    """What a process learns from srun on one node."""
+    job = {"SLURM_JOB_ID": 4242, "SLURM_JOB_NAME": "gte", "SLURM_NNODES": 1, "SLURM_NODEID": 0}
+    tasks = {"SLURM_NTASKS": world_size, "SLURM_NTASKS_PER_NODE": world_size}
+    return job | tasks | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank}
+
+
+def start(
+    world_size: int, function: Callable, *args, cwd: Path, log: Path | None = None, launcher=torchrun, **env
+) -> list[int]:
+    """Runs function(*args) on each of the ranks in `cwd`; exit codes in rank order. `log` takes what they print."""
+    os.environ |= {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}  # of all that is forked
+    multiprocessing.set_forkserver_preload(IMPORTED)
+    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    processes = [
+        CONTEXT.Process(target=work, args=(function, args, launcher(rank, world_size) | meet | env, cwd, log))
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def work(function: Callable, args: tuple, variables: dict, cwd: Path, log: Path | None) -> None:
+    import torch
+
+    os.environ |= {name: str(value) for name, value in variables.items()}
+    os.chdir(cwd)
+    if log is not None:
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+    torch.set_num_threads(1)
+    function(*args)
+
+
+def script(name: str, *arguments: str) -> None:
+    """`python src/<name>.py <arguments>` on a rank."""
+    sys.argv = [f"{name}.py", *arguments]
+    runpy.run_path(str(ROOT / "src" / f"{name}.py"), run_name="__main__")
+
+
+def train(world_size: int, *arguments: str, cwd: Path, codes: tuple = (), **options) -> str:
+    """Trains on `world_size` ranks in `cwd`; what they printed. They must exit with `codes`, or else with 0."""
+    log = cwd / "ranks.log"
+    log.unlink(missing_ok=True)
+    found = start(world_size, script, "train", *arguments, cwd=cwd, log=log, **options)
+    assert found == (list(codes) or [0] * world_size), log.read_text()[-3000:]
+    return log.read_text()

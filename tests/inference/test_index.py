@@ -1,0 +1,169 @@
+"""Search in a folder: every line is in a passage, the index follows the files, results are ranked by cosine."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gte.encoder import Encoder
+from gte.errors import UserError
+from gte.inference.embedder import Embedder
+from gte.inference.index import as_table, update
+from gte.inference.passages import SHORTEST, Passage, json_rows, read_folder, split
+
+CODE = '''"""A module."""
+
+import os
+
+
+def first(x):
+    a = 1
+
+    return {body}
+
+
+def second(y):
+    return 2
+'''
+
+
+@given(st.text(alphabet="ab \n\t", max_size=400), st.integers(5, 60))
+def test_pieces_hold_every_word_once_in_order_at_their_lines_and_are_short(text, longest):
+    pieces = list(split(text, longest))
+    words = [word for _, piece in pieces for word in piece.split()]
+    assert "".join(words) == "".join(text.split())  # only a word longer than a piece is cut
+    lines = text.split("\n")
+    for line, piece in pieces:
+        assert piece.strip() and len(piece) <= longest + piece.count("\n")
+        assert piece.split()[0] in lines[line - 1] or len(lines[line - 1]) > longest
+
+
+def test_paragraphs_headings_and_definitions_begin_a_passage():
+    body = " + ".join(["some_name"] * 20)
+    pieces = dict(split(CODE.format(body=body), 800))
+    assert [line for line in pieces] == [1, 12] and pieces[12].startswith("def second")
+    assert "    a = 1\n\n    return" in pieces[1]  # an indented line goes on, a blank line before it or not
+    paragraph = "word " * (SHORTEST // 5 + 1)
+    text = f"# Title\n\n{paragraph}\n\n## Part\n\n{paragraph}\n"
+    assert [(line, piece.split("\n")[0]) for line, piece in split(text, 800)] == [(1, "# Title"), (5, "## Part")]
+
+
+def test_rows_of_jsonl_are_passages_of_their_texts():
+    rows = ['{"title": "a", "n": 1, "text": "b"}', "", "no json", '{"n": 2}', '["x"]']
+    assert list(json_rows("\n".join(rows))) == [(1, "a\nb"), (3, "no json"), (5, '["x"]')]
+
+
+def test_a_folder_is_read_whole_but_for_what_is_no_text(tmp_path):
+    contents = {
+        "a.md": b"alpha",
+        "sub/b.py": b"beta",
+        "e.rs": b"gamma",
+        "c.bin": b"\0\1",
+        "d.txt": b"\xff\xfe",
+        "huge.log": b"x" * (2**22 + 1),
+        ".git/config": b"hidden",
+        "node_modules/f.js": b"theirs",
+    }
+    for name, content in contents.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    passages, left_out = read_folder(tmp_path, 800)
+    assert passages == [Passage("a.md", 1, "alpha"), Passage("e.rs", 1, "gamma"), Passage("sub/b.py", 1, "beta")]
+    assert left_out == {"no UTF-8 text": 2, "over 4 MiB": 1, "no plain file": 1}
+    assert [passage.file for passage in read_folder(tmp_path, 800, ["*.md", "*.rs"])[0]] == ["a.md", "e.rs"]
+    with pytest.raises(UserError, match=r"holds no text file like \*\.java"):
+        read_folder(tmp_path, 800, ["*.java"])
+
+
+@pytest.fixture
+def embedder(small_model) -> Embedder:
+    return Embedder(Encoder.from_pretrained(small_model))
+
+
+def test_the_index_embeds_only_what_is_new_and_equals_one_made_anew(embedder, tmp_path):
+    passages = [Passage("a", 1, "one"), Passage("a", 3, "two words"), Passage("b", 1, "one")]
+    file = tmp_path / "index.parquet"
+    assert update(file, passages, embedder).new == 2  # equal texts once
+    assert update(file, passages, embedder).new == 0
+    changed = [Passage("a", 1, "many words"), Passage("a", 4, "two words"), Passage("c", 1, "one")]
+    index = update(file, changed, embedder)
+    assert index.new == 1
+    np.testing.assert_allclose(index.d_MD, embedder.encoder.encode([passage.text for passage in changed]), atol=1e-6)
+    assert update(file, changed, embedder).passages == changed and update(file, changed, embedder).new == 0
+    other = Embedder(embedder.encoder, prefix="x ")
+    assert update(file, changed, other).new == 3  # another embedder's vectors are no use
+
+
+def test_hits_are_those_of_the_highest_cosine_in_order(embedder, tmp_path):
+    texts = [f"{'many ' * n}words in row {n}" for n in range(12)]
+    index = update(tmp_path / "index.parquet", [Passage("f", n, text) for n, text in enumerate(texts, 1)], embedder)
+    hits = index.search("a row of words", embedder, 5)
+    vectors = embedder.encoder.encode([*texts, "a row of words"], normalize=False).astype(np.float64)
+    cosines = [v @ vectors[-1] / np.linalg.norm(v) / np.linalg.norm(vectors[-1]) for v in vectors[:-1]]
+    best = sorted(range(12), key=lambda n: -cosines[n])[:5]
+    assert [passage.line for _, passage in hits] == [n + 1 for n in best]
+    np.testing.assert_allclose([score for score, _ in hits], [cosines[n] for n in best], atol=1e-5)
+    table = as_table(hits, width=40).split("\n")
+    assert len(table) == 6 and all(len(line) <= 40 for line in table) and f"f:{best[0] + 1}" in table[1]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "binary", "ubinary"])
+def test_a_compact_index_is_read_again_and_finds_what_its_codes_stand_for(embedder, tmp_path, dtype):
+    passages = [Passage("f", n, f"{'many ' * (n % 7)}words in row {n} number {n // 3}") for n in range(1, 40)]
+    file = tmp_path / "index.parquet"
+    assert update(file, passages[:30], embedder, dtype).new == 30
+    index = update(file, passages, embedder, dtype)
+    assert index.new == 9 and update(file, passages, embedder, dtype).new == 0
+    stored = pq.read_table(file)["embedding"].type
+    assert (stored.list_size, stored.value_type.bit_width) == (4 if dtype.endswith("binary") else 32, 8)
+    hits = index.search("a row of words", embedder, 5)
+    scores = index.d_MD.astype(np.float64) @ embedder.encoder.encode(["a row of words"])[0].astype(np.float64)
+    assert [score for score, _ in hits] == sorted((score for score, _ in hits), reverse=True)
+    for score, passage in hits:
+        assert score == pytest.approx(scores[passages.index(passage)], abs=1e-6)
+    if not dtype.endswith("binary"):
+        assert [passages.index(passage) for _, passage in hits] == np.lexsort((np.arange(39), -scores))[:5].tolist()
+    table = pq.read_table(file)
+    metadata = {"identity": table.schema.metadata[b"identity"]}  # as a program that rewrites the file loses the scheme
+    pq.write_table(table.replace_schema_metadata(metadata), file)
+    with pytest.raises(UserError, match="its metadata are gone; make the file again"):
+        update(file, passages, embedder, dtype)
+    file.unlink()
+    assert update(file, passages, embedder).new == 39 and update(file, passages, embedder, dtype).new == 39
+
+
+def test_of_passages_of_equal_text_the_earlier_one_is_found_first(embedder, tmp_path):
+    passages = [Passage("f", n, "two words" if n % 2 else f"number {n}") for n in range(60)]
+    for dtype in ("float32", "int8", "binary"):
+        index = update(tmp_path / f"{dtype}.parquet", passages, embedder, dtype)
+        assert [hit.line for _, hit in index.search("two words", embedder, 7)] == [1, 3, 5, 7, 9, 11, 13]
+
+
+def test_a_user_searches_a_folder_changes_it_and_searches_again(script, small_model, tmp_path):
+    (tmp_path / "notes").mkdir()
+    query = "a query, or (document)?"
+    (tmp_path / "notes" / "a.md").write_text("number one and then some more of them")
+    (tmp_path / "notes" / "b.jsonl").write_text(json.dumps({"text": query}) + "\n")
+    command = ["search", f"checkpoint={small_model}", "folder=notes", f"query={query}", "top=1"]
+    code, out, err = script(*command)
+    assert code == 0, err
+    summary, header, best = out.strip().split("\n")
+    assert "2 passages of 2 files, 2 of them new" in summary and header.split() == ["rank", "score", "where", "passage"]
+    assert best.split()[:3] == ["1", "1.000", "b.jsonl:1"]
+    (tmp_path / "notes" / "b.jsonl").unlink()
+    (tmp_path / "notes" / "c.txt").write_text(f"\n{query}\n")
+    (tmp_path / "notes" / "a.md").write_text("many words")
+    _, out, _ = script(*command)
+    assert "2 passages of 2 files, 1 of them new" in out and "1.000  c.txt:2" in out and "b.jsonl" not in out
+
+
+def test_a_bad_folder_or_model_is_one_line(script, small_model, tmp_path):
+    assert "is no folder" in script.refused("search", f"checkpoint={small_model}", "folder=nowhere", "query=x")
+    assert "does not exist" in script.refused("search", "folder=.", "query=x")  # before `make demo`
+    (tmp_path / "empty").mkdir()
+    assert "holds no text file" in script.refused("search", f"checkpoint={small_model}", "folder=empty", "query=x")

@@ -1,0 +1,182 @@
+"""Real ranks take the same steps as one process, whoever starts them, from the start and after a kill."""
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import launch
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, loaded_from
+from test_evaluation import write_sts
+
+from gte.data.mixture import Mixture
+from gte.models.load import history, load_encoder
+from gte.training.checkpoint import newest_first
+
+RUN = [
+    "model=tiny",
+    "model.hidden_size=32",
+    "model.intermediate_size=64",
+    "model.dropout=0.0",
+    "data=local",
+    "workers=0",
+    "stage.global_batch=32",
+    "stage.steps=6",
+    "trainer.precision=32-true",
+    "trainer.accelerator=cpu",
+]
+STAGES = {
+    "pretrain": ["stage=pretrain"],
+    "finetune": ["stage=finetune", "sources=[triples]", "stage.group_size=4"],
+}
+DDP = ["trainer=ddp", "trainer.devices=2"]
+
+
+def start(cwd, *command) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def metrics(run) -> list[dict]:
+    with open(run / "metrics.csv", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def losses(run) -> list[float]:
+    return [float(row["train/loss"]) for row in metrics(run) if row["train/loss"]]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, prepared) -> Path:
+    """A folder with a run of each stage by one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    for name, stage in STAGES.items():
+        launch.train(1, *RUN, *stage, "trainer=cpu", f"data.dir={prepared}", f"out={name}", cwd=folder)
+    return folder
+
+
+def assert_same_training(run, alone) -> None:
+    assert len(losses(run)) == 6
+    np.testing.assert_allclose(losses(run), losses(alone), rtol=1e-5)
+    one, other = load_encoder(alone).state_dict(), load_encoder(run).state_dict()
+    for key, value in one.items():
+        torch.testing.assert_close(other[key], value, rtol=1e-3, atol=2e-5, msg=key)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("stage", STAGES)
+def test_ranks_train_as_one_process(alone, prepared, tmp_path, stage, world):
+    arguments = [*RUN, *STAGES[stage], *DDP, f"trainer.devices={world}", f"data.dir={prepared}", "out=run"]
+    launch.train(world, *arguments, cwd=tmp_path)
+    assert_same_training(tmp_path / "run", alone / stage)
+
+
+@pytest.mark.parametrize("launcher", ["lightning", "torchrun with two nodes"])
+def test_started_as_typed_ranks_train_as_one_process(alone, prepared, tmp_path, launcher):
+    train = [ROOT / "src" / "train.py", *RUN, *DDP, f"data.dir={prepared}", "out=run"]
+    if launcher == "lightning":
+        started = [start(tmp_path, sys.executable, *train)]
+    else:
+        meet = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{launch.free_port()}", "--rdzv-id=test"]
+        node = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", *meet, *train]
+        started = [start(tmp_path, *node, "trainer.devices=1", "trainer.num_nodes=2") for _ in range(2)]
+    for process in started:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors[-3000:]
+    assert_same_training(tmp_path / "run", alone / "pretrain")
+
+
+def test_a_run_killed_at_any_step_goes_on_with_the_same_batches_at_another_number_of_ranks(script, prepared, tmp_path):
+    run = [*RUN, f"data.dir={prepared}", "checkpoint_every=7", "stage.steps=80", "data.alpha=0.3"]
+    run.append("trainer.precision=64-true")  # in float32 the ranks' sums differ in their last bits
+    code, _, errors = script("train", *run, "trainer=cpu", "out=whole")
+    assert code == 0, errors
+    killed = start(tmp_path, sys.executable, ROOT / "src" / "train.py", *run, "trainer=cpu", "out=killed")
+    file = tmp_path / "killed" / "metrics.csv"
+    while not file.exists() or file.read_bytes().count(b"\n") < 15:
+        assert killed.poll() is None, killed.stderr.read()[-3000:]
+        time.sleep(0.01)
+    time.sleep(random.uniform(0, 0.3))
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    assert newest_first(tmp_path / "killed" / "checkpoints")
+    launch.train(2, *run, *DDP, "resume=auto", "out=killed", cwd=tmp_path)
+
+    mixture = Mixture([400, 150, 90, 64], alpha=0.3, seed=42, global_batch=32)
+    for name in ("whole", "killed"):
+        steps = {int(row["step"]): int(float(row["train/batch"])) for row in metrics(tmp_path / name)}
+        assert steps == {step: mixture.checksum(step) for step in range(80)}, name
+        assert history(tmp_path / name)[0]["epochs"] == pytest.approx(
+            dict(zip(("colours", "shapes", "times", "triples"), mixture.epochs(80), strict=True))
+        )
+    np.testing.assert_allclose(losses(tmp_path / "killed"), losses(tmp_path / "whole"), rtol=1e-9)
+
+
+def watched(*arguments) -> None:
+    """Trains, and writes down which modes the parts of the model had at each step, and the loss of each rank."""
+    from gte.training.task import ContrastiveTask
+
+    step, seen = ContrastiveTask.training_step, []
+
+    def spy(task, *given):
+        seen.append({part.training for part in task.modules()})
+        return step(task, *given)
+
+    ContrastiveTask.training_step = spy
+    with pytest.raises(SystemExit) as end:
+        launch.script("train", *arguments)
+    assert end.value.code == 0
+    torch.save(seen, f"modes-{os.environ['RANK']}.pt")
+
+
+def test_on_every_rank_a_model_from_disk_drops_at_every_step_around_an_evaluation(pretrained, prepared, tmp_path):
+    write_sts(tmp_path / "suite" / "Related")
+    arguments = [*loaded_from(pretrained, RUN), *DDP, f"data.dir={prepared}"]
+    evaluation = ["evaluate_every=2", "evaluate.data_dir=suite"]
+    for out, more in (("plain", []), ("evaluated", evaluation)):
+        assert launch.start(2, watched, *arguments, *more, f"out={out}", cwd=tmp_path) == [0, 0]
+        modes = [torch.load(tmp_path / f"modes-{rank}.pt", weights_only=False) for rank in range(2)]
+        assert modes == [[{True}] * 6] * 2
+    assert losses(tmp_path / "evaluated") == losses(tmp_path / "plain")
+    still = json.loads((pretrained / "config.json").read_text()) | {
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+    shutil.copytree(pretrained, tmp_path / "still")
+    (tmp_path / "still" / "config.json").write_text(json.dumps(still))
+    launch.train(2, *loaded_from(tmp_path / "still", arguments), "out=still_run", cwd=tmp_path)
+    assert losses(tmp_path / "still_run")[0] != losses(tmp_path / "plain")[0]
+
+
+def profiled(*arguments) -> None:
+    """Trains, and writes down which collectives there were."""
+    with torch.profiler.profile() as recorded, pytest.raises(SystemExit) as end:
+        launch.script("train", *arguments)
+    assert end.value.code == 0
+    torch.save(Counter(e.name for e in recorded.events() if e.name.startswith("c10d::")), f"{os.environ['RANK']}.pt")
+
+
+def test_the_collectives_of_a_step(prepared, tmp_path):
+    counts = {}
+    for steps in (3, 5):
+        arguments = [*RUN, *DDP, f"stage.steps={steps}", f"data.dir={prepared}", f"out={steps}"]
+        assert launch.start(2, profiled, *arguments, cwd=tmp_path) == [0, 0]
+        counts[steps] = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2)]
+    for short, long in zip(counts[3], counts[5], strict=True):
+        assert {name: (long[name] - short[name]) / 2 for name in long if long[name] != short[name]} == {
+            "c10d::_allgather_base_": 3,  # the loss: texts, log Z; the callback: who was told to stop
+            "c10d::allreduce_": 1,  # all gradients, this small model's in one bucket
+            "c10d::broadcast_": 1,  # Lightning: whether rank 0 got SIGTERM
+        }

@@ -1,0 +1,230 @@
+"""Experiments: a grid by scale, a process a point; failures are told and lose nothing, a rerun repeats nothing."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from gte.models.load import history
+from gte.results.ablation import table
+from gte.results.figures import read_rows
+
+CONFIGURED = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "conf/experiment").glob("*.yaml")}
+EXPERIMENTS = {name: facts for name, facts in CONFIGURED.items() if name != "speedrun"}  # which is one run
+SMALL = [
+    *(
+        "model=tiny",
+        "data=local",
+        "trainer.precision=32-true",
+        "workers=0",
+        "model.hidden_size=32",
+        "model.num_hidden_layers=1",
+    ),
+    *("stage.steps=4", "evaluate_every=null"),
+]
+
+
+def values(grid: dict) -> dict[str, list[str]]:
+    return {key: str(text).split(",") for key, text in grid.items()}
+
+
+def test_every_experiment_has_results_and_the_other_way_round():
+    kept = {path.parent.name for path in (ROOT / "experiments").glob("*/results.csv")} - {"demo"}
+    assert kept == set(CONFIGURED)
+
+
+def test_the_grids_at_full_scale_are_the_papers():
+    """Figure 3 and Tables 8 to 11."""
+    grid = {name: values(experiment["grids"]["paper"]) for name, experiment in EXPERIMENTS.items()}
+    assert grid["mixing_ratio"]["data.alpha"] == ["0", "0.3", "0.5", "1"]
+    assert grid["model_size"]["model"] == ["small", "base", "large"]
+    assert grid["batch_size"]["stage.global_batch"] == [str(512 * 2**k) for k in range(6)]
+    assert grid["objective"]["loss"] == ["vanilla", "improved"]
+    assert grid["training_steps"] == {"checkpoint_every": ["10000"]}
+    assert grid["training_stages"]["+experiment/stages"] == ["PT", "FT", "Full"]
+    sets = EXPERIMENTS["pretrain_sources"]["source_sets"]
+    pretrain = yaml.safe_load((ROOT / "conf/data/pretrain.yaml").read_text())["sources"]
+    assert [len(sets[name] or pretrain) for name in grid["pretrain_sources"]["sources"]] == [5, 15, 33]
+    assert set(sets["five"]) < set(sets["fifteen"]) < set(pretrain)
+    sizes = {
+        path.stem: yaml.safe_load(path.read_text())["pairs"] for path in (ROOT / "conf/source").glob("[!fd]*/*.yaml")
+    }
+    assert set(sets["five"]) == set(sorted(pretrain, key=sizes.get)[-5:])
+
+
+@pytest.mark.parametrize("scale", ["paper", "laptop"])
+@pytest.mark.parametrize("name", sorted(EXPERIMENTS))
+def test_the_ends_of_every_grid_compose(name, scale):
+    grid = values(EXPERIMENTS[name]["grids"][scale])
+    for end in (0, -1):
+        chosen = [f"{key}={choices[end]}" for key, choices in grid.items()]
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+            cfg = compose("train", [f"+experiment={name}", f"scale={scale}", *chosen, "out=x"])
+        assert cfg.resume == "auto" and cfg.stage.name in ("pretrain", "finetune")
+    if "sources" in grid:
+        assert set(grid["sources"]) <= set(EXPERIMENTS[name]["source_sets"])
+
+
+@pytest.fixture
+def started(script, monkeypatch, tmp_path):
+    """Commands of the points, which are not run; their exit codes are those in `codes`, then 0."""
+    import hydra_plugins.processes as processes
+
+    for data in ("demo", "pretrain"):
+        (tmp_path / "data" / data).mkdir(parents=True)
+        (tmp_path / "data" / data / "manifest.json").write_text("{}")
+
+    def run(command, **_):
+        run.commands.append(command)
+        return subprocess.CompletedProcess(command, run.codes.pop(0) if run.codes else 0)
+
+    run.commands, run.codes = [], []
+    monkeypatch.setattr(processes.subprocess, "run", run)
+    return run
+
+
+def test_a_point_is_a_process_of_its_own_with_its_own_directory(script, started):
+    code, _, err = script("train", "-m", "+experiment=mixing_ratio", "scale=laptop", "seed=7", "data.alpha=0,1")
+    assert code == 0, err
+    assert len(started.commands) == 2
+    for command, alpha in zip(started.commands, ("0", "1"), strict=True):
+        assert command[1] == str(ROOT / "src/train.py") and "-m" not in command
+        assert {"hydra.mode=RUN", f"data.alpha={alpha}", "seed=7", "model=tiny", "scale=laptop"} <= set(command)
+        assert f"hydra.run.dir='multirun/mixing_ratio/alpha={alpha},seed=7'" in command
+
+
+def test_failed_points_are_named_and_the_others_run(script, started):
+    started.codes = [0, 3, 0, 2]
+    code, _, err = script("train", "-m", "+experiment=mixing_ratio", "scale=laptop", "seed=1")
+    assert code == 1 and len(started.commands) == 4
+    line = err.strip().splitlines()[-1]
+    assert line.startswith("error: 2 of 4 points failed: ")
+    assert "alpha=0.3,seed=1 (exit code 3)" in line and "alpha=1,seed=1 (exit code 2)" in line
+
+
+def test_a_fine_tuning_waits_for_the_pre_training_that_it_starts_from(script, started, monkeypatch):
+    import hydra_plugins.processes as processes
+
+    spans = {}
+
+    def run(command, **_):
+        name = command[-1]
+        begun = time.monotonic()
+        time.sleep(0.3 if "PT" in name else 0)
+        spans[name] = (begun, time.monotonic())
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(processes.subprocess, "run", run)
+    code, _, err = script(
+        "train", "-m", "+experiment=training_stages", "scale=laptop", "hydra.launcher.parallel=3", "seed=1"
+    )
+    assert code == 0, err
+    pt, ft, full = (
+        next(span for name, span in spans.items() if f"stages={stage}," in name) for stage in ("PT", "FT", "Full")
+    )
+    assert ft[0] < pt[1] <= full[0]
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["+experiment=mixing"], "Could not find 'experiment/mixing'"),
+        (["+experiments=mixing_ratio"], "unknown key 'experiments'"),
+        (["+experiment=mixing_ratio", "+experiment=batch_size"], "Multiple values for experiment"),
+        (["+experiment=mixing_ratio,batch_size", "scale=laptop"], "several experiments in one command"),
+        (["optim.lrr=1,2"], "optim.lrr"),
+        (["+alpha=0,1"], "unknown key 'alpha'"),
+        (["+experiment=mixing_ratio", "hydra.sweep.subdir=x"], "two points would write"),
+        (["+experiment=mixing_ratio", "hydra.launcher.parallel=0"], "at least 1 point"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_is_trained(script, started, arguments, said):
+    assert said in script.refused("train", "-m", *arguments)
+    assert not started.commands
+
+
+def sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / "src/train.py", "-m", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def test_a_sweep_trains_its_points_and_a_rerun_what_is_missing(prepared, script, tmp_path):
+    point = [*SMALL, f"data.dir={prepared}", "seed=1"]
+    done = sweep(tmp_path, "+experiment=batch_size", "scale=laptop", "stage.global_batch=100000,8", *point)
+    runs = tmp_path / "multirun/batch_size"
+    assert done.returncode == 1, done.stderr
+    assert "error: 1 of 2 points failed: multirun/batch_size/batch=100000,seed=1 (exit code 2)" in done.stderr
+    assert "fewer than one global batch of 100000" in done.stderr and "Traceback" not in done.stderr
+    kept = runs / "batch=8,seed=1/checkpoints/last.ckpt"
+    assert history(kept)[-1]["steps"] == 4
+    before = kept.stat().st_mtime_ns
+
+    again = sweep(tmp_path, "+experiment=batch_size", "scale=laptop", "stage.global_batch=8", *point)
+    assert again.returncode == 0 and "was done already" in again.stdout
+    assert kept.stat().st_mtime_ns == before and len(read_rows(runs / "batch=8,seed=1/metrics.csv")) == 4
+
+    other = sweep(tmp_path, "+experiment=batch_size", "scale=laptop", "stage.global_batch=8", *point, "optim.lr=1e-3")
+    assert other.returncode == 1 and "of a finished run with other settings: optim.lr=0.001 (was 0.002)" in other.stderr
+
+    code, _, err = script("collect", "name=batch_size", f"runs={runs}", "out=collected")
+    assert code == 0 and "left out" in err and "batch=100000" in err
+    (row,) = read_rows(Path("collected/results.csv"))
+    losses = [float(row["train/loss"]) for row in read_rows(runs / "batch=8,seed=1/metrics.csv")]
+    assert (row["run"], row["seed"], row["metric"]) == ("batch=8,seed=1", "1", "train/loss")
+    assert float(row["value"]) == pytest.approx(sum(losses) / 4, abs=1e-4)
+    assert "stage.global_batch=8" in row["overrides"] and len(row["commit"]) >= 40
+    curve = [float(point["loss"]) for point in read_rows(Path("collected/loss.csv"))]
+    assert curve == pytest.approx(losses, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_four_points_of_two_ranks_are_four_jobs_of_two_ranks(prepared, tmp_path):
+    point = [*SMALL, f"data.dir={prepared}", "seed=1", "trainer=ddp", "trainer.accelerator=cpu"]
+    point += ["trainer.devices=2", "stage.global_batch=16"]
+    done = sweep(tmp_path, "+experiment=mixing_ratio", "scale=laptop", "data.alpha=0,0.3,0.5,1", *point)
+    assert done.returncode == 0, done.stderr
+    runs = sorted((tmp_path / "multirun/mixing_ratio").glob("alpha=*"))
+    assert len(runs) == 4
+    for run in runs:
+        assert len(read_rows(run / "metrics.csv")) == 4 and history(run)[-1]["steps"] == 4
+    assert done.stdout.count("writes ") == 4  # each job says so once, on its first rank
+    assert not any((tmp_path / "multirun").glob("*/*/multirun"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_other_launchers_run_the_same_points(prepared, tmp_path, launcher):
+    point = [*SMALL, f"data.dir={prepared}", "seed=1", f"hydra/launcher={launcher}"]
+    done = sweep(tmp_path, "+experiment=batch_size", "scale=laptop", "stage.global_batch=8,100000,16", *point)
+    assert done.returncode == 1, done.stderr
+    assert "batch=100000,seed=1" in done.stderr
+    runs = tmp_path / "multirun/batch_size"
+    assert [history(runs / f"batch={batch},seed=1")[-1]["steps"] for batch in (8, 16)] == [4, 4]
+
+
+def test_tables_have_mean_and_spread_over_seeds_in_the_grids_order():
+    scores = [
+        {"run": f"loss={loss},seed={seed}", "metric": metric, "value": str(value)}
+        for loss, seed, metric, value in [
+            *(("improved", 1, "STS", 50), ("improved", 2, "STS", 52), ("improved", 1, "nDCG", 20)),
+            *(("improved", 2, "nDCG", 30), ("vanilla", 1, "STS", 48), ("vanilla", 1, "nDCG", 10)),
+        ]
+    ]
+    header, vanilla, improved = table(scores, ["vanilla", "improved"])
+    assert header == ["point", "seeds", "STS", "nDCG", "mean of tasks"]
+    assert vanilla == ["loss vanilla", "1", "48.00", "10.00", "29.00"]
+    spread = f"± {2**0.5:.2f}"  # of two values two apart
+    assert improved == ["loss improved", "2", f"51.00 {spread}", "25.00 ± 7.07", "38.00 ± 4.24"]
+
+
+def test_data_that_are_not_there_are_said_once_before_any_point_starts(script, started, tmp_path):
+    (tmp_path / "data/demo/manifest.json").unlink()
+    line = script.refused("train", "-m", "+experiment=mixing_ratio", "scale=laptop")
+    assert "make it with python src/prepare.py data=demo" in line and not started.commands
