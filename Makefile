@@ -3,13 +3,14 @@ PYTHON ?= python3
 PY := .venv/bin/python
 DEMO := runs/demo
 DATA ?= ../shared/data
+SPEED := runs/speedrun
 PIP = $(PY) -m pip install --quiet --disable-pip-version-check
 # LOCKED=1: exactly the packages of requirements.lock, by their hashes, and torch of the pinned version
 install = $(if $(LOCKED),$(PIP) $(shell grep -h '^torch==' requirements.txt) && $(PIP) --no-deps --require-hashes -r requirements.lock,$(PIP) -r $(1))
 ONLY = $(if $(CHECKS),--only $(CHECKS))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all chaos gpu gpu-here gpu-pack lint lock audit collect notebooks clean
+.PHONY: help demo speedrun test test-all chaos gpu gpu-here gpu-pack lint lock audit collect notebooks clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -36,6 +37,23 @@ demo: .venv/run.installed  ## the whole job on a laptop: prepare, pre-train, fin
 	$(PY) src/eval.py suite=demo out=$(DEMO)/eval $(if $(DATA_DIR),data_dir=$(DATA_DIR)) \
 	    'checkpoint={BM25: bm25, random weights: $(DEMO)/pretrain/checkpoints/step-0000000.ckpt, pre-trained: $(DEMO)/pretrain, fine-tuned: $(DEMO)/finetune}'
 	$(PY) -c 'from sentence_transformers import SentenceTransformer as S; m = S("$(DEMO)/model"); print("sentence-transformers loads $(DEMO)/model:", m.encode(["a text"]).shape[1], "dimensions")'
+
+# data.path and data.decontaminate.folder each take one folder, and links that lead out of it are refused: copies
+speedrun: .venv/run.installed  ## the best model from random weights, from DATA: experiments/speedrun
+	$(PY) src/prepare.py data=demo
+	rm -rf data/speedrun_raw && mkdir -p data/speedrun_raw/pairs data/speedrun_raw/tasks
+	cp $(DATA)/pairs/*.jsonl.gz data/raw/demo/*/*.jsonl.gz data/speedrun_raw/pairs
+	cp -r $(DATA)/eval/. data/raw/demo/eval/. data/speedrun_raw/tasks && chmod -R u+w data/speedrun_raw
+	$(PY) src/prepare.py data=local data.path=data/speedrun_raw/pairs data.dir=data/speedrun data.mined=null \
+	    data.vocab_size=30000 data.max_tokens=254 data.decontaminate.folder=data/speedrun_raw/tasks
+	$(PY) src/train.py +experiment=speedrun out=$(SPEED)
+	$(PY) src/export.py checkpoint=$(SPEED) out=$(SPEED)/model
+	$(PY) src/eval.py suite=local data_dir=data/speedrun_raw/tasks out=$(SPEED)/eval \
+	    tasks=[STS12,STS13,STS15,STS17,STSBenchmark,SciFact,Banking77Classification,DemoDocstringToCode,DemoHeadingToSection,DemoNameToSummary] \
+	    'checkpoint={speedrun: $(SPEED), BM25: bm25}'
+	$(PY) src/eval.py suite=codesearchnet tasks=[CodeSearchNetRuby] data_dir=data/speedrun_raw/tasks out=$(SPEED)/eval_code \
+	    'checkpoint={speedrun: $(SPEED)}'
+	$(PY) experiments/speedrun/table.py $(SPEED) data/speedrun_raw/tasks
 
 test: .venv/test.installed lint  ## lint and tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
