@@ -40,6 +40,7 @@ from gte.errors import UserError
 from gte.models.fast_ids import FastIds
 from gte.models.frozen import FrozenLayers, calibration_texts, first_hidden, why_not
 from gte.models.fused import use_fused_layers
+from gte.models.fused_steps import sharing_weights
 from gte.models.pretrained import POOLINGS, load_pretrained, usable_positions
 from gte.prompts import find_prompt, prompt_length
 from gte.recompute import run_again, separate_casts
@@ -231,19 +232,36 @@ class Encoder(nn.Module):
         def embed(chunk: range) -> Tensor:
             return self.embed(placed, chunk)
 
+        kept = placed.chunks[again:]
         with separate_casts():
             trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
             pooled = [run_again(embed, placed.chunks[:again], trained, self.device)] if again else []
-            pooled += map(embed, placed.chunks[again:])
+            if placed.packed and self.device.type == "cpu" and len(kept) >= SHARING_CHUNKS and torch.is_grad_enabled():
+                pooled += self.embed_together(placed, kept)
+            else:
+                pooled += map(embed, kept)
         return torch.cat(pooled)[placed.back_N] if pooled else torch.empty(0, self.width, device=self.device)
 
-    def embed(self, placed: Placed, chunk: range) -> Tensor:
-        """Embeddings [n, D] of the texts of one chunk, longest first."""
+    def embed_together(self, placed: Placed, chunks: list[range]) -> list[Tensor]:
+        """`embed` of neighbouring chunks that all keep their activations, with what their steps can share.
+
+        The weights are cast and laid out once, and the word vectors are looked up at once: each lookup has a gradient
+        of the size of the whole vocabulary, to be zeroed and added.
+        """
+        rows = slice(chunks[0].start, chunks[-1].stop)
+        texts = placed.starts_N[rows], placed.lengths_N[rows], placed.host_lengths_N[rows]
+        words_TD = self.lm.get_input_embeddings()(self.pack(placed.ids_T, *texts)[0])[0]
+        sizes = [int(placed.host_lengths_N[chunk.start : chunk.stop].sum()) for chunk in chunks]
+        with sharing_weights({}):
+            return [self.embed(placed, *given) for given in zip(chunks, words_TD.split(sizes), strict=True)]
+
+    def embed(self, placed: Placed, chunk: range, words_TD: Tensor | None = None) -> Tensor:
+        """Embeddings [n, D] of the texts of one chunk, longest first. words_TD: word vectors of a packed chunk."""
         rows = slice(chunk.start, chunk.stop)
         lengths, skip = placed.lengths_N[rows], None if placed.skip_N is None else placed.skip_N[rows]
         pool, arrange = (self.pool_packed, self.pack) if placed.packed else (self.pool_padded, self.pad)
         texts = arrange(placed.ids_T, placed.starts_N[rows], lengths, placed.host_lengths_N[rows])
-        return pool(*texts, lengths, skip)
+        return pool(*texts, lengths, skip) if words_TD is None else pool(*texts, lengths, skip, words_TD)
 
     def pack(
         self, ids_T: Tensor, starts: Tensor, lengths: Tensor, host_lengths: np.ndarray
@@ -282,13 +300,15 @@ class Encoder(nn.Module):
         offsets: Tensor | None,
         lengths: Tensor,
         skip: Tensor | None = None,
+        words_TD: Tensor | None = None,
     ) -> Tensor:
-        """Eq. 1, then Eq. 2, summed in float32, or another pooling: [n, D]."""
+        """Eq. 1, then Eq. 2, summed in float32, or another pooling: [n, D]. words_TD: the ids' vectors, if known."""
         if self.frozen_in_use:
             hidden_TD = self.frozen(first_hidden(self.lm, ids, positions), runs)
         else:
             mask = no_mask(self.lm.config)
-            output = self.lm(input_ids=ids, attention_mask=mask, position_ids=positions, runs=runs, offsets=offsets)
+            given = {"input_ids": ids} if words_TD is None else {"inputs_embeds": words_TD[None]}
+            output = self.lm(**given, attention_mask=mask, position_ids=positions, runs=runs, offsets=offsets)
             hidden_TD = output.last_hidden_state[0]
         dtype = at_least_float32(hidden_TD)
         if self.settings.pooling != "mean":
@@ -473,6 +493,7 @@ class Encoder(nn.Module):
 
 
 ENCODE_BLOCK = 8_192  # texts tokenised at a time
+SHARING_CHUNKS = 4  # of a step; in fewer, weights laid out for all cost more memory than the copies of each chunk
 
 Item = TypeVar("Item")
 
