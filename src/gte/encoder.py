@@ -233,35 +233,21 @@ class Encoder(nn.Module):
             return self.embed(placed, chunk)
 
         kept = placed.chunks[again:]
+        shares = self.device.type == "cpu" and len(kept) >= SHARING_CHUNKS and torch.is_grad_enabled()
         with separate_casts():
             trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
             pooled = [run_again(embed, placed.chunks[:again], trained, self.device)] if again else []
-            if placed.packed and self.device.type == "cpu" and len(kept) >= SHARING_CHUNKS and torch.is_grad_enabled():
-                pooled += self.embed_together(placed, kept)
-            else:
+            with sharing_weights({} if shares else None):
                 pooled += map(embed, kept)
         return torch.cat(pooled)[placed.back_N] if pooled else torch.empty(0, self.width, device=self.device)
 
-    def embed_together(self, placed: Placed, chunks: list[range]) -> list[Tensor]:
-        """`embed` of neighbouring chunks that all keep their activations, with what their steps can share.
-
-        The weights are cast and laid out once, and the word vectors are looked up at once: each lookup has a gradient
-        of the size of the whole vocabulary, to be zeroed and added.
-        """
-        rows = slice(chunks[0].start, chunks[-1].stop)
-        texts = placed.starts_N[rows], placed.lengths_N[rows], placed.host_lengths_N[rows]
-        words_TD = self.lm.get_input_embeddings()(self.pack(placed.ids_T, *texts)[0])[0]
-        sizes = [int(placed.host_lengths_N[chunk.start : chunk.stop].sum()) for chunk in chunks]
-        with sharing_weights({}):
-            return [self.embed(placed, *given) for given in zip(chunks, words_TD.split(sizes), strict=True)]
-
-    def embed(self, placed: Placed, chunk: range, words_TD: Tensor | None = None) -> Tensor:
-        """Embeddings [n, D] of the texts of one chunk, longest first. words_TD: word vectors of a packed chunk."""
+    def embed(self, placed: Placed, chunk: range) -> Tensor:
+        """Embeddings [n, D] of the texts of one chunk, longest first."""
         rows = slice(chunk.start, chunk.stop)
         lengths, skip = placed.lengths_N[rows], None if placed.skip_N is None else placed.skip_N[rows]
         pool, arrange = (self.pool_packed, self.pack) if placed.packed else (self.pool_padded, self.pad)
         texts = arrange(placed.ids_T, placed.starts_N[rows], lengths, placed.host_lengths_N[rows])
-        return pool(*texts, lengths, skip) if words_TD is None else pool(*texts, lengths, skip, words_TD)
+        return pool(*texts, lengths, skip)
 
     def pack(
         self, ids_T: Tensor, starts: Tensor, lengths: Tensor, host_lengths: np.ndarray
@@ -300,15 +286,13 @@ class Encoder(nn.Module):
         offsets: Tensor | None,
         lengths: Tensor,
         skip: Tensor | None = None,
-        words_TD: Tensor | None = None,
     ) -> Tensor:
-        """Eq. 1, then Eq. 2, summed in float32, or another pooling: [n, D]. words_TD: the ids' vectors, if known."""
+        """Eq. 1, then Eq. 2, summed in float32, or another pooling: [n, D]."""
         if self.frozen_in_use:
             hidden_TD = self.frozen(first_hidden(self.lm, ids, positions), runs)
         else:
             mask = no_mask(self.lm.config)
-            given = {"input_ids": ids} if words_TD is None else {"inputs_embeds": words_TD[None]}
-            output = self.lm(**given, attention_mask=mask, position_ids=positions, runs=runs, offsets=offsets)
+            output = self.lm(input_ids=ids, attention_mask=mask, position_ids=positions, runs=runs, offsets=offsets)
             hidden_TD = output.last_hidden_state[0]
         dtype = at_least_float32(hidden_TD)
         if self.settings.pooling != "mean":
