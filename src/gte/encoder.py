@@ -40,7 +40,6 @@ from gte.errors import UserError
 from gte.models.fast_ids import FastIds
 from gte.models.frozen import FrozenLayers, calibration_texts, first_hidden, why_not
 from gte.models.fused import use_fused_layers
-from gte.models.fused_steps import sharing_weights
 from gte.models.pretrained import POOLINGS, load_pretrained, usable_positions
 from gte.prompts import find_prompt, prompt_length
 from gte.recompute import run_again, separate_casts
@@ -232,13 +231,10 @@ class Encoder(nn.Module):
         def embed(chunk: range) -> Tensor:
             return self.embed(placed, chunk)
 
-        kept = placed.chunks[again:]
-        shares = self.device.type == "cpu" and len(kept) >= SHARING_CHUNKS and torch.is_grad_enabled()
         with separate_casts():
             trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
             pooled = [run_again(embed, placed.chunks[:again], trained, self.device)] if again else []
-            with sharing_weights({} if shares else None):
-                pooled += map(embed, kept)
+            pooled += map(embed, placed.chunks[again:])
         return torch.cat(pooled)[placed.back_N] if pooled else torch.empty(0, self.width, device=self.device)
 
     def embed(self, placed: Placed, chunk: range) -> Tensor:
@@ -477,7 +473,6 @@ class Encoder(nn.Module):
 
 
 ENCODE_BLOCK = 8_192  # texts tokenised at a time
-SHARING_CHUNKS = 4  # of a step; in fewer, weights laid out for all cost more memory than the copies of each chunk
 
 Item = TypeVar("Item")
 

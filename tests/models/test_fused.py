@@ -102,23 +102,6 @@ def test_fused_layers_give_the_embeddings_and_gradients_of_transformers(saved, c
         assert error(gradients, exact[1]) < 1.2 * error(theirs[1], exact[1])
 
 
-@pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=["fp32", "bf16"])
-def test_weights_that_many_chunks_share_are_made_once_a_step_and_change_no_gradient(saved, monkeypatch, autocast):
-    """A budget of 20 tokens is six chunks; in a run with every chunk recomputed none of them shares anything."""
-    encoder = load(saved, 0.0, fuse=True)
-    made, of = [], fused_steps.Weight.__init__
-    monkeypatch.setattr(fused_steps.Weight, "__init__", lambda self, *given: made.append(given[-1]) or of(self, *given))
-    alone = outcome(encoder, autocast, fraction=1.0, budget=20)
-    assert not any(made)
-    encoder.zero_grad()
-    made.clear()
-    shared = outcome(encoder, autocast, budget=20)
-    if encoder.lm.config.model_type != "modernbert":
-        assert made == [True] * 8  # four products in each of two layers
-    allowed = 0.01 if autocast else 1e-5
-    assert error(shared[0], alone[0]) < allowed and error(shared[1], alone[1]) < allowed
-
-
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("eager", [True, False])
 def test_gradients_of_both_halves_are_those_of_finite_differences(monkeypatch, dropout, eager):

@@ -25,14 +25,15 @@ from gte.attention import Runs
 from gte.models.fused_attention import attend_groups, attend_groups_backward, cut
 from gte.models.fused_modernbert import FusedModernBertLayer
 from gte.models.fused_steps import (
+    add_product,
     compute_dtype,
     drop,
     drop_backward,
     has_hooks,
     on_cpu,
+    product,
     rate,
     weight_gradients,
-    weight_of,
 )
 
 
@@ -139,13 +140,14 @@ class Attention(torch.autograd.Function):
     @torch.autocast("cpu", enabled=False)
     def forward(ctx, x, runs, dtype, heads, dropout, eps, w_q, b_q, w_k, b_k, w_v, b_v, w_o, b_o, weight, bias):
         x_TD = x.to(dtype)
-        of_qkv, of_o = weight_of((w_q, w_k, w_v), (b_q, b_k, b_v), dtype), weight_of((w_o,), (b_o,), dtype)
-        context_TD, kept = attend_groups(of_qkv.apply(x_TD), runs, heads, dropout[0])
-        y_TD = of_o.apply(context_TD)
+        w_qkv, b_qkv = torch.cat([w_q, w_k, w_v]).to(dtype), torch.cat([b_q, b_k, b_v]).to(dtype)
+        w_o = w_o.to(dtype)
+        qkv_TD = product(x_TD, w_qkv, b_qkv)
+        context_TD, kept = attend_groups(qkv_TD, runs, heads, dropout[0])
+        y_TD = product(context_TD, w_o, b_o.to(dtype))
         result, *norm = add_and_norm(x, y_TD, dropout[1], weight, bias, eps)
         ctx.counts = [len(tensors) for tensors in kept]
-        ctx.save_for_backward(x_TD, context_TD, weight, bias, *norm, *sum(kept, ()))
-        ctx.weights = of_qkv, of_o
+        ctx.save_for_backward(x_TD, w_qkv, context_TD, w_o, weight, bias, *norm, *sum(kept, ()))
         ctx.runs, ctx.heads, ctx.dropout, ctx.dtype, ctx.width = runs, heads, dropout, w_q.dtype, len(w_q)
         return result
 
@@ -153,19 +155,19 @@ class Attention(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     @torch.autocast("cpu", enabled=False)
     def backward(ctx, gradient):
-        x_TD, context_TD, weight, bias, *tensors = ctx.saved_tensors
-        norm, kept, (of_qkv, of_o) = tensors[:4], tensors[4:], ctx.weights
+        x_TD, w_qkv, context_TD, w_o, weight, bias, *tensors = ctx.saved_tensors
+        norm, kept = tensors[:4], tensors[4:]
         dx_TD, dy_TD, d_weight, d_bias = add_and_norm_backward(
             gradient, x_TD.dtype, ctx.dropout[1], weight, bias, *norm
         )
-        d_context = of_o.apply_back(dy_TD)
+        d_context = product(dy_TD, w_o.t())
         d_w_o, d_b_o = weight_gradients(dy_TD, context_TD, ctx.dtype)
         kept = cut(kept, ctx.counts)
         d_qkv = attend_groups_backward(d_context, ctx.runs, ctx.heads, ctx.dropout[0], None, kept)
-        dx_TD.add_(of_qkv.apply_back(d_qkv))  # a gradient that nobody else holds
+        dx_TD = add_product(dx_TD, d_qkv, w_qkv)
         d_w, d_b = weight_gradients(d_qkv, x_TD, ctx.dtype)
-        d_of_qkv = sum(zip(d_w.split(ctx.width), d_b.split(ctx.width), strict=True), ())
-        return dx_TD, None, None, None, None, None, *d_of_qkv, d_w_o, d_b_o, d_weight, d_bias
+        of_qkv = sum(zip(d_w.split(ctx.width), d_b.split(ctx.width), strict=True), ())
+        return dx_TD, None, None, None, None, None, *of_qkv, d_w_o, d_b_o, d_weight, d_bias
 
 
 class FeedForward(torch.autograd.Function):
@@ -174,13 +176,12 @@ class FeedForward(torch.autograd.Function):
     @staticmethod
     @torch.autocast("cpu", enabled=False)
     def forward(ctx, x, dtype, dropout, eps, w_1, b_1, w_2, b_2, weight, bias):
-        x_TD, of_1, of_2 = x.to(dtype), weight_of((w_1,), (b_1,), dtype), weight_of((w_2,), (b_2,), dtype)
-        h_TI = of_1.apply(x_TD)
+        x_TD, w_1c, w_2c = x.to(dtype), w_1.to(dtype), w_2.to(dtype)
+        h_TI = product(x_TD, w_1c, b_1.to(dtype))
         a_TI = F.gelu(h_TI)
-        y_TD = of_2.apply(a_TI)
+        y_TD = product(a_TI, w_2c, b_2.to(dtype))
         result, *norm = add_and_norm(x, y_TD, dropout, weight, bias, eps)
-        ctx.save_for_backward(x_TD, h_TI, a_TI, weight, bias, *norm)
-        ctx.weights = of_1, of_2
+        ctx.save_for_backward(x_TD, w_1c, w_2c, h_TI, a_TI, weight, bias, *norm)
         ctx.dropout, ctx.dtype = dropout, w_1.dtype
         return result
 
@@ -188,14 +189,12 @@ class FeedForward(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     @torch.autocast("cpu", enabled=False)
     def backward(ctx, gradient):
-        x_TD, h_TI, a_TI, weight, bias, *norm = ctx.saved_tensors
-        of_1, of_2 = ctx.weights
+        x_TD, w_1, w_2, h_TI, a_TI, weight, bias, *norm = ctx.saved_tensors
         dx_TD, dy_TD, d_weight, d_bias = add_and_norm_backward(gradient, x_TD.dtype, ctx.dropout, weight, bias, *norm)
         d_w_2, d_b_2 = weight_gradients(dy_TD, a_TI, ctx.dtype)
-        d_h = torch.ops.aten.gelu_backward(of_2.apply_back(dy_TD), h_TI)
+        d_h = torch.ops.aten.gelu_backward(product(dy_TD, w_2.t()), h_TI)
         d_w_1, d_b_1 = weight_gradients(d_h, x_TD, ctx.dtype)
-        dx_TD.add_(of_1.apply_back(d_h))  # a gradient that nobody else holds
-        return dx_TD, None, None, None, d_w_1, d_b_1, d_w_2, d_b_2, d_weight, d_bias
+        return add_product(dx_TD, d_h, w_1), None, None, None, d_w_1, d_b_1, d_w_2, d_b_2, d_weight, d_bias
 
 
 def add_and_norm(x: Tensor, y: Tensor, dropout: float, weight: Tensor, bias: Tensor, eps: float) -> tuple:

@@ -3,10 +3,6 @@
 Shapes: T tokens of all texts end to end, D width.
 """
 
-from collections.abc import Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -63,74 +59,9 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     By oneDNN where PyTorch has it: in float32 a fifth faster than its usual library on an AMD processor, and in bf16
     the bias, added in passing, costs nothing instead of a tenth.
     """
-    if not by_onednn(x.dtype):
+    if ONEDNN is None or x.dtype not in (torch.float32, torch.bfloat16):
         return F.linear(x, weight, bias)
     return ONEDNN(x, weight, bias, "none", [], "")
-
-
-class Weight:
-    """W and b of y = x W^T + b as matrix products take them, in the precision of these: [out, in], [out].
-
-    shared: whether more products with it are to come, so that it pays to lay it out for oneDNN once, by a twentieth of
-    a product. Laid out, it takes its memory twice, once for each direction.
-    """
-
-    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor], dtype: torch.dtype, shared: bool):
-        one = len(weights) == 1
-        self.plain = (weights[0] if one else torch.cat(list(weights))).to(dtype)
-        self.bias = (biases[0] if one else torch.cat(list(biases))).to(dtype)
-        self.shared = shared and by_onednn(dtype)
-        self.forth: Tensor | None = None
-        self.back: Tensor | None = None
-
-    def apply(self, x: Tensor) -> Tensor:
-        """x W^T + b."""
-        if self.shared and self.forth is None:
-            self.forth = lay_out(self.plain, len(x))
-        return product(x, self.plain if self.forth is None else self.forth, self.bias)
-
-    def apply_back(self, dy: Tensor) -> Tensor:
-        """dy W."""
-        if self.shared and self.back is None:
-            self.back = lay_out(self.plain.t(), len(dy))
-        return product(dy, self.plain.t() if self.back is None else self.back)
-
-
-SHARED: ContextVar[dict[tuple, Weight] | None] = ContextVar("shared", default=None)
-
-
-@contextmanager
-def sharing_weights(shared: dict[tuple, Weight] | None):
-    """Within, the layers take casts of their weights from `shared` and put new ones there; None shares nothing.
-
-    For chunks of one step: the weights must not change until the last one's gradient is known.
-    """
-    before = SHARED.set(shared)
-    try:
-        yield
-    finally:
-        SHARED.reset(before)
-
-
-def weight_of(weights: Sequence[Tensor], biases: Sequence[Tensor], dtype: torch.dtype) -> Weight:
-    """Of one product, or of several of one input below each other."""
-    shared = SHARED.get()
-    if shared is None:
-        return Weight(weights, biases, dtype, False)
-    key = (dtype, *(weight.data_ptr() for weight in weights))
-    if key not in shared:
-        shared[key] = Weight(weights, biases, dtype, True)
-    return shared[key]
-
-
-def by_onednn(dtype: torch.dtype) -> bool:
-    """Whether `product` has oneDNN compute it."""
-    return ONEDNN is not None and dtype in (torch.float32, torch.bfloat16)
-
-
-def lay_out(weight: Tensor, rows: int) -> Tensor:
-    """A weight as oneDNN wants it for a product with so many rows; only `product` can read it."""
-    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
