@@ -18,9 +18,9 @@ sys.path.insert(0, str(HERE.parents[1] / "src"))
 
 from gte.data.ranking import Bm25  # noqa: E402
 from gte.data.task_folder import Folder  # noqa: E402
-from gte.evaluation.bm25 import BM25_WORDS
+from gte.evaluation.bm25 import BM25 as Bm25Model  # noqa: E402
+from gte.evaluation.bm25 import BM25_WORDS  # noqa: E402
 from gte.evaluation.codesearchnet import code_of  # noqa: E402
-from gte.evaluation.model import BM25 as Bm25Model  # noqa: E402
 from gte.results.ablation import write_csv  # noqa: E402
 
 OURS, WORDS, LARGE = "speedrun", "BM25", "all-MiniLM-L6-v2"
