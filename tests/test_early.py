@@ -43,6 +43,7 @@ ERRORS = [  # script, arguments, what the line says
     ("search", ["folder=gone"], "folder=gone is no folder"),
     ("search", ["folder=raw", "checkpoint=runs/gone"], "checkpoint runs/gone does not exist"),
     ("collect", ["name=gone"], "there is no experiment gone"),
+    ("collect", ["name=speedrun"], "is a single run without a grid"),
     ("bench", ["benchmark=gone"], "Could not find 'benchmark/gone'"),
     ("dashboard", ["entity=me", "nam=x"], "did you mean name?"),
 ]
