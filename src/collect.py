@@ -20,7 +20,9 @@ def check(cfg: DictConfig) -> None:
         known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
         raise UserError(f"there is no experiment {cfg.name}; there are: {known}")
     if "grids" not in yaml.safe_load(file.read_text()):
-        raise UserError(f"the experiment {cfg.name} is a single run without a grid; its page: collect.py report=RUN_DIR")
+        raise UserError(
+            f"the experiment {cfg.name} is a single run without a grid; its page: collect.py report=RUN_DIR"
+        )
 
 
 @script("collect", check)

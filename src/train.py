@@ -190,7 +190,8 @@ def main(cfg: DictConfig) -> int | None:
     if trainer.precision == "64-true":
         task.double()  # Lightning does so after it has read a checkpoint, whose weights float32 would round
     if trainer.is_global_zero:
-        threads = f"{torch.get_num_threads()} threads, " if trainer.strategy.root_device.type == "cpu" else ""
+        count = torch.get_num_threads()
+        threads = f"{count} thread{'s' * (count > 1)}, " if trainer.strategy.root_device.type == "cpu" else ""
         if data.lowered:
             tell(data.lowered)
         print(f"{stage.name}: {data.describe()}, {trainer.precision}, {threads}writes {out}", flush=True)

@@ -40,7 +40,7 @@ def segments_of(record: dict) -> list[dict]:
     whole = {
         "first_step": 0,
         "last_step": record.get("steps", 0),
-        "global_batch": record["stage"]["global_batch"],
+        "global_batch": record["stage"].get("global_batch"),
         "sources": record["sources"],
         "data": record.get("data"),
         "epochs": record.get("epochs", {}),

@@ -38,7 +38,7 @@ def threads(count: int) -> dict[str, str]:
         }
         for n in range(count)
     ]
-    comments += [{"id": "x", "parent_id": "t3_none", "body": "lost"}] * 3 + [{"id": "y", "parent_id": 3, "body": "b"}]
+    comments += [{"id": "x", "parent_id": "t3_none", "body": "lost"}] * 3 + [{"id": "y", "parent_id": [3], "body": "b"}]
     comments += [{"id": "z", "parent_id": "t3_p1", "body": "[deleted]"}] * 5
     parts = {"RC_1": comments[::3], "RC_2": comments[1::3], "RC_3": comments[2::3], "RS_1": posts}
     return {f"{name}.zst": lines(rows) for name, rows in parts.items()}
@@ -66,7 +66,7 @@ def test_a_join_accounts_for_every_row_and_hangs_on_no_number_of_buckets(tmp_pat
     expected: dict[tuple, tuple] = {}
     for name in sorted(rows):
         for number, row in enumerate(rows[name], 1):
-            if row.get("parent_id") in texts and row["body"] != "[deleted]":
+            if str(row.get("parent_id")) in texts and row["body"] != "[deleted]":
                 expected.setdefault((texts[row["parent_id"]], row["body"]), (name, number))
     results = [joined(tmp_path, tmp_path / f"{buckets}", buckets, monkeypatch) for buckets in (1, 40)]
     assert results[0] == results[1]

@@ -472,14 +472,14 @@ def test_a_complete_folder_of_other_code_is_told_kept_and_usable(prepared, tmp_p
     shutil.copytree(ROOT / "src" / "gte", source / "gte", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(lineage, "SRC", source)
     told("up to date: nothing to do")
-    for file in ("demo.py", "collate.py"):
-        (source / "gte" / "data" / file).write_text("other = 1")
+    for file in ("demo/corpus.py", "data/collate.py"):
+        (source / "gte" / file).write_text("other = 1")
     lineage.read_module.cache_clear()
     told("up to date: nothing to do")
-    readers = source / "gte" / "data" / "readers.py"
+    readers = source / "gte" / "data" / "raw_lines.py"
     readers.write_text(readers.read_text().replace("MAX_LINE = 16", "MAX_LINE = 8"))
     lineage.read_module.cache_clear()
-    told("was made by other code (readers): kept as it is, fit for training")
+    told("was made by other code (raw_lines): kept as it is, fit for training")
     manifest = Manifest.load(out)
     manifest.versions["pyarrow"], manifest.code = "1.0", module.recipe_code(recipe)
     manifest.save(out)

@@ -93,7 +93,7 @@ def saved_bytes(folder: Path) -> dict[str, str]:
 
 TRAIN = """
 import sys
-sys.path.insert(0, "tests")
+sys.path.insert(0, "tests/data")
 from test_tokenizer import corpus
 from gte.data.tokenizer import train_tokenizer
 texts = corpus()[:: int(sys.argv[2])]

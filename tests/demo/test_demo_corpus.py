@@ -468,9 +468,8 @@ def test_held_out_packages_give_tasks_and_no_pair_that_comes_from_or_leads_to_th
 
 
 def test_bytes_depend_neither_on_the_hash_seed_nor_on_the_order_of_files(site, tmp_path):
-    code = (
-        "import sys; from gte.data import demo; demo.mine(sys.argv[1], ['bm25s', 'omegaconf', 'hydra-core'], ['hydra'])"
-    )
+    mined = "['bm25s', 'omegaconf', 'hydra-core'], ['hydra']"
+    code = f"import sys; from gte.demo import corpus; corpus.mine(sys.argv[1], {mined})"
     written = []
     for seed in ("1", "2"):
         out = tmp_path / seed

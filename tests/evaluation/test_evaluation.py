@@ -326,10 +326,11 @@ def test_of_equal_scores_bm25_finds_the_first_rows():
     assert bm25.search(Dataset.from_dict({"id": ["q"], "text": ["umbrella"]}), top_k=7)["q"] == {}
 
 
-def test_the_stemmer_is_an_extra_that_one_line_asks_for(script, monkeypatch):
+def test_the_stemmer_is_an_extra_that_one_line_asks_for(script, monkeypatch, tmp_path):
+    write_sts(tmp_path / "tasks" / "STS12")
     monkeypatch.setitem(sys.modules, "Stemmer", None)  # as where it is not installed
     for name in ("bm25-stemmed", "bm25-mteb"):
-        line = script.refused("eval", f"checkpoint={name}", "suite=demo", "data_dir=.")
+        line = script.refused("eval", f"checkpoint={name}", "suite=sts", "data_dir=tasks", "tasks=[STS12]")
         assert "needs PyStemmer: pip install -r requirements-bm25.txt" in line
 
 

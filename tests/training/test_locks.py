@@ -112,6 +112,7 @@ def test_a_filesystem_without_locks_is_said_and_does_not_stop_the_work(tmp_path,
 )
 def test_a_second_process_in_a_folder_is_refused_before_it_writes(script, prepared, tmp_path, command):
     write_inputs(tmp_path, 8)
+    (tmp_path / "texts.txt").write_text("a text")
     target = "busy.partial" if command[0] == "embed" else "busy"
     with locked(tmp_path / target, "writing to", "out="):
         line = script.refused(*(word.format(prepared=prepared) for word in command))

@@ -69,9 +69,13 @@ class Pages:
 
         Args:
             array: one within the mapped file.
-            begins_N, lengths_N: first element and number of elements of each stretch.
+            begins_N, lengths_N: first element and number of elements of each stretch, which may be empty.
         Raises: UserError where a page is not as it was written.
         """
+        lengths_N = np.broadcast_to(lengths_N, begins_N.shape)
+        begins_N, lengths_N = begins_N[lengths_N > 0], lengths_N[lengths_N > 0]
+        if not len(begins_N):  # of texts without tokens; an empty array may lie anywhere
+            return
         start = array.__array_interface__["data"][0] - self.base
         first_N = start + begins_N * array.itemsize
         low_N, high_N = first_N // PAGE, (first_N + lengths_N * array.itemsize - 1) // PAGE
