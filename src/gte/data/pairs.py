@@ -90,7 +90,11 @@ def use_engine(engine: str) -> None:
     """
     if engine == "native" and not chosen:  # asking Daft which engine it would take imports Ray: 0.4 s, 40 MB
         chosen.append(engine)
-        daft.set_runner_native()
+        try:
+            daft.set_runner_native()
+        except daft.exceptions.DaftCoreException:  # Daft has run in this process before, by its own choice
+            if daft.get_or_infer_runner_type() != engine:
+                raise
     elif engine == daft.get_or_infer_runner_type():
         return  # it may be set only once
     elif engine == "native":
