@@ -28,6 +28,7 @@ def check(cfg: DictConfig) -> None:
 @script("collect", check)
 def main(cfg: DictConfig) -> None:
     from gte.curves import read_rows
+    from gte.files import whole
     from gte.models.load import history
     from gte.results.ablation import (
         by_line,
@@ -58,7 +59,8 @@ def main(cfg: DictConfig) -> None:
         write_csv(curves, out / "loss.csv")
         stages = [history(Path(cfg.runs) / run) for run in dict.fromkeys(row["run"] for row in curves)]
     text = markdown(table(scores, order))
-    (out / "table.md").write_text(text)
+    with whole(out / "table.md") as partial:
+        partial.write_text(text)
 
     paper = read_paper(PAPER[cfg.name]) if cfg.name in PAPER else None
     if lines := by_line(scores, order):

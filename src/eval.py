@@ -24,6 +24,7 @@ def check(cfg: DictConfig) -> None:
 @script("eval", check, alone=("out",))
 def main(cfg: DictConfig) -> int:
     from gte.evaluation.suite import exit_code, name_checkpoints, plan, run_suite
+    from gte.files import whole
     from gte.results.figures import loss_curves
     from gte.results.paper import paper_tables
     from gte.results.table import aligned, as_csv, as_markdown, as_text, cells, csv_text, markdown
@@ -72,7 +73,8 @@ def main(cfg: DictConfig) -> int:
         shown = aligned(rows[:1], rows[1:])
         files |= {"compact.md": markdown(rows), "compact.csv": csv_text(rows)}
     for name, text in files.items():
-        (Path(cfg.out) / name).write_text(text)
+        with whole(Path(cfg.out) / name) as partial:
+            partial.write_text(text)
     curves = {label: Path(checkpoint) / "metrics.csv" for label, checkpoint in checkpoints.items()}
     curves = {label: file for label, file in curves.items() if file.exists()}
     if curves:  # some of the checkpoints are run directories

@@ -46,7 +46,7 @@ def check(cfg: DictConfig) -> None:
     stage = build(cfg.stage)
     require_prepared(cfg)
     choose_sources(cfg)
-    if stage.init_from and not is_address(stage.init_from):
+    if stage.init_from and cfg.resume is None and not is_address(stage.init_from):
         find_checkpoint(stage.init_from)
     folder = cfg.checkpoint_dir or Path(cfg.out) / "checkpoints"
     if not is_address(folder):

@@ -71,23 +71,22 @@ def script(name: str, check: Callable[[DictConfig], object] | None = None, alone
 
         def work(cfg: DictConfig) -> int:
             cfg.out = HydraConfig.get().runtime.output_dir
-            if line := CORES.start():
+            line = CORES.start()
+            if line and is_first_rank():
                 tell(line)
-            with ExitStack() as locks:
-                for key in alone if is_first_rank() else ():
-                    if cfg[key] is not None and not is_address(cfg[key]):
-                        locks.enter_context(locked(Path(cfg[key]), "writing to", f"{key}="))
-                try:
-                    return main(cfg) or 0
-                except FileNotFoundError as error:
-                    if error.filename is not None and is_within_removed(Path(error.filename), Path(cfg.out)):
-                        raise UserError(f"{cfg.out} was removed while this wrote to it; start it again") from error
-                    raise
+            try:
+                return main(cfg) or 0
+            except FileNotFoundError as error:
+                if error.filename is not None and is_within_removed(Path(error.filename), Path(cfg.out)):
+                    raise UserError(f"{cfg.out} was removed while this wrote to it; start it again") from error
+                raise
 
         def task(cfg: DictConfig) -> None:
             if HydraConfig.get().mode == RunMode.MULTIRUN:  # a launcher that runs points within a process
-                with one_point_fails(HydraConfig.get().runtime.output_dir):
+                with one_point_fails(HydraConfig.get().runtime.output_dir), ExitStack() as locks:
+                    cfg.out = HydraConfig.get().runtime.output_dir
                     check_all(cfg)
+                    hold(locks, cfg, alone)
                     code = work(cfg)
                     if code:
                         raise UserError(f"exit code {code}")
@@ -97,7 +96,7 @@ def script(name: str, check: Callable[[DictConfig], object] | None = None, alone
                 codes.append(work(cfg))
 
         def entry() -> None:
-            EarlyChecks.check = staticmethod(check_all)
+            EarlyChecks.check, EarlyChecks.alone = staticmethod(check_all), alone
             with one_line_errors():
                 about = (main.__globals__["__doc__"] or "").partition(": python")[0]
                 if help := help_of(CONF, name, sys.argv[1:], f"{about}."):
@@ -126,6 +125,8 @@ class EarlyChecks(Callback):
     """Hydra calls it before it makes the run directory; `check` is that of the script in this process."""
 
     check: Callable[[DictConfig], None]
+    alone: Sequence[str]
+    locks: ClassVar[ExitStack] = ExitStack()  # held until the work is done
     new: ClassVar[list[Path]] = []  # the directories that were not there before this run, outermost last
 
     def on_run_start(self, config: DictConfig, **_) -> None:
@@ -139,6 +140,7 @@ class EarlyChecks(Callback):
                     del cfg.hydra
                 EarlyChecks.new = [folder for folder in (out, *out.parents) if not folder.exists()]
                 EarlyChecks.check(cfg)
+                hold(EarlyChecks.locks, cfg, EarlyChecks.alone)  # before Hydra writes .hydra into another one's folder
         except Exception:
             traceback.print_exc()  # Hydra would make a warning of it and go on
             sys.exit(1)
@@ -149,14 +151,28 @@ class EarlyChecks(Callback):
         """Where an error of the user is found later, a new run directory goes again, if it holds nothing but .hydra."""
         try:
             yield
-        except UserError:
-            out = cls.new[0] if cls.new else None
+        except Exception as error:
+            out = cls.new[0] if cls.new and one_line(error) is not None else None
             if out and out.is_dir() and {file.name for file in out.iterdir()} <= {".hydra"}:
                 shutil.rmtree(out / ".hydra", ignore_errors=True)
                 with suppress(OSError):  # another rank has done so, or another run is beside it
-                    for folder in cls.new:
+                    out.rmdir()
+                    cls.locks.close()  # its file is beside the folder
+                    for folder in cls.new[1:]:
                         folder.rmdir()
             raise
+        finally:
+            cls.locks.close()
+
+
+def hold(locks: ExitStack, cfg: DictConfig, alone: Sequence[str]) -> None:
+    """Enter the locks of what these settings name, each place once; of several ranks the first one asks."""
+    places: dict[Path, str] = {}
+    for key in alone if is_first_rank() else ():
+        if cfg[key] is not None and not is_address(cfg[key]):
+            places.setdefault(Path(cfg[key]).resolve(), key)
+    for place, key in places.items():
+        locks.enter_context(locked(place, "writing to", f"{key}="))
 
 
 @contextmanager
@@ -415,8 +431,8 @@ def build_trainer(cfg: DictConfig, **objects):
         ):
             raise
         raise UserError(f"the trainer refuses: {' '.join(str(error.__cause__).split())}") from error
-    if accelerator == "cpu":
-        CORES.share(trainer.num_devices)
+    by_srun = started_ranks() is not None and "TORCHELASTIC_RUN_ID" not in os.environ
+    CORES.share(trainer.num_devices, divided=by_srun)
     started, asked = started_ranks(), trainer.num_nodes * trainer.num_devices
     if started not in (None, asked):
         raise UserError(

@@ -101,10 +101,15 @@ class Cores:
         few = f"{self.allowed} of {os.cpu_count()} cores{busy}"
         return f"note: {few}: {self.threads} thread{'s' * (self.threads > 1)} (OMP_NUM_THREADS= takes another number)"
 
-    def share(self, ranks: int) -> None:
-        """Share the cores with other ranks of this run on this machine, which are each started with as many threads."""
+    def share(self, ranks: int, divided: bool = False) -> None:
+        """Share the cores with other ranks of this run on this machine, which are each started with as many threads.
+
+        Args:
+            ranks: how many there are.
+            divided: whether the cores that this process is allowed are its own share already, as srun gives them.
+        """
         self.ranks = ranks
-        if not self.by_user and ranks > 1:
+        if not self.by_user and ranks > 1 and not divided:
             self.threads = max(1, self.allowed // ranks)
             os.environ |= {"OMP_NUM_THREADS": str(self.threads), OURS: str(self.threads)}
             self.apply()

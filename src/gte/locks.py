@@ -61,6 +61,7 @@ def locked(target: Path, doing: str, key: str) -> Iterator[None]:
 
 def lock_file(target: Path) -> Path:
     """Where the lock of a file or folder is."""
+    target = target.resolve()  # one lock for all names of a folder
     beside = target.parent / f".{target.name}.lock"
     return target / ".lock" if target.is_dir() and not os.access(target.parent, os.W_OK) else beside
 
@@ -69,7 +70,7 @@ def take(path: Path) -> int:
     """The descriptor of a lock that was free. BlockingIOError where it was not, OSError where there can be none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        lock = os.open(path, os.O_CREAT | os.O_RDWR)
+        lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if path.exists() and os.path.samestat(os.fstat(lock), path.stat()):

@@ -12,8 +12,12 @@ PACKAGES = ("torch", "pytorch-lightning", "transformers", "mteb", "scikit-learn"
 
 def git_commit() -> str:
     """The checkout's commit, with -dirty where files differ from it; 'unknown' outside a git checkout."""
+    tracked = ["git", "-C", str(Path(__file__).parent), "ls-files", "--error-unmatch", Path(__file__).name]
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
+        subprocess.run(
+            tracked, capture_output=True, check=True
+        )  # the environment may lie in another project's checkout
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -74,8 +74,8 @@ class Processes(Launcher):
             for folder, overrides in points.items():
                 running[str(folder)] = pool.submit(self.run, folder, overrides, running.get(needed[folder] or ""))
         codes = {folder: one.result() for folder, one in running.items()}
-        if self.signals:
-            left = [folder for folder, code in codes.items() if code]
+        left = [folder for folder, code in codes.items() if code]
+        if self.signals and left:
             raise Stopped(
                 f"told to stop: {len(left)} of {len(points)} points are not done ({', '.join(left)}); their "
                 "checkpoints are kept: with resume=auto, which experiments have, the same command goes on"

@@ -37,7 +37,8 @@ from gte.errors import UserError
 from gte.memory import peak_memory
 
 FOUR = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
-TRAIN = Path(__file__).parents[2] / "train.py"
+SRC = Path(__file__).parents[2]
+TRAIN = next((path for path in (SRC / "train.py", SRC / "gte/scripts/train.py") if path.exists()), SRC / "train.py")
 LIGHTNING = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 LEARNING_RATE = 1e-5
 HALF_APART = 0.05  # of the first losses in bf16 and fp16, where sentence-transformers computes its logits in these

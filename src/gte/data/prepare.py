@@ -226,7 +226,7 @@ def read_decontamination(facts: dict | None) -> Decontamination | None:
 
 def fetch(function: str, folder: Path, *, again: bool) -> None:
     """Calls the function of that full name with a folder to fill, which becomes `folder` when it is done."""
-    with locked(folder, "making", "data.dir"):
+    with locked(folder, "making", "data.raw"):
         if folder.is_dir() and not again:
             return
         start = time.perf_counter()

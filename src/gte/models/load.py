@@ -5,7 +5,6 @@ import json
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from transformers import AutoTokenizer
 
@@ -18,10 +17,6 @@ from gte.models.pretrained import load_pickle, new_model, read_config
 from gte.offline import loading
 from gte.remote import ZERO_FILE, find_checkpoint
 from gte.settings import Settings
-
-if TYPE_CHECKING:
-    pass
-
 
 # what a configuration says of a model besides how it computes
 DESCRIBING = {"architectures", "dtype", "id2label", "label2id", "transformers_version", "use_cache", "_name_or_path"}

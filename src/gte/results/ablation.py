@@ -13,6 +13,7 @@ import yaml
 
 from gte.curves import Curve, read_metric, read_rows
 from gte.errors import UserError, tell
+from gte.files import whole
 from gte.models.load import history
 from gte.results.paper import Table
 from gte.stage import Stage
@@ -198,7 +199,7 @@ def spread(values: list[float]) -> str:
 
 
 def write_csv(rows: list[dict], file: Path) -> None:
-    with open(file, "w", newline="") as lines:
+    with whole(file) as partial, open(partial, "w", newline="") as lines:
         writer = csv.DictWriter(lines, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -23,6 +23,7 @@ from gte.curves import (
     steps_made,
     window_of,
 )
+from gte.files import whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,8 +79,10 @@ def picture(out: Path | None, panels: int, height: float = HEIGHT) -> Iterator[l
             if panel.get_legend_handles_labels()[1] not in ([], ["ours"]):
                 panel.legend()
         if out is not None:
-            figure.savefig(out, dpi=200)
-            figure.savefig(out.with_suffix(".svg"), metadata={"Date": None})
+            with whole(out) as partial:
+                figure.savefig(partial, format="png", dpi=200)
+            with whole(out.with_suffix(".svg")) as partial:
+                figure.savefig(partial, format="svg", metadata={"Date": None})
             plt.close(figure)
 
 

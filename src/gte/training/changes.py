@@ -106,7 +106,7 @@ def changes(begun: dict, facts: dict) -> list[Change]:
     found = [
         Change(name, f"{name}={new[name]!r} (was {old[name]!r})")
         for name in sorted(old.keys() & new.keys())
-        if old[name] != new[name]
+        if old[name] != new[name] and not (name == "stage.init_from" and old[name] and new[name])  # where it lies now
     ]
     if "sources" in begun and "sources" in facts:
         found += changed_sources(begun, facts)

@@ -92,7 +92,8 @@ class WandbRun(WandbLogger):
         if rank_zero_only.rank == 0:
             file = self.out / "wandb_id"
             if resume is None or not file.exists():
-                file.write_text(secrets.token_hex(4))
+                with whole(file) as partial:
+                    partial.write_text(secrets.token_hex(4))
             options["id"] = file.read_text()
             for segment in sorted(self.out.glob(f"wandb/*run-*-{options['id']}/*.wandb")):
                 self.last |= last_steps(segment)

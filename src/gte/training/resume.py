@@ -6,7 +6,7 @@ from gte.errors import UserError
 from gte.models.load import history
 from gte.training.changes import changes
 
-LONGER = ("stage.steps", "stage.epochs", "early_stop")  # a finished run may go on with other ones
+LONGER = ("stage.steps", "stage.epochs", "early_stop", "keep_best")  # a finished run may go on with other ones
 
 
 def finished(checkpoint: Path, facts: dict, total_steps: int) -> bool:

@@ -12,7 +12,7 @@ NEEDS = "not torch.cuda.is_available()"  # of a file with a test that is skipped
 
 
 def tests(findings: Findings, setting: Setting) -> None:
-    files = [str(file) for file in sorted(TESTS.glob("test_*.py")) if NEEDS in file.read_text()]
+    files = [str(file) for file in sorted(TESTS.rglob("test_*.py")) if NEEDS in file.read_text()]
     if not files:
         raise Skipped(f"needs tests that ask for CUDA; {TESTS} has none")
     given = [sys.executable, "-m", "pytest", "-m", "not slow", "-p", "no:cacheprovider", *files]
