@@ -98,6 +98,7 @@ def test_an_error_in_settings_or_paths_loads_nothing_heavy_and_leaves_nothing(fo
     assert {error[0] for error in ERRORS} == set(SCRIPTS)
 
 
+@pytest.mark.slow
 def test_the_probe_sees_what_is_loaded_and_written(folder):
     """The same probe on a training that starts, and is refused by what only its data tell: its directory goes again."""
     train = [*TINY, "out=new/run", "stage.global_batch=100000", "stage.batch_tokens=200000"]
