@@ -42,8 +42,8 @@ demo: .venv/run.installed  ## the whole job on a laptop: prepare, pre-train, fin
 speedrun: .venv/run.installed  ## the best model from random weights, from DATA: experiments/speedrun
 	$(PY) src/prepare.py data=demo
 	rm -rf data/speedrun_raw && mkdir -p data/speedrun_raw/pairs data/speedrun_raw/tasks
-	cp $(DATA)/pairs/*.jsonl.gz data/raw/demo/*/*.jsonl.gz data/speedrun_raw/pairs
-	cp -r $(DATA)/eval/. data/raw/demo/eval/. data/speedrun_raw/tasks && chmod -R u+w data/speedrun_raw
+	cp -p $(DATA)/pairs/*.jsonl.gz data/raw/demo/*/*.jsonl.gz data/speedrun_raw/pairs
+	cp -rp $(DATA)/eval/. data/raw/demo/eval/. data/speedrun_raw/tasks && chmod -R u+w data/speedrun_raw
 	$(PY) src/prepare.py data=local data.path=data/speedrun_raw/pairs data.dir=data/speedrun data.mined=null \
 	    data.vocab_size=30000 data.max_tokens=254 data.decontaminate.folder=data/speedrun_raw/tasks
 	$(PY) src/train.py +experiment=speedrun out=$(SPEED)

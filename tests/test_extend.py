@@ -93,5 +93,6 @@ def test_a_loss_a_model_a_source_and_a_format_of_ones_own_work_and_leave_the_sui
     chosen = ["model=narrow", "scale=laptop", "loss=pairwise", "loss.margin=0.2", "trainer=cpu", "logger=csv"]
     told = run(tree, "src/train.py", "data=pretrain", "data.dir=prepared", *chosen, *sizes, "out=run")
     assert "pretrain done" in told
-    suite = ["configs", "readme", "sources", "source_formats", "layers", "lineage", "values", "overrides"]
-    run(tree, "-m", "pytest", "-q", "-m", "not slow", *(f"tests/test_{name}.py" for name in suite))
+    folders = ["data/test_sources", "data/test_source_formats", "data/test_lineage"]
+    suite = [*folders, *(f"test_{name}" for name in ("configs", "readme", "layers", "values", "overrides"))]
+    run(tree, "-m", "pytest", "-q", "-m", "not slow", *(f"tests/{name}.py" for name in suite))

@@ -85,7 +85,7 @@ def test_a_join_on_a_ray_cluster_gives_the_same_pairs(tmp_path):
     write_raw(tmp_path / "reddit_post_comment", threads(2_000))
     code = (
         "import sys; from pathlib import Path; from gte.data.pairs import make_pairs, use_engine\n"
-        "from gte.data.sources import load_source, locate\n"
+        "from gte.data.locate import locate\nfrom gte.data.sources import load_source\n"
         "use_engine(sys.argv[1]); folder = Path(sys.argv[2]); work = folder / sys.argv[1]; work.mkdir()\n"
         "source = load_source('reddit_post_comment')\n"
         "print(make_pairs(source, locate(source, folder), work / 'pairs.parquet', work / 'w', max_rejected=0.1))\n"

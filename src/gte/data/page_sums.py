@@ -19,7 +19,8 @@ PAGE = 4096
 def page_sums(path: Path) -> np.ndarray:
     """XXH3-64 of each page of a file, little-endian uint64 [pages]; the last page may be shorter."""
     view = memoryview(pa.memory_map(str(path)).read_buffer())
-    return np.array([xxh3_64_intdigest(view[at : at + PAGE]) for at in range(0, len(view), PAGE)], "<u8")
+    sums = (xxh3_64_intdigest(view[at : at + PAGE]) for at in range(0, len(view), PAGE))
+    return np.fromiter(sums, "<u8", -(-len(view) // PAGE))
 
 
 def check_stretch(path: Path, sums: Path, begin: int, end: int, remake: str) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.json
 
 from gte.data.columnar.blocks import Block, Lines, in_turn, line_blocks

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.json
 
 from gte.data.columnar.blocks import Block, Lines, line_blocks
 from gte.data.columnar.plain import mask, plain_pairs, whole
