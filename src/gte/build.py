@@ -97,7 +97,7 @@ def script(name: str, check: Callable[[DictConfig], object] | None = None, alone
 
         def entry() -> None:
             EarlyChecks.check, EarlyChecks.alone = staticmethod(check_all), alone
-            with one_line_errors():
+            with EarlyChecks.locks, one_line_errors():  # let go also where Hydra ends before the work begins
                 about = (main.__globals__["__doc__"] or "").partition(": python")[0]
                 if help := help_of(CONF, name, sys.argv[1:], f"{about}."):
                     with suppress(BrokenPipeError):  # of `--help | head`

@@ -366,7 +366,7 @@ def test_a_push_bound_to_fail_is_refused_before_anything_is_written(run, tmp_pat
 def test_bad_places_and_names_are_one_line(run, script, tmp_path):
     (tmp_path / "file").write_text("x")
     assert "file exists and is no model directory" in script.refused("export", f"checkpoint={run[0]}", "out=file")
-    assert "Not a directory" in script.refused("export", f"checkpoint={run[0]}", "out=file/model")
+    assert "cannot write to" in script.refused("export", f"checkpoint={run[0]}", "out=file/model")
     (tmp_path / "empty").mkdir()
     assert "neither a run directory" in script.refused("export", "checkpoint=empty", "out=model")
     assert "the hub did not give it" in script.refused("export", "checkpoint=me/model", "out=model")

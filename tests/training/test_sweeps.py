@@ -156,6 +156,7 @@ def sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_its_points_and_a_rerun_what_is_missing(prepared, script, tmp_path):
     point = [*SMALL, f"data.dir={prepared}", "seed=1"]
     done = sweep(tmp_path, "+experiment=batch_size", "scale=laptop", "stage.global_batch=100000,8", *point)
