@@ -71,10 +71,10 @@ def main(cfg: DictConfig) -> int | None:
     from gte.results.figures import loss_curves
     from gte.results.report import write_run_report
     from gte.temperature import LearntTemperature
-    from gte.training.callbacks import find_resume, run_callbacks
+    from gte.training.callbacks import run_callbacks
     from gte.training.changes import changes, check_data, check_settings, continued, earlier_epochs, tell_changes
     from gte.training.checkpoint import WholeFiles
-    from gte.training.resume import finished
+    from gte.training.resume import find_resume, finished
     from gte.training.task import ContrastiveTask
     from gte.training.zero import check_resume
 

@@ -32,6 +32,11 @@ class Stopped(UserError):
     exit_code = 75
 
 
+def say(line: str) -> None:
+    """Print a line to stdout at once, also into a pipe."""
+    print(line, flush=True)
+
+
 def tell(line: str, last: bool = False) -> None:
     """Prints a line to stderr, on a line of its own also where a progress bar stands.
 

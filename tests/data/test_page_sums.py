@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import xxhash
 from test_data_faults import SHARD, flip_a_bit, without_pages
@@ -15,7 +16,7 @@ from test_shards import make_table
 from test_train import TINY
 
 from gte.data.page_sums import PAGE
-from gte.data.pairs_file import pair_batches
+from gte.data.pairs_file import leading_groups, pair_batches
 from gte.data.shards import Manifest, TokenTable
 from gte.data.tasks import ranges
 from gte.errors import UserError
@@ -191,3 +192,11 @@ def test_checksums_of_another_pairs_file_are_refused(prepared, tmp_path):
     sums.write_bytes(sums.read_bytes()[:-8])
     with pytest.raises(UserError, match=r"colours\.pages does not belong to .*colours\.parquet; delete it and prepare"):
         list(pair_batches(tmp_path / "colours.parquet", 100))
+
+
+def test_the_first_rows_of_a_pairs_file_are_those_of_as_few_row_groups_as_hold_them(tmp_path):
+    path = tmp_path / "faq.parquet"
+    pq.write_table(pa.table({"query": [str(row) for row in range(10)]}), path, row_group_size=4)
+    assert [leading_groups(path, rows) for rows in (0, 1, 4, 5, 9, 99)] == [[], [0], [0], [0, 1], [0, 1, 2], [0, 1, 2]]
+    batches = pair_batches(path, 100, leading_groups(path, 5), columns=["query"])
+    assert [text for batch in batches for text in batch.column("query").to_pylist()][:5] == list("01234")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from gte.data.locate import locate
-from gte.data.records import Pair
+from gte.data.records import Pair, normalize
 from gte.data.sources import load_source
 from gte.demo import corpus as demo
 from gte.demo import docstring
@@ -541,8 +541,8 @@ def test_leaks_are_found_as_by_comparing_every_text_with_every_held_out_text():
     texts += [f"{text(3)}{h}" for h in held_out]  # not at a word boundary
 
     def leaks(t):
-        t = demo_tasks.normalized(t)
-        for h in map(demo_tasks.normalized, held_out):
+        t = normalize(t)
+        for h in map(normalize, held_out):
             if (t == h and len(h) >= demo_tasks.CHARACTERS) or (
                 len(h.split()) >= demo_tasks.WORDS and re.search(rf"(?<!\S){re.escape(h)}(?!\S)", t)
             ):
@@ -603,10 +603,10 @@ def test_no_held_out_text_occurs_in_a_training_pair(corpus):
     out, counts = corpus
     found = held_out_texts(out)
     assert all(len(texts) > 1000 for texts in found.values()) and len(found) == 6
-    held_out = {demo_tasks.normalized(text) for texts in found.values() for text in texts}
+    held_out = {normalize(text) for texts in found.values() for text in texts}
     long = {text for text in held_out if len(text) >= demo_tasks.CHARACTERS}
     assert len(long) > 5000
-    training = {demo_tasks.normalized(text) for kind in counts for pair in pairs(out, kind) for text in pair}
+    training = {normalize(text) for kind in counts for pair in pairs(out, kind) for text in pair}
     assert len(training) > 100_000
     assert not long & training
     # within longer texts: a sample by plain search, the rest is test_leaks_are_found_...
@@ -637,9 +637,9 @@ def test_retrieval_tasks_are_whole_and_of_a_size_for_a_laptop(corpus, task):
     assert header == "query-id\tcorpus-id\tscore" and {score for *_, score in judged} == {"1"}
     assert {q for q, *_ in judged} == {row["_id"] for row in queries}
     assert {d for _, d, _ in judged} < {row["_id"] for row in documents}
-    texts = [demo_tasks.normalized(row["text"]) for row in documents]
+    texts = [normalize(row["text"]) for row in documents]
     assert len(set(texts)) == len(texts)
-    asked = [demo_tasks.normalized(row["text"]) for row in queries]
+    asked = [normalize(row["text"]) for row in queries]
     assert len(set(asked)) == len(asked) and not set(asked) & set(texts)
 
 

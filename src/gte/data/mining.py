@@ -19,7 +19,7 @@ from gte.data.mixture import mix, permute
 from gte.data.own_files import infer_source, local_source, pair_files
 from gte.data.preview import describe, preview
 from gte.data.ranking import Ranker, Search, embed_behind, rank_bm25, rank_dense
-from gte.data.records import Field, Pair, Rejected, Triple
+from gte.data.records import Field, Pair, Rejected, Triple, normalize
 from gte.data.sources import Source, load_source, source_files
 from gte.errors import UserError
 from gte.files import read_json, whole, write_json
@@ -178,11 +178,6 @@ class Pool:
             places = np.arange(start, min(start + DRAWN, len(self.texts)))
             drawn = permute(places, len(self.texts), mix(mix(seed, 1), query)).tolist()
             yield from self.without_answer(query, [number for number in drawn if number not in barred])
-
-
-def normalize(text: str) -> str:
-    """The text in lower case with single spaces: texts that differ only there are the same text here."""
-    return " ".join(text.lower().split())
 
 
 def number_texts(texts: Iterable[str]) -> tuple[list[str], dict[str, int], list[int]]:

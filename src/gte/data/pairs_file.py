@@ -7,7 +7,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gte.data.page_sums import check_stretch
-from gte.data.row_groups import read_footer
 from gte.errors import UserError
 
 FOOTER_END = 8  # bytes: the length of a parquet footer, and its mark
@@ -25,8 +24,9 @@ def open_pairs(path: Path, groups: list[int] | None = None) -> pq.ParquetFile:
     size = path.stat().st_size
     check_stretch(path, sums, size - FOOTER_END, size, remake)
     with open(path, "rb") as stream:
-        _, footer = read_footer(stream)
-    check_stretch(path, sums, footer, size, remake)
+        stream.seek(size - FOOTER_END)
+        length = int.from_bytes(stream.read(4), "little")
+    check_stretch(path, sums, size - FOOTER_END - length, size, remake)
     file = pq.ParquetFile(path, page_checksum_verification=True)
     for number in range(file.num_row_groups) if groups is None else groups:
         group = file.metadata.row_group(number)
@@ -34,6 +34,15 @@ def open_pairs(path: Path, groups: list[int] | None = None) -> pq.ParquetFile:
             begin = column.dictionary_page_offset or column.data_page_offset
             check_stretch(path, sums, begin, begin + column.total_compressed_size, remake)
     return file
+
+
+def leading_groups(path: Path, rows: int) -> list[int]:
+    """The first row groups of a pairs file that hold so many rows, or all of them."""
+    metadata, groups, held = open_pairs(path, []).metadata, [], 0
+    while held < rows and len(groups) < metadata.num_row_groups:
+        held += metadata.row_group(len(groups)).num_rows
+        groups.append(len(groups))
+    return groups
 
 
 def pair_batches(

@@ -26,7 +26,7 @@ from gte.data.locate import configuration, hub_notes, locate, release
 from gte.data.mining import mine, mined_for
 from gte.data.own_files import infer_sources, pair_files
 from gte.data.pairs import PARQUET, Tally, hash_file, texts_size, use_engine
-from gte.data.pairs_file import pair_batches
+from gte.data.pairs_file import leading_groups, pair_batches
 from gte.data.preview import describe, preview
 from gte.data.raw_lines import ENDS
 from gte.data.readers import JOINS, READERS
@@ -36,7 +36,7 @@ from gte.data.tasks import described_pairs, ranges, source_pairs, source_pairs_a
 from gte.data.tokenizer import commit_of, fingerprint, load_tokenizer, plain_reader, special_ids, train_tokenizer
 from gte.data.tokens import id_type
 from gte.data.workers import Workers, how_many
-from gte.errors import UserError, check_numbers, did_you_mean
+from gte.errors import UserError, check_numbers, did_you_mean, say
 from gte.files import put, write_json
 from gte.locks import locked
 from gte.ticker import still_at
@@ -56,11 +56,6 @@ TOKENIZER_CODE = ("gte.data.tokenizer:train_tokenizer", "gte.data.prepare:traini
 LIBRARIES = ("daft", "datasets", "numpy", "pyarrow", "tokenizers", "transformers")
 
 Report = Callable[[str], None]
-
-
-def say(line: str) -> None:
-    """Prints a line at once, also into a pipe."""
-    print(line, flush=True)
 
 
 @dataclass(frozen=True)
@@ -450,7 +445,7 @@ def write_pairs(
             facts[source.name] = describe_source(
                 source.category, source.stages, source.licence, tally, made["files"][0]
             )
-            tell(source.name, width, tally, how_long, report)
+            report_source(source.name, width, tally, how_long, report)
         if failed and recipe.dedup_across:
             break
     if failed:
@@ -520,7 +515,7 @@ def make_source(workers: Workers, size: int, *arguments) -> dict:
     return workers.run(source_pairs_alone, *arguments)
 
 
-def tell(name: str, width: int, tally: Tally, how_long: str, report: Report) -> None:
+def report_source(name: str, width: int, tally: Tally, how_long: str, report: Report) -> None:
     """Tells where the rows of a source went, and the first rejected row of each reason."""
     report(
         f"{name:<{width}}  read {tally.read:>11,}  kept {tally.kept:>11,}  duplicates {tally.duplicates:>9,}"
@@ -612,7 +607,9 @@ def training_texts(build: Path, sizes: dict[str, int]) -> list[str]:
     texts: list[str] = []
     for name, rows in sizes.items():
         wanted = int(np.ceil(rows * share))
-        for batch in pair_batches(build / "pairs" / f"{name}.parquet", 65_536, columns=["query", "document"]):
+        file = build / "pairs" / f"{name}.parquet"
+        groups = leading_groups(file, wanted)
+        for batch in pair_batches(file, 65_536, groups, columns=["query", "document"]):
             batch = batch.slice(0, wanted)
             wanted -= batch.num_rows
             texts += batch.column("query").to_pylist() + batch.column("document").to_pylist()

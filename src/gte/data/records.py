@@ -401,3 +401,8 @@ def text_hash(text: str) -> int:
     True
     """
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def normalize(text: str) -> str:
+    """The text in lower case with single spaces: texts that differ only there are the same text here."""
+    return " ".join(text.lower().split())

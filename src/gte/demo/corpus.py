@@ -18,10 +18,11 @@ from operator import not_
 from pathlib import Path
 from typing import NamedTuple
 
+from gte.data.records import normalize
 from gte.demo import docstring
 from gte.demo import pairs as demo_pairs
 from gte.demo.pysource import Item, read_source
-from gte.demo.tasks import build_tasks, contains_any, draw, normalized, texts_of
+from gte.demo.tasks import build_tasks, contains_any, draw, texts_of
 from gte.errors import UserError
 from gte.files import whole
 
@@ -218,7 +219,7 @@ def distinct(rows: Iterable[Row], answers: int = 1) -> list[Row]:
     documents answer. Case and white space make no difference."""
     found: dict[tuple[str, str], dict[str, Row]] = defaultdict(dict)
     for row in rows:
-        found[row.kind, normalized(row.query)].setdefault(normalized(row.document), row)
+        found[row.kind, normalize(row.query)].setdefault(normalize(row.document), row)
     kept, seen, uses = [], set(), Counter()
     for (kind, query), documents in found.items():
         if len(documents) > MAX_PER_QUERY:

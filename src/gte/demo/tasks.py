@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from gte.data.records import normalize
 from gte.demo import docstring
 
 RETRIEVAL = {
@@ -20,11 +21,6 @@ CLUSTER = 150  # texts of a label in a clustering task
 RELATED = 250  # pairs of each of the three scores
 WORDS = 8  # held-out texts of this many words must not occur within a training text
 CHARACTERS = 20  # shorter texts ("Return the name.") may occur on both sides
-
-
-def normalized(text: str) -> str:
-    """The text in lower case with single spaces: texts that differ only there are the same text."""
-    return " ".join(text.lower().split())
 
 
 def draw(texts: list, salt: str, key: Callable = lambda text: text) -> list:
@@ -61,7 +57,7 @@ def clustering_task(labelled: list[tuple[str, str]]) -> list[dict]:
     """Up to CLUSTER different texts of each label that has at least a third as many."""
     clusters = defaultdict(dict)
     for label, text in labelled:
-        clusters[label].setdefault(normalized(text), text)
+        clusters[label].setdefault(normalize(text), text)
     return [
         {"text": text, "label": label}
         for label in sorted(clusters)
@@ -75,7 +71,7 @@ def retrieval_task(rows: list, kinds: tuple[str, ...], queries: int) -> dict[str
     that a query was paired with is relevant to it. The kinds have equal parts of the queries, if they have enough."""
     asked, texts, relevant = {}, {}, defaultdict(dict)
     for row in rows:
-        query, document = normalized(row.query), normalized(row.document)
+        query, document = normalize(row.query), normalize(row.document)
         asked.setdefault(query, row)
         texts.setdefault(document, row.document)
         relevant[query][document] = 1
@@ -134,7 +130,7 @@ def texts_of(tasks: dict[str, dict[str, list]]) -> list[str]:
 def contains_any(texts: list[str], held_out: list[str], chunk: int = 20_000) -> np.ndarray:
     """bool [len(texts)]: whether the normalised text equals a held-out text of CHARACTERS or more, or holds one of
     WORDS words or more at a word boundary. Windows of WORDS words are compared by hash, then the whole by text."""
-    normal = [normalized(text) for text in held_out]
+    normal = [normalize(text) for text in held_out]
     whole = {text for text in normal if len(text) >= CHARACTERS}
     anchors: dict[int, list[str]] = defaultdict(list)
     for text in normal:

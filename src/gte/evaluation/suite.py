@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gte.data.task_folder import Folder, find_tasks
-from gte.errors import UserError, did_you_mean, tell
+from gte.errors import UserError, did_you_mean, say, tell
 from gte.files import read_json, write_json
 from gte.offline import ask_no_hub, hub_reachable
 from gte.provenance import git_commit, versions
@@ -218,18 +218,13 @@ def name_checkpoints(checkpoint: str | list[str] | dict[str, str]) -> dict[str, 
     raise UserError("checkpoint= names one checkpoint twice; give each a label: 'checkpoint={a: PATH, b: PATH}'")
 
 
-def say_at_once(line: str) -> None:
-    """Print a line without a buffer."""
-    print(line, flush=True)
-
-
 def run_suite(
     checkpoints: dict[str, str],
     suite: Suite,
     plan: Plan,
     out: str | Path,
     load_model: Callable,
-    say: Callable[[str], None] = say_at_once,
+    say: Callable[[str], None] = say,
     stated: dict | None = None,
     board: bool = True,
 ) -> dict:

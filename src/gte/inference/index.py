@@ -95,16 +95,30 @@ def update(file: Path, passages: list[Passage], embedder: Embedder, dtype: str =
     >>> index.search("a red fox", Embedder(model), top=1)[0][1].line
     1
     """
-    if file.exists():
-        kept, known, scheme = load(file, embedder.identity, dtype)
+    found, seen = None, version(file)
+    if seen is not None:
+        found = load(file, embedder.identity, dtype)
+        kept, known, scheme = found
         if passages == kept and scheme is not None:  # nothing is written: a folder that is read-only or busy will do
             return Index(passages, Vectors(np.stack([known[passage.text] for passage in passages]), scheme), 0)
     with locked(file, "updating", "out="):
-        return update_alone(file, passages, embedder, dtype)
+        if found is None or version(file) != seen:  # another process has written it meanwhile
+            found = load(file, embedder.identity, dtype)
+        return update_alone(file, found, passages, embedder, dtype)
 
 
-def update_alone(file: Path, passages: list[Passage], embedder: Embedder, dtype: str) -> Index:
-    kept, known, scheme = load(file, embedder.identity, dtype)
+def version(file: Path) -> tuple[int, int, int] | None:
+    """Tell a file from one that has replaced it, without reading it; None where there is none."""
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def update_alone(file: Path, found: tuple, passages: list[Passage], embedder: Embedder, dtype: str) -> Index:
+    """Embed what `found`, as `load` gives it, does not hold, and save the index where it has changed."""
+    kept, known, scheme = found
     new = list(dict.fromkeys(passage.text for passage in passages if passage.text not in known))
     first_file = {passage.text: passage for passage in reversed(passages)}
     fresh_ND = embedder(new, lambda i: "{0.file}:{0.line}".format(first_file[new[i]]))

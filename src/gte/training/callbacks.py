@@ -16,14 +16,11 @@ from gte import ticker
 from gte.cores import CORES
 from gte.data.collate import Batch
 from gte.data.module import steps_done
-from gte.early import holds_a_run, no_checkpoint
-from gte.errors import UserError, tell
+from gte.errors import tell
 from gte.files import write_json
 from gte.gather import current_ranks
 from gte.memory import peak_memory
 from gte.models.load import HISTORY_FILE
-from gte.models.saved import damage, newest_first, newest_whole
-from gte.remote import local_copy, place
 from gte.training.checkpoint import Checkpoints
 from gte.training.loggers import CsvRun, WandbRun
 
@@ -185,26 +182,3 @@ def run_callbacks(out: Path, folder: "Path | UPath", **kept) -> list[Callback]:
     """Callbacks of a run that writes to `out`, its checkpoints to `folder`; `kept` as of `Checkpoints`."""
     progress = Progress(refresh_rate=10) if sys.stderr.isatty() else ProgressLines()
     return [Metrics(out), progress, StopOnSignal(), Checkpoints(folder, **kept)]
-
-
-def find_resume(out: Path, folder: "Path | UPath", resume: str | None) -> Path | None:
-    """The checkpoint that training goes on from, on this machine; `folder` is where the run in `out` keeps its own.
-
-    Raises UserError where a new run would mix with another.
-    """
-    if isinstance(folder, Path) and folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file where checkpoints should go; remove it, or name another out=")
-    if resume is None:
-        if newest_first(folder):
-            raise UserError(holds_a_run(out, folder))
-        return None
-    if resume == "auto":
-        return newest_whole(folder)
-    named = place(resume)
-    if not named.exists():
-        raise UserError(no_checkpoint(resume))
-    found = local_copy(named)
-    wrong = damage(found)
-    if wrong:
-        raise UserError(f"cannot read the checkpoint {resume}: it is {wrong}; resume=auto takes the newest whole one")
-    return found

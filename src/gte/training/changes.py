@@ -22,8 +22,9 @@ class Rule(NamedTuple):
     why: str
 
 
+LENGTH = ("stage.steps", "stage.epochs", "early_stop", "keep_best")  # a finished run may have other ones too
 RULES = (
-    Rule(("stage.steps", "stage.epochs", "early_stop", "keep_best"), CHANGES, "a run may be lengthened or shortened"),
+    Rule(LENGTH, CHANGES, "a run may be lengthened or shortened"),
     Rule(("optim.*", "stage.lr_scale"), CHANGES, "the configured values act from the first resumed step on"),
     Rule(
         ("stage.global_batch", "stage.group_size", "stage.max_length", "data.alpha", "data.weights", "seed"),

@@ -12,6 +12,7 @@ from pathlib import Path
 from gte.benchmarks.gpu.card import main as look_for_card
 from gte.benchmarks.gpu.catalogue import CHECKS
 from gte.benchmarks.gpu.runner import run_checks
+from gte.errors import say
 
 BUDGET = 525  # seconds, so that all of it ends within nine minutes
 
@@ -70,7 +71,7 @@ def main(given: list[str] | None = None) -> int:
         setting = Setting("cpu" if chosen.cpu else "cuda", chosen.cpu, str(Path(chosen.pack).resolve()), work)
         checks = {name: CHECKS[name] for name in names}
         found = run_checks(
-            checks, setting.to_json(), out, budget=chosen.budget, slower=6 if chosen.cpu else 1, tell=tell
+            checks, setting.to_json(), out, budget=chosen.budget, slower=6 if chosen.cpu else 1, tell=say
         )
     merged = kept | found
     results["checks"] = {name: merged[name] for name in CHECKS if name in merged}
@@ -80,11 +81,6 @@ def main(given: list[str] | None = None) -> int:
         into_readme(results)
     print(f"written to {out / 'results.json'} and {out / 'table.md'}")
     return 0 if all(each["ok"] for each in found.values()) else 1
-
-
-def tell(line: str) -> None:
-    """A line as soon as it is known, also into a pipe."""
-    print(line, flush=True)
 
 
 def command(given: list[str] | None) -> str:
