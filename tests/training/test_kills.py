@@ -197,7 +197,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_says_how_to_go_on(checkpoints
     (checkpoints / ".last.ckpt.partial").symlink_to("/dev/full")
     files, later = WholeFiles(Path("run")), []
     files.save_checkpoint({"weight": torch.zeros(10**6)}, checkpoints / "last.ckpt")
-    files.then(lambda: later.append("old ones removed"))
+    files.then(lambda: later.append("old ones removed"), Path("run"))
     with pytest.raises(UserError, match=r"No space left.*last.ckpt is kept;.* go on with resume=auto out=run"):
         files.finish()
     with pytest.raises(UserError, match="No space left"):
@@ -207,7 +207,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_says_how_to_go_on(checkpoints
 
 def test_training_goes_on_while_a_checkpoint_of_that_step_is_written(tmp_path):
     files, gate, weight = WholeFiles(tmp_path), threading.Event(), torch.zeros(4)
-    files.then(gate.wait)  # a disk that takes its time
+    files.then(gate.wait, tmp_path)  # a disk that takes its time
     files.jobs.clear()
     files.save_checkpoint({"nested": [{"weight": weight}]}, tmp_path / "a.ckpt")
     files.look()

@@ -294,3 +294,13 @@ def test_a_folder_without_a_state_is_no_checkpoint(tmp_path, capsys):
     (tmp_path / "last.ckpt").mkdir()
     assert newest_whole(tmp_path) == tmp_path / "step-0000003.ckpt"
     assert "last.ckpt is a folder without any state" in capsys.readouterr().err
+
+
+def test_a_second_name_that_cannot_be_given_names_what_is_kept(tmp_path):
+    from gte.training.checkpoint import WholeFiles
+
+    files = WholeFiles(tmp_path)
+    (tmp_path / "checkpoints").touch()
+    files.then(lambda: (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b""), tmp_path / "checkpoints" / "last.ckpt")
+    with pytest.raises(UserError, match=r"cannot write .*last.ckpt: .*Not a directory.* is kept.*resume=auto"):
+        files.finish()

@@ -3,8 +3,9 @@
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,14 +46,15 @@ class WholeFiles(TorchCheckpointIO):
         content = apply_to_collection(checkpoint, Tensor, lambda x: x.detach().to("cpu", copy=True))
         self.jobs.append(self.writer.submit(self.write, content, place(path)))
 
-    def then(self, job: Callable[[], None]) -> None:
-        """Runs a job after what was saved before it is written, and not at all if that failed."""
+    def then(self, job: Callable[[], None], path: "Path | UPath") -> None:
+        """Runs a job on `path` after what was saved before it is written, and not at all if that failed."""
         before = self.jobs[-1] if self.jobs else None
 
         def run() -> None:
             if before is not None:
                 before.result()
-            job()
+            with self.kept_is_named(path):
+                job()
 
         self.jobs.append(self.writer.submit(run))
 
@@ -69,9 +71,14 @@ class WholeFiles(TorchCheckpointIO):
     teardown = finish
 
     def write(self, content: dict, path: "Path | UPath") -> None:
-        """Raises UserError, which names the checkpoint that is kept, where the file cannot be written."""
-        try:
+        with self.kept_is_named(path):
             write_again(content, path) if isinstance(path, Path) else upload(content, path)
+
+    @contextmanager
+    def kept_is_named(self, path: "Path | UPath") -> Iterator[None]:
+        """Raises UserError, which names the checkpoint that is kept, where `path` cannot be written."""
+        try:
+            yield
         except Exception as error:  # torch makes a RuntimeError of some failed writes, a remote filesystem has its own
             try:
                 kept = next(iter(newest_first(path.parent)), "no checkpoint")
@@ -147,7 +154,7 @@ class Checkpoints(Checkpoint):
             self.good = self.good if task.skipped["in_a_row"] else file.name
             trainer.save_checkpoint(file)
             if trainer.is_global_zero:
-                files.then(partial(self.name_last, file, self.good))
+                files.then(partial(self.name_last, file, self.good), self.folder / LAST)
         elif trainer.should_stop or step == task.total_steps:
             trainer.save_checkpoint(self.folder / LAST)
 
