@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gte.data import lineage, tasks
+from gte.data import lineage, runs, tasks
 from gte.data import pairs as engine
 from gte.data import prepare as module
 from gte.data.module import PairData
@@ -187,8 +187,9 @@ def test_the_number_of_buckets_and_what_they_come_in_change_nothing(prepared, tm
         return read_buckets(folder, buckets)
 
     groups = pq.ParquetFile(tmp_path / "one" / "pairs" / "words.parquet").num_row_groups
-    for name, value in {"BUCKET_BYTES": 2_000, "RUN_BYTES": 500, "BUCKET_RUN_BYTES": 100, "BATCH_ROWS": 7}.items():
-        monkeypatch.setattr(engine, name, value)
+    monkeypatch.setattr(engine, "BUCKET_BYTES", 2_000)
+    for name, value in {"RUN_BYTES": 500, "BUCKET_RUN_BYTES": 100, "BATCH_ROWS": 7}.items():
+        monkeypatch.setattr(runs, name, value)
     monkeypatch.setattr(engine, "read_buckets", counted)
     prepare(recipe, tmp_path / "many", report=silent)
     assert sum(map(len, calls)) > 30 and contents(tmp_path / "one") == contents(tmp_path / "many")
