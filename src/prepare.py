@@ -26,7 +26,8 @@ def check(cfg: DictConfig) -> None:
 
 @script("prepare", check)
 def main(cfg: DictConfig) -> None:
-    from gte.data.prepare import prepare, read_recipe
+    from gte.data.prepare import prepare
+    from gte.data.recipe import read_recipe
 
     out = Path(cfg.out)
     if out.is_dir() and not any(out.iterdir()):

@@ -24,7 +24,8 @@ from fake_hub import DataHub
 from gte import offline
 from gte.data import hub_files
 from gte.data.locate import locate
-from gte.data.prepare import Recipe, prepare, read_recipe
+from gte.data.prepare import prepare
+from gte.data.recipe import Recipe, read_recipe
 from gte.data.records import Pair, Rejected, Triple
 from gte.data.shards import Manifest
 from gte.data.sources import FOLDER, Source, load_source, overridden
