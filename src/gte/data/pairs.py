@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from gte.data.columnar.read import read_columns
 from gte.data.contamination import Contamination, EvaluationTexts, load_evaluation, save_evaluation
 from gte.data.engine import daft, run_tasks
-from gte.data.records import FILTERED
+from gte.data.reasons import FILTERED
 from gte.data.row_groups import join_files
 from gte.data.rows import FATAL, joined_records, keyed_row, leading, part_row, plain_part, raw_records, refusals
 from gte.data.runs import EXAMPLES, KEYED, PART, Runs, read_buckets, write_runs

@@ -5,7 +5,8 @@ from itertools import islice
 from statistics import median
 
 from gte.data.columns import is_number
-from gte.data.records import FILTERED, Pair, Rejected, Triple
+from gte.data.reasons import FILTERED
+from gte.data.records import Pair, Rejected, Triple
 from gte.data.sources import Raw, Source
 
 LOOKED_AT = 10_000  # rows

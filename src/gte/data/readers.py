@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gte.data.raw_lines import DAMAGE, MAX_LINE, Line, lines
-from gte.data.records import Fields, Keyed, Record, Rejected, Unfit, records, split_row
+from gte.data.reasons import Unfit
+from gte.data.records import Fields, Keyed, Record, Rejected, records, split_row
 from gte.data.tables import Row, table_rows
 from gte.errors import UserError
 

@@ -1,15 +1,16 @@
 """Results of a reader: pairs, triples, and rejections with their reasons."""
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import pairwise
 from typing import NamedTuple
 
+from gte.data.cleaning import clean, clean_answers, clean_negatives
+from gte.data.reasons import FILTERED, Unfit
+
 Field = str | int | list | None
 ANY_POSITIVE = ("pos", "document", "answer")  # names of which each row of a file may have another
-FILTERED = "filtered: "  # begins the reason of a row that its source skips by choice: counted, but no fault
 
 
 class Pair(NamedTuple):
@@ -131,10 +132,6 @@ class Fields:
         wanted += [*self.keep, *self.drop]
         flat = [name for one in wanted for name in (one if isinstance(one, list) else [one])]
         return list(dict.fromkeys(name for name in flat if isinstance(name, str)))
-
-
-class Unfit(Exception):
-    """A row gives no pair; the message is the reason of its rejection."""
 
 
 def records(
@@ -308,71 +305,6 @@ def pick(row: dict, field: Field):
     if any(part is not None and not isinstance(part, str) for part in parts):
         return parts  # of a wrong type: `clean` says so
     return ": ".join(part.strip() for part in parts if part and part.strip())
-
-
-def clean(value: object, role: str, replace: dict[str, str] | None = None) -> str:
-    """Strip a text of surrounding white space, after replacements.
-
-    Args:
-        value: the value of a row's field.
-        role: query, document or negative, for the reason of a rejection.
-        replace: regular expressions and their replacements.
-    Raises: Unfit where it is no text, empty, no Unicode, or holds NUL, as binary data and UTF-16 do.
-
-    >>> clean("  How   long? ", "query", replace={" +": " "})
-    'How long?'
-    """
-    if isinstance(value, str):
-        for pattern, text in (replace or {}).items():
-            value = re.sub(pattern, text, value)
-        text = value.strip()
-        if not text:
-            raise Unfit(f"empty {role}")
-        if not text.isascii() and not encodable(text):
-            raise Unfit("invalid UTF-8")
-        if "\0" in text:
-            raise Unfit(f"NUL in {role}")
-        return text
-    raise Unfit(f"missing {role}" if value is None else f"wrong type of {role}")
-
-
-def whole_number(value: object, role: str) -> int:
-    """A number or the digits of one, of 32 bits at most. Raises Unfit for what is none."""
-    try:
-        number = int(value)
-    except (TypeError, ValueError, OverflowError):
-        number = 2**31
-    if not -(2**31) < number < 2**31:
-        raise Unfit(f"wrong type of {role}")
-    return number
-
-
-def clean_negatives(value: object) -> list[str]:
-    """Hard negatives as a list of non-empty texts. Raises Unfit where they are neither texts nor absent."""
-    if value is None:
-        return []
-    values = value if isinstance(value, list) else [value]
-    if not all(isinstance(text, str) for text in values):
-        raise Unfit("wrong type of negatives")
-    return [clean(text, "negative") for text in values if text.strip()]
-
-
-def clean_answers(value: object, name: str | None) -> tuple[str, ...]:
-    """The answers in a row's column: a text, a list of them, or none. Raises Unfit for anything else."""
-    found = value.get(name) if isinstance(value, dict) else None
-    texts = [found] if isinstance(found, str) else [] if found is None else found
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise Unfit("wrong type of answers")
-    return tuple(texts)
-
-
-def encodable(text: str) -> bool:
-    """Whether a string is Unicode text: half a surrogate pair, as JSON can spell, is not."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def pair_hash(query: str, document: str) -> tuple[int, int]:

@@ -8,10 +8,12 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gte.data.cleaning import clean, encodable
 from gte.data.own_files import split_name
 from gte.data.raw_lines import MAX_LINE, lines
 from gte.data.readers import decoded_rows, require_columns
-from gte.data.records import Fields, Rejected, Unfit, clean, encodable
+from gte.data.reasons import Unfit
+from gte.data.records import Fields, Rejected
 from gte.data.tables import table_rows
 from gte.errors import UserError
 from gte.files import json_object

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from gte.data.cleaning import clean
 from gte.data.raw_lines import MAX_LINE
 from gte.data.readers import read_keyed
-from gte.data.records import FILTERED, Fields, Keyed, KeyedRow, Record, Rejected, Unfit, clean, records, text_hash
+from gte.data.reasons import FILTERED, Unfit
+from gte.data.records import Fields, Keyed, KeyedRow, Record, Rejected, records, text_hash
 
 PAGE = -1  # order of a page among the anchors that link to it
 FUNCTIONAL = frozenset([

@@ -8,9 +8,10 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from gte.data.cleaning import encodable
 from gte.data.raw_lines import MAX_LINE, Unreadable, lines, open_raw
 from gte.data.readers import json_values, paired
-from gte.data.records import Fields, Record, Rejected, encodable
+from gte.data.records import Fields, Record, Rejected
 from gte.data.tables import Row
 
 DECODER = json.JSONDecoder()

@@ -2,7 +2,7 @@
 
 from lxml import etree
 
-from gte.data.records import Unfit
+from gte.data.reasons import Unfit
 
 PARSER = etree.XMLParser(resolve_entities=False, no_network=True)
 

@@ -6,9 +6,11 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from gte.data.cleaning import clean
 from gte.data.raw_lines import MAX_LINE
 from gte.data.readers import read_keyed
-from gte.data.records import FILTERED, Fields, Keyed, KeyedRow, Record, Rejected, Unfit, clean, records
+from gte.data.reasons import FILTERED, Unfit
+from gte.data.records import Fields, Keyed, KeyedRow, Record, Rejected, records
 
 PAGE, CLAIM = 0, 1  # order of the rows of a page
 LONGEST_ID = 1_000  # Wikipedia's end at 255 bytes; the time of the normalization grows with the square of the length

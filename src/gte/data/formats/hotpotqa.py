@@ -7,7 +7,8 @@ from pathlib import Path
 from gte.data.formats.arrays import json_rows
 from gte.data.raw_lines import MAX_LINE
 from gte.data.readers import changed, parquet_rows
-from gte.data.records import Fields, Record, Rejected, Unfit
+from gte.data.reasons import Unfit
+from gte.data.records import Fields, Record, Rejected
 from gte.data.tables import Row
 
 

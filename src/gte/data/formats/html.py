@@ -6,7 +6,7 @@ from collections import Counter
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
 
-from gte.data.records import Unfit
+from gte.data.reasons import Unfit
 
 TAG = re.compile(r"<(/?)([a-zA-Z][^\s/>]*)")
 # elements that hold none, and those that end where the next of their kind begins

@@ -7,7 +7,8 @@ from pathlib import Path
 from gte.data.formats.arrays import json_rows
 from gte.data.raw_lines import MAX_LINE
 from gte.data.readers import changed
-from gte.data.records import Fields, Record, Unfit
+from gte.data.reasons import Unfit
+from gte.data.records import Fields, Record
 
 
 def read_medi(path: Path | zipfile.Path, fields: Fields, *, max_row: int = MAX_LINE) -> Iterator[Record]:

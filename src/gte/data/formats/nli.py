@@ -4,9 +4,11 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from gte.data.cleaning import clean
 from gte.data.raw_lines import MAX_LINE
 from gte.data.readers import read_keyed
-from gte.data.records import FILTERED, Fields, Keyed, KeyedRow, Record, Rejected, Unfit, clean, records
+from gte.data.reasons import FILTERED, Unfit
+from gte.data.records import Fields, Keyed, KeyedRow, Record, Rejected, records
 
 CONTRADICTED, ENTAILED = 0, 1  # order of the rows of a premise
 

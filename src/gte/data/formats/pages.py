@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from gte.data.cleaning import clean
 from gte.data.readers import read_objects
-from gte.data.records import FILTERED, Fields, Record, Unfit, clean
+from gte.data.reasons import FILTERED, Unfit
+from gte.data.records import Fields, Record
 
 
 def read_ccnet(path: Path, fields: Fields) -> Iterator[Record]:

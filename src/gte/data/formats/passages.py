@@ -7,7 +7,8 @@ from pathlib import Path
 from gte.data.formats.arrays import json_rows
 from gte.data.raw_lines import MAX_LINE
 from gte.data.readers import changed
-from gte.data.records import FILTERED, Fields, Record, Unfit, pick
+from gte.data.reasons import FILTERED, Unfit
+from gte.data.records import Fields, Record, pick
 
 
 def read_passages(

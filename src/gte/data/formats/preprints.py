@@ -5,9 +5,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from gte.data.cleaning import clean, whole_number
 from gte.data.raw_lines import MAX_LINE, lines
 from gte.data.readers import read_objects
-from gte.data.records import FILTERED, Fields, Keyed, KeyedRow, Record, Rejected, Unfit, clean, records, whole_number
+from gte.data.reasons import FILTERED, Unfit
+from gte.data.records import Fields, Keyed, KeyedRow, Record, Rejected, records
 
 WITHDRAWN = re.compile(r"(the|this) (\w+ )?(\w+) (has been|have been|is|was) (temporarily )?withdrawn", re.IGNORECASE)
 

@@ -12,7 +12,8 @@ from lxml import etree
 
 from gte.data.formats.elements import parse_element
 from gte.data.raw_lines import MAX_LINE, lines
-from gte.data.records import FILTERED, Fields, Record, Rejected, Unfit, records
+from gte.data.reasons import FILTERED, Unfit
+from gte.data.records import Fields, Record, Rejected, records
 
 TAG = re.compile(rb"<PubmedArticle[\s>]|</PubmedArticle\s*>|</PubmedArticleSet\s*>")
 TRANSLATED = re.compile(r"\[(.*)\]\.?")

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from gte.data.cleaning import clean
 from gte.data.raw_lines import MAX_LINE
 from gte.data.readers import read_keyed, read_objects
-from gte.data.records import FILTERED, Fields, Keyed, KeyedRow, Record, Rejected, Unfit, clean, records
+from gte.data.reasons import FILTERED, Unfit
+from gte.data.records import Fields, Keyed, KeyedRow, Record, Rejected, records
 
 GONE = ("[deleted]", "[removed]", "[deleted by user]")  # what stands in place of a text
 PARENT, COMMENT = 0, 1  # order of the rows of a key

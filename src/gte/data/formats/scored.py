@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gte.data.raw_lines import DAMAGE
-from gte.data.records import FILTERED, Fields, Record, Rejected, records
+from gte.data.reasons import FILTERED
+from gte.data.records import Fields, Record, Rejected, records
 from gte.errors import UserError, first_line
 from gte.files import put
 

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from lxml import etree
 
+from gte.data.cleaning import clean, whole_number
 from gte.data.formats.elements import parse_element
 from gte.data.formats.html import plain_text
 from gte.data.raw_lines import MAX_LINE, lines
-from gte.data.records import FILTERED, Fields, Keyed, KeyedRow, Record, Rejected, Unfit, clean, records, whole_number
+from gte.data.reasons import FILTERED, Unfit
+from gte.data.records import Fields, Keyed, KeyedRow, Record, Rejected, records
 from gte.errors import UserError
 
 QUESTION, ANSWER = "1", "2"  # PostTypeId; further ones are wiki pages of tags and the like

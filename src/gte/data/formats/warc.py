@@ -19,7 +19,8 @@ from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 from gte.data.formats.html import parse_html, plain_text
 from gte.data.formats.pages import check_page
 from gte.data.raw_lines import Unreadable, open_raw
-from gte.data.records import FILTERED, Fields, Record, Rejected, Unfit, records
+from gte.data.reasons import FILTERED, Unfit
+from gte.data.records import Fields, Record, Rejected, records
 
 MAX_RECORD = 16 * 2**20  # bytes; Common Crawl cuts pages at 1 MiB, from 2025 on at 5
 VERSION = re.compile(rb"WARC/\d\.\d+\r?\n")
