@@ -30,7 +30,7 @@ from huggingface_hub.utils import build_hf_headers, disable_progress_bars, get_s
 from gte.data.raw_lines import KINDS
 from gte.errors import UserError, did_you_mean, first_line
 from gte.files import put, read_json, write_json
-from gte.offline import hub_reachable
+from gte.hub import hub_reachable
 
 FOLDER = ".hub"  # in the raw folder: what is pinned, and downloads until their pairs are written
 WAITS = (1, 2, 4, 8, 16, 32, 60, 60)  # seconds between tries without progress, three minutes in all
