@@ -6,8 +6,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from gte.build import plain, script, typed
+from gte.build import plain, script
 from gte.errors import UserError
+from gte.overrides import typed
 
 
 def check(cfg: DictConfig) -> None:

@@ -18,11 +18,10 @@ from gte.build import (
     check_loss,
     choose_sources,
     plain,
-    refuse_unread,
     require_prepared,
     script,
-    typed,
 )
+from gte.overrides import refuse_unread, typed
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
