@@ -2,7 +2,7 @@
 
 import re
 
-from gte.data.reasons import Unfit
+from gte.data.reasons import Reason, Unfit
 
 
 def clean(value: object, role: str, replace: dict[str, str] | None = None) -> str:
@@ -22,13 +22,13 @@ def clean(value: object, role: str, replace: dict[str, str] | None = None) -> st
             value = re.sub(pattern, text, value)
         text = value.strip()
         if not text:
-            raise Unfit(f"empty {role}")
+            raise Unfit(Reason.EMPTY.of(role))
         if not text.isascii() and not encodable(text):
-            raise Unfit("invalid UTF-8")
+            raise Unfit(Reason.INVALID_UTF8)
         if "\0" in text:
-            raise Unfit(f"NUL in {role}")
+            raise Unfit(Reason.HOLDS_NUL.of(role))
         return text
-    raise Unfit(f"missing {role}" if value is None else f"wrong type of {role}")
+    raise Unfit((Reason.MISSING if value is None else Reason.WRONG_TYPE).of(role))
 
 
 def whole_number(value: object, role: str) -> int:
@@ -38,7 +38,7 @@ def whole_number(value: object, role: str) -> int:
     except (TypeError, ValueError, OverflowError):
         number = 2**31
     if not -(2**31) < number < 2**31:
-        raise Unfit(f"wrong type of {role}")
+        raise Unfit(Reason.WRONG_TYPE.of(role))
     return number
 
 
@@ -48,7 +48,7 @@ def clean_negatives(value: object) -> list[str]:
         return []
     values = value if isinstance(value, list) else [value]
     if not all(isinstance(text, str) for text in values):
-        raise Unfit("wrong type of negatives")
+        raise Unfit(Reason.WRONG_TYPE.of("negatives"))
     return [clean(text, "negative") for text in values if text.strip()]
 
 
@@ -57,7 +57,7 @@ def clean_answers(value: object, name: str | None) -> tuple[str, ...]:
     found = value.get(name) if isinstance(value, dict) else None
     texts = [found] if isinstance(found, str) else [] if found is None else found
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise Unfit("wrong type of answers")
+        raise Unfit(Reason.WRONG_TYPE.of("answers"))
     return tuple(texts)
 
 

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from gte.data.columnar.read import read_columns
 from gte.data.contamination import Contamination, EvaluationTexts, load_evaluation, save_evaluation
 from gte.data.engine import daft, run_tasks
-from gte.data.reasons import FILTERED
+from gte.data.reasons import is_fault
 from gte.data.row_groups import join_files
 from gte.data.rows import FATAL, joined_records, keyed_row, leading, part_row, plain_part, raw_records, refusals
 from gte.data.runs import EXAMPLES, KEYED, PART, Runs, read_buckets, write_runs
@@ -262,7 +262,7 @@ def count_parts(source: Source, found: list[dict], max_rejected: float) -> tuple
         if why.startswith(FATAL):
             raise UserError(f"source {source.name}: {why.removeprefix(FATAL)}")
         tally.examples += [{"reason": why, "file": file, "row": row} for file, row in examples[why]]
-    faults = {why: count for why, count in tally.rejected.items() if not why.startswith(FILTERED)}
+    faults = {why: count for why, count in tally.rejected.items() if is_fault(why)}
     rejected, limit = sum(faults.values()), f"more than max_rejected={max_rejected:g}"
     if not pairs:
         faults, rejected, limit = tally.rejected, tally.read, "so no pair is left"

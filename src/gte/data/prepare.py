@@ -16,7 +16,7 @@ from gte.data.made_by import age, recipe_code, versions
 from gte.data.pairs import texts_size, use_engine
 from gte.data.pairs_file import leading_groups, pair_batches
 from gte.data.preview import describe, preview
-from gte.data.raw_lines import ENDS
+from gte.data.reasons import ENDS
 from gte.data.recipe import Recipe
 from gte.data.shards import Manifest
 from gte.data.sources import LOCAL, Raw

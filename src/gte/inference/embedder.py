@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gte.data.reasons import Reason
 from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.files import put, whole, write_json
@@ -245,7 +246,7 @@ def blocks(texts: Iterable[Text], size: int) -> Iterator[list[Text]]:
 def chosen(block: list[Text], source: str, empty: str, unreadable: str, account: Account) -> Iterator[Text]:
     """The texts of a block to embed; the others are counted, or refused with their row."""
     for text in block:
-        reason, policy = (text.reason, unreadable) if text.text is None else ("empty text", empty)
+        reason, policy = (text.reason, unreadable) if text.text is None else (Reason.EMPTY.of("text"), empty)
         if text.text or policy == "keep":
             yield text
         elif policy == "skip":

@@ -7,7 +7,7 @@ from pathlib import Path
 from gte.data.formats.arrays import json_rows
 from gte.data.raw_lines import MAX_LINE
 from gte.data.readers import changed
-from gte.data.reasons import Unfit
+from gte.data.reasons import Reason, Unfit
 from gte.data.records import Fields, Record
 
 
@@ -27,5 +27,5 @@ def texts(value: object, name: str) -> list:
     several = isinstance(value, list) and value and isinstance(value[0], list)
     instructed = value if several else [value] if value else []
     if not all(isinstance(part, list) and len(part) > 1 for part in instructed):
-        raise Unfit(f"wrong type of {name}")
+        raise Unfit(Reason.WRONG_TYPE.of(name))
     return [part[1] for part in instructed]
