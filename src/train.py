@@ -292,8 +292,8 @@ def tell_end(
     cfg: DictConfig, task: "ContrastiveTask", data: "PairData", evaluation: "Evaluate | None", folder: "Path | UPath"
 ) -> int | None:
     """Draws and prints how far the training came; returns the exit code."""
-    from gte.encoder import cut_line
     from gte.errors import Stopped
+    from gte.models.encoding import cut_line
 
     out, trainer, name = Path(cfg.out), task.trainer, data.stage.name
     drawn = draw(name, out, task.facts())

@@ -20,10 +20,11 @@ import torch
 
 from gte.benchmarks.measure import compare, encoder_flops, in_child, matmul_rate, ours_alike, take_turns
 from gte.benchmarks.texts import Steps, lengths, report, sentence_transformer, write_model
-from gte.encoder import AUTOCAST, Encoder, native_bf16
+from gte.encoder import Encoder
 from gte.memory import peak_memory
 from gte.models.frozen import why_not
 from gte.models.onnx import INPUTS, OUTPUTS, padded_inputs, quantize, session_of, trace
+from gte.precision import AUTOCAST, native_bf16
 
 BATCH = 32  # texts; the default of sentence-transformers' encode, and what a plain loop would take
 BATCHES = (32, 256, 1024)

@@ -32,9 +32,10 @@ from gte.benchmarks.measure import (
     take_turns,
 )
 from gte.benchmarks.texts import Steps, largest_dropout, lengths, report, sentence_transformer, write_model
-from gte.encoder import AUTOCAST, Encoder, native_bf16
+from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.memory import peak_memory
+from gte.precision import AUTOCAST, native_bf16
 
 FOUR = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
 SRC = Path(__file__).parents[2]

@@ -11,9 +11,10 @@ from gte.benchmarks.gpu.findings import Findings
 from gte.benchmarks.gpu.setting import Setting
 from gte.benchmarks.loss import restart_peak
 from gte.benchmarks.measure import encoder_flops, matmul_rate, synchronize
-from gte.encoder import AUTOCAST, Encoder
+from gte.encoder import Encoder
 from gte.loss import improved_contrastive_loss
 from gte.memory import peak_memory
+from gte.precision import AUTOCAST
 
 SWEEP = {
     "packed bf16, chunks of 32k": {"packed": True},
