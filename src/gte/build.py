@@ -57,24 +57,12 @@ def script(name: str, check: Callable[[DictConfig], object] | None = None, alone
             if check is not None:
                 check(cfg)
 
-        def work(cfg: DictConfig) -> int:
-            cfg.out = HydraConfig.get().runtime.output_dir
-            line = CORES.start()
-            if line and is_first_rank():
-                tell(line)
-            try:
-                return main(cfg) or 0
-            except FileNotFoundError as error:
-                if error.filename is not None and is_within_removed(Path(error.filename), Path(cfg.out)):
-                    raise UserError(f"{cfg.out} was removed while this wrote to it; start it again") from error
-                raise
-
         def point(cfg: DictConfig) -> None:
             cfg.out = HydraConfig.get().runtime.output_dir
             with one_point_fails(cfg.out), ExitStack() as locks:
                 check_all(cfg)
                 hold(locks, cfg, alone)
-                if code := work(cfg):
+                if code := work(main, cfg):
                     raise UserError(f"exit code {code}")
 
         def task(cfg: DictConfig) -> None:
@@ -83,7 +71,7 @@ def script(name: str, check: Callable[[DictConfig], object] | None = None, alone
                 return
             # in here already: Hydra reports what it sees a task raise in a way of its own
             with one_line_errors(), EarlyChecks.leaving_nothing():
-                codes.append(work(cfg))
+                codes.append(work(main, cfg))
 
         def entry() -> None:
             EarlyChecks.check, EarlyChecks.alone = staticmethod(check_all), alone
@@ -100,6 +88,20 @@ def script(name: str, check: Callable[[DictConfig], object] | None = None, alone
         return entry
 
     return decorate
+
+
+def work(main: Callable[[DictConfig], int | None], cfg: DictConfig) -> int:
+    """Calls a script's main in the run directory, on the cores that are free; returns its exit code."""
+    cfg.out = HydraConfig.get().runtime.output_dir
+    line = CORES.start()
+    if line and is_first_rank():
+        tell(line)
+    try:
+        return main(cfg) or 0
+    except FileNotFoundError as error:
+        if error.filename is not None and is_within_removed(Path(error.filename), Path(cfg.out)):
+            raise UserError(f"{cfg.out} was removed while this wrote to it; start it again") from error
+        raise
 
 
 def show(help: str) -> None:

@@ -269,7 +269,7 @@ def test_a_finished_run_whose_report_cannot_be_written_is_finished_and_says_so(
     code, out, err = script("train", *TINY, f"data.dir={prepared}", "out=run", "stage.steps=2")
     assert code == 0 and "pretrain done: " in out and "Traceback" not in err, err
     (line,) = [line for line in err.splitlines() if line.startswith("note: ")]
-    assert "No space left on device" in line and "collect.py report=run writes it" in line
+    assert "No space left on device" in line and f"collect.py report={tmp_path / 'run'} writes it" in line
     assert not (tmp_path / "run" / "report.html").exists()
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)

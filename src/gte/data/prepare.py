@@ -84,10 +84,7 @@ def prepare(
         shown = look_at(recipe, raws, report)
         count = how_many(workers, engine)
         if workers is None:
-            count = min(
-                count,
-                1 + sum(texts_size(raw) for source in recipe.sources for raw in raws[source.name]) // WORTH,
-            )
+            count = min(count, 1 + sum(texts_size(raw) for found in raws.values() for raw in found) // WORTH)
         with building_site(out, report) as build, Workers(count, engine) as pool:
             build = build.resolve()  # the tasks of a cluster run in other folders
             manifest = fill(recipe, raws, given, build, report, pool)
