@@ -55,7 +55,9 @@ def clean_negatives(value: object) -> list[str]:
 def clean_answers(value: object, name: str | None) -> tuple[str, ...]:
     """The answers in a row's column: a text, a list of them, or none. Raises Unfit for anything else."""
     found = value.get(name) if isinstance(value, dict) else None
-    texts = [found] if isinstance(found, str) else [] if found is None else found
+    if found is None:
+        return ()
+    texts = [found] if isinstance(found, str) else found
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise Unfit(Reason.WRONG_TYPE.of("answers"))
     return tuple(texts)

@@ -249,8 +249,11 @@ def table(manifest: Manifest, out: Path) -> str:
     total = [sum(int(row[column].replace(",", "")) for row in rows[1:]) for column in (3, 4, 5, 6)]
     rows.append(("total", "", "", *(f"{n:,}" for n in total), f"{sum(float(row[7]) for row in rows[1:]):.1f}"))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(f"{c:<{w}}" if i < 3 else f"{c:>{w}}" for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-             for row in rows]  # fmt: skip
+    lines = []
+    for row in rows:
+        cells = [f"{cell:<{width}}" for cell, width in zip(row[:3], widths[:3], strict=True)]
+        cells += [f"{cell:>{width}}" for cell, width in zip(row[3:], widths[3:], strict=True)]
+        lines.append("  ".join(cells))
     notes = [line for name, facts in manifest.sources.items() for line in cut_files(name, facts)]
     return "\n".join(["", *(line.rstrip() for line in lines), *notes, f"written to {out}"])
 

@@ -206,7 +206,9 @@ def check_filters(value: object, fields: Fields) -> None:
 
 def filled(value: object) -> bool:
     """Whether a value is or holds anything; false and 0 are something."""
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    parts = value if isinstance(value, list) else [value]
     return any(part not in ([], {}, "") for part in parts)
 
 

@@ -24,8 +24,10 @@ def drop_instructions(value: dict) -> dict:
 
 def texts(value: object, name: str) -> list:
     """The texts of [instruction, text, ...] or of a list of these; none where there is nothing."""
-    several = isinstance(value, list) and value and isinstance(value[0], list)
-    instructed = value if several else [value] if value else []
+    if not value:
+        return []
+    several = isinstance(value, list) and isinstance(value[0], list)
+    instructed = value if several else [value]
     if not all(isinstance(part, list) and len(part) > 1 for part in instructed):
         raise Unfit(Reason.WRONG_TYPE.of(name))
     return [part[1] for part in instructed]
