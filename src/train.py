@@ -24,7 +24,6 @@ from gte.build import (
 from gte.overrides import refuse_unread, typed
 
 if TYPE_CHECKING:
-    import pytorch_lightning as pl
     from upath import UPath
 
     from gte.data.module import PairData
@@ -112,7 +111,7 @@ def main(cfg: DictConfig) -> int | None:
     if trainer.precision == "64-true":
         task.double()  # Lightning does so after it has read a checkpoint, whose weights float32 would round
     if trainer.is_global_zero:
-        tell_beginning(data, trainer, out)
+        tell_beginning(data, trainer.precision, trainer.strategy.root_device.type, out)
         if begun:
             tell_changes(begun, changed)
         if resume:
@@ -193,8 +192,8 @@ def build_callbacks(cfg: DictConfig, total_steps: int, folder: "Path | UPath") -
     return [*callbacks, evaluation], evaluation
 
 
-def checked_trainer(cfg: DictConfig, data: "PairData", callbacks: list) -> "pl.Trainer":
-    """The trainer. Raises UserError where it does not fit the data or the loss."""
+def checked_trainer(cfg: DictConfig, data: "PairData", callbacks: list):
+    """The Lightning Trainer. Raises UserError where it does not fit the data or the loss."""
     from gte.errors import UserError
     from gte.training.checkpoint import WholeFiles
 
@@ -275,17 +274,17 @@ def build_task(
     )
 
 
-def tell_beginning(data: "PairData", trainer: "pl.Trainer", out: Path) -> None:
+def tell_beginning(data: "PairData", precision: str, device: str, out: Path) -> None:
     """Prints what is trained, on what, and where to."""
     import torch
 
     from gte.errors import tell
 
     count = torch.get_num_threads()
-    threads = f"{count} thread{'s' * (count > 1)}, " if trainer.strategy.root_device.type == "cpu" else ""
+    threads = f"{count} thread{'s' * (count > 1)}, " if device == "cpu" else ""
     if data.lowered:
         tell(data.lowered)
-    print(f"{data.stage.name}: {data.describe()}, {trainer.precision}, {threads}writes {out}", flush=True)
+    print(f"{data.stage.name}: {data.describe()}, {precision}, {threads}writes {out}", flush=True)
 
 
 def tell_end(
