@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from gte.data import lineage
-from gte.data.lineage import changed, code_of
-from gte.data.prepare import PAIRS_CODE, SHARDS_CODE, TOKENIZER_CODE, TRIPLES_CODE
+from gte.data.lineage import changed, code, code_of
+from gte.data.made_by import PAIRS_CODE, SHARDS_CODE, TOKENIZER_CODE, TRIPLES_CODE
 from gte.data.readers import READERS
 
 SRC = Path(__file__).parents[2] / "src"
@@ -89,3 +89,19 @@ def test_every_reader_has_a_lineage_of_its_own_module():
         assert not {"gte.demo.corpus", "gte.data.collate", "gte.data.module"} & set(modules)
     formats = [name for name in code_of([PAIRS_CODE, READERS["jsonl"]]) if "formats" in name]
     assert len(code_of([PAIRS_CODE, READERS["warc"]])) > len(code_of([PAIRS_CODE, READERS["jsonl"]])) and not formats
+
+
+def test_a_move_to_another_module_makes_no_step_anew(source):
+    records = source / "gte" / "data" / "records.py"
+    text = records.read_text()
+    start, end = text.index("def pair_hash("), text.index("def normalize(")
+    moved = "from hashlib import blake2b\n\n\n" + text[start:end].rstrip() + "\n"
+    (source / "gte" / "data" / "hashes.py").write_text(moved)
+    imported = "from gte.data.hashes import pair_hash, text_hash\n"
+    records.write_text((text[:start] + text[end:]).replace("from hashlib import blake2b\n", imported))
+    lineage.read_module.cache_clear()
+    for step, entries in STEPS.items():
+        assert code(*entries) == code(*entries, src=source), step
+    assert changed(code_of(STEPS["jsonl"]), code_of(STEPS["jsonl"], source)) == ["gte.data.hashes", "gte.data.records"]
+    edit(source, "data/hashes.py", "digest_size=16", "digest_size=15")
+    assert code(*STEPS["jsonl"]) != code(*STEPS["jsonl"], src=source)

@@ -1,7 +1,8 @@
 """The code that a function's results depend on: what a finished step of a preparation is recognised by.
 
 Followed from the function through the names that it uses, statement by statement and from module to module, imports
-within functions included. Comments, docstrings and layout are no part of it, nor is what no such name leads to.
+within functions included. Comments, docstrings and layout are no part of it, nor is what no such name leads to, nor
+imports for types alone, nor in which of the modules a statement stands.
 """
 
 import ast
@@ -10,12 +11,13 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 SRC = Path(__file__).resolve().parents[2]
 PACKAGE = "gte"
 # what the user is told, whether a hub answers and how a file is copied, whose commit and size are known: in no result
-TALK = ("gte.errors", "gte.ticker", "gte.offline", "gte.data.hub_files")
+TALK = ("gte.errors", "gte.ticker", "gte.hub", "gte.data.hub_files")
 
 Name = tuple[str, str | None]  # a module and a name in it; None: all of the module
 
@@ -36,6 +38,21 @@ def code_of(entries: Iterable[str], src: Path | None = None) -> dict[str, str]:
 
     entries: "module:function" each. src: the folder that holds the package.
     """
+    return {name: digest("\n".join(statements)) for name, statements in sorted(statements_of(entries, src).items())}
+
+
+def code(*entries: str, src: Path | None = None) -> str:
+    """One digest of all code that the results of these functions depend on, the same in whichever modules it stands."""
+    return digest(json.dumps(sorted(chain.from_iterable(statements_of(entries, src).values()))))
+
+
+def digest(text: str) -> str:
+    """The SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def statements_of(entries: Iterable[str], src: Path | None = None) -> dict[str, list[str]]:
+    """The code of the statements that the results of these functions depend on, in order, by their module's name."""
     src, held, waiting = src or SRC, {}, [tuple(entry.split(":")) for entry in entries]
     while waiting:
         name, wanted = waiting.pop()
@@ -54,16 +71,10 @@ def code_of(entries: Iterable[str], src: Path | None = None) -> dict[str, str]:
         for number in set(numbers) - held.setdefault(name, set()):
             held[name].add(number)
             waiting += [(name, use) if isinstance(use, str) else use for use in module.uses[number]]
-    digests = {}
-    for name, numbers in sorted(held.items()):
-        code = "\n".join(read_module(src, name).code[number] for number in sorted(numbers))
-        digests[name] = hashlib.sha256(code.encode()).hexdigest()
-    return digests
-
-
-def code(*entries: str) -> str:
-    """One digest of all code that the results of these functions depend on."""
-    return hashlib.sha256(json.dumps(code_of(entries), sort_keys=True).encode()).hexdigest()
+    found = {}
+    for name, numbers in held.items():
+        found[name] = [read_module(src, name).code[number] for number in sorted(numbers)]
+    return found
 
 
 def changed(old: dict[str, str], new: dict[str, str]) -> list[str]:
@@ -91,6 +102,8 @@ def read_module(src: Path, name: str) -> Module:
     for statement in tree.body:
         if isinstance(statement, ast.Import | ast.ImportFrom):
             module.imports |= imported(statement)
+            continue
+        if isinstance(statement, ast.If) and getattr(statement.test, "id", "") == "TYPE_CHECKING":
             continue
         made, used = names_of(statement)
         number = len(module.code)

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from gte.errors import UserError
 from gte.files import read_json
-from gte.offline import SMALL_FILES, download, loading
+from gte.hub import SMALL_FILES, download, loading
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 # sentence-transformers names a file of settings after one of these, whatever the language model
