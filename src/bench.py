@@ -1,4 +1,4 @@
-"""Measure ours against its peers: python src/bench.py benchmark=loss"""
+"""Measure this project against its peers: python src/bench.py benchmark=loss"""
 
 import sys
 from pathlib import Path

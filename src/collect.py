@@ -1,4 +1,4 @@
-"""Gather an ablation's runs: python src/collect.py name=mixing_ratio; a run's page: python src/collect.py report=RUN"""
+"""Gather an experiment's runs, or write a run's page: python src/collect.py name=mixing_ratio | report=RUN_DIR"""
 
 from functools import cache
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Texts to embeddings: python src/embed.py checkpoint=MODEL in=texts.jsonl out=embeddings.npy"""
+"""Embed the texts of a file: python src/embed.py checkpoint=MODEL in=texts.jsonl out=embeddings.npy"""
 
 import contextlib
 import sys

@@ -1,4 +1,4 @@
-"""Score checkpoints on a suite: python src/eval.py checkpoint=RUN_DIR suite=demo"""
+"""Score checkpoints on a suite of evaluation tasks: python src/eval.py checkpoint=RUN_DIR suite=demo"""
 
 import contextlib
 import functools

@@ -1,4 +1,4 @@
-"""Write a directory to publish: python src/export.py checkpoint=RUN_DIR out=DIR"""
+"""Write a model directory to use or publish: python src/export.py checkpoint=RUN_DIR out=DIR"""
 
 from pathlib import Path
 

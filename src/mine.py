@@ -1,4 +1,4 @@
-"""Hard negatives for files of pairs: python src/mine.py in=PAIRS"""
+"""Mine hard negatives for files of pairs, by BM25 or an encoder: python src/mine.py in=PAIRS"""
 
 import sys
 from pathlib import Path

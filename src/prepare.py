@@ -1,4 +1,4 @@
-"""Raw text pairs to token shards: python src/prepare.py data=demo"""
+"""Make token shards of raw text pairs: python src/prepare.py data=demo"""
 
 import shlex
 import sys

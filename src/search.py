@@ -1,4 +1,4 @@
-"""Search a folder of texts: python src/search.py folder=DIR query="how are texts cut?" """
+"""Search the texts of a folder by meaning: python src/search.py folder=DIR query="how are texts cut?" """
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Train one stage: python src/train.py stage=pretrain model=base"""
+"""Train an encoder for one stage, pre-training or fine-tuning: python src/train.py stage=pretrain model=base"""
 
 import logging
 import sys

@@ -28,6 +28,11 @@ def options(group: str) -> list[str]:
     ]
 
 
+def read(path: Path) -> dict:
+    """A configuration file as it is written."""
+    return OmegaConf.to_container(OmegaConf.load(path))
+
+
 def composed(*overrides: str, name: str = "train") -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
@@ -108,3 +113,20 @@ def test_the_demo_corpus_brings_laptop_sizes_which_the_command_line_still_overri
 def test_no_configuration_holds_a_resolver_that_computes():
     for path in CONF.rglob("*.yaml"):
         assert not {"${eval:", "${mul:"} & set(re.findall(r"\$\{\w+:", path.read_text())), path
+
+
+def test_no_configuration_is_empty_or_a_comment_alone():
+    files = sorted(CONF.rglob("*.yaml"))
+    assert len(files) > 150
+    assert not [path for path in files if not read(path)]
+
+
+def test_a_scale_has_the_numbers_that_each_stage_leaves_to_it_and_no_other():
+    for stage in options("stage"):
+        left = {key for key, value in read(CONF / "stage" / f"{stage}.yaml").items() if value == "???"}
+        assert {"max_length", "global_batch", "steps", "epochs"} < left
+        for scale in options("scale"):
+            numbers = read(CONF / "scale" / scale / f"{stage}.yaml")
+            assert set(numbers) == left
+            chosen = composed(f"stage={stage}", f"scale={scale}").stage
+            assert {key: chosen[key] for key in numbers} == numbers

@@ -120,9 +120,11 @@ def test_help_is_a_sentence_an_example_and_every_setting_with_its_comment(tmp_pa
         for key in settings.keys() - {"defaults", "hydra"}:
             (line,) = [line for line in written if line.startswith(f"{key}:")]
             assert f"  {line}" in lines, (name, key)
+            above = written[written.index(line) - 1]
+            assert " # " in line or above.startswith("# "), f"{key} of conf/{name}.yaml says nothing of itself"
         chosen = [entry for entry in settings["defaults"] if isinstance(entry, dict)]
         groups = {key for entry in chosen for key in entry if not key.startswith("override ")}
-        shown = {line.split("=")[0].strip() for line in lines if "  (default: " in line} - {"experiment"}
+        shown = {line.split("=")[0].strip() for line in lines if "  (default: " in line} - {"+experiment"}
         assert shown == groups and not {"  hydra:", "  defaults:"} & set(lines)
 
 
