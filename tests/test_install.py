@@ -36,7 +36,8 @@ def test_an_installed_package_works_away_from_the_checkout(tmp_path):
 
     where = run(sys.executable, "-c", "import gte.loss as l; l.improved_contrastive_loss; print(l.__file__)")
     assert where.strip() == str(target / "gte" / "loss.py")
-    assert "Train an encoder for one stage, pre-training or fine-tuning." in run(sys.executable, str(target / "bin" / "gte-train"), "--help")
+    helped = run(sys.executable, str(target / "bin" / "gte-train"), "--help")
+    assert "Train an encoder for one stage, pre-training or fine-tuning." in helped
     composed = run(sys.executable, str(target / "bin" / "gte-train"), "--cfg", "job", "model=tiny", "data=demo")
     assert "hidden_size: 128" in composed
     unknown = run(sys.executable, str(target / "bin" / "gte-prepare"), "data=pretrain", "data.sources=[gooak]")

@@ -43,7 +43,7 @@ def script(name: str, check: Callable[[DictConfig], object] | None = None, alone
     before the run directory is made, so that an error takes a second and leaves nothing behind. alone: the settings
     whose folders no other process may write to meanwhile; of several ranks the first one asks.
     `cfg.out` is the directory that Hydra made for this run, whether it was given as `out=` or as `hydra.run.dir=`.
-    Exit code: what `main` returns (None is 0); 2 with one line on stderr for what the user can mend; 1 where points of
+    Exit code: what `main` returns (None is 0); 2 with one line on stderr for what the user can fix; 1 where points of
     a sweep failed. A bug shows its traceback; HYDRA_FULL_ERROR=1 shows it in every case.
     """
 
@@ -169,7 +169,7 @@ class EarlyChecks(Callback):
 
 
 def hold(locks: ExitStack, cfg: DictConfig, alone: Sequence[str]) -> None:
-    """Enter the locks of what these settings name, each place once; of several ranks the first one asks."""
+    """Enter the locks of what these settings name, each folder once; of several ranks the first one asks."""
     places: dict[Path, str] = {}
     for key in alone if is_first_rank() else ():
         if cfg[key] is not None and not is_address(cfg[key]):
@@ -180,7 +180,7 @@ def hold(locks: ExitStack, cfg: DictConfig, alone: Sequence[str]) -> None:
 
 @contextmanager
 def one_line_errors():
-    """Prints what the user can mend as `error: <line>` and exits with its code; all else keeps its traceback."""
+    """Print what the user can fix as `error: <line>` and exits with its code; all else keeps its traceback."""
     try:
         yield
     except Exception as error:

@@ -44,7 +44,7 @@ def quotas(root: Path) -> list[float]:
 
 
 def quota_of(folder: Path) -> list[float]:
-    """The quota in cores that a control group states; none where it states none."""
+    """The quota in cores that a control group sets; none where it sets none."""
     try:
         if (folder / "cpu.max").is_file():
             quota, period = (folder / "cpu.max").read_text().split()

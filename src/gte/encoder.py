@@ -43,7 +43,7 @@ class Encoder(nn.Module):
         padding_free: whether chunks are packed, texts end to end without padding; None packs them where `gte.attention`
             supports the model, on a GPU in half precision only.
         compile: whether torch.compile runs the language model; chunks are then padded, since packed ones would be
-            compiled anew for each mix of lengths.
+            compiled again for each mix of lengths.
         settings: the model's own length, pooling and prompts; `Settings()` by default.
         pooling: mean, cls (a text's first token) or last (its last token); None is that of `settings`.
     Raises: UserError for an unknown pooling, for a max_length beyond the model's positions, and where padding_free is
@@ -106,7 +106,7 @@ class Encoder(nn.Module):
         self.frozen_in_use = False
 
     def __getstate__(self) -> dict:
-        """Of a copy, or a pickle: without what is quickly made anew, and is no one else's to change."""
+        """Of a copy, or a pickle: without what is quickly made again, and is no one else's to change."""
         return self.__dict__ | {"fast_ids": None, "frozen": None}
 
     @classmethod
@@ -336,7 +336,7 @@ class Encoder(nn.Module):
             batch_tokens: tokens of a chunk, padding included; None suits the device.
             normalize: whether the vectors get unit length, so that inner products are cosines.
             precision: arithmetic of the language model: fp32 (default), bf16, fp16 or int8; pooling stays float32. On a
-                CPU a BERT's layers are laid out anew for it (`gte.models.frozen`) and kept so for the next call, which
+                CPU a BERT's layers are laid out once for it (`gte.models.frozen`) and kept so for the next call, which
                 takes the memory of their weights again; int8 is for these models alone.
             progress: whether a progress bar is shown.
             prompt_name: name of the model's prompt that is put before each text; None is its default one, as in

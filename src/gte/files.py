@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and JSON read in one way."""
+"""Files written completely or not at all, and JSON read in one way."""
 
 import errno
 import json
@@ -41,7 +41,7 @@ def json_object(line: str | bytes) -> dict:
 
 
 def write_json(file: Path, content: dict | list, indent: int | None = 2, ascii_only: bool = True) -> None:
-    """Writes JSON; the file is whole or not there, whoever else writes the same. Makes its folder."""
+    """Write JSON; the file is complete or not there, whoever else writes the same. Makes its folder."""
     text = json.dumps(content, indent=indent, ensure_ascii=ascii_only) + "\n"
     file.parent.mkdir(parents=True, exist_ok=True)
     with whole(file, shared=True) as partial:
@@ -71,7 +71,7 @@ def whole(target: Path, *, shared: bool = False) -> Iterator[Path]:
 
 
 def put(new: Path, target: Path) -> None:
-    """Gives a file or folder its name, in the place of what had it, so that a power cut leaves the old or the new.
+    """Give a file or folder its name, replacing what had it, so that a power cut leaves the old or the new.
 
     What is in it is flushed to the disk, then it is renamed, then the folder that holds the name is flushed: a
     filesystem may write a name before the content, and the rename is lost with a folder that was not flushed (POSIX,

@@ -8,7 +8,7 @@ row d_i, and
     dL/dX = (G X - P) / (n τ),   G_ab = e^{S_ab} (1/Z_a [a sums b] + 1/Z_b [b sums a]),   P_q = d, P_d = q, else 0
 
 with Z of the pair a row belongs to. S and G are symmetric but for what is masked, so one tile of S serves the rows on
-both of its sides. S is never whole in memory: its tiles are computed forward, for Z, and again backward, for G. Across
+both of its sides. S is never all in memory: its tiles are computed forward, for Z, and again backward, for G. Across
 ranks, X and log Z are gathered once each; a rank then has all that its own rows of G X need.
 
 Nested widths (Matryoshka, Kusupati et al. 2022): S_v is that of the vectors cut to their first D_v entries. The product
@@ -81,7 +81,7 @@ def improved_contrastive_loss(
         chunk_rows: bound of the tiles; changes no result. None chooses it.
         ranks: the processes that share the batch. Each passes its own N pairs (as many on every rank), the value is the
             mean over the pairs of all ranks, and the gradient is that of the own rows times W: averaged over the ranks,
-            as DistributedDataParallel does, it is what one process gets from the whole batch.
+            as DistributedDataParallel does, it is what one process gets from the global batch.
         text_hashes: int64 [N (2 + K)] of queries, documents, negatives of query 0, of query 1, ...: a text competes
             with no repetition of its own pair's texts, on whichever rank that is; the paper has no such mask.
         tf32: lets CUDA round the factors of the score matrix to 10 bits, as fast as half precision: on random vectors
@@ -458,7 +458,7 @@ class _Scores:
         return barred_ab
 
     def above_the_positive(self, s_ab: Tensor, v: int, rows: "Chunk", others: "Chunk", dim: int) -> Tensor | None:
-        """Which candidates of the rows, which lie along the other dimension than `dim`, mask_margin leaves out."""
+        """Which candidates of the rows, which lie along the other dimension than `dim`, mask_margin excludes."""
         if self.limit_WVR is None:
             return None
         value_ab = s_ab if self.batch.guide_WRG is None else self.guide_ab

@@ -64,8 +64,8 @@ def check_length(max_length: int, lm: nn.Module) -> None:
 def position_ids(ids_T: Tensor, within_T: Tensor, config: PretrainedConfig) -> Tensor:
     """The positions [T] that transformers gives the tokens of texts end to end, each text on its own.
 
-    within_T: the place of a token in its text, from 0. RoBERTa's kinds count the tokens that are not the padding id, so
-    a text that spells `<pad>` does not move those behind it.
+    within_T: the position of a token in its text, from 0. RoBERTa's kinds count tokens other than the padding id, so a
+    text that spells `<pad>` does not move those behind it.
     """
     if config.model_type not in BEHIND_PADDING:
         return within_T

@@ -260,7 +260,7 @@ def choose_score(path: Path, columns: list, rows: list[dict], wanted: Wanted, ta
 
 
 def find(path: Path, name: Field, columns: list) -> Field:
-    """The file's own spelling of a column's name, or of several; of a number the column at that place.
+    """The file's own spelling of a column's name, or of several; of a number the column at that position.
 
     Raises UserError for a column that it has not, or twice.
     """

@@ -59,7 +59,7 @@ class Decontamination:
     """The pairs that count as contaminated: a text of theirs equals an evaluation set's, or holds n-grams of one.
 
     folder: of evaluation tasks, a folder a task; their training splits are skipped. texts: "queries", "documents" or
-    both. ngram: words of an n-gram, None to compare whole texts only. overlap: share of an evaluation text's n-grams
+    both. ngram: words of an n-gram, None to compare entire texts only. overlap: share of an evaluation text's n-grams
     that must be there, 0 for a single one. min_words: an evaluation text of fewer words is in any corpus, and skipped.
     """
 
@@ -248,7 +248,7 @@ class Postings:
         self.seen[self.hashes >> np.uint64(64 - self.BITS)] = True
 
     def find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(place in `hashes`, owner) for each owner of each hash that is known."""
+        """(position in `hashes`, owner) for each owner of each hash that is known."""
         places = self.seen[hashes >> np.uint64(64 - self.BITS)].nonzero()[0]
         left = np.searchsorted(self.hashes, hashes[places], side="left")
         counts = np.searchsorted(self.hashes, hashes[places], side="right") - left
@@ -300,7 +300,7 @@ def split_words(text: str) -> list[str]:
 
 
 def whole_hash(words: list[str]) -> int:
-    """The hash of a whole text, by its words."""
+    """The hash of an entire text, by its words."""
     return text_hash(" ".join(words))
 
 

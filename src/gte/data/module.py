@@ -81,7 +81,7 @@ class StepsFrom(Sampler):
 
 
 class PairData(pl.LightningDataModule):
-    """The sources of a prepared folder that state this stage.
+    """The sources of a prepared folder that name this stage.
 
     `sources`: names to use, None for all of the stage. `weights`: how often each is drawn in proportion to the others,
     by name, in place of alpha. `text_hashes`: whether batches carry the hashes of their texts. Step s of the training
@@ -160,7 +160,7 @@ class PairData(pl.LightningDataModule):
         return own | {name: own.get(name, 0.0) + times for name, times in self.earlier_epochs.items()}
 
     def own_epochs(self, step: int) -> dict[str, float]:
-        """The same since the run goes on with these data and this batch."""
+        """The same, counted from where the run was resumed with these data and this batch."""
         times = self.mixture.epochs(step) - self.mixture.epochs(self.first_step)
         return dict(zip(self.source_names, times.tolist(), strict=True))
 
@@ -207,7 +207,7 @@ class PairData(pl.LightningDataModule):
     def set_prompts(self, encoder: nn.Module) -> None:
         """Puts the prompts before the texts of every batch, and leaves in `encoder.settings` what it is trained with.
 
-        Raises UserError for a kind or source that is not there, for words that leave no room for a text, and where the
+        Raises UserError for a kind or source that is not there, for words that leave a text no tokens, and where the
         tokenizer would read them together with the texts in another way.
         """
         known = list(self.manifest.sources)

@@ -51,7 +51,7 @@ class Pages:
     Args:
         content: the whole file, mapped.
         sums: the file of `page_sums`, mapped too. What is kept in memory is a bit a page: 6 MB for 200 GB of shards.
-        digest: its SHA-256 as the manifest states it.
+        digest: its SHA-256 as the manifest has it.
         path: the shard, for messages.
         remake: what the user is told to do.
     Raises: UserError where the checksums are not those that were written.

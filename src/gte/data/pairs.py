@@ -123,8 +123,8 @@ def make_pairs(
             `hash_file(work)`.
         evaluation: texts that no pair may hold.
     Returns: where the rows went.
-    Raises: UserError where more are rejected, where no pair is left, and for what a reader cannot go on from; OSError
-        where the disk is full.
+    Raises: UserError where more are rejected, where no pair is left, and for what a reader cannot read on from;
+        OSError where the disk is full.
     """
     shutil.rmtree(work, ignore_errors=True)  # a killed run's
     try:

@@ -150,7 +150,7 @@ def fill(
 
 
 def sweep(build: Path, names: list[str]) -> None:
-    """Removes what a killed run of another recipe left, and what is made anew in every case."""
+    """Removes what a killed run of another recipe left, and what is written again in every case."""
     for path in build.iterdir():
         if path.name not in (WORK, "pairs", "shards"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -222,7 +222,7 @@ def training_texts(build: Path, sizes: dict[str, int]) -> list[str]:
 
 
 def describe_tokenizer(tokenizer: "PreTrainedTokenizerBase", name: str | None, max_tokens: int) -> dict:
-    """A tokenizer as the manifest states it."""
+    """A tokenizer as the manifest records it."""
     prefix, suffix = special_ids(tokenizer)
     commit = commit_of(tokenizer)
     return {

@@ -75,7 +75,7 @@ def describe(name: str, file: str, shown: dict) -> list[str]:
 
 
 def spelt(value: object) -> str:
-    """Columns as people read them; a place counts from 1."""
+    """Columns as people read them; a position counts from 1."""
     if isinstance(value, list):
         return ", ".join(map(spelt, value))
     if isinstance(value, dict):

@@ -68,7 +68,7 @@ class Manifest:
         write_json(folder / MANIFEST, {**facts, "checksum": checksum(facts)}, indent=1, ascii_only=False)
 
     def stage(self, name: str) -> dict[str, int]:
-        """Rows of each source that states this stage, n_i of Eq. 4."""
+        """Rows of each source that names this stage, n_i of Eq. 4."""
         return {source: facts["kept"] for source, facts in self.sources.items() if name in facts["stages"]}
 
     def verify(self, folder: str | Path) -> None:
@@ -83,7 +83,7 @@ class Manifest:
                         )
 
     def remake(self) -> str:
-        """The command that makes the folder anew, as an error's way out."""
+        """The command that prepares the folder again, as an error's way out."""
         made = self.command or f"python src/prepare.py data={self.name}"
         return f"prepare again: {made}" + ("" if "force=true" in made else " force=true")
 
@@ -93,7 +93,7 @@ class Manifest:
 
 
 def with_pages(file: dict) -> list[dict]:
-    """A file as the manifest states it, and that of its pages' checksums, where it has one."""
+    """A file as the manifest records it, and that of its pages' checksums, where it has one."""
     return [file, file["pages"]] if "pages" in file else [file]
 
 
@@ -114,7 +114,7 @@ def checksum(facts: dict | list) -> str:
 
 
 def described(folder: Path, file: str) -> dict:
-    """A file as the manifest states it: its name below the folder, bytes and SHA-256."""
+    """A file as the manifest records it: its name below the folder, bytes and SHA-256."""
     path = folder / file
     return {"file": file, "bytes": path.stat().st_size, "sha256": sha256(path)}
 
@@ -128,7 +128,7 @@ def sha256(path: Path) -> str:
 def write_shards(batches: Iterator[pa.RecordBatch], folder: Path, source: str, part: int = 0) -> list[dict]:
     """Writes `folder/shards/<source>/<part>.arrow`, and <part>-1, -2, ... where one shard cannot hold all of the part.
 
-    Returns what the manifest states of each. Rows keep their order.
+    Returns what the manifest records of each. Rows keep their order.
     """
     (folder / "shards" / source).mkdir(parents=True, exist_ok=True)
     facts = []
@@ -273,7 +273,7 @@ class TokenTable:
         return result
 
     def _negatives(self, rows_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The place of each of the rows' hard negatives within its shard, its shard, and how many each row has."""
+        """The position of each of the rows' hard negatives within its shard, its shard, and how many each row has."""
         outer, shards = self._lists("negatives", rows_N)
         counts_N = outer[:, 1] - outer[:, 0]
         return spans(outer[:, 0], counts_N), np.repeat(shards, counts_N), counts_N

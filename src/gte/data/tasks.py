@@ -1,6 +1,6 @@
 """The tasks of a preparation, each a function of files that any process may run: a source's pairs, a range's shards.
 
-A range is a run of whole row groups of a pairs file, cut by that file alone: so the shards are the same bytes whoever
+A range is a run of complete row groups of a pairs file, cut by that file alone: the shards are the same bytes whoever
 makes them, in which order, and however many at a time.
 """
 
@@ -39,7 +39,7 @@ def source_pairs(
     across: list[Path] | None,
     index: Path | None,
 ) -> dict:
-    """Writes pairs/<source>.parquet below `build`; returns its tally and its files as the manifest states them.
+    """Writes pairs/<source>.parquet below `build`; returns its tally and its files as the manifest records them.
 
     across: hash files of earlier sources, whose pairs are duplicates; None where each source is by itself. index: file
     of the evaluation texts that no pair may hold.
@@ -56,7 +56,7 @@ def source_pairs(
 
 
 def described_pairs(build: Path, source: str) -> dict:
-    """A pairs file as the manifest states it, with the checksums of its pages, which are written beside it."""
+    """A pairs file as the manifest records it, with the checksums of its pages, which are written beside it."""
     file, pages = f"pairs/{source}.parquet", f"pairs/{source}.pages"
     page_sums(build / file).tofile(build / pages)
     return {**described(build, file), "pages": described(build, pages)}
@@ -91,7 +91,7 @@ def token_shards(
     """Writes shards/<source>/<number>.arrow below `build`, the tokens of a range of its pairs; more where one is full.
 
     groups: first row group and last + 1. rules: the tokenizer.json to read by, with its fingerprint. Returns the files
-    as the manifest states them, and how many texts there are and are cut.
+    as the manifest records them, and how many texts there are and are cut.
     """
     counts = Counter(texts=0, cut=0)
     path = build / "pairs" / f"{source}.parquet"

@@ -4,7 +4,7 @@ A tokenizer in BERT's manner works word by word, and texts repeat their words: s
 words by array operations, each distinct word is looked up once, and texts are put together from the results. Stretches
 that cannot be cut into words beforehand (not ASCII, a control character, the spelling of a special token) are cut at
 blanks only and go through the Rust tokenizer. Where nanotoken is installed (requirements-tokens.txt), it reads the
-texts of such a tokenizer. Any other kind of tokenizer gets the whole texts.
+texts of such a tokenizer. Any other kind of tokenizer gets the texts uncut.
 
 Shapes: N texts, B bytes of their UTF-8 end to end, P pieces (words), T tokens.
 """
@@ -125,7 +125,7 @@ class Tokens:
         return np.concatenate([*parts, data_B[done:]]), np.concatenate([[0], lengths.cumsum()])
 
     def ids(self, data_B: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(flat ids, lengths) of the whole texts, by words."""
+        """(flat ids, lengths) of the uncut texts, by words."""
         if len(data_B) > BLOCK_BYTES and len(edges) > 2:
             middle = len(edges) // 2
             split = edges[middle]
@@ -194,7 +194,7 @@ class Tokens:
         return flat.astype(self.dtype), np.diff(edges)
 
     def rust_ids(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """(flat ids, lengths) of the whole texts by the Rust tokenizer alone."""
+        """(flat ids, lengths) of the uncut texts by the Rust tokenizer alone."""
         lists = [encoding.ids for encoding in self.rust.encode_batch_fast(list(texts), add_special_tokens=False)]
         lengths = np.fromiter(map(len, lists), np.int64, len(lists))
         return np.fromiter(chain.from_iterable(lists), self.dtype, lengths.sum()), lengths

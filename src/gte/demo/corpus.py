@@ -80,7 +80,7 @@ def mine(
 ) -> dict[str, int]:
     """Writes `out/<kind>/<kind>.jsonl.gz` and the held-out tasks `out/eval/<Task>/`; returns the pairs of each kind.
 
-    No text of a held-out task occurs in a pair: neither as a whole, nor, from eight words on, within a longer text.
+    No text of a held-out task occurs in a pair: neither by itself, nor, from eight words on, within a longer text.
     `packages` are distribution names, "python" the standard library; a missing one is a UserError. At most
     `queries` queries go into a retrieval task.
     """
@@ -103,7 +103,7 @@ def mine(
 
 
 def is_below(place: str, names: Iterable[str]) -> bool:
-    """True where the dotted place is one of the names or inside one of them."""
+    """True where the dotted name is one of the names or inside one of them."""
     return any(place == name or place.startswith(f"{name}.") for name in names)
 
 

@@ -133,7 +133,7 @@ def texts_of(tasks: dict[str, dict[str, list]]) -> list[str]:
 
 def contains_any(texts: list[str], held_out: list[str], chunk: int = 20_000) -> np.ndarray:
     """bool [len(texts)]: whether the normalised text equals a held-out text of CHARACTERS or more, or holds one of
-    WORDS words or more at a word boundary. Windows of WORDS words are compared by hash, then the whole by text."""
+    WORDS words or more at a word boundary. Windows of WORDS words are compared by hash, then by text."""
     normal = [normalize(text) for text in held_out]
     whole = {text for text in normal if len(text) >= CHARACTERS}
     anchors: dict[int, list[str]] = defaultdict(list)

@@ -118,7 +118,7 @@ class Evaluate(Callback):
             self.best, self.without = state["best"], state["without"]
 
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        """Begins anew where best.ckpt is not the one that the resumed checkpoint counts from.
+        """Start counting again where best.ckpt is not the one that the resumed checkpoint counts from.
 
         After a kill it may be of a step to come, at which the same run writes it again.
         """

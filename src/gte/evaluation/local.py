@@ -165,7 +165,7 @@ def read_reranking(folder: Folder, split: str) -> tuple[dict, list[str]]:
     """Each query's own candidates, positives first, under the ids that mteb gives them: they decide between ties.
 
     A query's id ends in the number of its text among those of its row, which mteb's MindSmallReranking merges by. Rows
-    without a positive or without a negative are skipped, and the others numbered anew, as mteb does.
+    without a positive or without a negative are skipped, and the others numbered consecutively, as mteb does.
     """
     corpus, queries, relevant, candidates = [], [], {}, {}
     path = folder.require(split)

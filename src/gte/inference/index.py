@@ -163,7 +163,7 @@ def save(file: Path, passages: list[Passage], vectors: Vectors, identity: str) -
 
 
 def as_table(hits: list[tuple[float, Passage]], width: int) -> str:
-    """Rank, score, place and beginning of each passage, a line each, cut to the width of the terminal."""
+    """Rank, score, position and beginning of each passage, a line each, cut to the width of the terminal."""
     places = [f"{passage.file}:{passage.line}" for _, passage in hits]
     room = max(map(len, [*places, "where"]))
     lines = [f"rank  score  {'where':<{room}}  passage"]

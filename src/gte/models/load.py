@@ -110,7 +110,7 @@ def load_weights(encoder: Encoder, state_dict: dict, path: Path) -> None:
 
 
 def fitting_weights(encoder: Encoder, state_dict: dict, path: Path) -> dict:
-    """`encoder.*` of a training run's state, by the encoder's own names. UserError where one has no place there."""
+    """`encoder.*` of a training run's state, by the encoder's own names. UserError where one is not the encoder's."""
     weights = {key.removeprefix("encoder."): value for key, value in state_dict.items() if key.startswith("encoder.")}
     own = encoder.state_dict()
     differs = [key for key in own if key not in weights or weights[key].shape != own[key].shape]
@@ -125,7 +125,7 @@ def fitting_weights(encoder: Encoder, state_dict: dict, path: Path) -> dict:
 
 
 def check_same_model(encoder: Encoder, checkpoint: Path) -> None:
-    """Raises UserError where the encoder is not of the model whose training goes on from a checkpoint.
+    """Raises UserError where the encoder is not of the model whose training resumes from a checkpoint.
 
     That is: reads texts by another tokenizer, pools in another way, or has other weights.
     """

@@ -104,7 +104,7 @@ def listing(root: Path) -> Path:
 
 
 def read_settings(root: Path) -> tuple[Path, Settings | None, int | None]:
-    """A model directory's language model, its settings but for the length, and the length that its modules state.
+    """A model directory's language model, its settings but for the length, and the length that its modules give.
 
     A plain transformers directory has neither. Raises UserError where the modules are anything else than a language
     model, one of our poolings, and normalisation: the result would silently be another embedding.

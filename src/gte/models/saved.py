@@ -22,7 +22,7 @@ def steps_newest_first(folder: "Path | UPath") -> list:
 
 
 def newest_first(folder: "Path | UPath") -> list:
-    """The checkpoints of a directory or address that training can go on from. UserError where that cannot be read."""
+    """The checkpoints of a directory or address that training can resume from. UserError where that cannot be read."""
     last = folder / LAST
     try:
         look_anew(folder)
@@ -51,9 +51,9 @@ def damage(checkpoint: Path) -> str | None:
 
 
 def newest_whole(folder: "Path | UPath") -> Path | None:
-    """The newest checkpoint of a directory or address that is whole, on this machine; others are named on stderr.
+    """The newest intact checkpoint of a directory or address, on this machine; others are named on stderr.
 
-    None where there is no checkpoint, UserError where there are but none is whole.
+    None where there is no checkpoint, UserError where there are but none is intact.
     """
     found = newest_first(folder)
     for file in found:
@@ -68,9 +68,9 @@ def newest_whole(folder: "Path | UPath") -> Path | None:
 
 
 def why_not_good(checkpoint: "Path | UPath") -> str | None:
-    """Say in a few words why a checkpoint is not one to go on from, or to publish; None where it is good.
+    """Say in a few words why a checkpoint is not one to resume from, or to publish; None where it is good.
 
-    Good is one whose file is whole, which was written while no step was skipped, whose weights are finite and give a
+    Good is one whose file is intact, which was written while no step was skipped, whose weights are finite and give a
     text a finite vector.
     """
     try:

@@ -28,7 +28,7 @@ def collect(runs: Path) -> tuple[list[dict], list[dict]]:
 
     Scores are those of evaluations during training, and of every results.json within a run's directory; where they are
     of several steps, `run` has the step. The training loss is there as well, as train/loss. A run that is not finished
-    is left out with a line on stderr. The training's seconds are there as train/seconds. Raises UserError where none is
+    is skipped with a line on stderr. The training's seconds are there as train/seconds. Raises UserError where none is
     finished.
     """
     folders = sorted(path.parents[1] for path in runs.glob("*/.hydra/overrides.yaml"))

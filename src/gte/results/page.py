@@ -237,7 +237,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def kind_of(cells: Sequence[str]) -> str:
-    """The class of a column: n of numbers, t of long texts, which get room; none of words."""
+    """The class of a column: n of numbers, t of long texts, which get more width; none of words."""
     if all(NUMBER.fullmatch(cell) for cell in cells):
         return ' class="n"'
     return ' class="t"' if max(map(len, cells)) > LONG else ""
@@ -255,7 +255,7 @@ def section(title: str, *parts: str) -> str:
 
 
 def charts(*figures: str) -> str:
-    """Figures beside each other where there is room; nothing where all are empty."""
+    """Figures beside each other where the width allows it; nothing where all are empty."""
     return f'<div class="charts">{"".join(figures)}</div>\n' if any(figures) else ""
 
 
@@ -265,7 +265,7 @@ def note(words: str) -> str:
 
 
 def page(title: str, subtitle: str, parts: Iterable[str]) -> str:
-    """The whole document."""
+    """The complete document."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8"/>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1"/>\n'

@@ -51,7 +51,7 @@ def write_run_report(run: Path, stages: list[dict] | None = None) -> Path:
     Args:
         run: a run directory; one that was killed, or of an older version, will do.
         stages: the run's history, oldest stage first; None reads it from the run's newest checkpoint.
-    Returns: the file, which is written whole or not at all.
+    Returns: the file, which is written completely or not at all.
     Raises UserError where the directory is no run's: it has no metrics.csv.
     """
     if not (run / "metrics.csv").is_file():
@@ -91,7 +91,7 @@ def write_experiment_report(
         order: the values of the grid in order.
         paper: header and rows of the paper's table, if it has one.
         stages: the histories of the runs, where they are at hand: for their data.
-    Returns: the file, which is written whole or not at all.
+    Returns: the file, which is written completely or not at all.
     """
     points = by_point(scores, order)
     metric_names = list(dict.fromkeys(row["metric"] for row in scores))
@@ -121,7 +121,7 @@ def write_experiment_report(
 
 
 def write(file: Path, content: str) -> Path:
-    """Writes a page so that a kill leaves it whole, or what was there before."""
+    """Write a page so that a kill leaves it complete, or what was there before."""
     with whole(file) as partial:
         partial.write_text(content, encoding="utf-8")
     return file

@@ -95,7 +95,7 @@ class Progress(TQDMProgressBar):
         )
 
     def on_train_epoch_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        """Lightning's would count from 0, and is not called in a run that goes on amid an epoch."""
+        """Lightning's would count from 0, and is not called in a run that is resumed amid an epoch."""
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, task: pl.LightningModule, outputs: object, batch: Batch, index: int

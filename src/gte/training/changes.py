@@ -1,4 +1,4 @@
-"""A run that goes on from its checkpoint: what may differ from its first part, and the record of each part.
+"""A run that is resumed from its checkpoint: what may differ from its first part, and the record of each part.
 
 RULES is the one table of it; docs/training.md shows it.
 """
@@ -49,7 +49,7 @@ RULES = (
     Rule(
         ("sources", "contents of a source"),
         DATA,
-        "sources added, left out, in another order, or prepared from other texts: rows would come twice or never",
+        "sources added, dropped, in another order, or prepared from other texts: rows would come twice or never",
     ),
     Rule(
         ("stage.name", "stage.init_from", "loss", "loss.temperature=learnt or a number", "trainer=deepspeed or another",
@@ -101,7 +101,7 @@ def settings_of(record: dict) -> dict:
 def changes(begun: dict, facts: dict) -> list[Change]:
     """List where a run's settings and data differ from its record; what only one of them has counts as no change.
 
-    begun: the record of the stage in the checkpoint. facts: that of the run which goes on.
+    begun: the record of the stage in the checkpoint. facts: that of the run which resumes.
     """
     old, new = settings_of(begun), settings_of(facts)
     found = [
@@ -115,7 +115,7 @@ def changes(begun: dict, facts: dict) -> list[Change]:
 
 
 def changed_sources(begun: dict, facts: dict) -> list[Change]:
-    """Sources added, left out, in another order, or of other contents; of an old record their rows tell."""
+    """Sources added, dropped, in another order, or of other contents; of an old record their rows tell."""
     old, new = begun["sources"], facts["sources"]
     added, left_out = (", ".join(name for name in one if name not in other) for one, other in ((new, old), (old, new)))
     found = [Change("sources", f"sources {verb}: {names}") for verb, names in (("added", added), ("left out", left_out))
@@ -157,7 +157,7 @@ def check_data(checkpoint: Path, found: list[Change], word: str) -> None:
 
 
 def tell_changes(begun: dict, found: list[Change]) -> None:
-    """Notes on stderr: what the run goes on with, and whether its data could not be compared."""
+    """Notes on stderr: what the run resumes with, and whether its data could not be compared."""
     if found:
         said = ", ".join(change.said for change in found)
         tell(f"note: the run goes on with other settings: {said}")
@@ -169,7 +169,7 @@ def tell_changes(begun: dict, found: list[Change]) -> None:
 
 
 def continued(begun: dict | None, facts: dict, found: list[Change]) -> list[dict]:
-    """The segments of a stage that begins (`begun` None) or goes on: one more where something has changed.
+    """The segments of a stage that begins (`begun` None) or is resumed: one more where something has changed.
 
     A segment: first_step and last_step, in steps done; global_batch; sources and data as in the record; epochs by
     source; and what it changed.

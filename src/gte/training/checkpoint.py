@@ -1,4 +1,4 @@
-"""Checkpoint files: whole or not there, written while training goes on, checked before use, not too many."""
+"""Checkpoint files: complete or not there, written while training continues, checked before use, not too many."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class WholeFiles(TorchCheckpointIO):
     """Lightning's way to the disk: the tensors are copied to host memory, and a thread writes them from there.
 
-    A file is written beside its place and renamed when the disk has all of it, in a filesystem of fsspec within its
+    A file is written beside its path and renamed when the disk has all of it, in a filesystem of fsspec within its
     transaction: a kill or a full disk leaves the old one. One write at a time, so that there is one copy at most.
     What a write met is raised by the next call of `look`, `finish` or `save_checkpoint`. `out`: what resume=auto
     is told.
@@ -91,7 +91,7 @@ class WholeFiles(TorchCheckpointIO):
 
 
 def write_again(content: dict, path: Path) -> None:
-    """Writes a file, and once more where its folder was removed meanwhile, which is then made anew."""
+    """Writes a file, and once more where its folder was removed meanwhile, which is then made again."""
     try:
         write_file(content, path)
     except FileNotFoundError:

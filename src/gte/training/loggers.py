@@ -1,4 +1,4 @@
-"""Loggers whose curves go on where a run goes on: metrics.csv, Weights & Biases and TensorBoard."""
+"""Loggers whose curves continue where a run is resumed: metrics.csv, Weights & Biases and TensorBoard."""
 
 import csv
 import os
@@ -22,8 +22,8 @@ BLOCK, HEADER = 32_768, 7  # bytes, of a .wandb file
 class CsvRun(Logger):
     """`out`/metrics.csv: a row a call, its step and the metrics by name, each number as Python writes it.
 
-    A run that goes on keeps the rows of the steps before it. Rows are appended; where a column is new, or rows go, the
-    file is written anew beside its place first, so that a kill loses no more than the rows of the last `every` steps.
+    A resumed run keeps the rows of the steps before it. Rows are appended; where a column is new, or rows go, the
+    file is written again beside its path first, so that a kill loses no more than the rows of the last `every` steps.
     Rank 0 alone writes.
     """
 
@@ -79,7 +79,7 @@ class CsvRun(Logger):
 class WandbRun(WandbLogger):
     """A run in W&B: the settings, the metrics by step, and as artifacts the data's manifest.json and the run's history.
 
-    `data` is the prepared folder, `resume` what train.py was told. A run that goes on in the same `out` goes on as the
+    `data` is the prepared folder, `resume` that of conf/train.yaml. A run resumed in the same `out` continues the
     same W&B run, whose id is kept in `out`; steps that W&B was given before, beyond the checkpoint, are not given
     again, and those that a kill kept from it are. Offline unless a key is at hand. Rank 0 alone logs.
     """
@@ -141,7 +141,7 @@ class WandbRun(WandbLogger):
 
 
 class TensorBoardRun(TensorBoardLogger):
-    """TensorBoard's curves. Of a run that goes on, readers drop what was logged beyond the step where it goes on."""
+    """TensorBoard's curves. Of a resumed run, readers drop what was logged beyond the step where it resumes."""
 
     begun = False
 
@@ -201,7 +201,7 @@ def read_records(file: Path) -> Iterator:
     """The records of a .wandb file up to where a kill may have cut it.
 
     The format is LevelDB's log after a header of 7 bytes: blocks of 32 KiB, in them fragments of
-    checksum (4 bytes), length (2), kind (1: whole, 2: first, 3: middle, 4: last), content.
+    checksum (4 bytes), length (2), kind (1: full, 2: first, 3: middle, 4: last), content.
     """
     from wandb.proto.wandb_internal_pb2 import Record
 

@@ -32,7 +32,7 @@ def finished(checkpoint: Path, facts: dict, total_steps: int) -> bool:
 
 
 def find_resume(out: Path, folder: "Path | UPath", resume: str | None) -> Path | None:
-    """The checkpoint that training goes on from, on this machine; `folder` is where the run in `out` keeps its own.
+    """The checkpoint that training resumes from, on this machine; `folder` is where the run in `out` keeps its own.
 
     Raises UserError where a new run would mix with another.
     """

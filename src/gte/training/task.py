@@ -187,7 +187,7 @@ class ContrastiveTask(pl.LightningModule):
 
 
 def masks_candidates(loss: Callable) -> bool:
-    """Whether a loss leaves out candidates that score above the positive, and counts them."""
+    """Whether a loss excludes candidates that score above the positive, and counts them."""
     given = loss.loss if isinstance(loss, LearntTemperature) else loss
     return getattr(given, "keywords", {}).get("mask_margin") is not None
 

@@ -21,7 +21,7 @@ STATE_CLASSES = {
 
 
 class Zero(DeepSpeedStrategy):
-    """Lightning's strategy, with this project's bound on the gradient and checkpoints that are whole or not there.
+    """Lightning's strategy, with this project's bound on the gradient and checkpoints that are complete or not there.
 
     A checkpoint is a directory: a file of weights, which gte.models.load reads, and one of optimizer state a rank.
     DeepSpeed skips a step whose gradient is not finite on some rank, at every precision.
@@ -76,7 +76,7 @@ class Zero(DeepSpeedStrategy):
 
 
 def check_resume(checkpoint: Path, trainer: Trainer, learnt: bool = False) -> None:
-    """Raises UserError where `trainer` cannot go on from a checkpoint that another strategy or other ranks wrote.
+    """Raises UserError where `trainer` cannot resume from a checkpoint that another strategy or other ranks wrote.
 
     Also where it holds weights alone, where one of the two runs learns its temperature and the other does not
     (`learnt`: this one does), and where a file of it is no ZeRO state: DeepSpeed unpickles whatever it finds.

@@ -16,7 +16,7 @@ FEW_WORDS = 3  # so short a docstring may stand in the code by chance
 
 
 def read_codesearchnet(path: Path | zipfile.Path, fields: Fields, *, max_line: int = MAX_LINE) -> Iterator[Record]:
-    """Docstring and code of each row; Python's docstring is taken out of the code, which holds it whole."""
+    """Docstring and code of each row; Python's docstring is taken out of the code, which contains it."""
     return paired(json_values(lines(path, max_line)), fields, split_docstring)
 
 

@@ -62,7 +62,7 @@ def take_post_or_comment(row: int, value: dict) -> Iterator[Keyed]:
 
 
 def parent_name(value: dict) -> str:
-    """The name of what a comment answers: t3_ or t1_ and its id. Raises Unfit where none is stated."""
+    """The name of what a comment answers: t3_ or t1_ and its id. Raises Unfit where none is given."""
     stated = value.get("parent_id")
     if stated is None and value.get("link_id"):  # a comment on the post itself
         return clean(value["link_id"], "link_id")

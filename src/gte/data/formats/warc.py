@@ -1,11 +1,11 @@
 """WARC files: Common Crawl's WARC and WET, CC-News, ClueWeb09 and ClueWeb12.
 
-We cut the records out ourselves and give FastWARC one at a time. Their lengths cannot be trusted (ClueWeb09 states
+We cut the records out ourselves and give FastWARC one at a time. Their lengths cannot be trusted (ClueWeb09 gives
 wrong ones), and FastWARC 2.0.1 believes them: it loses the record after one whose length is too great, and passes over
 what is no WARC at all, in both cases without a word.
 
 Nor can their HTTP headers: CC-NEWS before May 2019 and Common Crawl before August 2018 keep a page as it was decoded
-under the encodings that it was sent with. FastWARC raises there, so a body that is not as stated is taken as it is.
+under the encodings that it was sent with. FastWARC raises there, so a body that is not as declared is taken as it is.
 """
 
 import io
@@ -40,7 +40,7 @@ def read_warc(path: Path, fields: Fields, *, main_content: bool = True) -> Itera
     """Pages (responses in HTML, WET's conversions) as rows of title, text, url and language; row counts all records.
 
     Title and text: the <title> and the visible text of HTML, of WET the first line and those below it. main_content:
-    takes menus, headers and footers out of HTML. language: the first that WET states ('eng'), of HTML None.
+    takes menus, headers and footers out of HTML. language: the first that WET names ('eng'), of HTML None.
     """
     for item in cut_records(path):
         if isinstance(item, Rejected):
@@ -93,8 +93,8 @@ def wet_texts(data: bytes) -> tuple[str, str]:
 
 
 def html_body(record: WarcRecord, head: bytes, block: bytes) -> tuple[bytes, str | None, str | None]:
-    """The decoded body of a response, its character set if stated, and how it was read, None where no encoding is
-    stated. Raises Unfit for an error page, for what is no HTML, and for a body that is neither as stated nor a text."""
+    """The decoded body of a response, its character set if declared, and how it was read, None where no encoding is
+    declared. Raises Unfit for an error page, for what is no HTML, and for a body neither as declared nor a text."""
     try:
         record.parse_http(quirks_mode=True)
     except OSError:
@@ -147,7 +147,7 @@ def html_texts(html: bytes, charset: str | None, main_content: bool) -> tuple[st
 def cut_records(path: Path) -> Iterator[tuple[int, bytes, bytes] | Rejected]:
     """(row, header lines, block) of every record of a WARC file; a rejection for one that is cut, over-long or none.
 
-    The stated length holds where the next record follows at its end. Where not, the block ends where the next record
+    The declared length holds where the next record follows at its end. Where not, the block ends where the next record
     begins: at the first line that is a WARC version.
     """
     row = 0
