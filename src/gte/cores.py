@@ -85,7 +85,7 @@ class Cores:
     def start(self) -> str:
         """Set the environment that PyTorch's libraries read when they are loaded; a line about it, where it is less.
 
-        Returns: "" where this process has the whole machine, or the user says how many threads.
+        Returns: "" where this process has all cores of the machine, or the user says how many threads.
         """
         if self.by_user:
             return ""

@@ -86,7 +86,7 @@ def did_you_mean(name: str, known: Iterable) -> str:
 def check_numbers(group: str, settings: object) -> None:
     """Raises UserError where a field of a dataclass that is declared as a number is none.
 
-    group: of conf, as the user types it. A whole number may be a float's, and None where it is declared.
+    group: of conf, as the user types it. An integer may be a float's, and None where it is declared.
     """
     kinds = {int: "a whole number", float: "a number"}
     for one in fields(settings):

@@ -215,7 +215,7 @@ def dotted(settings: dict, prefix: str = "") -> list[str]:
 
 
 def typed() -> dict[str, str]:
-    """The settings on the command line: {key: value as it was typed}, marks of Hydra left out."""
+    """The settings on the command line: {key: value as it was typed}, without Hydra's marks."""
     pairs = (override.partition("=") for override in HydraConfig.get().overrides.task)
     return {key.lstrip("+~"): value for key, _, value in pairs}
 

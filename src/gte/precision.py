@@ -21,7 +21,7 @@ def cast_weights(module: nn.Module, dtype: torch.dtype):
     """Within, the floating-point parameters of a module are copies in this type; buffers stay as they are.
 
     The parameters themselves are put aside, not changed: gradients, an optimizer and DDP, which hangs on them, see
-    nothing of it. The copies are made anew each time, so they never are those of an earlier training step.
+    nothing of it. The copies are made each time, so they never are those of an earlier training step.
     """
     kept = [(part, dict(part.named_parameters(recurse=False))) for part in module.modules()]
     copies = {p: nn.Parameter(p.detach().to(dtype), False) for p in module.parameters() if p.is_floating_point()}

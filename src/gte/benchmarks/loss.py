@@ -92,7 +92,7 @@ def nested_variants(widths: tuple[int, ...]) -> dict[str, Callable[[], Callable[
 
 
 def nested_widths(width: int) -> tuple[int, ...]:
-    """The whole width and three parts: of 384 these are 384, 256, 128 and 64."""
+    """The full width and three parts: of 384 these are 384, 256, 128 and 64."""
     return width, 2 * width // 3, width // 3, width // 6
 
 

@@ -43,7 +43,7 @@ class Recipe:
     most this many ids of a text, special tokens not counted. triples: fine-tuning sources to mine, by name. evaluation:
     a folder to copy to eval/. max_rejected: share of a source's rows that may be rejected, those that it filters out
     not counted. dedup_across: whether a pair that an earlier source has is a duplicate as well. decontaminate: what
-    pairs with texts of evaluation sets are, which are left out; None keeps them.
+    pairs with texts of evaluation sets are, which are skipped; None keeps them.
     notes: lines that the user is told first.
     """
 

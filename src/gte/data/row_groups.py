@@ -1,4 +1,4 @@
-"""Parquet files joined to one by copying their row groups' bytes; only the footer is written anew.
+"""Parquet files joined to one by copying their row groups' bytes; only the footer is rewritten.
 
 A file's pages know nothing of where they stand; its footer, a Thrift struct in the compact protocol, does. Source: the
 Apache Parquet format's specification, "File format" and parquet.thrift, and Thrift's, "Thrift compact protocol".

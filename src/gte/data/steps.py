@@ -44,7 +44,7 @@ def write_pairs(
     report: Report,
     workers: Workers,
 ) -> dict[str, dict]:
-    """Writes pairs/<source>.parquet of every source; returns what the manifest states of each, shards excepted.
+    """Writes pairs/<source>.parquet of every source; returns what the manifest records of each, shards excepted.
 
     Sources are made at the same time, except where each depends on those before it, and are told in their order. Where
     one cannot be made the others are, which the next run takes over; then UserError says what the first one's fault is.
@@ -154,7 +154,7 @@ def report_source(name: str, width: int, tally: Tally, how_long: str, report: Re
 
 
 def describe_source(category: str, stages: Sequence[str], licence: str, tally: Tally, pairs: dict) -> dict:
-    """A source as the manifest states it, shards excepted."""
+    """A source as the manifest records it, without its shards."""
     counts = asdict(tally)
     negatives = counts.pop("negatives")
     facts = {"category": category, "stages": list(stages), "licence": licence, "negatives": negatives, **counts}

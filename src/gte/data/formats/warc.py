@@ -59,7 +59,7 @@ def read_warc(path: Path, fields: Fields, *, main_content: bool = True) -> Itera
 
 def page(head: bytes, block: bytes, main_content: bool) -> tuple[dict | None, str | None]:
     """The page of a record, None where its kind holds none, and how its body was read, None where no encoding is
-    stated. Raises Unfit for a page that gives no row."""
+    declared. Raises Unfit for a page that gives no row."""
     record = parsed(head, block)
     way = None
     url, language = (record.headers.get(name) for name in ("WARC-Target-URI", "WARC-Identified-Content-Language"))
