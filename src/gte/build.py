@@ -37,14 +37,16 @@ os.environ |= {"HYDRA_FULL_ERROR": "1"} | ({} if SHOW_TRACEBACK else {"GTE_ONE_L
 
 
 def script(name: str, check: Callable[[DictConfig], object] | None = None, alone: Sequence[str] = ()) -> Callable:
-    """Makes a `main(cfg)` the entry point of conf/<name>.yaml.
+    """Make a `main(cfg)` the entry point of conf/<name>.yaml.
 
-    `check(cfg)`: raises UserError for settings and paths that cannot be meant, and loads no heavy library. It is called
-    before the run directory is made, so that an error takes a second and leaves nothing behind. alone: the settings
-    whose folders no other process may write to meanwhile; of several ranks the first one asks.
-    `cfg.out` is the directory that Hydra made for this run, whether it was given as `out=` or as `hydra.run.dir=`.
-    Exit code: what `main` returns (None is 0); 2 with one line on stderr for what the user can fix; 1 where points of
-    a sweep failed. A bug shows its traceback; HYDRA_FULL_ERROR=1 shows it in every case.
+    Args:
+        name: of the primary configuration.
+        check: raises UserError for settings and paths that cannot be meant, and loads no heavy library. It is called
+            before the run directory is made, so that an error takes a second and leaves nothing behind.
+        alone: settings whose folders no other process may write to meanwhile; of several ranks the first one asks.
+    Returns: a decorator. `cfg.out` is the directory that Hydra made for this run, whether it was given as `out=` or as
+        `hydra.run.dir=`. Exit code: what `main` returns (None is 0); 2 with one line on stderr for what the user can
+        fix; 1 where points of a sweep failed. A bug shows its traceback; HYDRA_FULL_ERROR=1 shows it in every case.
     """
 
     def decorate(main: Callable[[DictConfig], int | None]) -> Callable[[], None]:

@@ -58,9 +58,12 @@ REASONS = {Match.EXACT: Reason.EVALUATION_TEXT, Match.NGRAM: Reason.EVALUATION_N
 class Decontamination:
     """The pairs that count as contaminated: a text of theirs equals an evaluation set's, or holds n-grams of one.
 
-    folder: of evaluation tasks, a folder a task; their training splits are skipped. texts: "queries", "documents" or
-    both. ngram: words of an n-gram, None to compare entire texts only. overlap: share of an evaluation text's n-grams
-    that must be there, 0 for a single one. min_words: an evaluation text of fewer words is in any corpus, and skipped.
+    Args:
+        folder: of evaluation tasks, a folder a task; their training splits are skipped.
+        texts: "queries", "documents" or both.
+        ngram: words of an n-gram, None to compare entire texts only.
+        overlap: share of an evaluation text's n-grams that must be there, from 0, which means a single one, to 1.
+        min_words: an evaluation text of fewer words is in any corpus, and skipped.
     """
 
     folder: Path

@@ -57,14 +57,23 @@ def mine(
     fill: bool = False,
     seed: int = 0,
 ) -> Mined:
-    """For each of the pairs whose numbers are `asked` for (None: all), up to `negatives` documents of others or corpus.
+    """Find up to `negatives` documents of other pairs or of the corpus for each pair, best first.
 
-    They are drawn at random, or are the best (draw="top"), from the query's ranks [skip, depth), where a rank counts
-    only what may be a negative: no document of the same query text, none that equals such a document or the query
-    itself up to case and white space, none above the margins (see `Search`). Of these, documents that hold one of the
-    query's `answers` (a list a pair) are skipped. Best first; equal queries get equal negatives, fewer where there are
-    not enough, unless `fill` adds random documents, of which the same is true but for the margins. A function of the
-    arguments. Raises UserError for settings that cannot be meant.
+    Args:
+        queries, documents: N texts each, pair by pair.
+        corpus: further candidates.
+        answers: N lists of answers; documents that hold one of the query's are skipped.
+        asked: numbers of the pairs to mine for, None for all.
+        rank: BM25, or an encoder's search.
+        negatives: of a query, at most.
+        skip, depth: they come from the query's ranks [skip, depth), where a rank counts only what may be a negative: no
+            document of the same query text, none that equals such a document or the query itself up to case and white
+            space, none above the margins.
+        draw: "random" from these ranks, or "top", the best.
+        margin, relative_margin: how far below the positive's score, see `Search`.
+        fill: whether random documents, of which the same is true but for the margins, are added where some are missing.
+        seed: of what is drawn; equal queries get equal negatives.
+    Raises: UserError for settings that cannot be meant.
     """
     check_settings(negatives, skip, depth, draw, margin, relative_margin)
     pool = Pool(queries, documents, corpus, answers)
@@ -226,16 +235,15 @@ def mine_files(
     dense: Dense | None = None,
     **settings,
 ) -> Iterator[str]:
-    """Mines files of pairs, or sources of conf/source, and writes folder/<name>.jsonl.gz of each; yields what was done.
+    """Mine files of pairs, or sources of conf/source: write folder/<name>.jsonl.gz of each; yield what was done.
 
-    A folder stands for its files of pairs. What was mined for a file is noted in folder/.mined.json, where `mined_for`
-    finds it. `wanted`: what the user says about the columns. `by`: what ranks, for people. `dense`: the encoder that
-    does, with its prompts by source; None is BM25.
-
-    Candidates are the documents of all of them together, and `corpus_field` of every row of the `corpus` files. `rows`:
-    the first so many pairs of each. `answers`: the column that holds an answer or a list of answers. `raw`: where
-    sources have their folders. `settings`: those of `mine`. Each file appears when it is complete. Raises UserError for
-    what cannot be read or would be written over, for inputs of one name, and for an answers column that no row has.
+    Args:
+        names, folder: files, folders, which stand for their files of pairs, or sources; the folder to write to.
+        corpus, corpus_field: files of further candidates; the column of their rows, or several to be joined.
+        answers, rows: the column that holds an answer or a list of them; the first so many pairs of each.
+        raw, wanted, settings: where sources have their folders; columns that the user names; those of `mine`.
+        by, dense: the name of what ranks; the encoder, with its prompts by source, None for BM25.
+    Raises: UserError for what cannot be read or overwritten, and for two inputs of one name.
     """
     names = [str(file) for name in names for file in files_of(name)]
     sources = [find_source(name, raw, replace(wanted, several=len(names) > 1)) for name in names]

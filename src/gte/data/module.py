@@ -81,15 +81,24 @@ class StepsFrom(Sampler):
 
 
 class PairData(pl.LightningDataModule):
-    """The sources of a prepared folder that name this stage.
+    """The sources of a prepared folder that name this stage, as batches.
 
-    `sources`: names to use, None for all of the stage. `weights`: how often each is drawn in proportion to the others,
-    by name, in place of alpha. `text_hashes`: whether batches carry the hashes of their texts. Step s of the training
-    is the same global batch whatever the number of ranks or workers, and wherever the run was resumed. Every shard is
-    there in its full size; `verify` also reads them all and compares checksums before the first step. `prompts`: the
-    words before queries and documents, see `words_by_source`; they act once `set_prompts` is told the encoder. Raises
-    UserError where the folder holds no data of the stage, a name is unknown, a weight is missing or not positive, or a
-    source is smaller than the global batch.
+    Step s of the training is the same global batch whatever the number of ranks or workers, and wherever the run was
+    resumed.
+
+    Args:
+        folder: a prepared folder, in which every shard has its full size.
+        stage: its name, lengths and batch.
+        alpha: p_i ~ n_i^alpha, Eq. 4.
+        seed: of the draws of sources and rows.
+        sources: names to use, None for all of the stage.
+        workers: processes that read ahead.
+        verify: whether all shards are read and compared with their checksums before the first step.
+        weights: how often each source is drawn in proportion to the others, by name, in place of alpha.
+        text_hashes: whether batches carry the hashes of their texts.
+        prompts: words before queries and documents, see `words_by_source`; they act once `set_prompts` has the encoder.
+    Raises: UserError where the folder holds no data of the stage, a name is unknown, a weight is missing or not
+        positive, or a source is smaller than the global batch.
     """
 
     def __init__(

@@ -47,18 +47,20 @@ def prepare(
     report: Report = say,
     dry_run: bool = False,
 ) -> Manifest | None:
-    """Makes the prepared folder `out`, or finds it made: `manifest.json`, `pairs/`, `shards/`, `tokenizer/`, `eval/`.
+    """Make the prepared folder `out`, or find it made: `manifest.json`, `pairs/`, `shards/`, `tokenizer/`, `eval/`.
 
     Everything is written to a hidden folder beside `out`, which takes its name at the very end: `out` is complete or
-    not there, whenever the process dies. What was finished then, source by source and range of rows by range of rows,
-    is taken over by the next run. A complete folder of the same configuration is left as it is, and where other code
-    made it that is told; of another one it is refused, unless `force` says to replace it; but where nothing is new
-    beside a tokenizer in place of one that nobody asked for, it is replaced. Two runs with equal raw files write equal
-    bytes, but for the time in the manifest, whatever the engine and the number of workers. `dry_run`: tell how the
-    user's files are read, write nothing and return None.
+    not there, whenever the process dies, and the next run takes over what was finished. Two runs with equal raw files
+    write equal bytes, but for the time in the manifest, whatever the engine and the number of workers.
 
-    workers: tasks at a time, each of a process of its own; 1 for all in this process, None for all cores (engine=ray:
-    of the cluster, whose machines must see `out` and the raw files under the same names), fewer for little data.
+    Args:
+        recipe: all that the content depends on.
+        out: the folder. A complete one of the same configuration is left as it is, with a line where other code made
+            it; one of another configuration is refused, except where only a tokenizer that nobody asked for differs.
+        engine: native, or ray for the cluster, whose machines must see `out` and the raw files under the same names.
+        workers: tasks at a time, each in a process; 1 for all in this one, None for all cores, fewer for little data.
+        force, command, report: make it in any case; kept in the manifest; takes each line of progress.
+        dry_run: whether to show how the user's files are read, write nothing and return None.
     """
     recipe.check()
     if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):

@@ -38,13 +38,20 @@ class Triples:
 class Recipe:
     """The settings of a prepared folder: all that its content depends on.
 
-    name: of the data set. sources: in order. tokenizer: directory or hub id, None to train a WordPiece of vocab_size
-    entries on the pairs. tokenizer_revision: branch, tag or commit of a hub id, None for the newest. max_tokens: at
-    most this many ids of a text, special tokens not counted. triples: fine-tuning sources to mine, by name. evaluation:
-    a folder to copy to eval/. max_rejected: share of a source's rows that may be rejected, those that it filters out
-    not counted. dedup_across: whether a pair that an earlier source has is a duplicate as well. decontaminate: what
-    pairs with texts of evaluation sets are, which are skipped; None keeps them.
-    notes: lines that the user is told first.
+    Args:
+        name: of the data set.
+        sources: in order.
+        raw: the folder of their raw files.
+        tokenizer: directory or hub id, None to train a WordPiece of vocab_size entries on the pairs.
+        tokenizer_revision: branch, tag or commit of a hub id, None for the newest.
+        vocab_size: entries of a tokenizer that is trained.
+        max_tokens: at most this many ids of a text, special tokens not counted.
+        triples: fine-tuning sources to mine, by name.
+        evaluation: a folder to copy to eval/.
+        max_rejected: share of a source's rows that may be rejected, those that it filters out not counted.
+        dedup_across: whether a pair that an earlier source has is a duplicate as well.
+        decontaminate: pairs with texts of evaluation sets, which are skipped; None keeps them.
+        notes: lines that are printed first.
     """
 
     name: str
@@ -119,9 +126,12 @@ class Recipe:
 
 
 def read_recipe(data: dict, *, fetch_again: bool = False) -> Recipe:
-    """The recipe that a conf/data/*.yaml states; makes its raw folder where `fetch` says how and it is not there.
+    """Read the recipe of a conf/data/*.yaml; make its raw folder where `fetch` says how and it is not there.
 
-    Raises UserError for unknown sources and keys.
+    Args:
+        data: the settings, as plain values.
+        fetch_again: whether the raw folder is made in any case.
+    Raises: UserError for unknown sources and keys.
     """
     data = dict(data)
     for key in ("dir", "alpha", "weights", "prompts"):  # where to, and how to train on it: no part of what is made

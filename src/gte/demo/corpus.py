@@ -78,11 +78,17 @@ class Row(NamedTuple):
 def mine(
     out: Path | str, packages: list[str] | None = None, held_out: Iterable[str] = HELD_OUT, queries: int = 400
 ) -> dict[str, int]:
-    """Writes `out/<kind>/<kind>.jsonl.gz` and the held-out tasks `out/eval/<Task>/`; returns the pairs of each kind.
+    """Write `out/<kind>/<kind>.jsonl.gz` and the held-out tasks `out/eval/<Task>/`.
 
     No text of a held-out task occurs in a pair: neither by itself, nor, from eight words on, within a longer text.
-    `packages` are distribution names, "python" the standard library; a missing one is a UserError. At most
-    `queries` queries go into a retrieval task.
+
+    Args:
+        out: the raw folder of data=demo.
+        packages: distribution names, "python" for the standard library; None is the list of the demo.
+        held_out: packages, or modules, of which the tasks are made.
+        queries: of a retrieval task, at most.
+    Returns: the pairs of each kind.
+    Raises: UserError for a package that is not installed.
     """
     out = Path(out)
     rows = list(collect([STDLIB, *PINNED] if packages is None else packages))

@@ -77,16 +77,19 @@ def check_keep_best(keep_best: str | None, early_stop: int | None, every: int | 
 
 
 class Evaluate(Callback):
-    """Scores the plan's tasks every `every` steps and logs each main score to the run's loggers as eval/<task>.
+    """Score the plan's tasks every `every` steps and log each main score as eval/<task>, their plain mean as eval/mean.
 
-    eval/mean is their plain mean. In the evaluation's own precision, on rank 0; the other ranks wait. The training goes
-    on as if nothing had been scored: the random generators are put back, and the model is in training mode again.
-    `pause` is told the seconds that scoring took, so that they do not count as a step's. Data are read and checked
-    here, before the training.
+    Rank 0 scores, in the evaluation's own precision; the other ranks wait. Training continues as if nothing had been
+    scored: the random generators are restored, and the model is in training mode again.
 
-    keep_best: the score of which the weights at its highest are best.ckpt in `folder`; equal scores leave the earlier.
-    early_stop: evaluations in a row without a higher one after which training ends, on all ranks at once. Both counts
-    are in every checkpoint, so that a resumed run keeps and stops as if it had not been interrupted.
+    Args:
+        plan: the tasks, whose data are read and checked here, before the training.
+        every: steps.
+        pause: called with the seconds that scoring took, so that they do not count as a step's.
+        folder: of best.ckpt.
+        keep_best: the score of which the weights at its highest are best.ckpt; equal scores leave the earlier.
+        early_stop: evaluations in a row without a higher one after which training ends, on all ranks at once. Both
+            counts are in every checkpoint, so that a resumed run keeps and stops as if it had not been interrupted.
     """
 
     def __init__(

@@ -228,10 +228,11 @@ def run_suite(
     stated: dict | None = None,
     board: bool = True,
 ) -> dict:
-    """Runs every planned task with every model (label -> checkpoint); writes and returns `out/results.json`.
+    """Run every planned task with every model (label -> checkpoint); write and return `out/results.json`.
 
-    A task that fails is noted with its reason, the others are run all the same. `stated`: what mteb's board shows of
-    the models and no file says, see `gte.evaluation.board.model_meta`. `board`: whether the board's files are written.
+    Args:
+        suite, plan, out: what the means are over; the tasks to run, but for those that `out` holds finished.
+        stated, board: fields of mteb's board that no file has (`model_meta`); whether its files are written.
     """
     # mteb takes seconds to import: after everything that can fail at once
     from gte.evaluation.board import write_board

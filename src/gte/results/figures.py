@@ -87,7 +87,12 @@ def picture(out: Path | None, panels: int, height: float = HEIGHT) -> Iterator[l
 
 
 def loss_curves(runs: Mapping[str, Path], out: Path | None = None) -> None:
-    """Draws a panel a run: each step's loss, faint, and its running mean. `runs`: a title to a metrics.csv."""
+    """Draw a panel a run: each step's loss, faint, and its running mean.
+
+    Args:
+        runs: a title -> a metrics.csv.
+        out: a .png, beside which an .svg is written; None leaves the figure open.
+    """
     with picture(out, len(runs)) as panels:
         for panel, (title, metrics_csv) in zip(panels, runs.items(), strict=True):
             steps, losses = steps_made(read_metric(metrics_csv, "train/loss"))

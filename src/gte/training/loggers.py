@@ -20,11 +20,14 @@ BLOCK, HEADER = 32_768, 7  # bytes, of a .wandb file
 
 
 class CsvRun(Logger):
-    """`out`/metrics.csv: a row a call, its step and the metrics by name, each number as Python writes it.
+    """Log to `out`/metrics.csv: a row a call, its step and the metrics by name, each number as Python writes it.
 
-    A resumed run keeps the rows of the steps before it. Rows are appended; where a column is new, or rows go, the
-    file is written again beside its path first, so that a kill loses no more than the rows of the last `every` steps.
-    Rank 0 alone writes.
+    A resumed run keeps the rows of the steps before it. Rank 0 alone writes.
+
+    Args:
+        out: the run's directory.
+        every: steps between writes. Rows are appended; where a column is new, or rows go, the file is written again
+            beside its path first, so that a kill loses no more than the rows of so many steps.
     """
 
     name = version = None
@@ -77,11 +80,17 @@ class CsvRun(Logger):
 
 
 class WandbRun(WandbLogger):
-    """A run in W&B: the settings, the metrics by step, and as artifacts the data's manifest.json and the run's history.
+    """Log to W&B: the settings, the metrics by step, and as artifacts the data's manifest.json and the run's history.
 
-    `data` is the prepared folder, `resume` that of conf/train.yaml. A run resumed in the same `out` continues the
-    same W&B run, whose id is kept in `out`; steps that W&B was given before, beyond the checkpoint, are not given
-    again, and those that a kill kept from it are. Offline unless a key is at hand. Rank 0 alone logs.
+    Offline unless a key is there. Rank 0 alone logs.
+
+    Args:
+        out: the run's directory. A run resumed in it continues the same W&B run, whose id is kept there; steps that W&B
+            was given before, beyond the checkpoint, are not given again, and those that a kill kept from it are.
+        data: the prepared folder.
+        resume: as in conf/train.yaml.
+        settings: all of the run.
+        options: of Lightning's WandbLogger.
     """
 
     def __init__(self, out: str, data: str, resume: str | None, settings: dict, **options):

@@ -21,13 +21,22 @@ from gte.temperature import LearntTemperature
 
 
 class ContrastiveTask(pl.LightningModule):
-    """One contrastive training stage of an encoder.
+    """One contrastive training stage of an encoder; a step's texts go through the language model together.
 
-    `loss(q_ND, d_ND, n_NKD, ranks=...)` is the mean over the pairs of all ranks. A step's texts, queries, documents and
-    negatives alike, go through the language model together. `history`: facts of this stage and of those before it,
-    oldest first, kept in every checkpoint. `step_metrics` is what the last step measured, for
-    gte.training.callbacks.Metrics: Lightning's own log would repeat a source's last loss at the steps of all other
-    sources. `counts`: the texts that this rank has been given, and those of them that fill the stage's max_length.
+    `step_metrics` is what the last step measured, for gte.training.callbacks.Metrics: Lightning's own log would repeat
+    a source's last loss at the steps of all other sources. `counts`: the texts that this rank has been given, and those
+    of them that fill the stage's max_length.
+
+    Args:
+        encoder: is trained.
+        loss: `loss(q_ND, d_ND, n_NKD, ranks=...)`, the mean over the pairs of all ranks.
+        optim: makes optimizer and schedule.
+        stage: lengths, chunks and recomputation.
+        total_steps: of the stage, for the schedule.
+        sources: names, by the index in a batch.
+        history: facts of this stage and of those before it, oldest first, kept in every checkpoint.
+        seed: of dropout, with step and rank.
+        max_skipped: steps in a row without a finite loss and gradient, after which training stops.
     """
 
     def __init__(
