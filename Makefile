@@ -6,7 +6,7 @@ DATA ?= ../shared/data
 SPEED := runs/speedrun
 PIP = $(PY) -m pip install --quiet --disable-pip-version-check
 # LOCKED=1: exactly the packages of requirements.lock, by their hashes, and torch of the pinned version
-install = $(if $(LOCKED),$(PIP) $(shell grep -h '^torch==' requirements.txt) && $(PIP) --no-deps --require-hashes -r requirements.lock,$(PIP) -r $(1))
+KIND = $(if $(LOCKED),locked,installed)
 ONLY = $(if $(CHECKS),--only $(CHECKS))
 
 .DEFAULT_GOAL := help
@@ -20,14 +20,22 @@ help:  ## list the targets
 	$(PYTHON) -m venv .venv
 
 .venv/run.installed: requirements.txt | .venv/bin/python
-	$(call install,requirements.txt)
+	$(PIP) -r requirements.txt
 	@touch $@
 
 .venv/test.installed: requirements-test.txt requirements-onnx.txt requirements-notebooks.txt requirements-launchers.txt requirements-dashboard.txt requirements-remote.txt requirements.txt | .venv/bin/python
-	$(call install,requirements-test.txt)
+	$(PIP) -r requirements-test.txt
 	@touch $@ .venv/run.installed
 
-demo: .venv/run.installed  ## the whole job on a laptop: prepare, pre-train, fine-tune, evaluate, export, one table
+.venv/locked: requirements.lock requirements.txt | .venv/bin/python
+	$(PIP) $(shell grep -h '^torch==' requirements.txt)
+	$(PIP) --no-deps --require-hashes -r requirements.lock
+	@touch $@
+
+.venv/run.locked .venv/test.locked .venv/notebooks.locked: .venv/locked
+	@touch $@
+
+demo: .venv/run.$(KIND)  ## the whole job on a laptop: prepare, pre-train, fine-tune, evaluate, export, one table
 	$(PY) src/prepare.py data=demo
 	rm -rf $(DEMO)
 	$(PY) src/train.py stage=pretrain model=tiny data=demo trainer=cpu logger=csv keep_initial=true out=$(DEMO)/pretrain
@@ -39,7 +47,7 @@ demo: .venv/run.installed  ## the whole job on a laptop: prepare, pre-train, fin
 	$(PY) -c 'from sentence_transformers import SentenceTransformer as S; m = S("$(DEMO)/model"); print("sentence-transformers loads $(DEMO)/model:", m.encode(["a text"]).shape[1], "dimensions")'
 
 # data.path and data.decontaminate.folder each take one folder, and links that lead out of it are refused: copies
-speedrun: .venv/run.installed  ## the best model from random weights, from DATA: experiments/speedrun
+speedrun: .venv/run.$(KIND)  ## the best model from random weights, from DATA: experiments/speedrun
 	$(PY) src/prepare.py data=demo
 	rm -rf data/speedrun_raw && mkdir -p data/speedrun_raw/pairs data/speedrun_raw/tasks
 	cp -p $(DATA)/pairs/*.jsonl.gz data/raw/demo/*/*.jsonl.gz data/speedrun_raw/pairs
@@ -55,13 +63,13 @@ speedrun: .venv/run.installed  ## the best model from random weights, from DATA:
 	    'checkpoint={speedrun: $(SPEED)}'
 	$(PY) experiments/speedrun/table.py $(SPEED) data/speedrun_raw/tasks
 
-test: .venv/test.installed lint  ## lint and tests
+test: .venv/test.$(KIND) lint  ## lint and tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 
-test-all: .venv/test.installed lint  ## the slow tests too
+test-all: .venv/test.$(KIND) lint  ## the slow tests too
 	$(PY) -m pytest
 
-chaos: .venv/test.installed  ## kills, damaged files, full disks, hostile input: experiments/reliability
+chaos: .venv/test.$(KIND)  ## kills, damaged files, full disks, hostile input: experiments/reliability
 	$(PY) -m pytest tests/training/test_kills.py tests/training/test_remote.py tests/data/test_data_faults.py tests/data/test_fuzz.py \
 	    tests/data/test_refusing_disks.py tests/training/test_numerics.py tests/test_security.py tests/data/test_input_faults.py \
 	    tests/training/test_slurm.py tests/models/test_broken.py tests/test_files.py tests/data/test_page_sums.py \
@@ -72,20 +80,20 @@ gpu:  ## check the CUDA path on one card in nine minutes, CHECKS=a,b some of it:
 	@if [ -e .gpu/check.sh ] && [ ! -e .venv/bin/python ]; then bash .gpu/check.sh $(ONLY); \
 	    else $(MAKE) --no-print-directory gpu-here; fi
 
-gpu-here: .venv/test.installed | .gpu/data/manifest.json
+gpu-here: .venv/test.$(KIND) | .gpu/data/manifest.json
 	PYTHONPATH=src $(PY) -m gte.benchmarks.gpu $(ONLY)
 
-.gpu/data/manifest.json: | .venv/test.installed
+.gpu/data/manifest.json: | .venv/test.$(KIND)
 	PYTHONPATH=src $(PY) -m gte.benchmarks.gpu.pack --no-wheels --data $(DATA)
 
-gpu-pack: .venv/test.installed  ## fill .gpu and .whl for a CUDA machine without a network, where .gpu/check.sh runs
+gpu-pack: .venv/test.$(KIND)  ## fill .gpu and .whl for a CUDA machine without a network, where .gpu/check.sh runs
 	PYTHONPATH=src $(PY) -m gte.benchmarks.gpu.pack --data $(DATA)
 
-lint: .venv/test.installed  ## style checks
+lint: .venv/test.$(KIND)  ## style checks
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-collect: .venv/run.installed  ## NAME=mixing_ratio: an experiment's runs into experiments/NAME/
+collect: .venv/run.$(KIND)  ## NAME=mixing_ratio: an experiment's runs into experiments/NAME/
 	$(PY) src/collect.py name=$(NAME) $(if $(RUNS),runs=$(RUNS))
 
 .venv/lock.installed: requirements-lock.txt | .venv/bin/python
@@ -98,20 +106,20 @@ lock: .venv/lock.installed  ## write requirements.lock anew; asks the package in
 	mv requirements.lock.new requirements.lock
 
 .venv/audit.installed: requirements-audit.txt | .venv/bin/python
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-audit.txt
+	$(PIP) -r requirements-audit.txt
 	@touch $@
 
 audit: .venv/audit.installed  ## known vulnerabilities of the pinned packages; asks the package index, so it needs a network
 	$(PY) -m pip_audit --strict --no-deps --disable-pip --progress-spinner off $(patsubst %,-r %,$(wildcard requirements*.txt))
 
 .venv/notebooks.installed: requirements-notebooks.txt requirements.txt | .venv/bin/python
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-notebooks.txt
+	$(PIP) -r requirements-notebooks.txt
 	@touch $@ .venv/run.installed
 
 $(DEMO)/model:
 	$(MAKE) demo
 
-notebooks: .venv/notebooks.installed | $(DEMO)/model  ## run the notebooks (on the demo) and write them as HTML to runs/notebooks
+notebooks: .venv/notebooks.$(KIND) | $(DEMO)/model  ## run the notebooks (on the demo) and write them as HTML to runs/notebooks
 	$(PY) -m nbconvert --to html --execute --output-dir runs/notebooks notebooks/*.ipynb
 
 clean:  ## remove prepared data and runs (not .venv)

@@ -1,7 +1,10 @@
 """requirements*.txt and requirements.lock agree: what LOCKED=1 installs are the pinned packages, each with hashes."""
 
 import re
+import shutil
+import subprocess
 import tomllib
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -58,6 +61,25 @@ def test_the_lock_holds_the_pins_of_the_requirements(python):
     assert not [
         name for name in locked(python) if re.match(r"(torch|triton|nvidia-|cuda-)", name) and name != "torchmetrics"
     ]
+
+
+def commands(folder: Path, *arguments: str) -> str:
+    """What make would run in a copy whose packages were installed without the lock."""
+    for file in [*ROOT.glob("requirements*"), ROOT / "Makefile"]:
+        shutil.copyfile(file, folder / file.name)
+    for name in ("bin/python", "run.installed", "test.installed", "notebooks.installed"):
+        (folder / ".venv" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / ".venv" / name).touch()
+    return subprocess.run(["make", "-n", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "collect", "lint"])
+def test_locked_installs_by_hashes_where_packages_were_installed_without_too(tmp_path, target):
+    assert "pip install" not in commands(tmp_path, target)
+    installs = [line for line in commands(tmp_path, target, "LOCKED=1").splitlines() if "pip install" in line]
+    torch, lock = installs
+    assert torch.endswith(f" torch=={pinned('requirements.txt')['torch']}")
+    assert lock.endswith("--no-deps --require-hashes -r requirements.lock")
 
 
 def test_requirements_files_agree_on_each_version():
