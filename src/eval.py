@@ -12,13 +12,13 @@ from gte.build import build, listed, plain, script
 
 
 def check(cfg: DictConfig) -> None:
-    from gte.data.task_folder import find_tasks
     from gte.early import check_models
+    from gte.evaluation.suite import check_tasks
 
     checkpoints = plain(cfg)["checkpoint"]
     check_models(list(checkpoints.values()) if isinstance(checkpoints, dict) else listed(checkpoints))
     if cfg.data_dir is not None:
-        find_tasks(plain(cfg)["data_dir"])
+        check_tasks(plain(cfg)["data_dir"], listed(plain(cfg)["tasks"]), cfg.suite.get("folder"))
 
 
 @script("eval", check, alone=("out",))

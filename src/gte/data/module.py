@@ -110,23 +110,10 @@ class PairData(pl.LightningDataModule):
         self.folder, self.manifest = Path(folder), Manifest.load(folder)
         self.stage, self.seed, self.workers = stage, seed, workers
         self.verify, self.text_hashes = verify, text_hashes
-        ready = [name for name, facts in self.manifest.sources.items() if stage.name in facts["stages"]]
-        self.source_names = ready if sources is None else list(sources)
-        for name in self.source_names:
-            if name not in ready:
-                raise UserError(f"{folder} has no source '{name}' for stage {stage.name}; it has: {', '.join(ready)}")
-        if not self.source_names:
-            raise UserError(
-                f"{folder} has no source for stage {stage.name}; prepare one that states `stages: [{stage.name}]`"
-            )
+        self.source_names = self.manifest.chosen(folder, stage.name, sources)
         self.tables = [TokenTable(folder, self.manifest, name) for name in self.source_names]
         sizes = [len(table) for table in self.tables]
-        for name, size in zip(self.source_names, sizes, strict=True):
-            if size < stage.global_batch:
-                raise UserError(
-                    f"source {name} has {size} rows, fewer than one global batch of {stage.global_batch}: lower "
-                    "stage.global_batch, leave it out by sources=[...], or merge it with another source"
-                )
+        self.manifest.check_batch(self.source_names, stage.global_batch)
         listed = None if weights is None else self.list_weights(weights)
         self.mixture = Mixture(sizes, alpha=alpha, seed=seed, global_batch=stage.global_batch, weights=listed)
         self.total_steps = stage.total_steps(sum(sizes))

@@ -71,6 +71,29 @@ class Manifest:
         """Rows of each source that states this stage, n_i of Eq. 4."""
         return {source: facts["kept"] for source, facts in self.sources.items() if name in facts["stages"]}
 
+    def chosen(self, folder: str | Path, stage: str, sources: list[str] | None) -> list[str]:
+        """The sources that a training takes: those of `sources`, or None for all that state its stage.
+
+        Raises UserError where one is not there, or none is.
+        """
+        ready = list(self.stage(stage))
+        names = ready if sources is None else list(sources)
+        for name in names:
+            if name not in ready:
+                raise UserError(f"{folder} has no source '{name}' for stage {stage}; it has: {', '.join(ready)}")
+        if not names:
+            raise UserError(f"{folder} has no source for stage {stage}; prepare one that states `stages: [{stage}]`")
+        return names
+
+    def check_batch(self, names: list[str], global_batch: int) -> None:
+        """Raises UserError for the first of these sources that has fewer rows than a step takes."""
+        for name in names:
+            if (rows := self.sources[name]["kept"]) < global_batch:
+                raise UserError(
+                    f"source {name} has {rows} rows, fewer than one global batch of {global_batch}: lower "
+                    "stage.global_batch, leave it out by sources=[...], or merge it with another source"
+                )
+
     def verify(self, folder: str | Path) -> None:
         """Reads every shard and compares its SHA-256. Raises UserError naming the first that differs."""
         for facts in self.sources.values():

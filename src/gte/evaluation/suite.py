@@ -175,6 +175,17 @@ def counted(name: str, suite: Suite, split: str | None) -> bool:
     return name in suite.tasks and (split is None or split == official_split(name))
 
 
+def check_tasks(data_dir: str | list[str], tasks: list[str] | str | None, own: str | None = None) -> None:
+    """Raises UserError for a folder of tasks without any, and for a listed task that it does not hold; loads no mteb.
+
+    own: the folder of the suite itself, where it has one.
+    """
+    if isinstance(tasks, list):
+        plan(Suite("evaluate", folder=own, hub=False), data_dir, only=tasks)
+    else:  # all of them, or a suite's name
+        find_tasks(data_dir)
+
+
 def holds(folder: Path, prefix: str) -> bool:
     """Whether files of a shared folder begin with that, or lie in a folder of its name."""
     return any(folder.glob(f"{prefix}*")) or (prefix != "" and (folder / prefix.rstrip("_")).is_dir())
