@@ -30,12 +30,13 @@ READ_WARNINGS = (  # of Lightning 2.6 about what is meant here, or about PyTorch
     ".*does not have many workers which may be a bottleneck",  # workers= is the user's choice
     "This DataLoader will create .* worker processes in total",
 )
-REPORTED = ("widths", "width_weights", "directions", "mask_margin", "guide")  # of conf/loss
+UNREPORTED = ("_target_", "temperature", "chunk_rows")  # of conf/loss: named by themselves, and memory alone
 
 
 def check(cfg: DictConfig) -> None:
-    from gte.data.task_folder import find_tasks
+    from gte.data.shards import Manifest
     from gte.early import check_model, check_new_run, check_trainer
+    from gte.evaluation.suite import check_tasks
     from gte.remote import find_checkpoint, is_address
     from gte.values import TRAIN, check_values
 
@@ -45,14 +46,17 @@ def check(cfg: DictConfig) -> None:
     check_values(plain(cfg), TRAIN)
     stage = build(cfg.stage)
     require_prepared(cfg)
-    choose_sources(cfg)
+    manifest = Manifest.load(cfg.data.dir)
+    manifest.check_batch(manifest.chosen(cfg.data.dir, stage.name, choose_sources(cfg)), stage.global_batch)
+    if cfg.loss.get("guide") and not is_address(cfg.loss.guide):
+        find_checkpoint(cfg.loss.guide)
     if stage.init_from and cfg.resume is None and not is_address(stage.init_from):
         find_checkpoint(stage.init_from)
     folder = cfg.checkpoint_dir or Path(cfg.out) / "checkpoints"
     if not is_address(folder):
         check_new_run(Path(cfg.out), Path(folder), cfg.resume)
     if cfg.evaluate_every is not None and cfg.evaluate.data_dir is not None:
-        find_tasks(plain(cfg.evaluate)["data_dir"])
+        check_tasks(plain(cfg.evaluate)["data_dir"], plain(cfg.evaluate)["tasks"])
     check_trainer(plain(cfg.trainer))
     build(cfg.optim)
     check_model(cfg.model.get("name_or_path"))
@@ -69,6 +73,7 @@ def main(cfg: DictConfig) -> int | None:
     from gte.provenance import git_commit
     from gte.remote import find_checkpoint, place
     from gte.results.figures import loss_curves
+    from gte.results.report import FILE as REPORT
     from gte.results.report import write_run_report
     from gte.temperature import LearntTemperature
     from gte.training.callbacks import run_callbacks
@@ -99,7 +104,7 @@ def main(cfg: DictConfig) -> int | None:
     facts = {key: plain(cfg[key]) for key in ("stage", "optim", "model")} | {
         "loss": cfg.loss._target_.rsplit(".")[-1],
         "temperature": stated_loss.get("temperature"),
-        "loss_options": {key: stated_loss.get(key) for key in REPORTED},
+        "loss_options": {key: value for key, value in stated_loss.items() if key not in UNREPORTED},
         "mask_repeated_texts": cfg.mask_repeated_texts,
         **mixing,
         "seed": cfg.seed,
@@ -108,11 +113,15 @@ def main(cfg: DictConfig) -> int | None:
         "prompts": prompts,
         "keep_best": cfg.keep_best,
         "early_stop": cfg.early_stop,
+        "ema_decay": cfg.ema_decay,
     }
     folder = place(cfg.checkpoint_dir) if cfg.checkpoint_dir else out / "checkpoints"
     resume = find_resume(out, folder, cfg.resume)
     done = bool(resume) and finished(resume, facts, data.total_steps)
     if cfg.resume == "auto" and done:
+        if not (out / REPORT).exists() and (out / "metrics.csv").exists():  # a full disk kept it from being written
+            loss_curves({stage.name: out / "metrics.csv"}, out / "loss.png")
+            write_run_report(out)
         print(f"{stage.name} was done already: {folder / 'last.ckpt'}")
         return None
     planned = None
