@@ -105,6 +105,7 @@ def script(name: str, check: Callable[[DictConfig], object] | None = None, alone
                         return
                     os._exit(0)  # at a usual exit Python would complain of the pipe
                 refuse_secrets(sys.argv[1:])
+                refuse_removals(sys.argv[1:])
                 sys.argv[1:] = read_arguments(name, sys.argv[1:])
                 try:
                     hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
@@ -170,7 +171,10 @@ def hold(locks: ExitStack, cfg: DictConfig, alone: Sequence[str]) -> None:
     places: dict[Path, str] = {}
     for key in alone if is_first_rank() else ():
         if cfg[key] is not None and not is_address(cfg[key]):
-            places.setdefault(Path(cfg[key]).resolve(), key)
+            place = Path(cfg[key]).resolve()
+            places.setdefault(place, key)
+            if key == "checkpoint_dir" and place.name == "checkpoints" and (place.parent / ".hydra").is_dir():
+                places.setdefault(place.parent, key)  # the checkpoints of another run, which locks its whole folder
     for place, key in places.items():
         locks.enter_context(locked(place, "writing to", f"{key}="))
 
@@ -254,6 +258,14 @@ def refuse_secrets(overrides: list[str]) -> None:
                 f"{override.partition('=')[0]}=... looks like a secret, which the run directory would keep; give it in "
                 "the environment (WANDB_API_KEY, HF_TOKEN, ...)"
             )
+
+
+def refuse_removals(overrides: list[str]) -> None:
+    """Raises UserError for `~key`: what stands in its place would be a library's own value, or a bug's traceback."""
+    for override in overrides:
+        key = override.partition("=")[0].removeprefix("~")
+        if override.startswith("~") and not key.startswith(("logger", "hydra", *OPEN)):
+            raise UserError(f"{override}: a setting cannot be removed; give another value, {key}=...")
 
 
 def refuse_unknown_keys(cfg: DictConfig, name: str) -> None:

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from gte.build import refuse_unknown_keys, require_prepared
-from gte.errors import PointsFailed, Stopped, UserError
+from gte.errors import ERASE, PointsFailed, Stopped, UserError
 
 # Before a point becomes `train.py`: on Linux the kernel sends it SIGTERM when the launcher dies, of SIGKILL too
 # (prctl's PR_SET_PDEATHSIG, which lasts through exec; not set in a preexec_fn, which is unsafe among threads)
@@ -131,7 +131,8 @@ class Processes(Launcher):
                 process.send_signal(signal.SIGTERM if self.signals == 1 else signal.SIGKILL)
         then = "; once more kills them" if self.signals == 1 else ""
         what = "ends the points after their step" if self.signals == 1 else "kills the points"
-        os.write(2, f"note: {signal.Signals(number).name} {what}{then}\n".encode())  # print is not reentrant
+        start = ERASE if os.isatty(2) else ""  # a point's bar may stand there
+        os.write(2, f"{start}note: {signal.Signals(number).name} {what}{then}\n".encode())  # print is not reentrant
 
     def run(self, folder: Path, overrides: list[str], earlier: Future | None) -> int:
         """The point's exit code; it starts once the `earlier` one, whose model it starts from, is done."""
