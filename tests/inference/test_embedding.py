@@ -17,6 +17,7 @@ from conftest import ROOT
 
 from gte.encoder import Encoder
 from gte.errors import UserError
+from gte.inference.compact import read_vectors
 from gte.inference.embedder import Embedder, embed_texts
 from gte.inference.texts import Text, read_texts
 
@@ -195,6 +196,23 @@ def test_a_block_damaged_after_it_was_written_ends_the_run_in_one_line(encoder, 
     with pytest.raises(UserError, match=r"00000000\.parquet is damaged: it is not as it was written; the same command"):
         embed_texts(texts_of(200), Embedder(encoder), tmp_path / "e.npy", tmp_path / "work", source="s")
     assert not (tmp_path / "e.npy").exists()
+
+
+def test_a_kill_leaves_no_codes_beside_the_ranges_of_others(encoder, tmp_path, monkeypatch):
+    """They are as many and as wide, and would be read without a word as other vectors."""
+    out, work = tmp_path / "e.npy", tmp_path / "work"
+    work.mkdir()
+    embed_texts(texts_of(20), Embedder(encoder), out, work, source="s", dtype="uint8")
+    before = read_vectors(out)
+    for name in ("write_json", "put"):
+        work.mkdir(exist_ok=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(f"gte.inference.embedder.{name}", lambda *_: (_ for _ in ()).throw(Killed()))
+            with pytest.raises(Killed):
+                embed_texts(texts_of(20), Embedder(encoder, prefix="x "), out, work, source="s", dtype="uint8")
+        assert not out.exists()
+    embed_texts(texts_of(20), Embedder(encoder, prefix="x "), out, work, source="s", dtype="uint8")
+    assert not np.array_equal(read_vectors(out).scheme.ranges_2D, before.scheme.ranges_2D)
 
 
 def test_memory_is_bounded_by_a_block_however_long_the_stream(encoder, tmp_path, monkeypatch):

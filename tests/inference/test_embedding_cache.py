@@ -203,7 +203,7 @@ def test_a_model_that_gives_all_texts_one_vector_finds_the_first_rows(ranked):
 
 def test_a_full_cache_is_told_once_with_the_way_out(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(model_module, "KEPT_AFTER", 10)
-    cache = VectorCache(WIDTH, tmp_path, limit_bytes=(4 * WIDTH + 8) * 25)
+    cache = VectorCache(WIDTH, tmp_path, limit_bytes=(4 * WIDTH + 16) * 25)
     model = EncoderModel(KnownEncoder(), cache=cache)
     model.embed([f"text {i}" for i in range(20)])
     assert not capsys.readouterr().err

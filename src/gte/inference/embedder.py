@@ -212,6 +212,7 @@ def embed_texts(
     (write_npy if out.suffix == ".npy" else write_parquet)(parts, account.embedded, temporary, scheme)
     beside = scheme_file(out)
     if out.suffix == ".npy" and scheme.dtype != "float32":
+        out.unlink(missing_ok=True)  # a kill must not leave the codes of before beside the ranges of these
         write_json(beside, scheme.as_dict() | {"rows": account.embedded})
     elif out.suffix == ".npy":
         beside.unlink(missing_ok=True)  # of other vectors under this name
