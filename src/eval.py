@@ -15,10 +15,12 @@ def check(cfg: DictConfig) -> None:
     from gte.early import check_models
     from gte.evaluation.suite import check_tasks
 
-    checkpoints = plain(cfg)["checkpoint"]
+    settings = plain(cfg)
+    checkpoints, data_dir, tasks = settings["checkpoint"], settings["data_dir"], listed(settings["tasks"])
     check_models(list(checkpoints.values()) if isinstance(checkpoints, dict) else listed(checkpoints))
-    if cfg.data_dir is not None:
-        check_tasks(plain(cfg)["data_dir"], listed(plain(cfg)["tasks"]), cfg.suite.get("folder"))
+    suite = build(OmegaConf.create(settings["suite"]), _convert_="all")
+    if data_dir is not None or suite.folder or not (suite.tasks or tasks):
+        check_tasks(data_dir, tasks, suite)
 
 
 @script("eval", check, alone=("out",))

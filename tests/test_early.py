@@ -40,6 +40,8 @@ ERRORS = [  # script, arguments, what the line says
     ("eval", ["checkpoint={a: bm25, b: runs/gone}"], "checkpoint runs/gone does not exist"),
     ("eval", ["checkpoint=bm25", "data_dir=gone"], "evaluation folder gone does not exist"),
     ("eval", ["suite=demo"], "checkpoint= is missing"),
+    ("eval", ["checkpoint=bm25", "suite=demo"], "evaluation folder data/demo/eval does not exist"),
+    ("eval", ["checkpoint=bm25", "suite=local"], "suite=local is what a folder holds: pass data_dir="),
     ("export", ["checkpoint=runs/gone", "out=model"], "checkpoint runs/gone does not exist"),
     ("export", ["checkpoint=bm25", "out=begun"], "exists and is no model directory"),
     ("embed", ["checkpoint=runs/gone", "in=raw/a.jsonl", "out=x.npy"], "checkpoint runs/gone does not exist"),
