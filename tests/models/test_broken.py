@@ -18,7 +18,7 @@ from transformers import BertConfig, BertModel
 
 from gte.errors import UserError
 from gte.models.broken import broken
-from gte.models.load import load_encoder
+from gte.models.load import damage, load_encoder
 from gte.models.saved import last_good, why_not_good
 
 DIVERGING = ["optim.lr=1e30", "max_skipped=5", "stage.steps=20", "out=run"]
@@ -136,6 +136,21 @@ def test_a_checkpoint_with_a_flipped_bit_is_refused_by_all_that_load_one(script,
         ["train", *training, "loss.mask_margin=0.0", f"loss.guide={bad}"],
     ):
         assert re.search(f"cannot read the checkpoint {bad}: it is altered in .*data/", script.refused(*command))
+
+
+def test_every_state_in_a_folder_as_deepspeed_writes_it_is_compared(tmp_path):
+    folder = tmp_path / "last.ckpt" / "checkpoint"
+    folder.mkdir(parents=True)
+    names = ["mp_rank_00_model_states.pt", "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"]
+    for name in names:
+        torch.save({"exp_avg": torch.ones(1000)}, folder / name)
+    assert damage(folder.parent) is None
+    for name in names:
+        intact = (folder / name).read_bytes()
+        flip_a_bit(folder / name)
+        assert re.fullmatch(rf"altered in .*data/0, {name}", damage(folder.parent))
+        (folder / name).write_bytes(intact)
+    assert damage(folder.parent) is None
 
 
 @pytest.mark.parametrize(("how", "what"), [(1e25, "0"), (float("nan"), "not finite")])
