@@ -35,7 +35,7 @@ UNREPORTED = ("_target_", "temperature", "chunk_rows")  # of conf/loss: named by
 
 def check(cfg: DictConfig) -> None:
     from gte.data.shards import Manifest
-    from gte.early import check_model, check_new_run, check_trainer
+    from gte.early import check_batch, check_model, check_new_run, check_trainer
     from gte.evaluation.suite import check_tasks
     from gte.remote import find_checkpoint, is_address
     from gte.values import TRAIN, check_values
@@ -47,7 +47,8 @@ def check(cfg: DictConfig) -> None:
     stage = build(cfg.stage)
     require_prepared(cfg)
     manifest = Manifest.load(cfg.data.dir)
-    manifest.check_batch(manifest.chosen(cfg.data.dir, stage.name, choose_sources(cfg)), stage.global_batch)
+    chosen, sizes = manifest.chosen(cfg.data.dir, stage.name, choose_sources(cfg)), manifest.stage(stage.name)
+    check_batch({name: sizes[name] for name in chosen}, stage.global_batch)
     if cfg.loss.get("guide") and not is_address(cfg.loss.guide):
         find_checkpoint(cfg.loss.guide)
     if stage.init_from and cfg.resume is None and not is_address(stage.init_from):

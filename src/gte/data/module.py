@@ -14,6 +14,7 @@ from gte.data.mixture import Mixture
 from gte.data.prompts import Prompt, fit_prompt, some_texts, trained_with, words_by_source
 from gte.data.shards import Manifest, TokenTable, checksum
 from gte.data.tokenizer import fingerprint, first_fingerprint, load_tokenizer, plain_reader
+from gte.early import check_batch
 from gte.errors import UserError, tell
 from gte.prompts import prompt_length
 from gte.stage import Stage
@@ -113,7 +114,7 @@ class PairData(pl.LightningDataModule):
         self.source_names = self.manifest.chosen(folder, stage.name, sources)
         self.tables = [TokenTable(folder, self.manifest, name) for name in self.source_names]
         sizes = [len(table) for table in self.tables]
-        self.manifest.check_batch(self.source_names, stage.global_batch)
+        check_batch(dict(zip(self.source_names, sizes, strict=True)), stage.global_batch)
         listed = None if weights is None else self.list_weights(weights)
         self.mixture = Mixture(sizes, alpha=alpha, seed=seed, global_batch=stage.global_batch, weights=listed)
         self.total_steps = stage.total_steps(sum(sizes))

@@ -85,15 +85,6 @@ class Manifest:
             raise UserError(f"{folder} has no source for stage {stage}; prepare one that states `stages: [{stage}]`")
         return names
 
-    def check_batch(self, names: list[str], global_batch: int) -> None:
-        """Raises UserError for the first of these sources that has fewer rows than a step takes."""
-        for name in names:
-            if (rows := self.sources[name]["kept"]) < global_batch:
-                raise UserError(
-                    f"source {name} has {rows} rows, fewer than one global batch of {global_batch}: lower "
-                    "stage.global_batch, leave it out by sources=[...], or merge it with another source"
-                )
-
     def verify(self, folder: str | Path) -> None:
         """Reads every shard and compares its SHA-256. Raises UserError naming the first that differs."""
         for facts in self.sources.values():
