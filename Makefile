@@ -73,7 +73,8 @@ chaos: .venv/test.$(KIND)  ## kills, damaged files, full disks, hostile input: e
 	$(PY) -m pytest tests/training/test_kills.py tests/training/test_remote.py tests/data/test_data_faults.py tests/data/test_fuzz.py \
 	    tests/data/test_refusing_disks.py tests/training/test_numerics.py tests/test_security.py tests/data/test_input_faults.py \
 	    tests/training/test_slurm.py tests/models/test_broken.py tests/test_files.py tests/data/test_page_sums.py \
-	    tests/training/test_resume.py tests/training/test_locks.py
+	    tests/training/test_resume.py tests/training/test_locks.py tests/evaluation/test_keep_best.py \
+	    tests/inference/test_embedding_cache.py tests/inference/test_index.py tests/inference/test_embedding.py
 
 gpu:  ## check the CUDA path on one card in nine minutes, CHECKS=a,b some of it: experiments/gpu
 	@$(PYTHON) src/gte/benchmarks/gpu/card.py

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from gte.build import build, plain, script
 
 
-@script("bench")
+@script("bench", alone=("out",))
 def main(cfg: DictConfig) -> None:
     import pandas as pd
 

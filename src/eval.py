@@ -12,13 +12,15 @@ from gte.build import build, listed, plain, script
 
 
 def check(cfg: DictConfig) -> None:
-    from gte.data.task_folder import find_tasks
     from gte.early import check_models
+    from gte.evaluation.suite import check_tasks
 
-    checkpoints = plain(cfg)["checkpoint"]
+    settings = plain(cfg)
+    checkpoints, data_dir, tasks = settings["checkpoint"], settings["data_dir"], listed(settings["tasks"])
     check_models(list(checkpoints.values()) if isinstance(checkpoints, dict) else listed(checkpoints))
-    if cfg.data_dir is not None:
-        find_tasks(plain(cfg)["data_dir"])
+    suite = build(OmegaConf.create(settings["suite"]), _convert_="all")
+    if data_dir is not None or suite.folder or not (suite.tasks or tasks):
+        check_tasks(data_dir, tasks, suite)
 
 
 @script("eval", check, alone=("out",))

@@ -40,12 +40,13 @@ READ_WARNINGS = (  # of Lightning 2.6 about what is meant here, or about PyTorch
     ".*does not have many workers which may be a bottleneck",  # workers= is the user's choice
     "This DataLoader will create .* worker processes in total",
 )
-REPORTED = ("widths", "width_weights", "directions", "mask_margin", "guide")  # of conf/loss
+UNREPORTED = ("_target_", "temperature", "chunk_rows")  # of conf/loss: named by themselves, and memory alone
 
 
 def check(cfg: DictConfig) -> None:
-    from gte.data.task_folder import find_tasks
-    from gte.early import check_model, check_new_run, check_trainer
+    from gte.data.shards import Manifest
+    from gte.early import check_batch, check_model, check_new_run, check_trainer
+    from gte.evaluation.suite import check_tasks
     from gte.remote import find_checkpoint, is_address
     from gte.values import TRAIN, check_values
 
@@ -55,14 +56,18 @@ def check(cfg: DictConfig) -> None:
     check_values(plain(cfg), TRAIN)
     stage = build(cfg.stage)
     require_prepared(cfg)
-    choose_sources(cfg)
+    manifest = Manifest.load(cfg.data.dir)
+    chosen, sizes = manifest.chosen(cfg.data.dir, stage.name, choose_sources(cfg)), manifest.stage(stage.name)
+    check_batch({name: sizes[name] for name in chosen}, stage.global_batch)
+    if cfg.loss.get("guide") and not is_address(cfg.loss.guide):
+        find_checkpoint(cfg.loss.guide)
     if stage.init_from and cfg.resume is None and not is_address(stage.init_from):
         find_checkpoint(stage.init_from)
     folder = cfg.checkpoint_dir or Path(cfg.out) / "checkpoints"
     if not is_address(folder):
         check_new_run(Path(cfg.out), Path(folder), cfg.resume)
     if cfg.evaluate_every is not None and cfg.evaluate.data_dir is not None:
-        find_tasks(plain(cfg.evaluate)["data_dir"])
+        check_tasks(plain(cfg.evaluate)["data_dir"], plain(cfg.evaluate)["tasks"])
     check_trainer(plain(cfg.trainer))
     build(cfg.optim)
     check_model(cfg.model.get("name_or_path"))
@@ -75,6 +80,7 @@ def main(cfg: DictConfig) -> int | None:
     from gte.data.module import prepared_tokenizer
     from gte.models.load import history, steps_of
     from gte.remote import place
+    from gte.results.report import FILE as REPORT
     from gte.temperature import LearntTemperature
     from gte.training.changes import changes, check_settings, tell_changes
     from gte.training.resume import find_resume, finished
@@ -91,6 +97,8 @@ def main(cfg: DictConfig) -> int | None:
     resume = find_resume(out, folder, cfg.resume)
     done = bool(resume) and finished(resume, facts, data.total_steps)
     if cfg.resume == "auto" and done:
+        if not (out / REPORT).exists() and (out / "metrics.csv").exists():  # a full disk kept it from being written
+            draw(data.stage.name, out)
         print(f"{data.stage.name} was done already: {folder / 'last.ckpt'}")
         return None
     callbacks, evaluation = build_callbacks(cfg, data.total_steps, folder)
@@ -153,7 +161,7 @@ def stated_facts(cfg: DictConfig, data: "PairData") -> dict:
     return {key: plain(cfg[key]) for key in ("stage", "optim", "model")} | {
         "loss": cfg.loss._target_.rsplit(".")[-1],
         "temperature": loss.get("temperature"),
-        "loss_options": {key: loss.get(key) for key in REPORTED},
+        "loss_options": {key: value for key, value in loss.items() if key not in UNREPORTED},
         "mask_repeated_texts": cfg.mask_repeated_texts,
         **mixing_of(cfg),
         "seed": cfg.seed,
@@ -162,6 +170,7 @@ def stated_facts(cfg: DictConfig, data: "PairData") -> dict:
         "prompts": plain(cfg)["data"]["prompts"],
         "keep_best": cfg.keep_best,
         "early_stop": cfg.early_stop,
+        "ema_decay": cfg.ema_decay,
     }
 
 
@@ -311,7 +320,7 @@ def tell_end(
     return None
 
 
-def draw(name: str, out: Path, history: list[dict]) -> str:
+def draw(name: str, out: Path, history: list[dict] | None = None) -> str:
     """Draws the loss curve and the report, and returns where they are, as the end of a line.
 
     What cannot be drawn is a note: the training is done, and its checkpoints are written.

@@ -50,7 +50,22 @@ def test_a_quota_of_a_control_group_or_of_one_above_bounds_the_cores(tmp_path, m
     [(2, 0.0, 2), (2, 0.3, 2), (2, 0.5, 1), (2, 1.0, 1), (2, 2.0, 1), (1, 1.0, 1), (8, 0.2, 8), (8, 3.0, 5), (8, 8, 4)],
 )
 def test_a_core_that_others_use_is_a_thread_less_down_to_half(allowed, elsewhere, threads):
-    assert threads_for(allowed, elsewhere) == threads
+    assert threads_for(allowed, elsewhere, near=allowed) == threads
+
+
+@pytest.mark.parametrize(("elsewhere", "threads"), [(0.0, 8), (40.0, 8), (56.2, 8), (59.0, 5), (64.0, 4)])
+def test_others_on_a_large_node_take_no_thread_of_a_quota_while_cores_are_idle(
+    two_cores, monkeypatch, elsewhere, threads
+):
+    """As a container of 8 cores on a node of 64 sees them, which counted the 40 of others against its 8."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(cores, "quotas", lambda root: [8.0])
+    watched = Cores()
+    two_cores[:] = 10.0, 10 * elsewhere + 5.0, 5.0
+    said = watched.start()
+    assert watched.threads == threads and os.environ["OMP_NUM_THREADS"] == str(threads)
+    assert said.startswith("note: 8 of 64 cores") and ("others use" in said) is (threads < 8)
 
 
 @pytest.fixture
@@ -110,6 +125,14 @@ def test_the_users_own_settings_win(two_cores, monkeypatch, name):
     assert watched.start() == ""
     watched.look_again()
     assert watched.threads == 2 and dict(os.environ) == before
+
+
+@pytest.mark.parametrize("name", ["KMP_DUPLICATE_LIB_OK", "OMP_DISPLAY_ENV", "OMP_STACKSIZE"])
+def test_a_setting_of_openmp_that_says_nothing_of_threads_is_no_word_on_them(two_cores, monkeypatch, name):
+    monkeypatch.setenv(name, "TRUE")
+    watched = Cores()
+    two_cores[:] = 9.0, 18.0, 0.0
+    assert watched.start().startswith("note: 2 of 2 cores, others use 2.0: 1 thread")
 
 
 @pytest.mark.skipif(usage() is None, reason="this system does not say what its cores do")

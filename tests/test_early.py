@@ -19,6 +19,11 @@ ERRORS = [  # script, arguments, what the line says
     ("train", [*TINY, "optim.lr=-1"], "optim.lr must be positive"),
     ("train", [*TINY, "stage.init_from=runs/gone"], "checkpoint runs/gone does not exist"),
     ("train", [*TINY, "resume=gone.ckpt"], "resume=gone.ckpt does not exist"),
+    ("train", [*TINY, "sources=[gone]"], "prepared has no source 'gone' for stage pretrain; it has: colours"),
+    ("train", [*TINY, "stage.global_batch=100"], "source times has 90 rows, fewer than one global batch of 100"),
+    ("train", [*TINY, "loss.guide=runs/gone", "loss.mask_margin=0"], "checkpoint runs/gone does not exist"),
+    ("train", [*TINY, "evaluate_every=1", "evaluate.data_dir=tasks", "evaluate.tasks=[Gone]"], "no folder Gone under"),
+    ("eval", ["checkpoint=bm25", "suite=local", "data_dir=tasks", "tasks=[Gone]"], "no folder Gone under tasks"),
     ("train", [*TINY, "sources=gone"], "sources=gone is no list in source_sets"),
     ("train", [*TINY, "out=begun"], "already holds a run; go on with resume=auto"),
     ("train", [*TINY, "trainer.strategy=deepspeed"], "choose trainer=deepspeed"),
@@ -35,6 +40,8 @@ ERRORS = [  # script, arguments, what the line says
     ("eval", ["checkpoint={a: bm25, b: runs/gone}"], "checkpoint runs/gone does not exist"),
     ("eval", ["checkpoint=bm25", "data_dir=gone"], "evaluation folder gone does not exist"),
     ("eval", ["suite=demo"], "checkpoint= is missing"),
+    ("eval", ["checkpoint=bm25", "suite=demo"], "evaluation folder data/demo/eval does not exist"),
+    ("eval", ["checkpoint=bm25", "suite=local"], "suite=local is what a folder holds: pass data_dir="),
     ("export", ["checkpoint=runs/gone", "out=model"], "checkpoint runs/gone does not exist"),
     ("export", ["checkpoint=bm25", "out=begun"], "exists and is no model directory"),
     ("embed", ["checkpoint=runs/gone", "in=raw/a.jsonl", "out=x.npy"], "checkpoint runs/gone does not exist"),
@@ -80,6 +87,7 @@ def folder(tmp_path, prepared) -> Path:
     (tmp_path / "raw").mkdir()
     (tmp_path / "runs").mkdir()  # where it is, runs/gone is no name of the hub
     (tmp_path / "raw" / "a.jsonl").write_text(json.dumps({"query": "a", "pos": "b"}))
+    (tmp_path / "tasks" / "STS12").mkdir(parents=True)
     (tmp_path / "prepared").symlink_to(prepared)
     (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
     (tmp_path / "begun" / "checkpoints" / "last.ckpt").write_bytes(b"of another run")
@@ -101,9 +109,9 @@ def test_an_error_in_settings_or_paths_loads_nothing_heavy_and_leaves_nothing(fo
 @pytest.mark.slow
 def test_the_probe_sees_what_is_loaded_and_written(folder):
     """The same probe on a training that starts, and is refused by what only its data tell: its directory goes again."""
-    train = [*TINY, "out=new/run", "stage.global_batch=100000", "stage.batch_tokens=200000"]
+    train = [*TINY, "out=new/run", "data.weights={gone: 1}"]
     ((code, said, heavy, unchanged),) = results([["train", train]], folder)
-    assert code == 2 and "fewer than one global batch" in said and "torch" in heavy and unchanged
+    assert code == 2 and "data.weights names 'gone'" in said and "torch" in heavy and unchanged
     (folder / "new").mkdir()
     ((_, _, _, unchanged),) = results([["train", [*train, "out=begun", "resume=auto"]]], folder)
     assert not unchanged, "a directory that was there keeps what Hydra writes"

@@ -96,6 +96,15 @@ def test_the_line_of_another_process_takes_the_bars_line(tmp_path):
     assert on_a_terminal(sys.executable, "-c", code) == ["error: a rank died", ""]
 
 
+def test_the_note_of_a_signal_to_a_sweep_takes_the_bars_line_of_its_point():
+    code = (
+        "import sys; sys.stdout.write('75%|###  | 3/4'); sys.stdout.flush()\n"
+        "from hydra_plugins.processes import Processes; Processes().hand_on(15, None)"
+    )
+    note = "note: SIGTERM ends the points after their step; once more kills them"
+    assert on_a_terminal(sys.executable, "-c", code) == [note, ""]
+
+
 def test_a_file_gets_the_line_alone(tmp_path):
     with open(tmp_path / "log", "w") as log:
         on_a_terminal(sys.executable, "-c", BAR + "bar = tqdm(total=4); tell('note: a')", errors_to=log)

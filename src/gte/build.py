@@ -26,7 +26,16 @@ from gte.errors import PointsFailed, UserError, first_line, tell
 from gte.help import help_of
 from gte.locks import locked
 from gte.one_line import dead_process, one_line
-from gte.overrides import CONF, near_key, read_arguments, refuse_added_keys, refuse_secrets, refuse_unknown_keys, typed
+from gte.overrides import (
+    CONF,
+    near_key,
+    read_arguments,
+    refuse_added_keys,
+    refuse_removals,
+    refuse_secrets,
+    refuse_unknown_keys,
+    typed,
+)
 from gte.remote import is_address
 from gte.values import SCRIPTS, check_values
 
@@ -83,6 +92,7 @@ def script(name: str, check: Callable[[DictConfig], object] | None = None, alone
                     show(help)
                     return
                 refuse_secrets(sys.argv[1:])
+                refuse_removals(sys.argv[1:])
                 sys.argv[1:] = read_arguments(name, sys.argv[1:])
                 run_hydra(name, task)
             sys.exit(max(codes, default=0))
@@ -175,7 +185,10 @@ def hold(locks: ExitStack, cfg: DictConfig, alone: Sequence[str]) -> None:
     places: dict[Path, str] = {}
     for key in alone if is_first_rank() else ():
         if cfg[key] is not None and not is_address(cfg[key]):
-            places.setdefault(Path(cfg[key]).resolve(), key)
+            place = Path(cfg[key]).resolve()
+            places.setdefault(place, key)
+            if key == "checkpoint_dir" and place.name == "checkpoints" and (place.parent / ".hydra").is_dir():
+                places.setdefault(place.parent, key)  # the checkpoints of another run, which locks its whole folder
     for place, key in places.items():
         locks.enter_context(locked(place, "writing to", f"{key}="))
 

@@ -11,11 +11,20 @@ import time
 from math import ceil
 from pathlib import Path
 
-USERS = re.compile(r"OMP_|GOMP_|KMP_|MKL_NUM_THREADS$|OPENBLAS_NUM_THREADS$")  # settings of the user's own, which win
+# settings of the user's own, which win; those of OpenMP that say nothing of threads aside, as conda and macOS need one
+USERS = re.compile(
+    r"(?!KMP_(DUPLICATE_LIB_OK|WARNINGS|SETTINGS|STACKSIZE)|OMP_(DISPLAY_|STACKSIZE|TOOL|DEBUG))"
+    r"(OMP_|GOMP_|KMP_|MKL_NUM_THREADS$|OPENBLAS_NUM_THREADS$)"
+)
 OURS = "GTE_THREADS"  # marks, for processes started from this one, that OMP_NUM_THREADS is ours
 EVERY = 5.0  # seconds between two looks: long enough for the kernel's ticks of 10 ms
 SLACK = 0.35  # cores that others may use without costing a thread: a desktop is never quite idle
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+
+
+def near_cores() -> int:
+    """The cores on which this process may run, by its affinity; a quota may be less."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def allowed_cores(root: Path = Path("/")) -> int:
@@ -23,8 +32,7 @@ def allowed_cores(root: Path = Path("/")) -> int:
 
     root: where /proc and /sys are.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([cores, *(int(quota + 0.25) for quota in quotas(root))]))
+    return max(1, min([near_cores(), *(int(quota + 0.25) for quota in quotas(root))]))
 
 
 def quotas(root: Path) -> list[float]:
@@ -55,12 +63,15 @@ def quota_of(folder: Path) -> list[float]:
         return []
 
 
-def threads_for(cores: int, elsewhere: float) -> int:
-    """Threads to use of `cores`, where other processes use `elsewhere` of them; at least half of the cores.
+def threads_for(cores: int, elsewhere: float, near: int) -> int:
+    """Threads to use: at most `cores`, at least half of them, since others that want all leave a fair share.
 
-    Half, since others that want all of them leave a fair share.
+    Args:
+        cores: that this process is allowed to use at a time.
+        elsewhere: cores that other processes use.
+        near: among how many: a quota of 8 cores of a node of 64 is not touched by others who use 40.
     """
-    return max(cores - max(0, ceil(elsewhere - SLACK)), ceil(cores / 2))
+    return min(cores, max(near - max(0, ceil(elsewhere - SLACK)), ceil(cores / 2)))
 
 
 class Cores:
@@ -91,7 +102,7 @@ class Cores:
             return ""
         self.watching = True
         used = self.elsewhere() or 0.0
-        self.threads = threads_for(self.allowed, used)
+        self.threads = threads_for(self.allowed, used, near_cores())
         os.environ |= {"OMP_NUM_THREADS": str(self.threads), OURS: str(self.threads)}
         if self.threads == (os.cpu_count() or 1) or os.environ.get("LOCAL_RANK", "0") != "0":
             return ""
@@ -124,7 +135,7 @@ class Cores:
         if self.before and time.monotonic() - self.before[0] < EVERY:
             return
         used = self.elsewhere()
-        if used is not None and (threads := threads_for(self.allowed, used)) != self.threads:
+        if used is not None and (threads := threads_for(self.allowed, used, near_cores())) != self.threads:
             self.threads = threads
             self.apply()
 

@@ -65,6 +65,16 @@ def check_model(path: str | None) -> None:
         raise UserError(f"model.name_or_path={path} does not exist; name a model directory, or a model on the hub")
 
 
+def check_batch(sizes: Mapping[str, int], global_batch: int) -> None:
+    """Raise UserError for the first source that has fewer rows than a step takes; `sizes` are rows by source."""
+    for name, rows in sizes.items():
+        if rows < global_batch:
+            raise UserError(
+                f"source {name} has {rows} rows, fewer than one global batch of {global_batch}: lower "
+                "stage.global_batch, leave it out by sources=[...], or merge it with another source"
+            )
+
+
 def check_models(checkpoints: list[str]) -> None:
     """Raise UserError for the first that is neither BM25 nor a checkpoint; addresses and the hub are not asked."""
     for checkpoint in checkpoints:

@@ -230,6 +230,14 @@ def refuse_secrets(overrides: list[str]) -> None:
             )
 
 
+def refuse_removals(overrides: list[str]) -> None:
+    """Raises UserError for `~key`: what stands in its place would be a library's own value, or a bug's traceback."""
+    for override in overrides:
+        key = override.partition("=")[0].removeprefix("~")
+        if override.startswith("~") and not key.startswith(("logger", "hydra", *OPEN)):
+            raise UserError(f"{override}: a setting cannot be removed; give another value, {key}=...")
+
+
 def refuse_unknown_keys(cfg: DictConfig, name: str) -> None:
     """A key that `+key=` added beside the primary config's own would be ignored without a word: refuse it."""
     primary = yaml.safe_load((CONF / f"{name}.yaml").read_text())

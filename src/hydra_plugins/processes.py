@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gte.build import build, refuse_unknown_keys, require_prepared
 from gte.early import check_trainer
-from gte.errors import PointsFailed, Stopped, UserError
+from gte.errors import ERASE, PointsFailed, Stopped, UserError
 from gte.values import TRAIN, check_values
 
 # Before a point becomes `train.py`: on Linux the kernel sends it SIGTERM when the launcher dies, of SIGKILL too
@@ -138,7 +138,8 @@ class Processes(Launcher):
                 process.send_signal(signal.SIGTERM if self.signals == 1 else signal.SIGKILL)
         then = "; once more kills them" if self.signals == 1 else ""
         what = "ends the points after their step" if self.signals == 1 else "kills the points"
-        os.write(2, f"note: {signal.Signals(number).name} {what}{then}\n".encode())  # print is not reentrant
+        start = ERASE if os.isatty(2) else ""  # a point's bar may stand there
+        os.write(2, f"{start}note: {signal.Signals(number).name} {what}{then}\n".encode())  # print is not reentrant
 
     def run(self, folder: Path, overrides: list[str], earlier: Future | None) -> int:
         """The point's exit code; it starts once the `earlier` one, whose model it starts from, is done."""

@@ -13,7 +13,7 @@ from test_ddp import DDP, RUN
 from test_evaluation import write_sts
 from test_train import TINY, rows
 
-from gte.evaluation.during import check_keep_best, plan_evaluation
+from gte.evaluation.during import Evaluate, check_keep_best, plan_evaluation
 from gte.evaluation.suite import Plan
 from gte.training.resume import finished
 
@@ -109,6 +109,31 @@ def test_a_killed_run_keeps_the_same_best_and_stops_at_the_same_step(script, pre
     code, said, err = script("train", *arguments, "out=new", f"resume={last}")  # its best.ckpt is not there
     assert code == 0 and "best.ckpt is not there, not the best up to here, of step 8" in err, err
     assert "best eval/mean: 41.00 after step 16" in said
+
+
+def test_a_best_of_other_tasks_or_other_data_is_not_the_best_of_these(tmp_path, capsys):
+    """Its score would stay the highest for good, of another quantity."""
+    for name, other in (("STS12", False), ("STS13", False), ("STS12", True)):
+        write_sts(tmp_path / ("other" if other else "tasks") / name, rows=5 + other)
+
+    def evaluation(folder: str, tasks: list[str], keep_best: str) -> Evaluate:
+        found = plan_evaluation(str(tmp_path / folder), tasks)
+        return Evaluate(found, 2, pause=lambda _: None, keep_best=keep_best)
+
+    mean = evaluation("tasks", ["STS12", "STS13"], "eval/mean")
+    mean.best, mean.without = {"metric": "eval/mean", "score": 90.0, "step": 4}, 1
+    alone = evaluation("tasks", ["STS12"], "eval/STS12")
+    alone.best = {"metric": "eval/STS12", "score": 80.0, "step": 2}
+    for kept, settings, same in (
+        (mean, ("tasks", ["STS12", "STS13"], "eval/mean"), True),
+        (mean, ("tasks", ["STS12"], "eval/mean"), False),
+        (alone, ("tasks", ["STS12", "STS13"], "eval/STS12"), True),  # what else is scored does not matter
+        (alone, ("other", ["STS12"], "eval/STS12"), False),
+    ):
+        resumed = evaluation(*settings)
+        resumed.load_state_dict(kept.state_dict())
+        assert (resumed.best == kept.best) is same and (resumed.without == kept.without) is (same or not kept.without)
+        assert ("the best is chosen anew" in capsys.readouterr().err) is not same
 
 
 def test_two_ranks_stop_at_the_step_at_which_one_does(prepared, tmp_path):

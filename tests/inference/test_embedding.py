@@ -17,6 +17,7 @@ from conftest import ROOT
 
 from gte.encoder import Encoder
 from gte.errors import UserError
+from gte.inference.compact import read_vectors
 from gte.inference.embedder import Embedder, embed_texts
 from gte.inference.texts import Text, read_texts
 
@@ -158,6 +159,60 @@ def test_kept_blocks_of_other_texts_or_another_setting_are_not_used(encoder, tmp
     other = Encoder(encoder.lm.__class__(encoder.lm.config), encoder.tokenizer, encoder.max_length)
     assert weights.keys() == other.state_dict().keys()
     assert interrupted_then(texts_of(20), Embedder(other)) == 0
+
+
+def test_a_kept_block_with_a_flipped_bit_is_embedded_again(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr("gte.inference.embedder.BLOCK", 10)
+    out, work = tmp_path / "e.npy", tmp_path / "work"
+    work.mkdir()
+    embedder = Embedder(encoder)
+    with monkeypatch.context() as patch:
+        patch.setattr("gte.inference.embedder.write_npy", lambda *_: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            embed_texts(texts_of(20), embedder, out, work, source="s")
+    first = work / "00000000.parquet"
+    intact = first.read_bytes()
+    value = encoder.encode([texts_of(20)[3].text])[0, :2].tobytes()  # of the fourth text, as it lies in the file
+    damaged = bytearray(intact)
+    damaged[intact.index(value) + 3] ^= 0x01
+    first.write_bytes(damaged)
+    assert embed_texts(texts_of(20), embedder, out, work, source="s").reused == 10
+    np.testing.assert_array_equal(np.load(out), encoder.encode([text.text for text in texts_of(20)]))
+
+
+def test_a_block_damaged_after_it_was_written_ends_the_run_in_one_line(encoder, tmp_path, monkeypatch):
+    from gte.inference import embedder as module
+
+    put_together = module.write_npy
+
+    def damaged(parts, *rest):
+        content = bytearray(parts[0].read_bytes())
+        content[len(content) // 4] ^= 0x01
+        parts[0].write_bytes(content)
+        put_together(parts, *rest)
+
+    monkeypatch.setattr(module, "write_npy", damaged)
+    (tmp_path / "work").mkdir()
+    with pytest.raises(UserError, match=r"00000000\.parquet is damaged: it is not as it was written; the same command"):
+        embed_texts(texts_of(200), Embedder(encoder), tmp_path / "e.npy", tmp_path / "work", source="s")
+    assert not (tmp_path / "e.npy").exists()
+
+
+def test_a_kill_leaves_no_codes_beside_the_ranges_of_others(encoder, tmp_path, monkeypatch):
+    """They are as many and as wide, and would be read without a word as other vectors."""
+    out, work = tmp_path / "e.npy", tmp_path / "work"
+    work.mkdir()
+    embed_texts(texts_of(20), Embedder(encoder), out, work, source="s", dtype="uint8")
+    before = read_vectors(out)
+    for name in ("write_json", "put"):
+        work.mkdir(exist_ok=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(f"gte.inference.embedder.{name}", lambda *_: (_ for _ in ()).throw(Killed()))
+            with pytest.raises(Killed):
+                embed_texts(texts_of(20), Embedder(encoder, prefix="x "), out, work, source="s", dtype="uint8")
+        assert not out.exists()
+    embed_texts(texts_of(20), Embedder(encoder, prefix="x "), out, work, source="s", dtype="uint8")
+    assert not np.array_equal(read_vectors(out).scheme.ranges_2D, before.scheme.ranges_2D)
 
 
 def test_memory_is_bounded_by_a_block_however_long_the_stream(encoder, tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 """Embeddings kept on disk, exact search in blocks, several processes: all give what one pass over everything gives."""
 
 import math
+import resource
+import signal
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from datasets import Dataset
 from test_evaluation import WIDTH, KnownEncoder, evaluate, write_retrieval
 
+from gte.errors import UserError
 from gte.evaluation import model as model_module
 from gte.evaluation.bm25 import BM25, document_texts
 from gte.evaluation.cache import VectorCache, text_keys
@@ -22,7 +25,7 @@ def vectors(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def test_what_was_added_is_read_back_by_another_process_up_to_the_limit(tmp_path):
     keys, x_ND = vectors(50)
-    first = VectorCache(4, tmp_path, limit_bytes=(4 * 4 + 8) * 40)
+    first = VectorCache(4, tmp_path, limit_bytes=(4 * 4 + 16) * 40)
     first.add(keys[:30], x_ND[:30])
     first.add(keys[30:], x_ND[30:])
     assert len(first) == 40 and first.full
@@ -44,7 +47,7 @@ def test_two_writers_do_not_mix_up_their_rows(tmp_path):
     np.testing.assert_array_equal(both.read(both.find(np.append(b_keys, a_keys))), np.append(b, a, axis=0))
 
 
-@pytest.mark.parametrize("file", ["keys.u64", "vectors.f32"])
+@pytest.mark.parametrize("file", ["keys.u64", "vectors.f32", "sums.u64"])
 def test_what_a_killed_process_wrote_by_half_is_cut_off(tmp_path, file):
     keys, x_ND = vectors(10)
     VectorCache(4, tmp_path).add(keys[:8], x_ND[:8])
@@ -54,6 +57,62 @@ def test_what_a_killed_process_wrote_by_half_is_cut_off(tmp_path, file):
     assert len(again) == 8
     again.add(keys[8:], x_ND[8:])
     np.testing.assert_array_equal(VectorCache(4, tmp_path).read(again.find(keys)), x_ND)
+
+
+def test_a_bit_flipped_anywhere_is_noticed_or_its_vector_is_not_found(tmp_path):
+    keys, x_ND = vectors(6)
+    VectorCache(4, tmp_path).add(keys, x_ND)
+    outcomes = set()
+    for file in sorted(tmp_path.iterdir()):
+        intact = file.read_bytes()
+        for bit in range(0, 8 * len(intact), 5):
+            damaged = bytearray(intact)
+            damaged[bit // 8] ^= 1 << bit % 8
+            file.write_bytes(damaged)
+            cache = VectorCache(4, tmp_path)
+            rows = cache.find(keys)
+            try:
+                np.testing.assert_array_equal(cache.read(rows[rows >= 0]), x_ND[rows >= 0])
+                assert file.name == "keys.u64" and (rows < 0).sum() == 1
+                outcomes.add("not found")
+            except UserError as error:
+                assert f"is damaged: an embedding is not as it was written; remove {tmp_path}" in str(error)
+                outcomes.add("noticed")
+        file.write_bytes(intact)
+    assert outcomes == {"not found", "noticed"}
+
+
+def test_vectors_that_were_kept_before_there_were_checksums_are_used(tmp_path):
+    keys, x_ND = vectors(10)
+    VectorCache(4, tmp_path).add(keys[:8], x_ND[:8])
+    (tmp_path / "sums.u64").unlink()
+    cache = VectorCache(4, tmp_path)
+    cache.add(keys[8:], x_ND[8:])
+    assert len(VectorCache(4, tmp_path)) == 10
+    np.testing.assert_array_equal(cache.read(cache.find(keys)), x_ND)
+
+
+def test_a_full_disk_keeps_what_is_there_and_the_evaluation_goes_on(tmp_path, capsys):
+    """By the limit of a file's size, as in test_refusing_disks: the vectors, of 16 bytes each, meet it first."""
+    encoder = KnownEncoder()
+    texts = [f"text {number}" for number in range(400)]
+    folder = tmp_path / "kept"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    model = EncoderModel(encoder, "fp32", cache=VectorCache(WIDTH, folder))
+    first_ND = model.embed(texts[:20])
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4 * WIDTH * 30, limits[1]))
+        for _ in range(2):
+            assert len(model.embed(texts)) == 400
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    said = capsys.readouterr().err
+    assert said.count("no space left on device: embeddings from here on are not kept; make room") == 1
+    again = VectorCache(WIDTH, folder)
+    assert len(again) == 20
+    np.testing.assert_array_equal(again.read(again.find(text_keys(texts[:20]))), first_ND)
 
 
 def test_an_interrupted_corpus_goes_on_where_it_stood(tmp_path, monkeypatch):
@@ -144,7 +203,7 @@ def test_a_model_that_gives_all_texts_one_vector_finds_the_first_rows(ranked):
 
 def test_a_full_cache_is_told_once_with_the_way_out(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(model_module, "KEPT_AFTER", 10)
-    cache = VectorCache(WIDTH, tmp_path, limit_bytes=(4 * WIDTH + 8) * 25)
+    cache = VectorCache(WIDTH, tmp_path, limit_bytes=(4 * WIDTH + 16) * 25)
     model = EncoderModel(KnownEncoder(), cache=cache)
     model.embed([f"text {i}" for i in range(20)])
     assert not capsys.readouterr().err

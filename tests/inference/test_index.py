@@ -137,6 +137,26 @@ def test_a_compact_index_is_read_again_and_finds_what_its_codes_stand_for(embedd
     assert update(file, passages, embedder).new == 39 and update(file, passages, embedder, dtype).new == 39
 
 
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_a_bit_flipped_in_an_index_is_noticed_or_changes_nothing(embedder, tmp_path, dtype):
+    passages = [Passage("f", n, f"{'many ' * (n % 7)}words in row {n}") for n in range(1, 20)]
+    file = tmp_path / "index.parquet"
+    whole = update(file, passages, embedder, dtype)
+    intact, noticed = file.read_bytes(), 0
+    for byte in range(4, len(intact), len(intact) // 150):
+        damaged = bytearray(intact)
+        damaged[byte] ^= 0x10
+        file.write_bytes(damaged)
+        try:
+            index = update(file, passages, embedder, dtype)  # made anew where the model's name in it was hit
+        except UserError as error:
+            noticed += "remove it, and it is made anew" in str(error) or "embed the texts again" in str(error)
+            continue
+        assert index.passages == passages
+        np.testing.assert_array_equal(index.d_MD, whole.d_MD)
+    assert noticed > 75
+
+
 def test_of_passages_of_equal_text_the_earlier_one_is_found_first(embedder, tmp_path):
     passages = [Passage("f", n, "two words" if n % 2 else f"number {n}") for n in range(60)]
     for dtype in ("float32", "int8", "binary"):

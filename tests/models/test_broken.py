@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from transformers import BertConfig, BertModel
 
 from gte.errors import UserError
 from gte.models.broken import broken
-from gte.models.load import load_encoder
+from gte.models.load import damage, load_encoder
 from gte.models.saved import last_good, why_not_good
 
 DIVERGING = ["optim.lr=1e30", "max_skipped=5", "stage.steps=20", "out=run"]
@@ -106,6 +107,75 @@ def test_broken_weights_are_neither_exported_nor_averaged_nor_trained_on(script,
     found = load_encoder(tmp_path / "averaged").state_dict()
     assert all(torch.allclose(value, expected[key], atol=1e-7) for key, value in found.items())
     assert "only 3 step-*.ckpt" in script.refused("export", "checkpoint=run", "average_last=4", "out=four")
+
+
+def flip_a_bit(file: Path) -> None:
+    """Flips the highest bit of an exponent in the middle of a checkpoint's largest tensor."""
+    with zipfile.ZipFile(file) as records:
+        largest = max(records.infolist(), key=lambda record: record.file_size)
+    content = bytearray(file.read_bytes())
+    names = sum(
+        int.from_bytes(content[largest.header_offset + at : largest.header_offset + at + 2], "little")
+        for at in (26, 28)
+    )
+    content[largest.header_offset + 30 + names + largest.file_size // 8 * 4 + 3] ^= 0x08
+    file.write_bytes(content)
+
+
+def test_a_checkpoint_with_a_flipped_bit_is_refused_by_all_that_load_one(script, prepared, run, tmp_path):
+    bad = tmp_path / "bad.ckpt"
+    shutil.copy(run / "checkpoints" / "last.ckpt", bad)
+    flip_a_bit(bad)
+    assert finite_by_transformers(bad)  # nothing but the checksum tells
+    (tmp_path / "texts.jsonl").write_text('{"text": "a word"}\n')
+    training = [*TINY, f"data.dir={prepared}", "stage.steps=1", "out=more"]
+    for command in (
+        ["export", f"checkpoint={bad}", "out=model"],
+        ["embed", f"checkpoint={bad}", "in=texts.jsonl", "out=texts.npy"],
+        ["train", *training, f"stage.init_from={bad}"],
+        ["train", *training, "loss.mask_margin=0.0", f"loss.guide={bad}"],
+    ):
+        assert re.search(f"cannot read the checkpoint {bad}: it is altered in .*data/", script.refused(*command))
+
+
+def test_every_state_in_a_folder_as_deepspeed_writes_it_is_compared(tmp_path):
+    folder = tmp_path / "last.ckpt" / "checkpoint"
+    folder.mkdir(parents=True)
+    names = ["mp_rank_00_model_states.pt", "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"]
+    for name in names:
+        torch.save({"exp_avg": torch.ones(1000)}, folder / name)
+    assert damage(folder.parent) is None
+    for name in names:
+        intact = (folder / name).read_bytes()
+        flip_a_bit(folder / name)
+        assert re.fullmatch(rf"altered in .*data/0, {name}", damage(folder.parent))
+        (folder / name).write_bytes(intact)
+    assert damage(folder.parent) is None
+
+
+@pytest.mark.parametrize(("how", "what"), [(1e25, "0"), (float("nan"), "not finite")])
+def test_vectors_without_a_direction_are_not_published(script, prepared, run, tmp_path, how, what):
+    """Of a last norm of 1e25 every vector is finite and, normalised, 0: published with exit code 0."""
+    content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    norms = [key for key in content["state_dict"] if "output.LayerNorm" in key][-2:]
+    for key in norms:
+        content["state_dict"][key] *= how
+    bad = tmp_path / "bad.ckpt"
+    torch.save(content, bad)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("a line of words")
+    pairs = [json.dumps({"query": f"word {n}", "pos": f"number {n}"}) for n in range(20)]
+    (tmp_path / "a.jsonl").write_text("\n".join(pairs))
+    training = [*TINY, f"data.dir={prepared}", "stage.steps=1", "out=more"]
+    for command in (
+        ["embed", f"checkpoint={bad}", "in=texts/a.txt", "out=a.npy"],
+        ["search", f"checkpoint={bad}", "folder=texts", "query=words", "out=index"],
+        ["mine", f"checkpoint={bad}", "in=a.jsonl", "out=mined"],
+    ):
+        assert re.search(f"(embedding is|embeddings are) {what} in ", script.refused(*command)), command
+    line = script.refused("train", *training, "loss.mask_margin=0.0", f"loss.guide={bad}")
+    assert f"loss.guide={bad}: " in line and "not finite" in line
+    assert not [*tmp_path.glob("*.npy"), *tmp_path.rglob("*.parquet"), *tmp_path.glob("mined/*.jsonl*")]
 
 
 def load_average(files: list[Path]) -> dict:

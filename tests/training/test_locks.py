@@ -107,6 +107,7 @@ def test_a_filesystem_without_locks_is_said_and_does_not_stop_the_work(tmp_path,
         ["export", "checkpoint=run", "out=busy"],
         ["embed", "checkpoint=run", "in=texts.txt", "out=busy"],
         ["mine", "in=raw/a.jsonl", "out=busy"],
+        ["bench", "benchmark=loss", "out=busy"],
     ],
     ids=lambda command: f"{command[0]} {command[-1]}",
 )
@@ -120,6 +121,15 @@ def test_a_second_process_in_a_folder_is_refused_before_it_writes(script, prepar
     assert f"(pid {os.getpid()} on " in line
     assert not (tmp_path / target).exists()  # nor are .hydra's settings written over those of the run that holds it
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".ckpt", ".csv", ".npy", ".safetensors")]
+
+
+def test_checkpoints_of_a_run_that_goes_on_are_not_another_runs(script, prepared, tmp_path):
+    (tmp_path / "run" / ".hydra").mkdir(parents=True)
+    command = ["train", *TINY, f"data.dir={prepared}", "out=other", "checkpoint_dir=run/checkpoints", "stage.steps=1"]
+    with locked(tmp_path / "run", "writing to", "out="):
+        assert f"another process is writing to {tmp_path / 'run'} (pid" in script.refused(*command)
+    assert not (tmp_path / "other").exists() and not (tmp_path / "run" / "checkpoints").exists()
+    assert script(*command)[0] == 0 and (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
 
 
 def test_a_second_update_of_an_index_is_refused(tmp_path):
@@ -265,6 +275,15 @@ def test_a_run_whose_folder_is_removed_goes_on_and_says_so(script, prepared, tmp
     kept = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
     assert {"last.ckpt", "step-0000018.ckpt", "step-0000024.ckpt"} <= kept
     assert (tmp_path / "run" / "training.json").exists()
+
+
+def test_a_page_that_a_full_disk_kept_from_being_written_is_written_by_the_same_command(script, prepared, tmp_path):
+    command = ["train", *TINY, f"data.dir={prepared}", "out=run", "stage.steps=2", "resume=auto"]
+    assert script(*command)[0] == 0
+    for name in ("report.html", "loss.png"):
+        (tmp_path / "run" / name).unlink()
+    assert "was done already" in script(*command)[1]
+    assert (tmp_path / "run" / "report.html").exists() and (tmp_path / "run" / "loss.png").exists()
 
 
 def test_checkpoints_that_become_a_file_end_the_run_in_one_line(script, prepared, tmp_path, monkeypatch):

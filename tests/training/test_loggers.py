@@ -11,6 +11,7 @@ from test_ddp import DDP, RUN
 from test_evaluation import write_sts
 from test_train import TINY, column, rows
 
+from gte.errors import UserError
 from gte.training.loggers import CsvRun, read_records
 
 KEY = "0123456789abcdef" * 3
@@ -206,3 +207,17 @@ def test_metrics_cut_at_any_byte_go_on_with_the_whole_rows_before(tmp_path):
         again.log_metrics({"c": 1.0}, 3)
         found = [(row.get("a", ""), row.get("b", ""), row["c"]) for row in rows(tmp_path)]
         assert found == [(*pair, "") for pair in expected[: min(whole, 3)]] + [("", "", "1.0")], cut
+
+
+@pytest.mark.parametrize(
+    "content", ["\0" * 40 + "\n", "\0" * 40 + "\n\0\n", "loss\n1.0\n", "step,loss\nx,1.0\n", "\xff\xfe\n1\n"]
+)
+def test_a_metrics_file_that_is_no_table_is_one_line(tmp_path, content):
+    logger = CsvRun(tmp_path)
+    logger.file.write_bytes(content.encode("latin-1"))
+    try:
+        logger.begin(3)
+    except UserError as error:
+        assert "metrics.csv cannot be read (" in str(error) and "move it away" in str(error)
+    else:
+        assert content.count("\n") == 1  # nothing in it but a header

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from conftest import ROOT, Script
 from test_train import TINY
 
 from gte.data.shards import Manifest
-from gte.models.load import history
+from gte.encoder import Encoder
+from gte.errors import UserError
+from gte.models.load import check_same_model, describe, history, initialize
 from gte.provenance import segments_of, sources_of_stage
 from gte.training.changes import ANEW, CHANGES, DATA, NEVER, RULES, changes, continued, rule_of, settings_of, table
 
@@ -98,10 +101,12 @@ def test_the_documentation_shows_the_table_of_the_code():
         ("optim.lr", 1.0, "optim.lr", CHANGES),
         ("temperature", 0.05, "loss.temperature", CHANGES),
         ("loss_options.mask_margin", 0.1, "loss.mask_margin", CHANGES),
+        ("loss_options.tf32", True, "loss.tf32", CHANGES),
         ("mask_repeated_texts", True, "mask_repeated_texts", CHANGES),
         ("precision", "bf16-mixed", "trainer.precision", CHANGES),
         ("stage.global_batch", 64, "stage.global_batch", CHANGES),
         ("alpha", 0.1, "data.alpha", CHANGES),
+        ("ema_decay", 0.9, "ema_decay", CHANGES),
         ("model.hidden_size", 64, "model.hidden_size", NEVER),
         ("model.num_attention_heads", 4, "model.num_attention_heads", NEVER),
         ("loss", "contrastive_loss", "loss", ANEW),
@@ -123,6 +128,26 @@ def test_a_change_is_found_by_the_name_that_is_typed(begun, path, value, setting
     node[name] = value
     assert [change.setting for change in changes(record, now)] == [setting]
     assert rule_of(setting).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("num_attention_heads", 4), ("hidden_act", "relu"), ("layer_norm_eps", 1e-3)]
+)
+def test_weights_do_not_go_into_a_model_that_computes_in_another_way(pretrained, tmp_path, key, value):
+    """Of equal shapes, so that they would fit; other dropout is no other model."""
+    encoder = Encoder.from_pretrained(pretrained)
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    weights = {f"encoder.{name}": weight for name, weight in encoder.state_dict().items()}
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    torch.save({"state_dict": weights, "encoder": describe(encoder), "history": [{"steps": 1}]}, last)
+    other = Path(shutil.copytree(pretrained, tmp_path / "other"))
+    config = json.loads((other / "config.json").read_text())
+    for settings, refused in (({"hidden_dropout_prob": 0.0}, False), ({key: value}, True)):
+        (other / "config.json").write_text(json.dumps(config | settings))
+        for check in (check_same_model, initialize):
+            given = Encoder.from_pretrained(other)
+            with pytest.raises(UserError, match=f"{key}=.*, here {value}") if refused else nullcontext():
+                check(given, last)
 
 
 def test_sources_added_left_out_and_in_another_order_are_changes(begun):

@@ -168,6 +168,11 @@ def test_a_key_that_would_not_act_is_refused_by_name_with_the_setting_that_serve
         ("+trainer.limit_train_batches=5", "trainer.limit_train_batches would not act: set stage.steps"),
         ("trainer.use_distributed_sampler=true", "trainer.use_distributed_sampler=True must be false"),
         ("+trainer.determinstic=true", "unknown key 'trainer.determinstic', did you mean deterministic?"),
+        (
+            "~trainer.use_distributed_sampler",
+            "a setting cannot be removed; give another value, trainer.use_distributed",
+        ),
+        ("~trainer.precision", "a setting cannot be removed; give another value, trainer.precision="),
     ],
 )
 def test_such_a_key_stops_the_training_before_its_first_step(script, prepared, tmp_path, setting, message):

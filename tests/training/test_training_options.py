@@ -1,7 +1,9 @@
 """What training may add to the recipe, run as a user runs it: nested widths, masks, a guide, averages, schedules."""
 
 import json
+import shutil
 from math import cos, pi
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -216,6 +218,23 @@ def test_a_guides_vectors_are_those_of_its_own_texts(prepared, guiding, tmp_path
             x_RD = encoder(batch.ids_T, batch.lengths_R, encoder.plan(batch.lengths_R.numpy(), 2048))
         cosine_R = torch.nn.functional.cosine_similarity(x_RD, batch.guide_RG.float())
         assert cosine_R.min() > 0.999
+
+
+def test_a_guides_damaged_vector_is_not_used(prepared, guiding, tmp_path):
+    sizes = {"max_length": 64, "global_batch": 32, "batch_tokens": 2048, "recompute_fraction": 0.0}
+    stage = Stage(name="finetune", steps=1, epochs=None, lr_scale=1.0, init_from=None, group_size=1, **sizes)
+    folder = Path(shutil.copytree(prepared, tmp_path / "copy", ignore=shutil.ignore_patterns("guides")))
+    data = PairData(folder, stage, alpha=0.5, seed=42, sources=["colours"])
+    data.guide = Guide(guiding, data)
+    data.guide.prepare(torch.device("cpu"))
+    file = data.guide.file("colours", "query", "vectors")
+    vectors = np.load(file)
+    vectors[:] = -vectors
+    with open(file, "r+b") as stream:
+        stream.seek(-vectors.nbytes, 2)
+        stream.write(vectors.tobytes())
+    with pytest.raises(UserError, match=r"colours\.query\.vectors\.npy is damaged: a vector is not as it was written"):
+        data.steps()[0]
 
 
 def test_training_with_a_guide_encodes_once_and_masks(script, prepared, guiding, tmp_path):

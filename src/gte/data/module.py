@@ -14,6 +14,7 @@ from gte.data.mixture import Mixture
 from gte.data.prompts import Prompt, fit_prompt, some_texts, trained_with, words_by_source
 from gte.data.shards import Manifest, TokenTable, checksum
 from gte.data.tokenizer import fingerprint, first_fingerprint, load_tokenizer, plain_reader
+from gte.early import check_batch
 from gte.errors import UserError, tell
 from gte.prompts import prompt_length
 from gte.stage import Stage
@@ -119,23 +120,10 @@ class PairData(pl.LightningDataModule):
         self.folder, self.manifest = Path(folder), Manifest.load(folder)
         self.stage, self.seed, self.workers = stage, seed, workers
         self.verify, self.text_hashes = verify, text_hashes
-        ready = [name for name, facts in self.manifest.sources.items() if stage.name in facts["stages"]]
-        self.source_names = ready if sources is None else list(sources)
-        for name in self.source_names:
-            if name not in ready:
-                raise UserError(f"{folder} has no source '{name}' for stage {stage.name}; it has: {', '.join(ready)}")
-        if not self.source_names:
-            raise UserError(
-                f"{folder} has no source for stage {stage.name}; prepare one that states `stages: [{stage.name}]`"
-            )
+        self.source_names = self.manifest.chosen(folder, stage.name, sources)
         self.tables = [TokenTable(folder, self.manifest, name) for name in self.source_names]
         sizes = [len(table) for table in self.tables]
-        for name, size in zip(self.source_names, sizes, strict=True):
-            if size < stage.global_batch:
-                raise UserError(
-                    f"source {name} has {size} rows, fewer than one global batch of {stage.global_batch}: lower "
-                    "stage.global_batch, leave it out by sources=[...], or merge it with another source"
-                )
+        check_batch(dict(zip(self.source_names, sizes, strict=True)), stage.global_batch)
         listed = None if weights is None else self.list_weights(weights)
         self.mixture = Mixture(sizes, alpha=alpha, seed=seed, global_batch=stage.global_batch, weights=listed)
         self.total_steps = stage.total_steps(sum(sizes))

@@ -71,6 +71,20 @@ class Manifest:
         """Rows of each source that names this stage, n_i of Eq. 4."""
         return {source: facts["kept"] for source, facts in self.sources.items() if name in facts["stages"]}
 
+    def chosen(self, folder: str | Path, stage: str, sources: list[str] | None) -> list[str]:
+        """The sources that a training takes: those of `sources`, or None for all that state its stage.
+
+        Raises UserError where one is not there, or none is.
+        """
+        ready = list(self.stage(stage))
+        names = ready if sources is None else list(sources)
+        for name in names:
+            if name not in ready:
+                raise UserError(f"{folder} has no source '{name}' for stage {stage}; it has: {', '.join(ready)}")
+        if not names:
+            raise UserError(f"{folder} has no source for stage {stage}; prepare one that states `stages: [{stage}]`")
+        return names
+
     def verify(self, folder: str | Path) -> None:
         """Reads every shard and compares its SHA-256. Raises UserError naming the first that differs."""
         for facts in self.sources.values():

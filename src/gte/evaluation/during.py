@@ -114,11 +114,21 @@ class Evaluate(Callback):
                 task.load()
 
     def state_dict(self) -> dict:
-        return {"best": self.best, "without": self.without}
+        return {"best": self.best, "without": self.without, "data": self.data()}
+
+    def data(self) -> dict[str, str]:
+        """Identify what is scored: {task: checksum of its data}; of a score of one task, of that alone."""
+        watched = [task for task in self.tasks if self.keep_best in (MEAN, f"eval/{task.name}")]
+        return {task.name: task.data for task in watched}
 
     def load_state_dict(self, state: dict) -> None:
-        if state["best"] is None or state["best"]["metric"] == self.keep_best:  # another score begins anew
-            self.best, self.without = state["best"], state["without"]
+        if state["best"] and state["best"]["metric"] != self.keep_best:  # another score begins anew
+            return
+        if state["best"] and state.get("data", self.data()) != self.data():
+            best = f"{self.keep_best} of step {state['best']['step']}"
+            tell(f"note: {best} is of other tasks or other data than these: the best is chosen anew")
+            return
+        self.best, self.without = state["best"], state["without"]
 
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         """Start counting again where best.ckpt is not the one that the resumed checkpoint counts from.

@@ -21,6 +21,7 @@ from gte.errors import UserError, tell
 from gte.evaluation.bm25 import BM25, BM25_WORDS, document_texts, stemmer
 from gte.evaluation.cache import VectorCache, text_keys
 from gte.inference.compact import RESCORED, Vectors, scheme_for
+from gte.models.broken import of_use
 from gte.models.encoding import cut_line
 from gte.models.load import load_encoder, weights_checksum
 from gte.models.pool import EncoderPool
@@ -178,7 +179,7 @@ class EncoderModel:
         return result_UD[unique_N]
 
     def finite(self, texts: list[str], prompt: str = "") -> np.ndarray:
-        """The encoder's vectors [N, D] of texts that no cache holds; UserError where one is not finite."""
+        """The encoder's vectors [N, D] of texts that no cache holds; UserError where one is not finite, or 0."""
         x_ND = (self.pool or self.encoder).encode(
             texts,
             batch_tokens=self.batch_tokens,
@@ -187,11 +188,13 @@ class EncoderModel:
             progress=self.progress,
             prompt=prompt,
         )
-        finite_N = np.isfinite(x_ND).all(axis=1)
-        if not finite_N.all():
+        fine_N = of_use(x_ND, texts)
+        if not fine_N.all():
+            first = int(np.argmin(fine_N))
+            what = "0" if np.isfinite(x_ND[first]).all() else "not finite"
             raise UserError(
-                f"{len(x_ND) - finite_N.sum()} of {len(x_ND)} embeddings are not finite in {self.precision}, first of "
-                f"the text {texts[int(np.argmin(finite_N))][:40]!r}; the weights are damaged or need precision=fp32"
+                f"{len(x_ND) - fine_N.sum()} of {len(x_ND)} embeddings are {what} in {self.precision}, first of "
+                f"the text {texts[first][:40]!r}; the weights are damaged or need precision=fp32"
             )
         return x_ND
 

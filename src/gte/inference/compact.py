@@ -9,7 +9,7 @@ Shapes: N vectors or queries, M documents, D dimensions, B bytes of a code, K be
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from xxhash import xxh3_64
 
 from gte.errors import UserError, did_you_mean
 from gte.files import read_json
@@ -341,3 +342,21 @@ def with_metadata(schema: pa.Schema, scheme: Scheme) -> pa.Schema:
     if scheme.dtype == "float32":
         return schema
     return schema.with_metadata({**(schema.metadata or {}), KEY: json.dumps(scheme.as_dict())})
+
+
+def content_sum(rows: Iterable, codes_NB: np.ndarray, scheme: Scheme) -> bytes:
+    """Checksum of vectors that are kept with what belongs to them, for a parquet file's metadata.
+
+    It is of the content, not of the file's bytes: whatever of a file is altered, what is read differs from it.
+
+    Args:
+        rows: what is kept beside each code, plain values.
+        codes_NB: the codes.
+        scheme: theirs.
+    """
+    ranges = b"" if scheme.ranges_2D is None else np.float32(scheme.ranges_2D).tobytes()
+    content = xxh3_64(scheme.dtype.encode() + ranges)
+    for row in rows:
+        content.update(json.dumps(row).encode())
+    content.update(np.ascontiguousarray(codes_NB))
+    return content.hexdigest().encode()

@@ -21,8 +21,18 @@ from gte.data.reasons import Reason
 from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.files import put, whole, write_json
-from gte.inference.compact import Scheme, as_lists, check_dtype, list_column, scheme_file, scheme_for, with_metadata
+from gte.inference.compact import (
+    Scheme,
+    as_lists,
+    check_dtype,
+    content_sum,
+    list_column,
+    scheme_file,
+    scheme_for,
+    with_metadata,
+)
 from gte.inference.texts import Text
+from gte.models.broken import of_use
 from gte.models.load import weights_checksum
 from gte.prompts import find_prompt
 
@@ -73,12 +83,14 @@ class Embedder:
         return other
 
     def __call__(self, texts: list[str], where: Callable[[int], str]) -> np.ndarray:
-        """Vectors float32 [N, D]. UserError where one is not finite; `where` names a text by its position."""
+        """Vectors float32 [N, D]. UserError where one is not finite, or 0; `where` names a text by its position."""
         x_ND = self.encoder.encode(texts, progress=self.progress, prompt=self.prefix, **self.settings)
-        finite_N = np.isfinite(x_ND).all(axis=1)
-        if not finite_N.all():
+        fine_N = of_use(x_ND, texts)
+        if not fine_N.all():
+            first = int(np.argmin(fine_N))
+            what = "0" if np.isfinite(x_ND[first]).all() else "not finite"
             raise UserError(
-                f"{where(int(np.argmin(finite_N)))}: its embedding is not finite in {self.settings['precision']}; the "
+                f"{where(first)}: its embedding is {what} in {self.settings['precision']}; the "
                 "weights are damaged or need precision=fp32"
             )
         return x_ND
@@ -210,6 +222,7 @@ def write_result(parts: list[Path], rows: int, temporary: Path, out: Path, schem
     write(parts, rows, temporary, scheme)
     beside = scheme_file(out)
     if out.suffix == ".npy" and scheme.dtype != "float32":
+        out.unlink(missing_ok=True)  # a kill must not leave the codes of before beside the ranges of these
         write_json(beside, scheme.as_dict() | {"rows": rows})
     elif out.suffix == ".npy":
         beside.unlink(missing_ok=True)  # of other vectors under this name
@@ -266,22 +279,41 @@ def block_digest(block: list[Text], identity: str) -> bytes:
 def digest_of(part: Path) -> bytes | None:
     """Read the digest that a kept block was written under; None where there is none, or the file is not intact."""
     try:
-        return (pq.read_schema(part).metadata or {}).get(b"digest")
-    except (OSError, pa.ArrowException):
+        return read_part(part).schema.metadata[b"digest"]
+    except (KeyError, UserError):
         return None
+
+
+def read_part(part: Path) -> pa.Table:
+    """A block as it was written. UserError where it is not."""
+    try:
+        table = pq.read_table(part)
+        if table.schema.metadata[b"content"] == part_sum(table):
+            return table
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+        pass
+    raise UserError(f"{part} is damaged: it is not as it was written; the same command embeds its texts again")
+
+
+def part_sum(table: pa.Table) -> bytes:
+    """Checksum of a block's content."""
+    x_ND = list_column(table)
+    rows = zip(*(table[name].to_pylist() for name in ("row", "id")), strict=True)
+    return content_sum(rows, x_ND, Scheme("float32", x_ND.shape[1]))
 
 
 def write_part(part: Path, block: list[Text], x_ND: np.ndarray, digest: bytes) -> None:
     """One block, complete or not there."""
     columns = {"row": [text.row for text in block], "id": [text.id for text in block], "embedding": as_lists(x_ND)}
-    table = pa.table(columns).replace_schema_metadata({"digest": digest})
+    table = pa.table(columns)
+    table = table.replace_schema_metadata({"digest": digest, "content": part_sum(table)})
     with whole(part) as partial:
         pq.write_table(table, partial, compression="none", use_dictionary=False)
 
 
 def vectors_of(part: Path) -> np.ndarray:
     """A block's vectors, float32 [N, D]."""
-    return list_column(pq.read_table(part, columns=["embedding"]))
+    return list_column(read_part(part))
 
 
 def extremes(parts: list[Path]) -> tuple[np.ndarray, np.ndarray]:
@@ -312,7 +344,7 @@ def write_parquet(parts: list[Path], rows: int, file: Path, scheme: Scheme) -> N
     """The blocks as row groups."""
     writer = None
     for part in parts:
-        table = pq.read_table(part).replace_schema_metadata()
+        table = read_part(part).replace_schema_metadata()
         codes = as_lists(scheme.encode(list_column(table)))
         table = table.set_column(table.column_names.index("embedding"), "embedding", codes)
         writer = writer or pq.ParquetWriter(

@@ -19,6 +19,7 @@ from gte.inference.compact import (
     Vectors,
     as_lists,
     checked_scheme,
+    content_sum,
     list_column,
     metadata_of,
     scheme_for,
@@ -140,14 +141,19 @@ def load(file: Path, identity: str, dtype: str) -> tuple[list[Passage], dict[str
         return [], {}, None
     try:
         table = pq.read_table(file)
-    except (OSError, pa.ArrowException) as error:
+        if (table.schema.metadata or {}).get(b"identity") != identity.encode():
+            return [], {}, None
+        columns = [table[name].to_pylist() for name in Passage._fields]
+        passages = [Passage(*row) for row in zip(*columns, strict=True)]
+        codes_MB = list_column(table)
+        scheme = checked_scheme(metadata_of(table.schema), codes_MB, file, file)
+    except UserError:
+        raise
+    except (OSError, pa.ArrowException, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file} is no index, or a damaged one; remove it, and it is made anew") from error
-    if (table.schema.metadata or {}).get(b"identity") != identity.encode():
-        return [], {}, None
-    columns = [table[name].to_pylist() for name in Passage._fields]
-    passages = [Passage(*row) for row in zip(*columns, strict=True)]
-    codes_MB = list_column(table)
-    scheme = checked_scheme(metadata_of(table.schema), codes_MB, file, file)
+    stated = table.schema.metadata.get(b"content")  # which an index of an earlier version does not have
+    if stated is not None and stated != content_sum(passages, codes_MB, scheme):
+        raise UserError(f"{file} is damaged: it is not as it was written; remove it, and it is made anew")
     if scheme.dtype != dtype:
         return [], {}, None
     return passages, dict(zip(columns[2], codes_MB, strict=True)), scheme
@@ -157,7 +163,8 @@ def save(file: Path, passages: list[Passage], vectors: Vectors, identity: str) -
     """A parquet file (file, line, text, embedding) that is complete or not there."""
     columns = dict(zip(Passage._fields, map(list, zip(*passages, strict=True)), strict=True))
     columns["embedding"] = as_lists(vectors.codes_MB)
-    table = pa.table(columns).replace_schema_metadata({"identity": identity})
+    content = content_sum(passages, vectors.codes_MB, vectors.scheme)
+    table = pa.table(columns).replace_schema_metadata({"identity": identity, "content": content})
     with whole(file) as partial:
         pq.write_table(table.cast(with_metadata(table.schema, vectors.scheme)), partial)
 

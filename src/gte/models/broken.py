@@ -1,7 +1,9 @@
 """Whether a model's weights are of use: finite, and with a finite vector for a text."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -10,6 +12,15 @@ from gte.encoder import Encoder
 from gte.modes import evaluating
 
 TEXT = "The quick brown fox jumps over the lazy dog."
+
+
+def of_use(x_ND: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+    """Mark vectors [N, D] that have a direction, bool [N]; where a text is empty, a vector of 0 is one too.
+
+    Numbers so large that their squares leave float32 become 0 where the vector is normalised.
+    """
+    zero_N = ~x_ND.any(axis=1) & np.fromiter(map(bool, texts), bool, len(texts))
+    return np.isfinite(x_ND).all(axis=1) & ~zero_N
 
 
 @torch.no_grad()

@@ -281,7 +281,8 @@ def stage_lines(number: int, record: dict) -> list[str]:
     mixing = f"weights {record['weights']}" if record.get("weights") else f"alpha = {record['alpha']}"
     schedule = record["optim"].get("schedule", "linear")
     options = {"temperature": record["temperature"]} if record.get("temperature") else {}
-    options |= {key: value for key, value in (record.get("loss_options") or {}).items() if value is not None}
+    stated = (record.get("loss_options") or {}).items()
+    options |= {key: value for key, value in stated if value is not None and value is not False}
     if "guide" in options:
         options["guide"] = published(str(options["guide"]))
     if len(options.get("directions", ())) == 4:

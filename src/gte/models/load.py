@@ -2,11 +2,15 @@
 
 import hashlib
 import json
+import re
 import tempfile
+import zipfile
+import zlib
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PretrainedConfig
 
 from gte.data.tokenizer import fingerprint, rules
 from gte.encoder import Encoder
@@ -20,6 +24,11 @@ from gte.settings import Settings
 
 # what a configuration says of a model besides how it computes
 DESCRIBING = {"architectures", "dtype", "id2label", "label2id", "transformers_version", "use_cache", "_name_or_path"}
+# and what it says of its making, of dropout, of heads that are not loaded, and of lengths that the shapes state
+ASIDE = re.compile(
+    r"_|.*drop|.*_token_id$|classifier_|decoder_bias|sparse_prediction|output_|summary_|finetuning_task|problem_type|"
+    r"num_labels|initializer_|gradient_checkpointing|tie_word_embeddings|max_position_embeddings|vocab_size"
+)
 SCHEMA = 2  # of what `describe` writes into a checkpoint; 1 knew only the mean and no prompts, and is read too
 HISTORY_FILE = "training.json"  # in an exported directory, and in that of a run that came to its end
 
@@ -57,15 +66,48 @@ def steps_of(checkpoint: str | Path) -> int:
     return last.get("steps", 0)
 
 
+def damage(checkpoint: Path) -> str | None:
+    """Say what is wrong with a checkpoint's bytes; None where all are as written: torch.save keeps a CRC-32 a tensor.
+
+    Of a directory, which DeepSpeed writes, every file of its state is read.
+    """
+    if not checkpoint.is_dir():
+        return damage_of(checkpoint, file_stamp(checkpoint))
+    states = sorted(checkpoint.glob("*/*.pt"))
+    if not states:
+        return "a folder without any state of a training"
+    found = ((state.name, damage_of(state, file_stamp(state))) for state in states)
+    return next((f"{wrong}, {name}" for name, wrong in found if wrong), None)
+
+
+def file_stamp(file: Path) -> tuple[int, int, int]:
+    """Tell a file from one that replaces it."""
+    status = file.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@cache
+def damage_of(file: Path, stamp: tuple[int, int, int]) -> str | None:
+    """The same of a file, which is read once in a process; `stamp` is that of its version."""
+    try:
+        with zipfile.ZipFile(file) as records:
+            record = records.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        return f"truncated or altered ({error})"
+    return None if record is None else f"altered in {record}"
+
+
 def read_checkpoint(path: Path) -> dict:
     """Read a .ckpt file, without running any code from it.
 
     Args:
         path: the file.
     Returns: its content.
-    Raises: UserError where it is not one of ours.
+    Raises: UserError where it is not one of ours, and where a byte of it is not as it was written.
     """
     content = load_pickle(path, "checkpoint", mmap=True)
+    if wrong := damage(path):  # torch.load compares no checksum
+        raise UserError(f"cannot read the checkpoint {path}: it is {wrong}; name another one of its run")
     if isinstance(content, dict) and path.name == ZERO_FILE.name:
         content["state_dict"] = content.get("fp32_weights", content.get("module", {}))
     parts = [content.get(key) if isinstance(content, dict) else None for key in ("encoder", "state_dict")]
@@ -132,6 +174,7 @@ def check_same_model(encoder: Encoder, checkpoint: Path) -> None:
     content = read_checkpoint(find_checkpoint(checkpoint))
     with tempfile.TemporaryDirectory() as folder, loading("model", str(checkpoint), "name another checkpoint"):
         theirs = tokenizer_of(content["encoder"], Path(folder))
+        config = read_config(folder)
     if fingerprint(theirs) != fingerprint(encoder.tokenizer):
         raise UserError(
             f"{checkpoint} was trained with another tokenizer, whose ids mean other words: its data were prepared with "
@@ -144,6 +187,18 @@ def check_same_model(encoder: Encoder, checkpoint: Path) -> None:
             f"{checkpoint} was trained with model.pooling={pooling}, here it is {encoder.settings.pooling}; set it back"
         )
     fitting_weights(encoder, content["state_dict"], checkpoint)
+    if differing := other_computing(config, encoder.lm.config):
+        raise UserError(f"{checkpoint} is of a model that computes in another way: {differing}; name that model")
+
+
+def other_computing(theirs: PretrainedConfig, ours: PretrainedConfig) -> str:
+    """Say where two models whose weights have equal shapes would make other vectors of them: "heads=4, here 8"; or "".
+
+    Equal shapes go with other heads, activations or norms, and the weights would be of no use without a word.
+    """
+    theirs, ours = theirs.to_dict(), ours.to_dict()
+    keys = [key for key in sorted(theirs.keys() & ours.keys()) if key not in DESCRIBING and not ASIDE.match(key)]
+    return ", ".join(f"{key}={theirs[key]}, here {ours[key]}" for key in keys if theirs[key] != ours[key])
 
 
 def take_prompts(encoder: Encoder, checkpoint: str | Path) -> None:
@@ -209,6 +264,10 @@ def initialize(encoder: Encoder, init_from: str | Path) -> None:
         encoder.settings = ours = replace(ours, **words)
     encoder.settings = replace(ours, truncate_dim=theirs.truncate_dim or ours.truncate_dim)
     load_weights(encoder, {f"encoder.{key}": value for key, value in other.state_dict().items()}, Path(init_from))
+    if differing := other_computing(other.lm.config, encoder.lm.config):
+        raise UserError(
+            f"stage.init_from={init_from} computes in another way: {differing}; choose model= as it is there"
+        )
 
 
 def weights_checksum(encoder: Encoder) -> str:

@@ -1,14 +1,12 @@
 """The checkpoints of a run: which there are, the newest first, and whether they are intact and of use."""
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gte.encoder import Encoder
 from gte.errors import UserError, first_line, tell
 from gte.models.broken import broken
-from gte.models.load import encoder_in, read_checkpoint
+from gte.models.load import damage, encoder_in, read_checkpoint
 from gte.remote import find_checkpoint, local_copy, look_anew
 
 if TYPE_CHECKING:
@@ -33,21 +31,6 @@ def newest_first(folder: "Path | UPath") -> list:
     except Exception as error:  # a remote filesystem has kinds of its own
         raise UserError(f"cannot look for checkpoints in {folder}: {first_line(error)}") from error
     return [steps[0], last, *steps[1:]] if behind else [last, *steps]
-
-
-def damage(checkpoint: Path) -> str | None:
-    """Say what is wrong with a checkpoint's bytes; None where all are as written: torch.save keeps a CRC-32 a tensor.
-
-    Of a directory, which DeepSpeed writes, no more than that there is a state in it.
-    """
-    if checkpoint.is_dir():
-        return None if any(checkpoint.glob("*/*.pt")) else "a folder without any state of a training"
-    try:
-        with zipfile.ZipFile(checkpoint) as records:
-            record = records.testzip()
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        return f"truncated or altered ({error})"
-    return None if record is None else f"altered in {record}"
 
 
 def newest_whole(folder: "Path | UPath") -> Path | None:

@@ -41,6 +41,7 @@ RULES = (
         CHANGES,
         "memory, speed and rounding",
     ),
+    Rule(("ema_decay",), CHANGES, "an average that was not kept begins at the first resumed step"),
     Rule(
         ("model.*",),
         CHANGES,
@@ -93,7 +94,7 @@ def settings_of(record: dict) -> dict:
     found = {f"{group}.{key}": value for group, values in groups.items() for key, value in values.items()}
     typed = {"temperature": "loss.temperature", "precision": "trainer.precision"}
     typed |= {key: f"data.{key}" for key in ("alpha", "weights", "prompts")}
-    typed |= {key: key for key in ("loss", "mask_repeated_texts", "seed", "keep_best", "early_stop")}
+    typed |= {key: key for key in ("loss", "mask_repeated_texts", "seed", "keep_best", "early_stop", "ema_decay")}
     found |= {name: record[key] for key, name in typed.items() if key in record}
     return {name: value for name, value in found.items() if name not in ("model.pooling", "stage._target_")}
 

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from gte.data.collate import frame
 from gte.data.module import PairData
+from gte.data.page_sums import row_sums
 from gte.data.shards import TokenTable, spans
 from gte.data.tokenizer import fingerprint
 from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.files import put
+from gte.models.broken import broken
 from gte.models.load import load_encoder, weights_checksum
 from gte.modes import evaluating
 from gte.ticker import still_at
@@ -26,8 +28,9 @@ BATCH_TOKENS = 8_192
 class Guide:
     """The cosines of another model for the texts of a step (GISTEmbed, Solatorio 2024).
 
-    Its vectors lie in <data folder>/guides/<its weights>/, a file of float16 rows for each source and kind of text and
-    one of their sorted 64-bit text hashes: a text that stands a thousand times is encoded once.
+    Its vectors lie in <data folder>/guides/<its weights>/, a file of float16 rows for each source and kind of text, one
+    of the rows' checksums and one of their sorted 64-bit text hashes: a text that stands a thousand times is encoded
+    once.
 
     Args:
         checkpoint: whatever `checkpoint=` takes.
@@ -49,9 +52,11 @@ class Guide:
                 f"loss.guide={checkpoint} states prompts ({', '.join(encoder.settings.prompts)}), which the shards do "
                 "not hold; choose a guide without"
             )
+        if wrong := broken(encoder):
+            raise UserError(f"loss.guide={checkpoint}: {wrong}; name an earlier checkpoint of its run, RUN/step-*.ckpt")
         self.encoder: Encoder | None = encoder
         self.folder = data.folder / "guides" / weights_checksum(encoder)[:16]
-        self.opened: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
+        self.opened: dict[tuple[str, str], tuple[np.ndarray, ...]] = {}
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "opened": {}, "encoder": None, "data": None}
@@ -60,7 +65,7 @@ class Guide:
         """Encode what is not encoded yet, source by source; a killed run's finished files stay."""
         for table in self.data.tables:
             for kind in ("query", "document"):
-                if not self.file(table.name, kind, "hashes").is_file():
+                if not all(self.file(table.name, kind, what).is_file() for what in ("sums", "hashes")):
                     with still_at(f"loss.guide: encodes the {kind} texts of {table.name}"):
                         self.encode(table, kind, device)
         self.encoder = None
@@ -70,7 +75,7 @@ class Guide:
 
     @torch.inference_mode()
     def encode(self, table: TokenTable, kind: str, device: torch.device) -> None:
-        """Write the vectors, then the hashes, which say that the vectors are complete."""
+        """Write the vectors, their checksums, then the hashes, which say that the vectors are complete."""
         encoder = self.encoder.to(device)
         facts = self.data.manifest.tokenizer
         rows = np.arange(len(table))
@@ -95,24 +100,31 @@ class Guide:
             x_RD = x_RD[:, : encoder.dimensions]
             vectors[start : start + len(chosen)] = F.normalize(x_RD.float(), dim=1).half().cpu().numpy()
         vectors.flush()
+        sums = row_sums(vectors)
         put(partial, self.file(table.name, kind, "vectors"))
-        np.save(partial, distinct)
-        put(partial, self.file(table.name, kind, "hashes"))
+        for what, array in (("sums", sums), ("hashes", distinct)):
+            np.save(partial, array)
+            put(partial, self.file(table.name, kind, what))
 
     def vectors(self, source: str, hashes_R: np.ndarray, pairs: int) -> Tensor:
         """float16 [R, G] of a step's texts by their hashes uint64 [R]: queries, documents, negatives."""
         parts = []
         for kind, wanted in (("query", hashes_R[:pairs]), ("document", hashes_R[pairs:])):
             if (source, kind) not in self.opened:
-                read = [np.load(self.file(source, kind, what), mmap_mode="r") for what in ("hashes", "vectors")]
-                self.opened[source, kind] = tuple(read)
-            known, vectors = self.opened[source, kind]
+                files = [self.file(source, kind, what) for what in ("hashes", "vectors", "sums")]
+                self.opened[source, kind] = tuple(np.load(file, mmap_mode="r") for file in files)
+            known, vectors, sums = self.opened[source, kind]
             places = np.searchsorted(known, wanted)
             if len(wanted) and not (places.max() < len(known) and (known[places] == wanted).all()):
                 raise UserError(
                     f"{self.file(source, kind, 'vectors')} is of other data; remove {self.folder} and start again"
                 )
             parts.append(np.asarray(vectors[places]))
+            if (row_sums(parts[-1]) != sums[places]).any():
+                raise UserError(
+                    f"{self.file(source, kind, 'vectors')} is damaged: a vector is not as it was written; remove "
+                    f"{self.folder} and start again"
+                )
         return torch.from_numpy(np.concatenate(parts))
 
 

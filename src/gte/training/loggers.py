@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from gte.curves import read_rows
-from gte.errors import tell
+from gte.errors import UserError, tell
 from gte.files import whole
 from gte.models.load import HISTORY_FILE
 
@@ -166,11 +166,17 @@ class TensorBoardRun(TensorBoardLogger):
 
 
 def rows_before(step: int, file: Path) -> list[dict[str, str]]:
-    """The rows of a metrics.csv before `step`, 0-based, without what they leave empty; not one that a kill has cut."""
-    text = file.read_text() if file.exists() else ""
-    whole = text[: text.rfind("\n") + 1]
-    rows = csv.DictReader(whole.splitlines())
-    return [{key: value for key, value in row.items() if value} for row in rows if int(row["step"]) < step]
+    """The rows of a metrics.csv before `step`, 0-based, without what they leave empty; not one that a kill has cut.
+
+    Raises UserError for a file that is no table of steps, as a power cut or an editor may leave it.
+    """
+    try:
+        text = file.read_text() if file.exists() else ""
+        whole = text[: text.rfind("\n") + 1]
+        rows = csv.DictReader(whole.splitlines())
+        return [{key: value for key, value in row.items() if value} for row in rows if int(row["step"]) < step]
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise UserError(f"{file} cannot be read ({error}); move it away, and the run begins a new one") from error
 
 
 def has_key() -> bool:
