@@ -21,8 +21,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from gte.build import refuse_unknown_keys, require_prepared
+from gte.build import build, refuse_unknown_keys, require_prepared
+from gte.early import check_trainer
 from gte.errors import PointsFailed, Stopped, UserError
+from gte.values import TRAIN, check_values
 
 # Before a point becomes `train.py`: on Linux the kernel sends it SIGTERM when the launcher dies, of SIGKILL too
 # (prctl's PR_SET_PDEATHSIG, which lasts through exec; not set in a preexec_fn, which is unsafe among threads)
@@ -90,7 +92,8 @@ class Processes(Launcher):
     def place(self, overrides: Sequence[str], number: int) -> tuple[Path, str | None]:
         """The directory of a point, and what its training starts from.
 
-        Raises UserError where its configuration is incomplete or has unknown keys, or its data are not prepared.
+        Raises UserError where its configuration is incomplete, has unknown keys or values that cannot be meant, or its
+        data are not prepared.
         """
         cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
         with open_dict(cfg):
@@ -105,6 +108,10 @@ class Processes(Launcher):
             resolved = OmegaConf.to_container(cfg, resolve=True)
         except OmegaConfBaseException as error:
             raise UserError(f"{error.full_key or 'configuration'}: {str(error).splitlines()[0]}") from error
+        check_values(resolved, TRAIN)
+        for part in (cfg.stage, cfg.optim):
+            build(part)
+        check_trainer(resolved["trainer"])
         return folder, resolved["stage"]["init_from"]
 
     @contextmanager

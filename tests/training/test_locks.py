@@ -300,7 +300,8 @@ def test_a_second_name_that_cannot_be_given_names_what_is_kept(tmp_path):
     from gte.training.checkpoint import WholeFiles
 
     files = WholeFiles(tmp_path)
-    (tmp_path / "checkpoints").touch()
-    files.then(lambda: (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b""), tmp_path / "checkpoints" / "last.ckpt")
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    last.parent.touch()
+    files.then(lambda: last.write_bytes(b""), last)
     with pytest.raises(UserError, match=r"cannot write .*last.ckpt: .*Not a directory.* is kept.*resume=auto"):
         files.finish()

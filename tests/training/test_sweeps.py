@@ -142,8 +142,12 @@ def test_a_fine_tuning_waits_for_the_pre_training_that_it_starts_from(script, st
         (["+experiment=mixing_ratio,batch_size", "scale=laptop"], "several experiments in one command"),
         (["optim.lrr=1,2"], "optim.lrr"),
         (["+alpha=0,1"], "unknown key 'alpha'"),
-        (["+experiment=mixing_ratio", "hydra.sweep.subdir=x"], "two points would write"),
+        (["+experiment=mixing_ratio", "trainer=cpu", "hydra.sweep.subdir=x"], "two points would write"),
         (["+experiment=mixing_ratio", "hydra.launcher.parallel=0"], "at least 1 point"),
+        (["trainer=cpu", "stage.steps=4,abc"], "stage.steps=abc must be"),
+        (["trainer=cpu", "stage.steps=4,-1"], "stage.steps=-1"),
+        (["trainer=cpu", "optim.lr=1e-3,-1"], "optim.lr must be positive"),
+        (["trainer=cpu", "+trainer.max_steps=5,6"], "trainer.max_steps would not act"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_trained(script, started, arguments, said):
