@@ -1,5 +1,6 @@
 """Gather an ablation's runs: python src/collect.py name=mixing_ratio; a run's page: python src/collect.py report=RUN"""
 
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -13,16 +14,21 @@ PAPER = {"mixing_ratio": "table10", "training_steps": "table8", "training_stages
 
 
 def check(cfg: DictConfig) -> None:
-    if cfg.report is not None:
-        return
-    file = CONF / "experiment" / f"{cfg.name}.yaml"
+    if cfg.report is None:
+        read_grids(cfg.name)
+
+
+@cache
+def read_grids(name: str) -> dict:
+    """The grids of an experiment by scale, read once. Raises UserError where there is none of that name, or no grid."""
+    file = CONF / "experiment" / f"{name}.yaml"
     if not file.exists():
         known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
-        raise UserError(f"there is no experiment {cfg.name}; there are: {known}")
-    if "grids" not in yaml.safe_load(file.read_text()):
-        raise UserError(
-            f"the experiment {cfg.name} is a single run without a grid; its page: collect.py report=RUN_DIR"
-        )
+        raise UserError(f"there is no experiment {name}; there are: {known}")
+    grids = yaml.safe_load(file.read_text()).get("grids")
+    if grids is None:
+        raise UserError(f"the experiment {name} is a single run without a grid; its page: collect.py report=RUN_DIR")
+    return grids
 
 
 @script("collect", check)
@@ -49,7 +55,7 @@ def main(cfg: DictConfig) -> None:
     if cfg.report is not None:
         print(f"written: {write_run_report(Path(cfg.report))}")
         return
-    order = grid_order(yaml.safe_load((CONF / "experiment" / f"{cfg.name}.yaml").read_text())["grids"])
+    order = grid_order(read_grids(cfg.name))
     stages = []
     if cfg.runs is None:
         scores, curves = read_rows(out / "results.csv"), read_rows(out / "loss.csv")

@@ -24,10 +24,8 @@ def check(cfg: DictConfig) -> None:
 @script("eval", check, alone=("out",))
 def main(cfg: DictConfig) -> int:
     from gte.evaluation.suite import exit_code, name_checkpoints, plan, run_suite
-    from gte.files import whole
     from gte.results.figures import loss_curves
-    from gte.results.paper import paper_tables
-    from gte.results.table import aligned, as_csv, as_markdown, as_text, cells, csv_text, markdown
+    from gte.results.table import cells
     from gte.ticker import still_at
 
     settings = plain(cfg)
@@ -66,15 +64,7 @@ def main(cfg: DictConfig) -> int:
     with contextlib.nullcontext() if sys.stderr.isatty() else still_at("evaluating"), contextlib.closing(grid):
         board = {"stated": settings["board"], "board": not grid.varied}  # reduced vectors are no entry of it
         results = run_suite(grid.checkpoints, suite, todo, cfg.out, grid.load, **board)
-    files, shown = {"table.md": as_markdown(results), "table.csv": as_csv(results)}, as_text(results)
-    files |= {f"{name}.csv": csv_text(table) for name, (_, table) in paper_tables(results).items()}
-    if grid.varied:
-        rows = grid.rows(results)
-        shown = aligned(rows[:1], rows[1:])
-        files |= {"compact.md": markdown(rows), "compact.csv": csv_text(rows)}
-    for name, text in files.items():
-        with whole(Path(cfg.out) / name) as partial:
-            partial.write_text(text)
+    shown = write_tables(results, grid.rows(results) if grid.varied else None, Path(cfg.out))
     curves = {label: Path(checkpoint) / "metrics.csv" for label, checkpoint in checkpoints.items()}
     curves = {label: file for label, file in curves.items() if file.exists()}
     if curves:  # some of the checkpoints are run directories
@@ -85,6 +75,26 @@ def main(cfg: DictConfig) -> int:
         log_table(cells(results), cfg.out, settings)
     print(f"\n{shown}\n\nscores in points of 100; details in {Path(cfg.out) / 'results.json'}")
     return exit_code(results)
+
+
+def write_tables(results: dict, compact: list[list[str]] | None, out: Path) -> str:
+    """Writes a result's tables beside it; returns the one to show.
+
+    compact: rows that compare widths and precisions, where several were asked for.
+    """
+    from gte.files import whole
+    from gte.results.paper import paper_tables
+    from gte.results.table import aligned, as_csv, as_markdown, as_text, csv_text, markdown
+
+    files, shown = {"table.md": as_markdown(results), "table.csv": as_csv(results)}, as_text(results)
+    files |= {f"{name}.csv": csv_text(table) for name, (_, table) in paper_tables(results).items()}
+    if compact is not None:
+        shown = aligned(compact[:1], compact[1:])
+        files |= {"compact.md": markdown(compact), "compact.csv": csv_text(compact)}
+    for name, text in files.items():
+        with whole(out / name) as partial:
+            partial.write_text(text)
+    return shown
 
 
 def is_here(checkpoint: str) -> bool:

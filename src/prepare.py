@@ -6,8 +6,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from gte.build import plain, script, typed
+from gte.build import plain, script
 from gte.errors import UserError
+from gte.overrides import typed
 
 
 def check(cfg: DictConfig) -> None:
@@ -26,7 +27,8 @@ def check(cfg: DictConfig) -> None:
 
 @script("prepare", check)
 def main(cfg: DictConfig) -> None:
-    from gte.data.prepare import prepare, read_recipe
+    from gte.data.prepare import prepare
+    from gte.data.recipe import read_recipe
 
     out = Path(cfg.out)
     if out.is_dir() and not any(out.iterdir()):

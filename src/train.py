@@ -3,7 +3,9 @@
 import logging
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
@@ -16,11 +18,19 @@ from gte.build import (
     check_loss,
     choose_sources,
     plain,
-    refuse_unread,
     require_prepared,
     script,
-    typed,
 )
+from gte.overrides import refuse_unread, typed
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+    from gte.data.module import PairData
+    from gte.encoder import Encoder
+    from gte.evaluation.during import Evaluate
+    from gte.training.changes import Change
+    from gte.training.task import ContrastiveTask
 
 READ_WARNINGS = (  # of Lightning 2.6 about what is meant here, or about PyTorch's newer names; all others are shown
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
@@ -62,20 +72,12 @@ def check(cfg: DictConfig) -> None:
 def main(cfg: DictConfig) -> int | None:
     import torch
 
-    from gte.data.module import PairData, group_size_of, prepared_tokenizer
-    from gte.encoder import cut_line
-    from gte.errors import Stopped, UserError, tell
-    from gte.models.load import check_same_model, history, initialize, steps_of, take_prompts
-    from gte.provenance import git_commit
-    from gte.remote import find_checkpoint, place
-    from gte.results.figures import loss_curves
-    from gte.results.report import write_run_report
+    from gte.data.module import prepared_tokenizer
+    from gte.models.load import history, steps_of
+    from gte.remote import place
     from gte.temperature import LearntTemperature
-    from gte.training.callbacks import run_callbacks
-    from gte.training.changes import changes, check_data, check_settings, continued, earlier_epochs, tell_changes
-    from gte.training.checkpoint import WholeFiles
+    from gte.training.changes import changes, check_settings, tell_changes
     from gte.training.resume import find_resume, finished
-    from gte.training.task import ContrastiveTask
     from gte.training.zero import check_resume
 
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -83,70 +85,16 @@ def main(cfg: DictConfig) -> int | None:
         warnings.filterwarnings("ignore", message=message)
     out = Path(cfg.out)
     tell_of_dead_ranks(out)
-    stage = build(cfg.stage)
-    weights = cfg.data.weights and {str(name): weight for name, weight in plain(cfg.data.weights).items()}
-    mixing = {"alpha": cfg.data.alpha, "weights": weights}
-    settings = {"seed": cfg.seed, "sources": choose_sources(cfg), "workers": cfg.workers, "verify": cfg.verify}
-    if "stage.group_size" not in typed():
-        cfg.stage.group_size = group_size_of(cfg.data.dir, stage, settings["sources"])
-        stage = build(cfg.stage)
-    loss, stated_loss = build_loss(cfg.loss), plain(cfg.loss)
-    check_loss(cfg.loss, loss)
-    if stage.init_from:
-        find_checkpoint(stage.init_from)
-    prompts = plain(cfg)["data"]["prompts"]
-    data = PairData(cfg.data.dir, stage, **mixing, **settings, text_hashes=cfg.mask_repeated_texts, prompts=prompts)
-    facts = {key: plain(cfg[key]) for key in ("stage", "optim", "model")} | {
-        "loss": cfg.loss._target_.rsplit(".")[-1],
-        "temperature": stated_loss.get("temperature"),
-        "loss_options": {key: stated_loss.get(key) for key in REPORTED},
-        "mask_repeated_texts": cfg.mask_repeated_texts,
-        **mixing,
-        "seed": cfg.seed,
-        "sources": data.source_facts(),
-        "data": data.identity(),
-        "prompts": prompts,
-        "keep_best": cfg.keep_best,
-        "early_stop": cfg.early_stop,
-    }
+    loss, data = build_objective(cfg)
+    facts = stated_facts(cfg, data)
     folder = place(cfg.checkpoint_dir) if cfg.checkpoint_dir else out / "checkpoints"
     resume = find_resume(out, folder, cfg.resume)
     done = bool(resume) and finished(resume, facts, data.total_steps)
     if cfg.resume == "auto" and done:
-        print(f"{stage.name} was done already: {folder / 'last.ckpt'}")
+        print(f"{data.stage.name} was done already: {folder / 'last.ckpt'}")
         return None
-    planned = None
-    if cfg.evaluate_every is not None or cfg.keep_best or cfg.early_stop:
-        from gte.evaluation.during import Evaluate, check_keep_best, plan_evaluation
-
-        planned = plan_evaluation(**plain(cfg.evaluate)) if cfg.evaluate_every is not None else None
-        check_keep_best(cfg.keep_best, cfg.early_stop, cfg.evaluate_every, planned)
-    kept = {"keep_initial": cfg.keep_initial, "keep_last": cfg.keep_last, "keep_every": cfg.keep_every}
-    callbacks = run_callbacks(out, folder, every=cfg.checkpoint_every, **kept)
-    if cfg.ema_decay is not None:
-        from gte.training.averaging import Ema
-
-        callbacks.append(Ema(folder, cfg.ema_decay))
-    evaluation = None
-    if planned is not None:
-        every = data.total_steps if cfg.evaluate_every == "end" else cfg.evaluate_every
-        best = {"folder": folder, "keep_best": cfg.keep_best, "early_stop": cfg.early_stop}
-        evaluation = Evaluate(planned, every, pause=callbacks[0].pause, **best)
-        callbacks.append(evaluation)
-    trainer = build_trainer(
-        cfg.trainer,
-        max_steps=data.total_steps,
-        logger=build_loggers(cfg),
-        callbacks=callbacks,
-        default_root_dir=str(out),
-        enable_progress_bar=sys.stderr.isatty(),
-    )
-    trainer.strategy.checkpoint_io = WholeFiles(out)
-    data.check_ranks(trainer.world_size)
-    if cfg.loss.get("tf32") and trainer.precision in ("32-true", "64-true"):
-        raise UserError(
-            f"loss.tf32=true rounds what trainer.precision={trainer.precision} promises; set loss.tf32=false"
-        )
+    callbacks, evaluation = build_callbacks(cfg, data.total_steps, folder)
+    trainer = checked_trainer(cfg, data, callbacks)
     facts["precision"] = trainer.precision
     *earlier, begun = (history(resume) if resume else []) or [None]
     changed = changes(begun, facts) if begun else []
@@ -155,10 +103,131 @@ def main(cfg: DictConfig) -> int | None:
         check_settings(resume, changed)
     torch.manual_seed(cfg.seed)
     encoder = build_encoder(cfg.model, lambda: prepared_tokenizer(cfg.data.dir))
+    fit_to_data(encoder, data, cfg, resume, changed)
+    record_parts(facts, data, begun, changed)
+    if data.stage.init_from and not resume:
+        earlier = history(data.stage.init_from)
+    task = build_task(cfg, encoder, loss, data, [*earlier, facts])
+    if trainer.precision == "64-true":
+        task.double()  # Lightning does so after it has read a checkpoint, whose weights float32 would round
+    if trainer.is_global_zero:
+        tell_beginning(data, trainer.precision, trainer.strategy.root_device.type, out)
+        if begun:
+            tell_changes(begun, changed)
+        if resume:
+            print(f"{data.stage.name}: goes on after step {steps_of(resume)}, from {resume}", flush=True)
+    trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
+    return tell_end(cfg, task, data, evaluation, folder) if trainer.is_global_zero else None
+
+
+def build_objective(cfg: DictConfig) -> tuple[Callable, "PairData"]:
+    """The loss and the data of a stage, whose groups are as large as the data's negatives allow where none was typed.
+
+    Raises UserError where one of the two, or stage.init_from, cannot be used.
+    """
+    from gte.data.module import PairData, group_size_of
+    from gte.remote import find_checkpoint
+
+    stage = build(cfg.stage)
+    settings = {"seed": cfg.seed, "sources": choose_sources(cfg), "workers": cfg.workers, "verify": cfg.verify}
+    if "stage.group_size" not in typed():
+        cfg.stage.group_size = group_size_of(cfg.data.dir, stage, settings["sources"])
+        stage = build(cfg.stage)
+    loss = build_loss(cfg.loss)
+    check_loss(cfg.loss, loss)
+    if stage.init_from:
+        find_checkpoint(stage.init_from)
+    texts = {"text_hashes": cfg.mask_repeated_texts, "prompts": plain(cfg)["data"]["prompts"]}
+    return loss, PairData(cfg.data.dir, stage, **mixing_of(cfg), **settings, **texts)
+
+
+def mixing_of(cfg: DictConfig) -> dict:
+    """The settings by which sources are mixed."""
+    weights = cfg.data.weights and {str(name): weight for name, weight in plain(cfg.data.weights).items()}
+    return {"alpha": cfg.data.alpha, "weights": weights}
+
+
+def stated_facts(cfg: DictConfig, data: "PairData") -> dict:
+    """The record of a stage as far as its configuration and its data say it, before anything is trained."""
+    loss = plain(cfg.loss)
+    return {key: plain(cfg[key]) for key in ("stage", "optim", "model")} | {
+        "loss": cfg.loss._target_.rsplit(".")[-1],
+        "temperature": loss.get("temperature"),
+        "loss_options": {key: loss.get(key) for key in REPORTED},
+        "mask_repeated_texts": cfg.mask_repeated_texts,
+        **mixing_of(cfg),
+        "seed": cfg.seed,
+        "sources": data.source_facts(),
+        "data": data.identity(),
+        "prompts": plain(cfg)["data"]["prompts"],
+        "keep_best": cfg.keep_best,
+        "early_stop": cfg.early_stop,
+    }
+
+
+def build_callbacks(cfg: DictConfig, total_steps: int, folder: "Path | UPath") -> tuple[list, "Evaluate | None"]:
+    """The trainer's callbacks, and the one among them that evaluates, where evaluate_every asks for it.
+
+    Raises UserError for evaluations that cannot be made, and for what they cannot decide.
+    """
+    from gte.training.callbacks import run_callbacks
+
+    planned = None
+    if cfg.evaluate_every is not None or cfg.keep_best or cfg.early_stop:
+        from gte.evaluation.during import Evaluate, check_keep_best, plan_evaluation
+
+        planned = plan_evaluation(**plain(cfg.evaluate)) if cfg.evaluate_every is not None else None
+        check_keep_best(cfg.keep_best, cfg.early_stop, cfg.evaluate_every, planned)
+    kept = {"keep_initial": cfg.keep_initial, "keep_last": cfg.keep_last, "keep_every": cfg.keep_every}
+    callbacks = run_callbacks(Path(cfg.out), folder, every=cfg.checkpoint_every, **kept)
+    if cfg.ema_decay is not None:
+        from gte.training.averaging import Ema
+
+        callbacks.append(Ema(folder, cfg.ema_decay))
+    if planned is None:
+        return callbacks, None
+    every = total_steps if cfg.evaluate_every == "end" else cfg.evaluate_every
+    best = {"folder": folder, "keep_best": cfg.keep_best, "early_stop": cfg.early_stop}
+    evaluation = Evaluate(planned, every, pause=callbacks[0].pause, **best)
+    return [*callbacks, evaluation], evaluation
+
+
+def checked_trainer(cfg: DictConfig, data: "PairData", callbacks: list):
+    """The Lightning Trainer. Raises UserError where it does not fit the data or the loss."""
+    from gte.errors import UserError
+    from gte.training.checkpoint import WholeFiles
+
+    trainer = build_trainer(
+        cfg.trainer,
+        max_steps=data.total_steps,
+        logger=build_loggers(cfg),
+        callbacks=callbacks,
+        default_root_dir=str(cfg.out),
+        enable_progress_bar=sys.stderr.isatty(),
+    )
+    trainer.strategy.checkpoint_io = WholeFiles(Path(cfg.out))
+    data.check_ranks(trainer.world_size)
+    if cfg.loss.get("tf32") and trainer.precision in ("32-true", "64-true"):
+        raise UserError(
+            f"loss.tf32=true rounds what trainer.precision={trainer.precision} promises; set loss.tf32=false"
+        )
+    return trainer
+
+
+def fit_to_data(
+    encoder: "Encoder", data: "PairData", cfg: DictConfig, resume: Path | None, changed: list["Change"]
+) -> None:
+    """Gives the encoder the weights and prompts that it begins with, and the data its length and prompts.
+
+    Raises UserError where encoder, data, checkpoint and loss do not go together.
+    """
+    from gte.errors import UserError
+    from gte.models.load import check_same_model, initialize, take_prompts
+    from gte.training.changes import check_data
+
     data.check_encoder(encoder)
-    stage = data.stage
-    if stage.init_from and not resume:
-        initialize(encoder, stage.init_from)
+    if data.stage.init_from and not resume:
+        initialize(encoder, data.stage.init_from)
     if resume:
         check_same_model(encoder, resume)
         check_data(resume, changed, cfg.resume_data)
@@ -170,51 +239,94 @@ def main(cfg: DictConfig) -> int | None:
         from gte.training.guide import Guide
 
         data.guide = Guide(cfg.loss.guide, data)
+
+
+def record_parts(facts: dict, data: "PairData", begun: dict | None, changed: list["Change"]) -> None:
+    """Completes the record of a stage, and lets the data begin where the last of its parts does.
+
+    begun: the record of the run that is resumed, and what has changed since.
+    """
+    from gte.provenance import git_commit
+    from gte.training.changes import continued, earlier_epochs
+
     facts |= {"commit": git_commit(), "sources": data.source_facts()}
-    facts["max_length"] = stage.max_length  # which the model may lower
+    facts["max_length"] = data.stage.max_length  # which the model may lower
     facts["segments"] = continued(begun, facts, changed)
     data.go_on(facts["segments"][-1]["first_step"], earlier_epochs(facts["segments"]))
-    if stage.init_from and not resume:
-        earlier = history(stage.init_from)
-    task = ContrastiveTask(
+
+
+def build_task(
+    cfg: DictConfig, encoder: "Encoder", loss: Callable, data: "PairData", history: list[dict]
+) -> "ContrastiveTask":
+    """The LightningModule of a stage."""
+    from gte.training.task import ContrastiveTask
+
+    return ContrastiveTask(
         encoder,
         loss,
         build(cfg.optim),
-        stage,
+        data.stage,
         total_steps=data.total_steps,
         sources=data.source_names,
-        history=[*earlier, facts],
+        history=history,
         seed=cfg.seed,
         max_skipped=cfg.max_skipped,
     )
-    if trainer.precision == "64-true":
-        task.double()  # Lightning does so after it has read a checkpoint, whose weights float32 would round
-    if trainer.is_global_zero:
-        count = torch.get_num_threads()
-        threads = f"{count} thread{'s' * (count > 1)}, " if trainer.strategy.root_device.type == "cpu" else ""
-        if data.lowered:
-            tell(data.lowered)
-        print(f"{stage.name}: {data.describe()}, {trainer.precision}, {threads}writes {out}", flush=True)
-        if begun:
-            tell_changes(begun, changed)
-        if resume:
-            print(f"{stage.name}: goes on after step {steps_of(resume)}, from {resume}", flush=True)
-    trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
-    if trainer.is_global_zero:
-        loss_curves({stage.name: out / "metrics.csv"}, out / "loss.png")
-        page = write_run_report(out, task.facts())
-        if evaluation and evaluation.best:
-            metric, score, step = evaluation.best.values()
-            print(f"best {metric}: {score:.2f} after step {step}, {folder / 'best.ckpt'}")
-        if "stopped_early" in facts:
-            print(f"{stage.name} ended early: {cfg.early_stop} evaluations without a higher {cfg.keep_best}")
-        elif trainer.global_step < data.total_steps:
-            print(f"{stage.name} stopped after {trainer.global_step} steps; go on with resume=auto out={out}")
-            return Stopped.exit_code
-        if line := cut_line(task.counts, stage.max_length):
-            print(line + (" (counted on rank 0)" if trainer.world_size > 1 else ""))
-        print(f"epochs: {', '.join(f'{name} {times:.3g}' for name, times in data.epochs(data.total_steps).items())}")
-        print(f"{stage.name} done: {folder / 'last.ckpt'}, loss curve {out / 'loss.png'}, report {page}")
+
+
+def tell_beginning(data: "PairData", precision: str, device: str, out: Path) -> None:
+    """Prints what is trained, on what, and where to."""
+    import torch
+
+    from gte.errors import tell
+
+    count = torch.get_num_threads()
+    threads = f"{count} thread{'s' * (count > 1)}, " if device == "cpu" else ""
+    if data.lowered:
+        tell(data.lowered)
+    print(f"{data.stage.name}: {data.describe()}, {precision}, {threads}writes {out}", flush=True)
+
+
+def tell_end(
+    cfg: DictConfig, task: "ContrastiveTask", data: "PairData", evaluation: "Evaluate | None", folder: "Path | UPath"
+) -> int | None:
+    """Draws and prints how far the training came; returns the exit code."""
+    from gte.errors import Stopped
+    from gte.models.encoding import cut_line
+
+    out, trainer, name = Path(cfg.out), task.trainer, data.stage.name
+    drawn = draw(name, out, task.facts())
+    if evaluation and evaluation.best:
+        metric, score, step = evaluation.best.values()
+        print(f"best {metric}: {score:.2f} after step {step}, {folder / 'best.ckpt'}")
+    if "stopped_early" in task.history[-1]:
+        print(f"{name} ended early: {cfg.early_stop} evaluations without a higher {cfg.keep_best}")
+    elif trainer.global_step < data.total_steps:
+        print(f"{name} stopped after {trainer.global_step} steps; go on with resume=auto out={out}")
+        return Stopped.exit_code
+    if line := cut_line(task.counts, data.stage.max_length):
+        print(line + (" (counted on rank 0)" if trainer.world_size > 1 else ""))
+    print(f"epochs: {', '.join(f'{source} {times:.3g}' for source, times in data.epochs(data.total_steps).items())}")
+    print(f"{name} done: {folder / 'last.ckpt'}{drawn}")
+    return None
+
+
+def draw(name: str, out: Path, history: list[dict]) -> str:
+    """Draws the loss curve and the report, and returns where they are, as the end of a line.
+
+    What cannot be drawn is a note: the training is done, and its checkpoints are written.
+    """
+    from gte.errors import first_line, tell
+    from gte.results.figures import loss_curves
+    from gte.results.report import write_run_report
+
+    try:
+        loss_curves({name: out / "metrics.csv"}, out / "loss.png")
+        return f", loss curve {out / 'loss.png'}, report {write_run_report(out, history)}"
+    except Exception as error:  # a library's that draws, or a disk's: none of them undoes the training
+        kind = type(error).__name__
+        tell(f"note: no report of {out} ({kind}: {first_line(error)}); python src/collect.py report={out} writes it")
+        return ""
 
 
 def tell_of_dead_ranks(out: Path) -> None:

@@ -177,7 +177,8 @@ def prepared(tmp_path_factory) -> Path:
         for row in range(64):
             negatives = [f"{row + k} {generator.choice(words)}" for k in range(1, 1 + row % 4)]
             lines.write(json.dumps({"query": f"which {row}", "pos": f"{row} it is", "neg": negatives}) + "\n")
-    from gte.data.prepare import prepare, read_recipe
+    from gte.data.prepare import prepare
+    from gte.data.recipe import read_recipe
 
     settings = yaml.safe_load((ROOT / "conf" / "data" / "local.yaml").read_text())
     prepare(read_recipe(settings | {"path": str(raw), "dir": str(out), "vocab_size": 400}), out)

@@ -167,7 +167,7 @@ def test_loss_and_gradient_are_those_of_float64(loss, dtype, rows_a_tile):
 
 @pytest.mark.parametrize("padding_free", [None, True])
 def test_encode_in_half_precision_keeps_the_direction_and_the_weights(small_model, monkeypatch, padding_free):
-    monkeypatch.setattr("gte.encoder.ENCODE_BLOCK", 64)
+    monkeypatch.setattr("gte.models.encoding.ENCODE_BLOCK", 64)
     encoder = make(small_model, 64, padding_free=padding_free)
     given = [f"{'number ' * (7 * n % 90)}{n}" for n in range(200)]
     exact = encoder.encode(given)

@@ -64,7 +64,7 @@ def test_encoding_in_blocks_keeps_the_order(small_model, monkeypatch):
     encoder = Encoder.from_pretrained(small_model)
     texts = [f"text number {i}" for i in range(50)]
     reference = encoder.encode(texts)
-    monkeypatch.setattr("gte.encoder.ENCODE_BLOCK", 16)
+    monkeypatch.setattr("gte.models.encoding.ENCODE_BLOCK", 16)
     np.testing.assert_allclose(encoder.encode(texts), reference, atol=2e-6)
 
 
@@ -271,7 +271,7 @@ def test_a_changed_tokenizer_or_length_is_read_anew(small_model):
 
 @pytest.mark.parametrize("wrong", [None, 3, b"bytes", ("a", "pair")])
 def test_what_is_no_text_is_named_with_its_number(small_model, monkeypatch, wrong):
-    monkeypatch.setattr("gte.encoder.ENCODE_BLOCK", 8)
+    monkeypatch.setattr("gte.models.encoding.ENCODE_BLOCK", 8)
     texts = ["a text"] * 20 + [wrong]  # in the third block, so in the thread
     with pytest.raises(TypeError, match=f"number 20 is a {type(wrong).__name__}: "):
         Encoder.from_pretrained(small_model).encode(texts)
@@ -300,7 +300,7 @@ def test_an_encoder_that_has_encoded_is_copied_and_pickled(small_model, monkeypa
 
 def test_threads_that_encode_at_once_get_their_own_vectors_and_the_mode_stays(small_model, monkeypatch):
     monkeypatch.setattr("gte.models.fast_ids.cores", lambda: 1)
-    monkeypatch.setattr("gte.encoder.ENCODE_BLOCK", 4)
+    monkeypatch.setattr("gte.models.encoding.ENCODE_BLOCK", 4)
     texts = [f"number {n} of many words, {n % 7} more" for n in range(120)]
     expected = Encoder.from_pretrained(small_model).encode(texts)
     encoder = Encoder.from_pretrained(small_model).train()
@@ -320,7 +320,7 @@ def test_what_encode_does_not_take_is_said_at_once(small_model):
 
 
 def test_the_next_block_is_tokenised_while_one_is_encoded(small_model, monkeypatch):
-    monkeypatch.setattr("gte.encoder.ENCODE_BLOCK", 8)
+    monkeypatch.setattr("gte.models.encoding.ENCODE_BLOCK", 8)
     encoder = Encoder.from_pretrained(small_model)
     tokenised = {start: threading.Event() for start in (0, 8, 16)}
     ids, embed, order, encoded = encoder.token_ids(), encoder.embed, [], []

@@ -16,11 +16,11 @@ from torch._subclasses import FakeTensorMode, fake_impls
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from gte import attention, chunks, recompute
-from gte import encoder as encoder_module
+from gte import attention, chunks, inputs, recompute
 from gte.data.collate import Batch
 from gte.encoder import Encoder
 from gte.loss import contrastive_loss, improved_contrastive_loss
+from gte.models import encoding
 from gte.training.task import ContrastiveTask
 
 REAL = torch.cuda.is_available()
@@ -31,12 +31,12 @@ HALF = [torch.float16, torch.bfloat16]
 @pytest.fixture
 def gpu(monkeypatch):
     """Fake tensors, and a device that is taken for a GPU with flash kernels."""
-    for module in (attention, chunks, encoder_module):
+    for module in (attention, chunks, encoding, inputs):
         monkeypatch.setattr(module, "on_cuda", lambda device: device.type == DEVICE.type)
     monkeypatch.setattr(attention, "has_flash", lambda device: True)
     monkeypatch.setattr(torch.Tensor, "numpy", real_numbers(torch.Tensor.numpy))
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: x.clone())  # which a processor alone cannot
-    monkeypatch.setattr(encoder_module, "to_host", lambda x_ND: np.zeros(on_gpu(x_ND).shape, np.float32))
+    monkeypatch.setattr(encoding, "to_host", lambda x_ND: np.zeros(on_gpu(x_ND).shape, np.float32))
     monkeypatch.setattr("gte.loss._chunk_rows", lambda x_RD: 8)
     efficient = torch.ops.aten._efficient_attention_backward.default
     monkeypatch.setitem(fake_impls.op_implementations_dict, efficient, efficient_backward)
@@ -164,14 +164,14 @@ def test_every_pooling_stays_on_the_gpu_with_and_without_a_prompt_left_out(small
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_encode_stays_on_the_gpu_and_fetches_a_block_at_once(small_model, gpu, monkeypatch, precision):
     encoder = fake_encoder(small_model, torch.float32)
-    fetched, fetch = [], encoder_module.to_host
-    monkeypatch.setattr(encoder_module, "to_host", lambda x_ND: fetched.append(len(x_ND)) or fetch(x_ND))
-    monkeypatch.setattr(encoder_module, "ENCODE_BLOCK", 16)
+    fetched, fetch = [], encoding.to_host
+    monkeypatch.setattr(encoding, "to_host", lambda x_ND: fetched.append(len(x_ND)) or fetch(x_ND))
+    monkeypatch.setattr(encoding, "ENCODE_BLOCK", 16)
     texts = [f"{'number ' * (n % 7)}{n}" for n in range(40)]
     seen = set()
     encoder.lm.register_forward_pre_hook(lambda lm, given: seen.add(next(lm.parameters()).dtype))
     assert encoder.encode(texts, batch_tokens=64, precision=precision).shape == (40, 64)
-    assert fetched == [16, 16, 8] and seen == {encoder_module.AUTOCAST[precision] or torch.float32}
+    assert fetched == [16, 16, 8] and seen == {encoding.AUTOCAST[precision] or torch.float32}
 
 
 def test_fake_tensors_tell_a_mix_up_and_a_wait(gpu):

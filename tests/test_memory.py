@@ -9,7 +9,8 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from gte.data.prepare import prepare, read_recipe
+from gte.data.prepare import prepare
+from gte.data.recipe import read_recipe
 
 
 @pytest.fixture(scope="module")

@@ -240,7 +240,7 @@ def test_an_address_in_place_of_a_path_opens_no_connection(script, prepared, tmp
     asked = []
     monkeypatch.setattr("socket.getaddrinfo", lambda *where, **_: asked.append(where) or [])
     monkeypatch.setattr("socket.socket.connect", lambda _, where: asked.append(where))
-    for module in ("offline", "models.export", "data.tokenizer"):  # as if the hub were there
+    for module in ("hub", "models.export", "data.tokenizer"):  # as if the hub were there
         monkeypatch.setattr(f"gte.{module}.hub_reachable", lambda: True, raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     commands = [

@@ -1,7 +1,6 @@
 """From a Hydra configuration to objects: the only caller of instantiate, and the frame around every script."""
 
 import copy
-import errno
 import os
 import re
 import shutil
@@ -14,21 +13,20 @@ from pathlib import Path
 from typing import ClassVar
 
 import hydra
-import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
+from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
 from gte.cores import CORES
 from gte.early import NO_CUDA, check_trainer
-from gte.errors import PointsFailed, UserError, did_you_mean, first_line, tell
+from gte.errors import PointsFailed, UserError, first_line, tell
 from gte.help import help_of
 from gte.locks import locked
-from gte.overrides import CONF, OPEN, dotted, known_settings, near_key, read_arguments
+from gte.one_line import dead_process, one_line
+from gte.overrides import CONF, near_key, read_arguments, refuse_added_keys, refuse_secrets, refuse_unknown_keys, typed
 from gte.remote import is_address
 from gte.values import SCRIPTS, check_values
 
@@ -36,16 +34,6 @@ from gte.values import SCRIPTS, check_values
 # that we start whether its user set the first
 SHOW_TRACEBACK = "HYDRA_FULL_ERROR" in os.environ and "GTE_ONE_LINE_ERRORS" not in os.environ
 os.environ |= {"HYDRA_FULL_ERROR": "1"} | ({} if SHOW_TRACEBACK else {"GTE_ONE_LINE_ERRORS": "1"})
-SECRET = re.compile(  # api_key=X, settings={api_key: X}, s3://X:Y@...
-    r"[\w.+@/-]*((api_?key|token|password|secret)=(?!null$).|=\{.*(api_?key|password) *:|=\w+://[^/@ ]+:[^/@ ]+@)",
-    re.IGNORECASE,
-)
-DIED = re.compile(  # a data worker, or a rank: what PyTorch and gloo say of it
-    r"DataLoader worker \(pid.*?\) (is killed by signal: \w+|exited unexpectedly)|Connection (closed|reset) by peer"
-)
-NO_ROOM = re.compile("No space left on device|File too large|Disk quota exceeded")
-NO_MEMORY = re.compile(r"^OutOfMemoryError: |^MemoryError: |DefaultCPUAllocator: (can't|not enough)|CUDA out of memory")
-NO_SUCH_PATH = {errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
 
 
 def script(name: str, check: Callable[[DictConfig], object] | None = None, alone: Sequence[str] = ()) -> Callable:
@@ -69,56 +57,71 @@ def script(name: str, check: Callable[[DictConfig], object] | None = None, alone
             if check is not None:
                 check(cfg)
 
-        def work(cfg: DictConfig) -> int:
+        def point(cfg: DictConfig) -> None:
             cfg.out = HydraConfig.get().runtime.output_dir
-            line = CORES.start()
-            if line and is_first_rank():
-                tell(line)
-            try:
-                return main(cfg) or 0
-            except FileNotFoundError as error:
-                if error.filename is not None and is_within_removed(Path(error.filename), Path(cfg.out)):
-                    raise UserError(f"{cfg.out} was removed while this wrote to it; start it again") from error
-                raise
+            with one_point_fails(cfg.out), ExitStack() as locks:
+                check_all(cfg)
+                hold(locks, cfg, alone)
+                if code := work(main, cfg):
+                    raise UserError(f"exit code {code}")
 
         def task(cfg: DictConfig) -> None:
             if HydraConfig.get().mode == RunMode.MULTIRUN:  # a launcher that runs points within a process
-                with one_point_fails(HydraConfig.get().runtime.output_dir), ExitStack() as locks:
-                    cfg.out = HydraConfig.get().runtime.output_dir
-                    check_all(cfg)
-                    hold(locks, cfg, alone)
-                    code = work(cfg)
-                    if code:
-                        raise UserError(f"exit code {code}")
+                point(cfg)
                 return
             # in here already: Hydra reports what it sees a task raise in a way of its own
             with one_line_errors(), EarlyChecks.leaving_nothing():
-                codes.append(work(cfg))
+                codes.append(work(main, cfg))
 
         def entry() -> None:
             EarlyChecks.check, EarlyChecks.alone = staticmethod(check_all), alone
             with EarlyChecks.locks, one_line_errors():  # let go also where Hydra ends before the work begins
                 about = (main.__globals__["__doc__"] or "").partition(": python")[0]
                 if help := help_of(CONF, name, sys.argv[1:], f"{about}."):
-                    with suppress(BrokenPipeError):  # of `--help | head`
-                        print(help, flush=True)
-                        return
-                    os._exit(0)  # at a usual exit Python would complain of the pipe
+                    show(help)
+                    return
                 refuse_secrets(sys.argv[1:])
                 sys.argv[1:] = read_arguments(name, sys.argv[1:])
-                try:
-                    hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
-                except ConfigCompositionException as error:
-                    unknown = re.match(r"Could not override '([^']+)'", str(error))
-                    if unknown is None:
-                        raise
-                    within = re.search(r"is not in struct\s+full_key: (\S+)", str(error.__cause__))  # of KEY={...}
-                    raise UserError(near_key(name, (within or unknown)[1], sys.argv[1:])) from error
+                run_hydra(name, task)
             sys.exit(max(codes, default=0))
 
         return entry
 
     return decorate
+
+
+def work(main: Callable[[DictConfig], int | None], cfg: DictConfig) -> int:
+    """Calls a script's main in the run directory, on the cores that are free; returns its exit code."""
+    cfg.out = HydraConfig.get().runtime.output_dir
+    line = CORES.start()
+    if line and is_first_rank():
+        tell(line)
+    try:
+        return main(cfg) or 0
+    except FileNotFoundError as error:
+        if error.filename is not None and is_within_removed(Path(error.filename), Path(cfg.out)):
+            raise UserError(f"{cfg.out} was removed while this wrote to it; start it again") from error
+        raise
+
+
+def show(help: str) -> None:
+    """Prints a page of help, also into a pipe whose reader goes before its end."""
+    with suppress(BrokenPipeError):  # of `--help | head`
+        print(help, flush=True)
+        return
+    os._exit(0)  # at a usual exit Python would complain of the pipe
+
+
+def run_hydra(name: str, task: Callable[[DictConfig], None]) -> None:
+    """Has Hydra compose conf/<name>.yaml and call the task. Raises UserError for a setting that the script has not."""
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
+    except ConfigCompositionException as error:
+        unknown = re.match(r"Could not override '([^']+)'", str(error))
+        if unknown is None:
+            raise
+        within = re.search(r"is not in struct\s+full_key: (\S+)", str(error.__cause__))  # of KEY={...}
+        raise UserError(near_key(name, (within or unknown)[1], sys.argv[1:])) from error
 
 
 class EarlyChecks(Callback):
@@ -199,110 +202,6 @@ def one_point_fails(folder: str):
         line = None if SHOW_TRACEBACK else one_line(error)
         tell(f"error: {folder}: {line or traceback.format_exc()}", last=True)
         raise PointsFailed(f"a point failed: {folder}; the same command runs it again") from None
-
-
-def one_line(error: BaseException) -> str | None:
-    """Say in one line what a user can fix; None where the error is a bug of ours and wants its traceback."""
-    if isinstance(error, UserError):
-        return str(error).rsplit("UserError: ", 1)[-1].strip()  # a data worker's comes with its traceback before it
-    if isinstance(error, InstantiationException):
-        cause = error.__cause__
-        if isinstance(cause, UserError):
-            return str(cause)
-        if located := re.match(r"Error locating target '(\S+)'", str(error)):
-            key = re.search(r"full_key: (\S+)", str(error))
-            told = [line.strip() for line in str(cause).splitlines() if line.strip()]
-            return f"{key[1] if key else 'configuration'}: {located[1]} cannot be imported: {told[-1]}"
-        if isinstance(cause, TypeError) and re.search(r"unexpected keyword|missing .* required", str(cause)):
-            key = re.search(r"full_key: (\S+)", str(error))
-            return f"configuration {key[1] if key else ''}: {cause}"
-        return None
-    if isinstance(error, OSError) and error.errno in NO_SUCH_PATH and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; name another path"
-    if full := NO_ROOM.search(str(error)):  # libraries have exceptions of their own for it
-        return f"cannot write, {full[0].lower()}; make room, or name another out="
-    if NO_MEMORY.search(f"{type(error).__name__}: {error}"):
-        return (
-            "out of memory: in training lower stage.batch_tokens and set stage.recompute_fraction=1.0 (then "
-            "stage.recompute_layers=true), elsewhere lower batch_tokens"
-        )
-    if died := dead_process(error):
-        return f"a process of this run died ({died}); its last checkpoint is kept: go on with resume=auto and its out="
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        text = f"{error}\n{error.__cause__ or ''}" if isinstance(error, HydraException) else str(error)
-        text = text.split("Config search path")[0]
-        if missing := re.search(r"Missing mandatory value: (\S+)", text):
-            return f"{missing[1]}= is missing: give it a value"
-        lines = [line.strip() for line in text.splitlines()]
-        skipped = ("To append", "full_key", "object_type", "reference_type")
-        lines = [line for line in lines if line and not line.startswith(skipped)]
-        return re.sub(r"(Available options[^:]*:) \| ", r"\1 ", " | ".join(lines)).replace(". | ", ". ")
-    return None
-
-
-def dead_process(error: BaseException) -> str | None:
-    """Find what PyTorch says of a data worker or a rank that died; a lost connection to the hub is no RuntimeError."""
-    died = DIED.search(str(error)) if isinstance(error, RuntimeError) else None
-    return died and died[0]
-
-
-def refuse_secrets(overrides: list[str]) -> None:
-    """Raises UserError for a key or password on the command line, before Hydra writes it into the run directory."""
-    for override in overrides:
-        if SECRET.match(override):
-            raise UserError(
-                f"{override.partition('=')[0]}=... looks like a secret, which the run directory would keep; give it in "
-                "the environment (WANDB_API_KEY, HF_TOKEN, ...)"
-            )
-
-
-def refuse_unknown_keys(cfg: DictConfig, name: str) -> None:
-    """A key that `+key=` added beside the primary config's own would be ignored without a word: refuse it."""
-    primary = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    groups = {key for entry in primary.get("defaults", []) if isinstance(entry, dict) for key in entry}
-    groups = {group for group in groups if not group.startswith("override ")}
-    known = (set(primary) | {group.split("@")[0].split("/")[0] for group in groups}) - {"defaults", "hydra"}
-    unknown = sorted(set(map(str, cfg)) - known)
-    if unknown:
-        close = did_you_mean(unknown[0], known)
-        raise UserError(f"unknown key '{unknown[0]}'{close}; conf/{name}.yaml knows: {', '.join(sorted(known))}")
-
-
-def refuse_added_keys(cfg: DictConfig, name: str) -> None:
-    """Raises UserError for a key that `+group.key=` added where nothing reads it; constructors refuse theirs."""
-    for override in HydraConfig.get().overrides.task:
-        key = override.partition("=")[0]
-        parent = key.lstrip("+").rpartition(".")[0]
-        if not key.startswith("+") or parent in ("", "logger") or parent.split("@")[0].startswith(OPEN):
-            continue  # one more logger is a constructor of its own
-        node = OmegaConf.select(cfg, parent)
-        if isinstance(node, DictConfig) and "_target_" not in node:
-            arguments = HydraConfig.get().overrides.task
-            if key.lstrip("+") not in dotted(known_settings(name, list(arguments))):
-                raise UserError(near_key(name, key.lstrip("+"), list(arguments)))
-
-
-def refuse_unread(group: str, read: tuple[str, ...], script: str, advice: dict[str, str]) -> None:
-    """Raises UserError for a setting of a group on the command line that this script does not read.
-
-    read: the keys that it reads. script: the one that reads the others. advice: what to do instead, by key.
-    """
-    for key in typed():
-        name = key.removeprefix(f"{group}.").split(".")[0]
-        if not key.startswith(f"{group}.") or name in read:
-            continue
-        instead = advice.get(name, f"give it to {script}")
-        close = did_you_mean(name, read)
-        acts = close.replace("did you mean ", f"did you mean {group}.") or f"; {instead}"
-        raise UserError(
-            f"{key} is not read here{acts}; of {group} are read: {', '.join(f'{group}.{one}' for one in read)}"
-        )
-
-
-def typed() -> dict[str, str]:
-    """The settings on the command line: {key: value as it was typed}, marks of Hydra left out."""
-    pairs = (override.partition("=") for override in HydraConfig.get().overrides.task)
-    return {key.lstrip("+~"): value for key, _, value in pairs}
 
 
 def plain(cfg: DictConfig) -> dict:
@@ -413,7 +312,9 @@ def build_trainer(cfg: DictConfig, **objects):
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise UserError(NO_CUDA)
     if settings["precision"] == "auto":
-        from gte.encoder import native_bf16  # late: loading transformers takes seconds that an error need not wait for
+        from gte.precision import (
+            native_bf16,  # late: loading transformers takes seconds that an error need not wait for
+        )
 
         settings["precision"] = "bf16-mixed" if native_bf16(accelerator) else "32-true"
     if accelerator == "cpu" and str(settings["precision"]) in ("16", "16-mixed") and "zero" not in name:

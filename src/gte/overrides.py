@@ -1,4 +1,4 @@
-"""The command line before Hydra reads it: paths as they are typed, and help where it would only say that it cannot."""
+"""The command line: paths as they are typed, what is refused in it, and help where Hydra would only refuse it."""
 
 import argparse
 import re
@@ -8,15 +8,20 @@ from pathlib import Path
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from gte.errors import UserError, did_you_mean
 from gte.shipped import shipped
 
 CONF = shipped("conf")
+SECRET = re.compile(  # api_key=X, settings={api_key: X}, s3://X:Y@...
+    r"[\w.+@/-]*((api_?key|token|password|secret)=(?!null$).|=\{.*(api_?key|password) *:|=\w+://[^/@ ]+:[^/@ ]+@)",
+    re.IGNORECASE,
+)
 # settings whose values are taken as they stand, whatever Hydra's grammar makes of =, ~, a comma or a letter like é
 LITERAL = {
     "cache", "checkpoint", "checkpoint_dir", "corpus", "data.decontaminate.folder", "data.delimiter", "data.dir",
@@ -207,3 +212,62 @@ def dotted(settings: dict, prefix: str = "") -> list[str]:
         if isinstance(value, dict):
             found += dotted(value, f"{prefix}{key}.")
     return found
+
+
+def typed() -> dict[str, str]:
+    """The settings on the command line: {key: value as it was typed}, marks of Hydra left out."""
+    pairs = (override.partition("=") for override in HydraConfig.get().overrides.task)
+    return {key.lstrip("+~"): value for key, _, value in pairs}
+
+
+def refuse_secrets(overrides: list[str]) -> None:
+    """Raises UserError for a key or password on the command line, before Hydra writes it into the run directory."""
+    for override in overrides:
+        if SECRET.match(override):
+            raise UserError(
+                f"{override.partition('=')[0]}=... looks like a secret, which the run directory would keep; give it in "
+                "the environment (WANDB_API_KEY, HF_TOKEN, ...)"
+            )
+
+
+def refuse_unknown_keys(cfg: DictConfig, name: str) -> None:
+    """A key that `+key=` added beside the primary config's own would be ignored without a word: refuse it."""
+    primary = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    groups = {key for entry in primary.get("defaults", []) if isinstance(entry, dict) for key in entry}
+    groups = {group for group in groups if not group.startswith("override ")}
+    known = (set(primary) | {group.split("@")[0].split("/")[0] for group in groups}) - {"defaults", "hydra"}
+    unknown = sorted(set(map(str, cfg)) - known)
+    if unknown:
+        close = did_you_mean(unknown[0], known)
+        raise UserError(f"unknown key '{unknown[0]}'{close}; conf/{name}.yaml knows: {', '.join(sorted(known))}")
+
+
+def refuse_added_keys(cfg: DictConfig, name: str) -> None:
+    """Raises UserError for a key that `+group.key=` added where nothing reads it; constructors refuse theirs."""
+    for override in HydraConfig.get().overrides.task:
+        key = override.partition("=")[0]
+        parent = key.lstrip("+").rpartition(".")[0]
+        if not key.startswith("+") or parent in ("", "logger") or parent.split("@")[0].startswith(OPEN):
+            continue  # one more logger is a constructor of its own
+        node = OmegaConf.select(cfg, parent)
+        if isinstance(node, DictConfig) and "_target_" not in node:
+            arguments = HydraConfig.get().overrides.task
+            if key.lstrip("+") not in dotted(known_settings(name, list(arguments))):
+                raise UserError(near_key(name, key.lstrip("+"), list(arguments)))
+
+
+def refuse_unread(group: str, read: tuple[str, ...], script: str, advice: dict[str, str]) -> None:
+    """Raises UserError for a setting of a group on the command line that this script does not read.
+
+    read: the keys that it reads. script: the one that reads the others. advice: what to do instead, by key.
+    """
+    for key in typed():
+        name = key.removeprefix(f"{group}.").split(".")[0]
+        if not key.startswith(f"{group}.") or name in read:
+            continue
+        instead = advice.get(name, f"give it to {script}")
+        close = did_you_mean(name, read)
+        acts = close.replace("did you mean ", f"did you mean {group}.") or f"; {instead}"
+        raise UserError(
+            f"{key} is not read here{acts}; of {group} are read: {', '.join(f'{group}.{one}' for one in read)}"
+        )

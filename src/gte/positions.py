@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
+from gte.errors import UserError
+
 # kinds whose first token has the position of the padding id + 1; of a table of 514 rows 512 are then usable
 BEHIND_PADDING = {
     "camembert",
@@ -46,6 +48,17 @@ def usable_positions(lm: nn.Module) -> int:
     """Count the tokens that a language model has positions for; 10**9 where it has no table of them."""
     positions = getattr(lm.config, "max_position_embeddings", None) or 0
     return positions - first_position(lm) if positions > 0 else 10**9  # XLNet's are -1
+
+
+def check_length(max_length: int, lm: nn.Module) -> None:
+    """Raises UserError for a length of texts that makes no sense, or is beyond a language model's positions."""
+    if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 3:
+        raise UserError(
+            f"max_length={max_length} must be a whole number of tokens, at least 3: the special ones and one"
+        )
+    positions = usable_positions(lm)
+    if max_length > positions:
+        raise UserError(f"max_length={max_length} is more than the {positions} positions of this language model")
 
 
 def position_ids(ids_T: Tensor, within_T: Tensor, config: PretrainedConfig) -> Tensor:

@@ -156,7 +156,7 @@ def test_another_result_than_the_cpus_is_found(setting, tmp_path, monkeypatch):
     folder, batch = setting.model("minilm", dropout=0.0), setting.batch(12)
     exact = encoder.pass_through(setting.encoder(folder, padding_free=False), batch, "fp32")
     findings = Findings(tmp_path / "f.json")
-    monkeypatch.setattr("gte.encoder.position_ids", lambda ids, within, config: within * 0)  # each token the first
+    monkeypatch.setattr("gte.inputs.position_ids", lambda ids, within, config: within * 0)  # each token the first
     encoder.compare_pass(findings, "packed fp32", setting.encoder(folder, padding_free=True), batch, "fp32", exact)
     assert [line.split()[2] for line in findings.faults] == ["embeddings", "gradients"]
 

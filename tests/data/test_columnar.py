@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from gte.data.columnar import blocks, json_lines, plain
 from gte.data.columnar.blocks import line_blocks
 from gte.data.columnar.read import read_columns
-from gte.data.pairs import PART, batches_of, columns_of, part_row, plain_part, raw_records, refusals
 from gte.data.raw_lines import lines
 from gte.data.records import Rejected
+from gte.data.rows import part_row, plain_part, raw_records, refusals
+from gte.data.runs import PART, batches_of, columns_of
 from gte.data.sources import Raw, Source
 
 BUCKETS = 8

@@ -14,7 +14,8 @@ from conftest import shared_dir
 from gte.data import contamination
 from gte.data.contamination import REASONS, Contamination, Decontamination, EvaluationTexts
 from gte.data.own_files import infer_sources
-from gte.data.prepare import Recipe, prepare, read_decontamination
+from gte.data.prepare import prepare
+from gte.data.recipe import Recipe, read_decontamination
 from gte.data.shards import Manifest
 from gte.errors import UserError
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from gte.data.locate import locate
 from gte.data.own_files import infer_sources
-from gte.data.prepare import prepare, read_recipe
+from gte.data.prepare import prepare
 from gte.data.readers import reader
+from gte.data.recipe import read_recipe
 from gte.data.records import Fields, Pair, Rejected
 from gte.errors import UserError
 

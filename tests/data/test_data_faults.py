@@ -17,7 +17,8 @@ from test_train import TINY
 from tokenizers import processors
 
 from gte.data.module import PairData, prepared_tokenizer
-from gte.data.prepare import prepare, read_recipe
+from gte.data.prepare import prepare
+from gte.data.recipe import read_recipe
 from gte.data.shards import MANIFEST, Manifest, TokenTable, views
 from gte.data.tokenizer import first_fingerprint
 from gte.errors import UserError

@@ -14,9 +14,10 @@ from conftest import ROOT
 
 from gte.data.locate import locate
 from gte.data.own_files import infer_sources
-from gte.data.pairs import FATAL, PART, part_row, raw_records
 from gte.data.readers import reader
 from gte.data.records import Fields
+from gte.data.rows import FATAL, part_row, raw_records
+from gte.data.runs import PART
 from gte.data.sources import Raw, Source
 from gte.data.task_folder import FIELDS, Folder
 from gte.errors import UserError

@@ -21,14 +21,15 @@ import zstandard
 from conftest import ROOT
 from fake_hub import DataHub
 
-from gte import offline
 from gte.data import hub_files
 from gte.data.locate import locate
-from gte.data.prepare import Recipe, prepare, read_recipe
+from gte.data.prepare import prepare
+from gte.data.recipe import Recipe, read_recipe
 from gte.data.records import Pair, Rejected, Triple
 from gte.data.shards import Manifest
 from gte.data.sources import FOLDER, Source, load_source, overridden
 from gte.errors import UserError
+from gte.hub import hub_reachable
 
 CARD = "---\nconfigs:\n- config_name: pair\n  data_files:\n  - split: train\n    path: pair/train-*\n---\n"
 OLD, NEW = "a" * 40, "b" * 40
@@ -80,11 +81,11 @@ def served(hub, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    offline.hub_reachable.cache_clear()
+    hub_reachable.cache_clear()
     hub.RequestHandlerClass.waited = []
     monkeypatch.setattr("time.sleep", hub.RequestHandlerClass.waited.append)
     yield hub.RequestHandlerClass
-    offline.hub_reachable.cache_clear()
+    hub_reachable.cache_clear()
 
 
 def prepare_in_a_process(folder: Path, endpoint: str, *arguments: str) -> tuple[subprocess.CompletedProcess, float]:
@@ -230,7 +231,7 @@ def test_a_run_goes_on_with_the_commit_that_it_began_with_and_says_so(served, tm
 def test_a_complete_folder_needs_no_hub(served, tmp_path, small_model, monkeypatch):
     source = load_source("npr")
     made = prepare(recipe(tmp_path, small_model, source), tmp_path / "out", report=nothing)
-    offline.hub_reachable.cache_clear()
+    hub_reachable.cache_clear()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert prepare(recipe(tmp_path, small_model, source), tmp_path / "out", report=nothing) == made
 

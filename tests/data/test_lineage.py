@@ -8,7 +8,7 @@ import pytest
 
 from gte.data import lineage
 from gte.data.lineage import changed, code_of
-from gte.data.prepare import PAIRS_CODE, SHARDS_CODE, TOKENIZER_CODE, TRIPLES_CODE
+from gte.data.made_by import PAIRS_CODE, SHARDS_CODE, TOKENIZER_CODE, TRIPLES_CODE
 from gte.data.readers import READERS
 
 SRC = Path(__file__).parents[2] / "src"

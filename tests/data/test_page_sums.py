@@ -4,6 +4,7 @@ import hashlib
 import pickle
 import random
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from test_data_faults import SHARD, flip_a_bit, without_pages
 from test_shards import make_table
 from test_train import TINY
 
-from gte.data.page_sums import PAGE
+from gte.data.page_sums import PAGE, page_sums
 from gte.data.pairs_file import leading_groups, pair_batches
 from gte.data.shards import Manifest, TokenTable
 from gte.data.tasks import ranges
@@ -190,7 +191,7 @@ def test_checksums_of_another_pairs_file_are_refused(prepared, tmp_path):
         shutil.copy(prepared / "pairs" / f"colours.{name}", tmp_path)
     sums = tmp_path / "colours.pages"
     sums.write_bytes(sums.read_bytes()[:-8])
-    with pytest.raises(UserError, match=r"colours\.parquet is damaged: \d+ pages of 4 KiB were written, it has [\d,]+ "):
+    with pytest.raises(UserError, match=r"colours\.parquet is damaged: \d+ pages of 4 KiB were written, it"):
         list(pair_batches(tmp_path / "colours.parquet", 100))
 
 

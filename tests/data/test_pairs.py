@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gte.data import pairs
+from gte.data import pairs, runs
 from gte.data.engine import run_tasks
 from gte.data.locate import locate
 from gte.data.pairs import PARQUET, distinct_rows, hash_file, make_pairs, one_of, power_of_two
@@ -133,7 +133,7 @@ def test_the_file_hangs_on_no_bucket_run_or_width_of_offsets(tmp_path, monkeypat
     monkeypatch.setattr(pairs, "GROUP_ROWS", 100)
     expected = made(source, tmp_path / "raw", tmp_path / "one")
     for name, value in change.items():
-        monkeypatch.setattr(pairs, name, value)
+        monkeypatch.setattr(pairs if hasattr(pairs, name) else runs, name, value)
     assert made(source, tmp_path / "raw", tmp_path / "two") == expected
     assert expected[2].duplicates > 50 and expected[2].negatives
     assert pq.read_metadata(tmp_path / "one" / "pairs").num_row_groups == 16

@@ -21,13 +21,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gte.data import lineage, tasks
+from gte.data import lineage, made_by, runs, tasks
 from gte.data import pairs as engine
-from gte.data import prepare as module
 from gte.data.module import PairData
 from gte.data.own_files import infer_sources
 from gte.data.pairs import use_engine
-from gte.data.prepare import Recipe, Triples, fetch, prepare
+from gte.data.prepare import prepare
+from gte.data.recipe import Recipe, Triples, fetch
 from gte.data.records import pair_hash, text_hash
 from gte.data.shards import Manifest, TokenTable
 from gte.data.sources import Raw, Source
@@ -187,8 +187,9 @@ def test_the_number_of_buckets_and_what_they_come_in_change_nothing(prepared, tm
         return read_buckets(folder, buckets)
 
     groups = pq.ParquetFile(tmp_path / "one" / "pairs" / "words.parquet").num_row_groups
-    for name, value in {"BUCKET_BYTES": 2_000, "RUN_BYTES": 500, "BUCKET_RUN_BYTES": 100, "BATCH_ROWS": 7}.items():
-        monkeypatch.setattr(engine, name, value)
+    monkeypatch.setattr(engine, "BUCKET_BYTES", 2_000)
+    for name, value in {"RUN_BYTES": 500, "BUCKET_RUN_BYTES": 100, "BATCH_ROWS": 7}.items():
+        monkeypatch.setattr(runs, name, value)
     monkeypatch.setattr(engine, "read_buckets", counted)
     prepare(recipe, tmp_path / "many", report=silent)
     assert sum(map(len, calls)) > 30 and contents(tmp_path / "one") == contents(tmp_path / "many")
@@ -311,7 +312,8 @@ def test_two_preparations_write_equal_bytes(prepared, tmp_path):
 ANOTHER_PROCESS = """
 import sys
 from pathlib import Path
-from gte.data.prepare import Recipe, prepare
+from gte.data.recipe import Recipe
+from gte.data.prepare import prepare
 from gte.data.own_files import infer_sources
 from gte.errors import UserError
 
@@ -384,7 +386,8 @@ WORKING = """
 import sys
 from pathlib import Path
 from gte.data import tasks
-from gte.data.prepare import Recipe, prepare
+from gte.data.recipe import Recipe
+from gte.data.prepare import prepare
 from gte.data.own_files import infer_sources
 
 tasks.RANGE_BYTES = 1
@@ -481,7 +484,7 @@ def test_a_complete_folder_of_other_code_is_told_kept_and_usable(prepared, tmp_p
     lineage.read_module.cache_clear()
     told("was made by other code (raw_lines): kept as it is, fit for training")
     manifest = Manifest.load(out)
-    manifest.versions["pyarrow"], manifest.code = "1.0", module.recipe_code(recipe)
+    manifest.versions["pyarrow"], manifest.code = "1.0", made_by.recipe_code(recipe)
     manifest.save(out)
     told(f"was made by other code (pyarrow 1.0, now {pa.__version__}): kept")
     manifest.code = {}
@@ -503,12 +506,12 @@ def test_a_ray_cluster_writes_the_bytes_that_native_writes(prepared, tmp_path, s
 import pickle, sys
 from pathlib import Path
 import ray
-from gte.data import pairs, prepare as module
+from gte.data import pairs, steps
 from gte.data.prepare import prepare
 
 folder = Path(sys.argv[1])
 pairs.BUCKET_BYTES = 60_000
-module.CLUSTER_BYTES = -1 if sys.argv[2] == "True" else module.CLUSTER_BYTES
+steps.CLUSTER_BYTES = -1 if sys.argv[2] == "True" else steps.CLUSTER_BYTES
 prepare(pickle.loads((folder / "recipe.pickle").read_bytes()), folder / "ray", engine="ray", workers=2)
 print("on", len(ray.nodes()), "node, runner", pairs.daft.get_or_infer_runner_type())
 """
@@ -628,7 +631,7 @@ def test_only_what_depends_on_a_change_is_made_again(three, tmp_path, monkeypatc
         file.write('\n{"query": "one", "pos": "more"}')
     assert again("", max_rejected=0.2, error=ZeroDivisionError) == ["b", "c"]  # c without what the new b has
     assert again("", max_rejected=0.2, dedup_across=False, error=ZeroDivisionError) == ["a", "b", "c"]
-    monkeypatch.setattr(module, "code", lambda *_: "other code")
+    monkeypatch.setattr(made_by, "code", lambda *_: "other code")
     assert again("", max_rejected=0.2, dedup_across=False, error=ZeroDivisionError) == ["a", "b", "c"]
 
 

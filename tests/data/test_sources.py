@@ -20,7 +20,7 @@ import yaml
 from gte.data.columns import Wanted
 from gte.data.locate import locate
 from gte.data.own_files import infer_sources
-from gte.data.prepare import read_recipe
+from gte.data.recipe import read_recipe
 from gte.data.records import Pair, Rejected, Triple
 from gte.data.sources import FOLDER, Raw, Source, load_source, source_files
 from gte.errors import UserError

@@ -9,7 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from gte import attention, encoder
+from gte import attention, inputs
+from gte.models import encoding
 
 LIBRARY = torch.library.Library("aten", "IMPL")
 calls: list[tuple] = []  # (operator, window) of each forward call
@@ -104,7 +105,7 @@ for name, kernel in (
 def pretended(monkeypatch):
     """Within, the encoder takes the processor for a GPU that has flash kernels."""
     with monkeypatch.context() as patch:
-        for module in (attention, encoder):
+        for module in (attention, encoding, inputs):
             patch.setattr(module, "on_cuda", lambda device: True)
         patch.setattr(attention, "has_flash", lambda device: True)
         calls.clear()

@@ -260,7 +260,7 @@ def test_all_but_packed_texts_is_left_to_transformers(small_model, calls):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_encode_drops_nothing_and_gives_the_vectors_of_transformers(saved, calls, monkeypatch, precision):
-    monkeypatch.setattr("gte.encoder.why_not", lambda lm, precision: "as where frozen layers do not fit")
+    monkeypatch.setattr("gte.models.encoding.why_not", lambda lm, precision: "as where frozen layers do not fit")
     texts = ["red blue", "green", "many words in a row and then some", "a " * 17, "a " * 15] * 3
     theirs = load(saved, 0.3, fuse=False).encode(texts, precision=precision)
     assert not calls

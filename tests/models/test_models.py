@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
-from gte import offline
 from gte.data.shards import Manifest
 from gte.data.tokenizer import fingerprint, load_tokenizer
 from gte.encoder import Encoder
 from gte.errors import UserError
+from gte.hub import hub_reachable
 from gte.models.export import export
 from gte.models.load import describe, initialize, load_encoder, take_prompts, weights_checksum
 from gte.settings import Settings
@@ -680,9 +680,9 @@ def hub(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    offline.hub_reachable.cache_clear()
+    hub_reachable.cache_clear()
     yield handler
-    offline.hub_reachable.cache_clear()
+    hub_reachable.cache_clear()
     server.shutdown()
     server.server_close()
 
@@ -760,7 +760,7 @@ def test_weights_in_a_pickle_come_from_the_hub_without_a_service_and_again_witho
     assert not any("discussions" in path or "refs" in path or "POST" in path for path in hub.asked)
     hub.asked.clear()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    offline.hub_reachable.cache_clear()
+    hub_reachable.cache_clear()
     np.testing.assert_array_equal(Encoder.from_pretrained("microsoft/model").encode(texts), expected)
     assert not hub.asked
 
@@ -772,7 +772,7 @@ def test_a_cache_that_knows_not_of_modules_is_said_to(made, hub, monkeypatch, ca
     write_refs.mkdir()
     (write_refs / "main").write_text(commit_of("main"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    offline.hub_reachable.cache_clear()
+    hub_reachable.cache_clear()
     Encoder.from_pretrained("me/old")
     assert "does not know whether it has a modules.json" in capsys.readouterr().err
     with pytest.raises(UserError, match="the hub did not give it"):

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from statistics import mean
 
 import pytest
@@ -139,3 +142,9 @@ def test_eval_writes_results_averages_and_the_papers_table(script, small_model, 
         "| ours | ours |"
     )
     assert TABLES.keys() <= {path.stem for path in (ROOT / "conf/suite").glob("*.yaml")}
+
+
+def test_tables_of_a_result_are_made_without_pytorch():
+    program = "import sys; from gte.results import paper, table; sys.exit('torch' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    assert subprocess.run([sys.executable, "-c", program], env=environment).returncode == 0

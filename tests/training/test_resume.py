@@ -198,7 +198,8 @@ def test_data_that_were_prepared_anew_are_refused_and_go_on_by_a_word(script, pr
 
 
 def test_a_tokenizer_that_was_trained_anew_is_refused_whatever_the_word(script, prepared, again, tmp_path):
-    from gte.data.prepare import prepare, read_recipe
+    from gte.data.prepare import prepare
+    from gte.data.recipe import read_recipe
 
     shutil.copytree(prepared.parent / "raw", tmp_path / "raw")
     for file in (tmp_path / "raw").iterdir():  # texts of equal lengths in other letters

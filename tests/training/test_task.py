@@ -9,10 +9,11 @@ from test_train import TINY, column
 
 from gte.data.mixture import mix
 from gte.data.module import PairData
-from gte.encoder import Encoder, evaluating
+from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.loss import improved_contrastive_loss
 from gte.models.load import load_encoder
+from gte.modes import evaluating
 from gte.stage import Stage
 from gte.training.task import ContrastiveTask, check_compiled
 

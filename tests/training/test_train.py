@@ -256,3 +256,21 @@ def test_manifest_accounts_for_every_row(prepared):
         "times": 90,
         "triples": 64,
     }
+
+
+@pytest.mark.parametrize("drawn", ["gte.results.figures.loss_curves", "gte.results.report.write_run_report"])
+def test_a_finished_run_whose_report_cannot_be_written_is_finished_and_says_so(
+    script, prepared, tmp_path, monkeypatch, drawn
+):
+    def refuse(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(drawn, refuse)
+    code, out, err = script("train", *TINY, f"data.dir={prepared}", "out=run", "stage.steps=2")
+    assert code == 0 and "pretrain done: " in out and "Traceback" not in err, err
+    (line,) = [line for line in err.splitlines() if line.startswith("note: ")]
+    assert "No space left on device" in line and f"collect.py report={tmp_path / 'run'} writes it" in line
+    assert not (tmp_path / "run" / "report.html").exists()
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert script("collect", "report=run")[0] == 0 and (tmp_path / "run" / "report.html").exists()

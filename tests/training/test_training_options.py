@@ -11,6 +11,7 @@ from test_train import TINY, column
 from gte.data.module import PairData
 from gte.encoder import Encoder
 from gte.errors import UserError
+from gte.models import load
 from gte.models.averaging import average_last
 from gte.models.load import encoder_from_checkpoint, load_encoder, read_checkpoint
 from gte.models.saved import steps_newest_first
@@ -101,7 +102,7 @@ def test_the_average_is_that_of_the_formula_and_survives_a_resume(script, prepar
     assert all(torch.equal(value, resumed[key]) for key, value in ema.items())
 
 
-def test_export_averages_the_last_checkpoints(script, prepared, tmp_path):
+def test_export_averages_the_last_checkpoints_each_loaded_once(script, prepared, tmp_path, monkeypatch):
     run(script, prepared, "stage.steps=6", "checkpoint_every=2", "out=run")
     newest = steps_newest_first(tmp_path / "run" / "checkpoints")[:2]
     one, two = (encoder_from_checkpoint(path).state_dict() for path in newest)
@@ -113,7 +114,12 @@ def test_export_averages_the_last_checkpoints(script, prepared, tmp_path):
     assert any(not torch.equal(value, one[key]) for key, value in mean.items())
     with pytest.raises(UserError, match=r"average_last=4: .* keeps 3 step-\*.ckpt"):
         average_last(tmp_path / "run", 4)
+    loaded, read = [], load.load_pickle
+    monkeypatch.setattr(
+        load, "load_pickle", lambda path, *given, **how: loaded.append(path.name) or read(path, *given, **how)
+    )
     middle = average_last(tmp_path / "run" / "checkpoints" / "step-0000004.ckpt", 2).state_dict()
+    assert loaded == ["step-0000004.ckpt", "step-0000002.ckpt"]
     oldest = encoder_from_checkpoint(tmp_path / "run" / "checkpoints" / "step-0000002.ckpt").state_dict()
     assert all(torch.allclose(value, (two[key] + oldest[key]) / 2) for key, value in middle.items())
     assert "the mean of 2 checkpoints" in (tmp_path / "model" / "README.md").read_text()

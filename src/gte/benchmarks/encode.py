@@ -20,10 +20,11 @@ import torch
 
 from gte.benchmarks.measure import compare, encoder_flops, in_child, matmul_rate, ours_alike, take_turns
 from gte.benchmarks.texts import Steps, lengths, report, sentence_transformer, write_model
-from gte.encoder import AUTOCAST, Encoder, native_bf16
+from gte.encoder import Encoder
 from gte.memory import peak_memory
 from gte.models.frozen import why_not
 from gte.models.onnx import INPUTS, OUTPUTS, padded_inputs, quantize, session_of, trace
+from gte.precision import AUTOCAST, native_bf16
 
 BATCH = 32  # texts; the default of sentence-transformers' encode, and what a plain loop would take
 BATCHES = (32, 256, 1024)
@@ -72,23 +73,8 @@ def run(
             precisions = (["bf16"] if native_bf16(device) else []) + (["fp16"] if device != "cpu" else [])
             precisions += ["int8"] if device == "cpu" and why_not(encoder.lm, "int8") is None else []
         precisions = ["fp32", *(precision for precision in precisions if precision != "fp32")]
-        encoders, sizes = {}, {}
-        for precision in precisions:
-            encoders[f"ours {precision}"] = make(f"ours {precision}", job)
-            name = f"sentence_transformers {precision}"
-            if precision != "int8":  # it has none
-                sizes[name], encoders[name] = fastest(name, job, corpus, batch_sizes or BATCHES)
-            for engine, able in ENGINES.items() if device == "cpu" else ():
-                if precision in able and find_spec(engine) and (precision != "int8" or find_spec(int8_tool(engine))):
-                    sizes[f"{engine} {precision}"] = ENGINE_ROWS
-                    encoders[f"{engine} {precision}"] = make(f"{engine} {precision}", job)
-        encoders["padded fp32"] = make("padded fp32", job)
-        sizes["padded fp32"] = BATCH
-        reference_ND = encoders["ours fp32"](corpus)  # warms up as well
-        cosines = {name: (encode(corpus) * reference_ND).sum(1) for name, encode in encoders.items()}
-        for name, cosines_N in cosines.items():
-            if cosines_N.min() < LEAST_COSINE[name.split()[1]]:
-                raise RuntimeError(f"{name} embeds in another way than ours: smallest cosine {cosines_N.min():.4f}")
+        encoders, sizes = make_all(job, precisions, corpus, batch_sizes or BATCHES)
+        cosines = cosines_to_ours(encoders, corpus)
         measured = take_turns(
             {name: partial(turn, name, encode, corpus, device) for name, encode in encoders.items()}, rounds
         )
@@ -105,6 +91,38 @@ def run(
             own = json.dumps(job | {"batch_size": row["batch_size"]})
             row["peak_mb"] = in_child("gte.benchmarks.encode", row["variant"], own)["peak"] / 2**20
     return rows
+
+
+def make_all(
+    job: dict, precisions: Sequence[str], corpus: list[str], batch_sizes: Sequence[int]
+) -> tuple[dict[str, Callable[[list[str]], np.ndarray]], dict[str, int]]:
+    """The function of every variant that can be here, and the batch sizes of the peers, both by the variant's name."""
+    encoders, sizes = {}, {}
+    for precision in precisions:
+        encoders[f"ours {precision}"] = make(f"ours {precision}", job)
+        name = f"sentence_transformers {precision}"
+        if precision != "int8":  # it has none
+            sizes[name], encoders[name] = fastest(name, job, corpus, batch_sizes)
+        for engine, able in ENGINES.items() if job["device"] == "cpu" else ():
+            if precision in able and find_spec(engine) and (precision != "int8" or find_spec(int8_tool(engine))):
+                sizes[f"{engine} {precision}"] = ENGINE_ROWS
+                encoders[f"{engine} {precision}"] = make(f"{engine} {precision}", job)
+    encoders["padded fp32"] = make("padded fp32", job)
+    sizes["padded fp32"] = BATCH
+    return encoders, sizes
+
+
+def cosines_to_ours(encoders: dict[str, Callable], corpus: list[str]) -> dict[str, np.ndarray]:
+    """The cosine [N] of each text's vector by each variant to ours in fp32; each is warm afterwards.
+
+    Raises RuntimeError where one of them is too small.
+    """
+    reference_ND = encoders["ours fp32"](corpus)
+    cosines = {name: (encode(corpus) * reference_ND).sum(1) for name, encode in encoders.items()}
+    for name, cosines_N in cosines.items():
+        if cosines_N.min() < LEAST_COSINE[name.split()[1]]:
+            raise RuntimeError(f"{name} embeds in another way than ours: smallest cosine {cosines_N.min():.4f}")
+    return cosines
 
 
 def fastest(

@@ -32,9 +32,10 @@ from gte.benchmarks.measure import (
     take_turns,
 )
 from gte.benchmarks.texts import Steps, largest_dropout, lengths, report, sentence_transformer, write_model
-from gte.encoder import AUTOCAST, Encoder, native_bf16
+from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.memory import peak_memory
+from gte.precision import AUTOCAST, native_bf16
 
 FOUR = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
 SRC = Path(__file__).parents[2]
@@ -91,29 +92,42 @@ def run(
         tokens = [lengths(encoder, sum(texts[step], [])) for step in range(1, steps + 1)]
         flops = sum(encoder_flops(length, encoder.lm.config, backward=True) for length in tokens)
         settings = [f"stage.batch_tokens={batch_tokens}", f"stage.recompute_fraction={recompute_fraction}"]
-        variants = {}
+        own, others = partial(ours, settings=settings, folder=folder), chosen_peers(peers, mini_batch)
+        variants: dict[str, Callable[[], dict]] = {}
         for precision in precisions:
-            dtype = AUTOCAST[precision] or torch.float32
-            mine = job | {"precision": precision}
-            turns = {"ours": partial(ours, mine, settings, folder)}
-            for name, portion in chosen_peers(peers, mini_batch):
-                theirs = json.dumps(mine | {"mini_batch": portion})
-                turns[name] = partial(in_child, "gte.benchmarks.train", name.split(",")[0], theirs)
-            for name, turn in turns.items():
-                variants[f"{name} {precision}"] = partial(with_rate, turn, device, dtype)
+            variants |= turns_in(precision, job, own, others)
         measured = take_turns(variants, rounds)
     check_first_losses({name: turns[0]["loss"] for name, turns in measured.items()}, dropout)
+    work = {"pairs": pairs, "tokens": sum(length.sum() for length in tokens) / steps, "flops": flops / steps}
     for turn in sum(measured.values(), []):
-        turn |= {
-            "first_loss": turn.pop("loss"),
-            "pairs_per_s": pairs / turn["seconds"],
-            "tokens_per_s": sum(length.sum() for length in tokens) / steps / turn["seconds"],
-            "gflops": flops / steps / turn["seconds"] / 1e9,
-            "mfu": flops / steps / turn["seconds"] / turn.pop("rate"),
-        }
+        add_rates(turn, **work)
     facts = {"architecture": encoder.lm.config.model_type, "dropout": dropout, "pairs": pairs, "max_length": max_length}
     facts |= {"device": device, "threads": torch.get_num_threads()}
     return compare(measured, ours_alike, **facts)
+
+
+def add_rates(turn: dict, pairs: int, tokens: float, flops: float) -> None:
+    """Adds to a turn's measurements what it makes a second, by what a step is made of."""
+    turn |= {
+        "first_loss": turn.pop("loss"),
+        "pairs_per_s": pairs / turn["seconds"],
+        "tokens_per_s": tokens / turn["seconds"],
+        "gflops": flops / turn["seconds"] / 1e9,
+        "mfu": flops / turn["seconds"] / turn.pop("rate"),
+    }
+
+
+def turns_in(
+    precision: str, job: dict, own: Callable[[dict], dict], others: list[tuple[str, int | None]]
+) -> dict[str, Callable[[], dict]]:
+    """The turns of ours and of the peers in a precision by the variant's name, the machine's rate around each."""
+    mine = job | {"precision": precision}
+    turns = {"ours": partial(own, mine)}
+    for name, portion in others:
+        theirs = json.dumps(mine | {"mini_batch": portion})
+        turns[name] = partial(in_child, "gte.benchmarks.train", name.split(",")[0], theirs)
+    dtype = AUTOCAST[precision] or torch.float32
+    return {f"{name} {precision}": partial(with_rate, turn, job["device"], dtype) for name, turn in turns.items()}
 
 
 def chosen_peers(peers: list[str] | None, mini_batch: int | list[int] | None) -> list[tuple[str, int | None]]:

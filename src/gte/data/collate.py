@@ -16,6 +16,7 @@ from gte.errors import UserError
 if TYPE_CHECKING:
     from gte.data.prompts import Prompt  # which frames by what is here
 
+KINDS = ("query", "document", "document")  # of a batch's lists of texts; negatives are documents
 Texts = tuple[np.ndarray, np.ndarray]
 TRIES = 1_000  # random documents that are drawn for a query until one is neither its own document nor its text
 
@@ -70,8 +71,7 @@ def collate(
         seed: of the choice of negatives.
         max_length: tokens of a text, special tokens and prompt included; longer ones are cut as their tokenizer cuts.
         group_size: one positive and group_size - 1 negatives a query.
-        prefix: ids of the special tokens before a text.
-        suffix: ids of the special tokens after a text.
+        prefix, suffix: ids of the special tokens before and behind a text.
         text_hashes: whether the batch holds `records.text_hash` of each text.
         checksum: `Mixture.checksum` of the step, handed on.
         prompts: the words before queries, and before documents and negatives, under `query` and `document`.
@@ -88,22 +88,8 @@ def collate(
     >>> batch.ids_T.tolist(), batch.lengths_R.tolist(), batch.pairs
     ([1, 5, 5, 2, 1, 6, 6, 2, 1, 5, 5, 2, 1, 6, 6, 2], [4, 4, 4, 4], 2)
     """
-    kinds = ["query", "document", "document"]  # negatives are documents
-    texts = [table.gather(kind, rows_N) for kind in kinds[:2]]
-    hashes = [table.hashes("query", rows_N), table.hashes("document", rows_N)] if text_hashes else []
-    if group_size > 1:
-        key = hash64(np.uint64(seed), np.uint64(step))
-        *negatives, negative_hashes = gather_group(table, rows_N, group_size - 1, key, text_hashes)
-        texts.append(negatives)
-        hashes.append(negative_hashes)
-    skips = [np.zeros(len(lengths), np.int64) for _, lengths in texts]
-    for place, kind in enumerate(kinds[: len(texts)]):
-        if prompts and kind in prompts:
-            texts[place] = prompts[kind].before(texts[place], max_length - len(prefix) - len(suffix))
-            skips[place] += prompts[kind].skip
-    skip_R = np.concatenate(skips)
-    flat = np.concatenate([ids for ids, _ in texts])
-    lengths = np.concatenate([lengths for _, lengths in texts])
+    texts, hashes = gather_texts(table, rows_N, group_size - 1, (seed, step), text_hashes)
+    flat, lengths, skip_R = behind_prompts(texts, prompts or {}, max_length - len(prefix) - len(suffix))
     ids_T, lengths_R = frame(flat, lengths, max_length, prefix, suffix)
     return Batch(
         torch.from_numpy(ids_T.astype(np.int32)),
@@ -116,6 +102,38 @@ def collate(
         hashes_R=torch.from_numpy(np.concatenate(hashes).view(np.int64)) if text_hashes else None,
         skip_R=torch.from_numpy(skip_R) if skip_R.any() else None,
     )
+
+
+def gather_texts(
+    table: TokenTable, rows_N: np.ndarray, negatives: int, drawn_by: tuple[int, int], text_hashes: bool
+) -> tuple[list[Texts], list[np.ndarray]]:
+    """Queries, documents and so many negatives of each row, drawn by two numbers; and their hashes, where asked for."""
+    texts = [table.gather(kind, rows_N) for kind in KINDS[:2]]
+    hashes = [table.hashes(kind, rows_N) for kind in KINDS[:2]] if text_hashes else []
+    if negatives:
+        key = hash64(*map(np.uint64, drawn_by))
+        flat, lengths, negative_hashes = gather_group(table, rows_N, negatives, key, text_hashes)
+        texts.append((flat, lengths))
+        hashes.append(negative_hashes)
+    return texts, hashes
+
+
+def behind_prompts(
+    texts: list[Texts], prompts: "dict[str, Prompt]", longest: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The texts of KINDS end to end, behind the prompt of their kind where there is one.
+
+    Returns: flat ids, lengths [R], and how many tokens at each text's start are not pooled [R].
+    """
+    flat, lengths, skips = [], [], []
+    for (ids, sizes), kind in zip(texts, KINDS, strict=False):
+        skip = 0
+        if kind in prompts:
+            (ids, sizes), skip = prompts[kind].before((ids, sizes), longest), prompts[kind].skip
+        flat.append(ids)
+        lengths.append(sizes)
+        skips.append(np.full(len(sizes), skip, np.int64))
+    return np.concatenate(flat), np.concatenate(lengths), np.concatenate(skips)
 
 
 def frame(flat: np.ndarray, lengths: np.ndarray, max_length: int, prefix: list[int], suffix: list[int]) -> Texts:

@@ -8,6 +8,7 @@ import csv
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from gte.data.records import Field
@@ -32,7 +33,7 @@ NEGATIVE = re.compile(r"(hard_)?neg(ative)?s?(_?\d+)?|negative_passages|hard_neg
 SCORES = ("score", "label", "similarity", "similarity_score", "relatedness_score", "relevance")
 INSTRUCTIONS = ("instruction", "prompt", "task_instruction", "query_instruction")
 IDENTITY = re.compile(r"(.*_)?(id|ids|idx|index|uuid|guid|hash)|([qpd]|doc|passage|question)ids?|unnamed:_\d+|")
-KNOWN = {name for layout in LAYOUTS for names in layout for name in names}
+KNOWN = {name for names in chain.from_iterable(LAYOUTS) for name in names}
 STATED = {
     "query": "query", "pos": "document", "positive": "document", "document": "document", "neg": "negatives",
     "negative": "negatives", "negatives": "negatives", "score": "score", "keep": "keep",
@@ -333,6 +334,8 @@ def is_text(name: str | int, values: list) -> bool:
 
 def is_number(value: str) -> bool:
     """Whether a cell spells a number."""
+    if value[:1].isalpha() and value[0] not in "iInN":  # not Infinity or NaN: a text, without an exception's cost
+        return False
     try:
         float(value)
     except ValueError:

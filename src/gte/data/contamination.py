@@ -12,12 +12,14 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gte.data.reasons import Reason
 from gte.data.records import text_hash
 from gte.data.shards import spans
 from gte.data.task_folder import Folder, find_tasks
@@ -34,13 +36,22 @@ FIELDS = {  # of the files of evaluation tasks: which of their texts are queries
     "documents": ("positive", "negative", "code", "human_summaries", "machine_summaries"),
 }
 CORPUS = {"queries": (), "documents": ("title", "text")}
-REASONS = {"exact": "text of an evaluation set", "ngram": "n-gram of an evaluation set"}
 COMMON = 100  # evaluation texts: an n-gram that more of them share is a phrase of theirs, and tells none of them
 MAX_WORDS = 2_000_000  # distinct words whose hashes are remembered, some 300 MB
 ROWS = 2_048  # pairs looked at together
 EXAMPLES = 3  # pairs shown of a source, an evaluation set and a reason
 SHOWN = 200  # characters of an example's words
 BASE = np.uint64(0x9E3779B97F4A7C15)  # odd: of the polynomial over the words' hashes
+
+
+class Match(StrEnum):
+    """How an evaluation text was found in a pair's."""
+
+    EXACT = "exact"
+    NGRAM = "ngram"
+
+
+REASONS = {Match.EXACT: Reason.EVALUATION_TEXT, Match.NGRAM: Reason.EVALUATION_NGRAM}
 
 
 @dataclass(frozen=True)
@@ -115,9 +126,9 @@ class EvaluationTexts:
             self.grams = Postings(grams, owners.astype(np.int32), most=COMMON)
             self.sizes = np.bincount(self.grams.owners, minlength=len(texts))
 
-    def find(self, texts: Sequence[str]) -> dict[int, dict[int, tuple[str, str]]]:
-        """{number of a contaminated text: {number of an evaluation text: ("exact" or "ngram", the words)}}."""
-        found: dict[int, dict[int, tuple[str, str]]] = defaultdict(dict)
+    def find(self, texts: Sequence[str]) -> dict[int, dict[int, tuple[Match, str]]]:
+        """{number of a contaminated text: {number of an evaluation text: (how, the words)}}."""
+        found: dict[int, dict[int, tuple[Match, str]]] = defaultdict(dict)
         split = [split_words(text) for text in texts]
         if self.settings.ngram:
             grams, of_text, starts = self.hashes.ngrams(split, self.settings.ngram)
@@ -128,10 +139,10 @@ class EvaluationTexts:
             for (text, owner), hits in shared.items():
                 if len(hits) >= self.settings.overlap * self.sizes[owner]:
                     start = next(iter(hits.values()))
-                    found[text][owner] = "ngram", " ".join(split[text][start : start + self.settings.ngram])
+                    found[text][owner] = Match.NGRAM, " ".join(split[text][start : start + self.settings.ngram])
         places, owners = self.whole.find(np.array([whole_hash(words) for words in split], np.uint64))
         for text, owner in zip(places.tolist(), owners.tolist(), strict=True):
-            found[text][owner] = "exact", " ".join(split[text])
+            found[text][owner] = Match.EXACT, " ".join(split[text])
         return found
 
 
@@ -168,11 +179,11 @@ class Contamination:
         for begin in range(0, table.num_rows, ROWS):
             part = table.slice(begin, ROWS)
             texts = part.column("query").to_pylist() + part.column("document").to_pylist()
-            rows: dict[int, dict[int, tuple[str, str]]] = defaultdict(dict)
+            rows: dict[int, dict[int, tuple[Match, str]]] = defaultdict(dict)
             for text, owners in self.evaluation.find(texts).items():
-                for owner, (reason, words) in owners.items():
-                    if rows[text % part.num_rows].get(owner, ("ngram",))[0] == "ngram":
-                        rows[text % part.num_rows][owner] = reason, words
+                for owner, (match, words) in owners.items():
+                    if rows[text % part.num_rows].get(owner, (Match.NGRAM,))[0] is Match.NGRAM:
+                        rows[text % part.num_rows][owner] = match, words
             for row in sorted(rows):
                 kept[begin + row] = False
                 self.count(rows[row], *(part.column(name)[row].as_py() for name in ("file", "row")))
@@ -201,20 +212,21 @@ class Contamination:
             for match, count in counts.items():
                 known[match] += count
 
-    def count(self, owners: dict[int, tuple[str, str]], file: str, row: int) -> None:
+    def count(self, owners: dict[int, tuple[Match, str]], file: str, row: int) -> None:
         """Counts a contaminated pair once, and once for every evaluation set that has a text of it."""
-        by_set: dict[str, tuple[str, str, str]] = {}
-        for owner, (reason, words) in sorted(owners.items()):
+        by_set: dict[str, tuple[Match, str, str]] = {}
+        for owner, (match, words) in sorted(owners.items()):
             name, place = self.evaluation.origins[owner]
-            if name not in by_set or (reason == "exact" and by_set[name][0] == "ngram"):
-                by_set[name] = reason, words, place
-        for name, (reason, words, place) in by_set.items():
+            if name not in by_set or (match is Match.EXACT and by_set[name][0] is Match.NGRAM):
+                by_set[name] = match, words, place
+        for name, (match, words, place) in by_set.items():
             counts = self.sets.setdefault(name, dict.fromkeys(REASONS, 0))
-            if counts[reason] < EXAMPLES:
-                shown = {"set": name, "match": reason, "evaluation text": place, "words": words[:SHOWN]}
+            if counts[match] < EXAMPLES:
+                shown = {"set": name, "match": match, "evaluation text": place, "words": words[:SHOWN]}
                 self.shown.append({"file": file, "row": row, **shown})
-            counts[reason] += 1
-        worst = REASONS["exact" if any(reason == "exact" for reason, _, _ in by_set.values()) else "ngram"]
+            counts[match] += 1
+        is_whole = any(match is Match.EXACT for match, _, _ in by_set.values())
+        worst = REASONS[Match.EXACT if is_whole else Match.NGRAM]
         if self.rejected.get(worst, 0) < EXAMPLES:
             self.examples.append({"reason": worst, "file": file, "row": row})
         self.rejected[worst] = self.rejected.get(worst, 0) + 1

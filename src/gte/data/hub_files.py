@@ -30,7 +30,7 @@ from huggingface_hub.utils import build_hf_headers, disable_progress_bars, get_s
 from gte.data.raw_lines import KINDS
 from gte.errors import UserError, did_you_mean, first_line
 from gte.files import put, read_json, write_json
-from gte.offline import hub_reachable
+from gte.hub import hub_reachable
 
 FOLDER = ".hub"  # in the raw folder: what is pinned, and downloads until their pairs are written
 WAITS = (1, 2, 4, 8, 16, 32, 60, 60)  # seconds between tries without progress, three minutes in all
@@ -162,7 +162,8 @@ def card_patterns(pinned: Pin, config: str | None, split: str, folder: Path) -> 
     configs = {str(one.get("config_name", "default")): one for one in stated}
     if config is None:
         marked = [name for name, one in configs.items() if one.get("default")]
-        config = marked[0] if marked else next(iter(configs)) if len(configs) == 1 else "default"
+        alone = list(configs) if len(configs) == 1 else []
+        config = next(iter([*marked, *alone]), "default")
     if config not in configs:
         held = f"{did_you_mean(config, configs)}; it has: {some(list(configs))}"
         raise HubError(f"{where} has no configuration '{config}'{held}{way_out}")
@@ -176,7 +177,9 @@ def card_patterns(pinned: Pin, config: str | None, split: str, folder: Path) -> 
 
 
 def as_list(value: object) -> list:
-    return [] if value is None else value if isinstance(value, list) else [value]
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
 
 
 def some(names: list[str]) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 SRC = Path(__file__).resolve().parents[2]
 PACKAGE = "gte"
 # what the user is told, whether a hub answers and how a file is copied, whose commit and size are known: in no result
-TALK = ("gte.errors", "gte.ticker", "gte.offline", "gte.data.hub_files")
+TALK = ("gte.errors", "gte.ticker", "gte.hub", "gte.data.hub_files")
 
 Name = tuple[str, str | None]  # a module and a name in it; None: all of the module
 
@@ -77,6 +77,7 @@ def module_file(src: Path, name: str) -> Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
+@cache
 def is_module(src: Path, name: str) -> bool:
     """Whether there is such a module."""
     return module_file(src, name).is_file()

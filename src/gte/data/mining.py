@@ -240,9 +240,7 @@ def mine_files(
     names = [str(file) for name in names for file in files_of(name)]
     sources = [find_source(name, raw, replace(wanted, several=len(names) > 1)) for name in names]
     targets = [folder / f"{source.name}.jsonl.gz" for source, _ in sources]
-    for name, target in zip(names, targets, strict=True):
-        if targets.count(target) > 1 or target.resolve() in [Path(each).resolve() for each in [*names, *corpus]]:
-            raise UserError(f"{name}: {target} would be written over; mine it apart, or to another out=")
+    refuse_writing_over(names, targets, corpus)
     inputs = [read(replace(source, answers=answers or source.answers), where) for source, where in sources]
     candidates = [read_corpus(Path(path), corpus_field) for path in corpus]
     for each in [*inputs, *candidates]:
@@ -269,17 +267,28 @@ def mine_files(
     )
     left = iter(mined.texts)
     for name, each, share, target in zip(names, inputs, shares, targets, strict=True):
-        negatives = list(islice(left, share))
-        write_triples(target, each.records[:share], negatives)
+        line = write_mined(target, each.records[:share], list(islice(left, share)))
         if Path(name).is_file():
             note_mined(folder, each.name, str(Path(name).resolve()), {"by": by, "rows": share})
-        own = sum(isinstance(record, Triple) for record in each.records[:share])
-        bare = sum(not group for group in negatives)
-        yield (
-            f"{target}: {share:,} triples, {sum(map(len, negatives)):,} negatives, {bare:,} triples without any"
-            + (f"; {own:,} rows had negatives of their own, which are not in it" if own else "")
-        )
+        yield line
     yield f"{mined.random:,} of the negatives are random; {mined.answered:,} documents left out for an answer in them"
+
+
+def refuse_writing_over(names: Sequence[str], targets: Sequence[Path], corpus: Sequence[str]) -> None:
+    """Raises UserError where the file of one input would be another's, or is itself an input."""
+    read = [Path(name).resolve() for name in [*names, *corpus]]
+    for name, target in zip(names, targets, strict=True):
+        if targets.count(target) > 1 or target.resolve() in read:
+            raise UserError(f"{name}: {target} would be written over; mine it apart, or to another out=")
+
+
+def write_mined(target: Path, records: Sequence[Pair | Triple], negatives: Sequence[Sequence[str]]) -> str:
+    """Writes the triples of an input, as `write_triples`; returns a line about them."""
+    write_triples(target, records, negatives)
+    own = sum(isinstance(record, Triple) for record in records)
+    bare = sum(not group for group in negatives)
+    line = f"{target}: {len(records):,} triples, {sum(map(len, negatives)):,} negatives, {bare:,} triples without any"
+    return f"{line}; {own:,} rows had negatives of their own, which are not in it" if own else line
 
 
 def files_of(name: str) -> list:

@@ -65,7 +65,8 @@ def infer_sources(path: str | Path, wanted: Wanted = FIND_OUT) -> list[Source]:
             raise UserError(f"{path} holds two files for the source '{stem}': rename {file.name} or the other")
         found[stem] = file
     if not found:
-        held = f"; it holds {', '.join(others[:5])}{', ...' if others[5:] else ''}" if others else ""
+        more = ", ..." if others[5:] else ""
+        held = f"; it holds {', '.join(others[:5])}{more}" if others else ""
         raise UserError(f"{path} holds no .jsonl, .csv, .tsv or .parquet file (.json, .gz and .zst are read too){held}")
     wanted = replace(wanted, several=len(found) > 1)
     wanted.check(list(found), path)

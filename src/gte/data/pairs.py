@@ -18,49 +18,31 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gte.data.columnar.read import read_columns
 from gte.data.contamination import Contamination, EvaluationTexts, load_evaluation, save_evaluation
 from gte.data.engine import daft, run_tasks
-from gte.data.records import FILTERED, Keyed, KeyedRow, Record, Rejected, Triple, pair_hash, text_hash
+from gte.data.reasons import is_fault
 from gte.data.row_groups import join_files
+from gte.data.rows import FATAL, joined_records, keyed_row, leading, part_row, plain_part, raw_records, refusals
+from gte.data.runs import EXAMPLES, KEYED, PART, Runs, read_buckets, write_runs
 from gte.data.sources import Raw, Source
 from gte.errors import UserError
 
 logging.getLogger("tracing").setLevel(logging.WARNING)  # Daft's engine names every operator it enters
 
-PART = pa.schema([
-    ("file", pa.string()), ("row", pa.int64()), ("reason", pa.string()), ("bucket", pa.int32()),
-    ("high", pa.uint64()), ("low", pa.uint64()),
-    ("query", pa.string()), ("document", pa.string()), ("negatives", pa.list_(pa.string())), ("way", pa.string()),
-])  # fmt: skip
-KEYED = pa.schema([
-    ("file", pa.string()), ("row", pa.int64()), ("reason", pa.string()), ("bucket", pa.int32()),
-    ("key", pa.large_string()), ("order", pa.int64()), ("values", pa.large_list(pa.large_string())),
-])  # fmt: skip
 HASHES = pa.schema([PART.field("high"), PART.field("low")])
 PARQUET = {"compression": "zstd", "write_page_checksum": True}
-COUNTED = ("reason", "bucket", "way")  # columns of which no row is kept
-REJECTED = -1  # the bucket of rejected rows
 BUCKET_BYTES = 32 * 2**20  # of texts, about; sorting one takes a few times as much
 MAX_BUCKETS = 1024
-PACKED_BUCKETS = 16  # from so many on runs are packed; less than that stays in the system's cache of files
-RUN_BYTES = 16 * 2**20  # of rows that a task holds before it writes them
-BUCKET_RUN_BYTES = 2**16  # of a run's rows of one bucket, at least: each is read by itself
 GROUP_ROWS = 16_384  # of the pairs files' row groups, about, at most
 GROUP_BYTES = 64 * 2**20  # of their texts
 LARGE_BYTES = 2**30  # of a bucket's rows, beyond which a column's texts get 64-bit offsets before they are put together
-BATCH_ROWS, BATCH_CHARACTERS = 8_192, 32 * 2**20
-FATAL = "\0"  # begins the reason of what stops the source instead of being counted
-
-EXAMPLES = 3  # rejected rows of each reason that the manifest names
 
 chosen: list[str] = []  # the engine, once native was asked for
 evaluations: dict[Path, EvaluationTexts] = {}  # of `make_pairs` in this process, by the file that others load
@@ -262,103 +244,6 @@ def join_bucket(bucket: int, source: Source, keyed: Path, buckets: int, folder: 
     return write_runs(rows, PART, Runs(folder, bucket, buckets))
 
 
-def write_runs(rows: Iterator[pa.RecordBatch | tuple[int, tuple]], schema: pa.Schema, runs: "Runs") -> dict:
-    """Write rows, one by one or in batches, to runs; returns what was counted."""
-    counts = Counts()
-    for batch in batches_of(rows, schema):
-        runs.add(counts.add(batch))
-    runs.finish()
-    return counts.facts()
-
-
-class Counts:
-    """Counts a task's rows: pairs, their bytes and ways, and rejections by reason, with the lowest rows of each."""
-
-    def __init__(self):
-        self.pairs = self.bytes = 0
-        self.negatives = False
-        self.rejected: dict[str, int] = {}
-        self.examples: dict[str, list[tuple[str, int]]] = {}
-        self.ways: Counter[str] = Counter()
-
-    def add(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Count the rows of a PART or KEYED batch; returns those that are not rejected."""
-        reasons = batch.column("reason")
-        if reasons.null_count < len(reasons):
-            bad = reasons.is_valid()
-            names = ["file", "row", "reason"]
-            for file, row, reason in columns_of(batch.select(names).filter(bad), names):
-                self.rejected[reason] = self.rejected.get(reason, 0) + 1
-                examples = self.examples.setdefault(reason, [])
-                examples.append((file, row))
-                if len(examples) > 8 * EXAMPLES:
-                    self.examples[reason] = sorted(examples)[:EXAMPLES]
-            batch = batch.filter(reasons.is_null())
-        if "query" in batch.schema.names:
-            self.pairs += batch.num_rows
-            negatives = batch.column("negatives")
-            self.negatives |= negatives.null_count < len(negatives)
-            for texts in (batch.column("query"), batch.column("document"), negatives.flatten()):
-                self.bytes += pc.sum(pc.binary_length(texts)).as_py() or 0
-            self.ways.update(batch.column("way").drop_null().to_pylist())
-        return batch
-
-    def facts(self) -> dict:
-        rejected = {why: [count, sorted(self.examples[why])[:EXAMPLES]] for why, count in self.rejected.items()}
-        counts = {"pairs": self.pairs, "bytes": self.bytes, "negatives": self.negatives}
-        return {**counts, "rejected": rejected, "ways": dict(self.ways)}
-
-
-class Runs:
-    """Writes a task's rows to files in which those of a bucket stand together: an Arrow batch a bucket, in order.
-
-    A function that runs again, on another machine, writes the same files again.
-    """
-
-    def __init__(self, folder: Path, number: int, buckets: int):
-        self.folder, self.number, self.buckets = folder, number, buckets
-        self.held: list[pa.RecordBatch] = []
-        self.bytes = self.written = 0
-
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Take rows of PART or KEYED, none of them rejected."""
-        if batch.num_rows:
-            self.held.append(batch)
-            self.bytes += batch.nbytes
-        if self.bytes > max(RUN_BYTES, self.buckets * BUCKET_RUN_BYTES):
-            self.write()
-
-    def finish(self) -> None:
-        if self.held:
-            self.write()
-
-    def write(self) -> None:
-        rows = pa.Table.from_batches(self.held).combine_chunks()
-        self.held, self.bytes = [], 0
-        for batch in rows.to_batches():  # one, but for texts of more than 2 GiB
-            path = self.folder / f"{self.number:06d}-{self.written:06d}.arrow"
-            self.written += 1
-            bucket = batch.column("bucket").to_numpy()
-            batch = batch.drop_columns([name for name in COUNTED if name in batch.schema.names])
-            order = np.argsort(bucket, kind="stable")
-            ends = np.searchsorted(bucket[order], np.arange(self.buckets), side="right").tolist()
-            packed = "lz4" if self.buckets >= PACKED_BUCKETS else None
-            options = pa.ipc.IpcWriteOptions(compression=packed, use_threads=False)
-            with path.open("wb") as file, pa.ipc.new_file(file, batch.schema, options=options) as writer:
-                for begin, end in zip([0, *ends], ends, strict=False):
-                    writer.write_batch(batch.take(pa.array(order[begin:end])))
-
-
-def read_buckets(folder: Path, buckets: range) -> pa.Table | None:
-    """Read the rows of some buckets from all runs of a folder; None where there is no run."""
-    batches = []
-    for path in sorted(folder.iterdir()):
-        with pa.OSFile(str(path)) as file:
-            run = pa.ipc.open_file(file)
-            batches += [run.get_batch(bucket) for bucket in buckets]
-    return pa.Table.from_batches(batches) if batches else None
-
-
 def count_parts(source: Source, found: list[dict], max_rejected: float) -> tuple[Tally, int]:
     """Add up rows read and rejected, and the bytes of the pairs' texts. Raises UserError for what stops the source."""
     counts: dict[str, int] = {}
@@ -377,7 +262,7 @@ def count_parts(source: Source, found: list[dict], max_rejected: float) -> tuple
         if why.startswith(FATAL):
             raise UserError(f"source {source.name}: {why.removeprefix(FATAL)}")
         tally.examples += [{"reason": why, "file": file, "row": row} for file, row in examples[why]]
-    faults = {why: count for why, count in tally.rejected.items() if not why.startswith(FILTERED)}
+    faults = {why: count for why, count in tally.rejected.items() if is_fault(why)}
     rejected, limit = sum(faults.values()), f"more than max_rejected={max_rejected:g}"
     if not pairs:
         faults, rejected, limit = tally.rejected, tally.read, "so no pair is left"
@@ -441,12 +326,6 @@ def large(field: pa.Field) -> pa.Field:
     return field.with_type(kinds.get(field.type, field.type))
 
 
-def leading(high: np.ndarray, intervals: int) -> np.ndarray:
-    """Find the interval that each hash lies in, of `intervals` equal ones, a power of two."""
-    bits = intervals.bit_length() - 1
-    return high >> np.uint64(64 - bits) if bits else np.zeros(len(high), np.uint64)
-
-
 def distinct_rows(rows: pa.Table, seen: list[Path] | None) -> tuple[np.ndarray, np.ndarray]:
     """Find the rows that are first of their hash by (file, row), but for hashes in `seen`, in order of the hashes.
 
@@ -491,92 +370,3 @@ def seen_hashes(seen: list[Path], least: np.uint64, most: np.uint64) -> tuple[np
     high, low = np.concatenate(found).T
     inside = (high >= least) & (high <= most)
     return high[inside], low[inside]
-
-
-def raw_records(source: Source, raw: Raw) -> Iterator[tuple[str, Record | Keyed]]:
-    """(file, record) of a raw file, read row by row."""
-    for record in refusals(source.read(raw)):
-        yield raw.name, record
-
-
-def refusals(found: Iterator) -> Iterator:
-    """Yield what is found, and an error that ends it as a rejection, which is counted and then stops the source."""
-    try:
-        yield from found
-    except (UserError, OSError) as error:
-        said = str(error).encode(errors="backslashreplace").decode()  # it may quote what is no UTF-8
-        yield Rejected(FATAL + said, 0)
-
-
-def joined_records(source: Source, folder: Path, bucket: int) -> Iterator[tuple[str, Record]]:
-    """(file, record) of a bucket of KEYED rows, which is held in memory."""
-    names = list(KeyedRow._fields)
-    table = read_buckets(folder, range(bucket, bucket + 1))
-    if table is None:
-        return
-    table = table.select(names).sort_by([(name, "ascending") for name in ("key", "order", "file", "row")])
-    batches = table.to_batches(max_chunksize=1_024)
-    rows = (KeyedRow(*row) for batch in batches for row in columns_of(batch, names))
-    for _, group in groupby(rows, key=lambda row: row.key):
-        yield from source.combine(group)
-
-
-def columns_of(batch: pa.RecordBatch, names: list[str]) -> Iterator[tuple]:
-    """The rows of a batch as tuples of the named columns."""
-    return zip(*(batch.column(name).to_pylist() for name in names), strict=True)
-
-
-def plain_part(batch: pa.RecordBatch, file: str, buckets: int) -> pa.RecordBatch:
-    """The PART rows of what a columnar reader yields."""
-    high = batch.column("high").to_numpy()
-    columns = {
-        "file": pa.repeat(file, batch.num_rows),
-        "reason": pa.nulls(batch.num_rows, pa.string()),
-        "bucket": pa.array(leading(high, buckets).astype(np.int32)),
-        "way": pa.nulls(batch.num_rows, pa.string()),
-    }
-    columns |= {name: batch.column(name) for name in batch.schema.names}
-    return pa.record_batch([columns[name] for name in PART.names], schema=PART)
-
-
-def record_batch(rows: list[tuple], schema: pa.Schema) -> pa.RecordBatch:
-    """Rows as an Arrow batch."""
-    columns = zip(*rows, strict=True)
-    return pa.record_batch([pa.array(column, kind.type) for column, kind in zip(columns, schema, strict=True)],
-                           schema=schema)  # fmt: skip
-
-
-def part_row(file: str, record: Record, buckets: int) -> tuple[int, tuple]:
-    """(characters, PART row) of a record."""
-    if isinstance(record, Rejected):
-        return 0, (file, record.row, record.reason, REJECTED, None, None, None, None, None, None)
-    query, document = record[:2]
-    high, low = pair_hash(query, document)
-    negatives = record.negatives if isinstance(record, Triple) else None
-    characters = len(query) + len(document) + sum(map(len, negatives or ()))
-    row = (file, record.row, None, high * buckets >> 64, high, low, query, document, negatives, record.way)
-    return characters, row
-
-
-def keyed_row(file: str, record: Keyed | Rejected, buckets: int) -> tuple[int, tuple]:
-    """(characters, KEYED row) of what the reader of a keyed format yields."""
-    if isinstance(record, Rejected):
-        return 0, (file, record.row, record.reason, REJECTED, None, None, None)
-    key, order, values, row = record
-    return sum(map(len, values)), (file, row, None, text_hash(key) * buckets >> 64, key, order, values)
-
-
-def batches_of(rows: Iterator[pa.RecordBatch | tuple[int, tuple]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Batches as they are, and (characters, row) some thousand rows at a time, fewer of long ones."""
-    held, characters = [], 0
-    for found in rows:
-        if isinstance(found, pa.RecordBatch):
-            yield found
-            continue
-        characters += found[0]
-        held.append(found[1])
-        if len(held) == BATCH_ROWS or characters > BATCH_CHARACTERS:
-            yield record_batch(held, schema)
-            held, characters = [], 0
-    if held:
-        yield record_batch(held, schema)

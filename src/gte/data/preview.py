@@ -5,7 +5,8 @@ from statistics import median
 
 from gte.data.columnar.read import first_records
 from gte.data.columns import is_number
-from gte.data.records import FILTERED, Pair, Record, Rejected, Triple
+from gte.data.reasons import is_fault
+from gte.data.records import Pair, Record, Rejected, Triple
 from gte.data.sources import Raw, Source
 
 LOOKED_AT = 10_000  # rows
@@ -38,7 +39,7 @@ def doubts(records: list, pairs: list[Pair | Triple]) -> list[str]:
     found = []
     faults = Counter(record.reason for record in records if isinstance(record, Rejected))
     for reason, count in faults.items():
-        if not reason.startswith(FILTERED):
+        if is_fault(reason):
             row = next(record.row for record in records if isinstance(record, Rejected) and record.reason == reason)
             found.append(f"{count:,} of the first {len(records):,} rows are rejected: {reason}, first row {row}")
     if not pairs:

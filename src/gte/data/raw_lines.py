@@ -10,6 +10,7 @@ from pathlib import Path
 
 import zstandard
 
+from gte.data.reasons import Reason, kind_of
 from gte.data.records import Rejected
 from gte.errors import UserError
 
@@ -22,14 +23,16 @@ MAGIC = {
     **{bytes([first]) + b"\x2a\x4d\x18": "zstd" for first in range(0x50, 0x60)},  # a frame to skip comes first
 }  # fmt: skip
 BOMB_BYTES, BOMB_RATIO = 2**30, 200  # text packs 3 to 20 times; more than both is no text
-# the reasons of rejections that stand for all that would have followed in their file
-ENDS = ("damaged archive", "damaged file", "archive bomb", "array without an end")
 # what the unpackers raise for a bad archive; OSError without a number is one of these
 DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, zstandard.ZstdError)
 
 
 class Unreadable(Exception):
-    """Why a file cannot be read on: the reason of the rejection that says so."""
+    """A file cannot be read on; `reason` is that of the rejection that says so."""
+
+    def __init__(self, reason: Reason):
+        super().__init__(reason)
+        self.reason = reason
 
 
 Line = tuple[int, bytes]
@@ -73,7 +76,7 @@ def other_kind(name: str, named: str | None, held: str | None) -> str:
 
 def unreadable(error: Exception) -> Exception:
     """Choose the error to raise for one of DAMAGE: an error with a number is the disk's fault, not the archive's."""
-    return error if getattr(error, "errno", None) else Unreadable("damaged archive")
+    return error if getattr(error, "errno", None) else Unreadable(Reason.DAMAGED_ARCHIVE)
 
 
 class Unpacked(io.RawIOBase):
@@ -96,7 +99,7 @@ class Unpacked(io.RawIOBase):
         buffer[: len(part)] = part
         self.limit -= len(part)
         if self.limit < 0:
-            raise Unreadable("archive bomb")
+            raise Unreadable(Reason.ARCHIVE_BOMB)
         return len(part)
 
     def close(self) -> None:
@@ -144,11 +147,11 @@ def lines(path: Path | zipfile.Path, max_line: int) -> Iterator[Line | Rejected]
                 if len(line) > max_line:
                     while line and not line.endswith(b"\n"):
                         line = stream.readline(max_line)
-                    yield Rejected(f"line over {max_line:,} bytes", number)
+                    yield Rejected(Reason.LONG_LINE.of(max_line), number)
                 elif number > 1 or (line := line.removeprefix(BOM)):
                     yield number, line
     except Unreadable as fault:
-        yield Rejected(str(fault), number)
+        yield Rejected(fault.reason, number)
 
 
 def texts(items: Iterator[Line | Rejected], rejected: list[Rejected]) -> Iterator[str]:
@@ -156,6 +159,6 @@ def texts(items: Iterator[Line | Rejected], rejected: list[Rejected]) -> Iterato
     for item in items:
         if isinstance(item, Rejected):
             rejected.append(item)
-            yield "\n" if item.reason.startswith("line") else ""  # keeps the count of lines right
+            yield "\n" if kind_of(item.reason) is Reason.LONG_LINE else ""  # keeps the count of lines right
         else:
             yield item[1].decode(errors="surrogateescape")

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gte.data.raw_lines import DAMAGE, MAX_LINE, Line, lines
-from gte.data.records import Fields, Keyed, Record, Rejected, Unfit, records, split_row
+from gte.data.reasons import Reason, Unfit
+from gte.data.records import Fields, Keyed, Record, Rejected, records, split_row
 from gte.data.tables import Row, table_rows
 from gte.errors import UserError
 
@@ -134,10 +135,10 @@ def read_keyed(
         row, value = item
         try:
             if not isinstance(value, dict):
-                raise Unfit("unknown shape of row")
+                raise Unfit(Reason.UNKNOWN_SHAPE)
             yield from take(row, value)
         except Unfit as unfit:
-            yield Rejected(str(unfit), row)
+            yield Rejected(unfit.reason, row)
 
 
 def read_csv(
@@ -231,14 +232,14 @@ def parquet_rows(path: Path | zipfile.Path, fields: Fields | None = None) -> Ite
                 end = row + file.metadata.row_group(group).num_rows
                 for value in group_rows(file, group, (fields and fields.names) or None):
                     row += 1
-                    yield Rejected("invalid UTF-8", row) if value is None else (row, value)
+                    yield Rejected(Reason.INVALID_UTF8, row) if value is None else (row, value)
                 for lost in range(row + 1, min(end, row + GROUP_ROWS) + 1):  # a damaged footer may say anything
-                    yield Rejected("damaged row group", lost)
+                    yield Rejected(Reason.DAMAGED_ROW_GROUP, lost)
                 row = max(row, end)
     except (pa.ArrowException, *DAMAGE) as error:
         if getattr(error, "errno", None):
             raise
-        yield Rejected("damaged file", row)
+        yield Rejected(Reason.DAMAGED_FILE, row)
 
 
 def group_rows(file: pq.ParquetFile, group: int, names: list[str] | None) -> Iterator[dict | None]:
@@ -270,9 +271,9 @@ def json_values(items: Iterator[Line | Rejected]) -> Iterator[Row | Rejected]:
             try:
                 yield item[0], json.loads(item[1].decode())
             except UnicodeDecodeError:
-                yield Rejected("invalid UTF-8", item[0])
+                yield Rejected(Reason.INVALID_UTF8, item[0])
             except (ValueError, RecursionError):
-                yield Rejected("invalid JSON", item[0])
+                yield Rejected(Reason.INVALID_JSON, item[0])
 
 
 def require_columns(path: Path | zipfile.Path, fields: Fields, columns: list[str]) -> None:

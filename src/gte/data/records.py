@@ -1,15 +1,16 @@
 """Results of a reader: pairs, triples, and rejections with their reasons."""
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import pairwise
 from typing import NamedTuple
 
+from gte.data.cleaning import clean, clean_answers, clean_negatives
+from gte.data.reasons import Reason, Unfit
+
 Field = str | int | list | None
 ANY_POSITIVE = ("pos", "document", "answer")  # names of which each row of a file may have another
-FILTERED = "filtered: "  # begins the reason of a row that its source skips by choice: counted, but no fault
 
 
 class Pair(NamedTuple):
@@ -133,10 +134,6 @@ class Fields:
         return list(dict.fromkeys(name for name in flat if isinstance(name, str)))
 
 
-class Unfit(Exception):
-    """A row gives no pair; the message is the reason of its rejection."""
-
-
 def records(
     value: object, fields: Fields, row: int, seen: set[int] | None = None, split: Callable | None = None
 ) -> Iterator[Record]:
@@ -154,7 +151,7 @@ def records(
     """
     try:
         if split and not isinstance(value, dict):
-            raise Unfit("unknown shape of row")
+            raise Unfit(Reason.UNKNOWN_SHAPE)
         if fields.keep or fields.drop:
             check_filters(value, fields)
         if fields.score is not None:
@@ -165,23 +162,23 @@ def records(
         if query is None:  # a set: each text with the next
             texts = [clean(text, "text of a set") for text in documents]
             if len(texts) < 2:
-                raise Unfit("set of fewer than two texts")
+                raise Unfit(Reason.SMALL_SET)
             for first, second in pairwise(texts):
                 yield Pair(first, second, row)
             return
         if not documents:
-            raise Unfit("missing document")
+            raise Unfit(Reason.MISSING.of("document"))
         query, negatives = clean(query, "query", fields.replace), clean_negatives(negatives)
         answers = clean_answers(value, fields.answers)
     except Unfit as unfit:
-        yield Rejected(str(unfit), row)
+        yield Rejected(unfit.reason, row)
         return
     for document in documents:
         try:
             document = clean(document, "document", fields.replace)
             check_lengths(query, document, fields)
         except Unfit as unfit:
-            yield Rejected(str(unfit), row)
+            yield Rejected(unfit.reason, row)
             continue
         others = [negative for negative in negatives if negative != document]
         yield Triple(query, document, others, row, answers) if others else Pair(query, document, row, answers)
@@ -190,11 +187,11 @@ def records(
 def check_lengths(query: str, document: str, fields: Fields) -> None:
     """Raises Unfit for a pair that its source skips as too short or too long."""
     if len(query) < fields.min_query:
-        raise Unfit(f"{FILTERED}query under {fields.min_query:,} characters")
+        raise Unfit(Reason.SHORT_QUERY.of(fields.min_query))
     if len(document) < fields.min_document:
-        raise Unfit(f"{FILTERED}document under {fields.min_document:,} characters")
+        raise Unfit(Reason.SHORT_DOCUMENT.of(fields.min_document))
     if fields.max_document is not None and len(document) > fields.max_document:
-        raise Unfit(f"{FILTERED}document over {fields.max_document:,} characters")
+        raise Unfit(Reason.LONG_DOCUMENT.of(fields.max_document))
 
 
 def check_filters(value: object, fields: Fields) -> None:
@@ -204,12 +201,14 @@ def check_filters(value: object, fields: Fields) -> None:
             values = values if isinstance(values, list) else [values]
             if (cell(value, name) in values) is not wanted:
                 said = " or ".join(dict.fromkeys(repr(one) if filled(one) else "empty" for one in values))
-                raise Unfit(f"{FILTERED}{name} is {'not ' if wanted else ''}{said}")
+                raise Unfit(Reason.FIELD_IS.of(name, f"{'not ' if wanted else ''}{said}"))
 
 
 def filled(value: object) -> bool:
     """Whether a value is or holds anything; false and 0 are something."""
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    parts = value if isinstance(value, list) else [value]
     return any(part not in ([], {}, "") for part in parts)
 
 
@@ -219,22 +218,22 @@ def check_score(value: object, fields: Fields) -> None:
     try:
         score = float(found)
     except (TypeError, ValueError, OverflowError):
-        raise Unfit("missing score" if found in (None, "") else "wrong type of score") from None
+        raise Unfit((Reason.MISSING if found in (None, "") else Reason.WRONG_TYPE).of("score")) from None
     if not score >= fields.min_score:
-        raise Unfit(f"{FILTERED}{fields.score} under {fields.min_score:g}")
+        raise Unfit(Reason.LOW_FIELD.of(fields.score, fields.min_score))
 
 
 def check_id(value: object, name: str | int, seen: set[int]) -> None:
     """Adds a row's id to those seen. Raises Unfit where it is there already."""
     identity = cell(value, name)
     if identity is None or identity == "":
-        raise Unfit("missing id")
+        raise Unfit(Reason.MISSING.of("id"))
     if isinstance(identity, list | dict) or (isinstance(identity, int) and identity.bit_length() > 64):
-        raise Unfit("wrong type of id")
+        raise Unfit(Reason.WRONG_TYPE.of("id"))
     known = len(seen)
     seen.add(hash(str(identity)))
     if len(seen) == known:
-        raise Unfit("duplicate id")
+        raise Unfit(Reason.DUPLICATE_ID)
 
 
 def cell(value: object, name: str | int):
@@ -261,19 +260,19 @@ def split_row(value: object, fields: Fields) -> tuple:
             query, document = (*value["text"], None, None)[:2]
             negatives = None
         else:
-            raise Unfit("unknown shape of row")
+            raise Unfit(Reason.UNKNOWN_SHAPE)
     elif isinstance(value, list):
         positions = [fields.query, fields.document, fields.negatives]
         if not isinstance(fields.query, int):
             positions = [0, 1, 2 if len(value) > 2 else None]
         if any(position >= len(value) for position in flat_positions(positions)):
-            raise Unfit("too few columns")
+            raise Unfit(Reason.TOO_FEW_COLUMNS)
         query, document = value[positions[0]], value[positions[1]]
         negatives = gather(value, positions[2])
     else:
-        raise Unfit("unknown shape of row")
+        raise Unfit(Reason.UNKNOWN_SHAPE)
     if query is None:
-        raise Unfit("missing query")
+        raise Unfit(Reason.MISSING.of("query"))
     return query, document if isinstance(document, list) else [document], negatives
 
 
@@ -308,71 +307,6 @@ def pick(row: dict, field: Field):
     if any(part is not None and not isinstance(part, str) for part in parts):
         return parts  # of a wrong type: `clean` says so
     return ": ".join(part.strip() for part in parts if part and part.strip())
-
-
-def clean(value: object, role: str, replace: dict[str, str] | None = None) -> str:
-    """Strip a text of surrounding white space, after replacements.
-
-    Args:
-        value: the value of a row's field.
-        role: query, document or negative, for the reason of a rejection.
-        replace: regular expressions and their replacements.
-    Raises: Unfit where it is no text, empty, no Unicode, or holds NUL, as binary data and UTF-16 do.
-
-    >>> clean("  How   long? ", "query", replace={" +": " "})
-    'How long?'
-    """
-    if isinstance(value, str):
-        for pattern, text in (replace or {}).items():
-            value = re.sub(pattern, text, value)
-        text = value.strip()
-        if not text:
-            raise Unfit(f"empty {role}")
-        if not text.isascii() and not encodable(text):
-            raise Unfit("invalid UTF-8")
-        if "\0" in text:
-            raise Unfit(f"NUL in {role}")
-        return text
-    raise Unfit(f"missing {role}" if value is None else f"wrong type of {role}")
-
-
-def whole_number(value: object, role: str) -> int:
-    """A number or the digits of one, of 32 bits at most. Raises Unfit for what is none."""
-    try:
-        number = int(value)
-    except (TypeError, ValueError, OverflowError):
-        number = 2**31
-    if not -(2**31) < number < 2**31:
-        raise Unfit(f"wrong type of {role}")
-    return number
-
-
-def clean_negatives(value: object) -> list[str]:
-    """Hard negatives as a list of non-empty texts. Raises Unfit where they are neither texts nor absent."""
-    if value is None:
-        return []
-    values = value if isinstance(value, list) else [value]
-    if not all(isinstance(text, str) for text in values):
-        raise Unfit("wrong type of negatives")
-    return [clean(text, "negative") for text in values if text.strip()]
-
-
-def clean_answers(value: object, name: str | None) -> tuple[str, ...]:
-    """The answers in a row's column: a text, a list of them, or none. Raises Unfit for anything else."""
-    found = value.get(name) if isinstance(value, dict) else None
-    texts = [found] if isinstance(found, str) else [] if found is None else found
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise Unfit("wrong type of answers")
-    return tuple(texts)
-
-
-def encodable(text: str) -> bool:
-    """Whether a string is Unicode text: half a surrogate pair, as JSON can spell, is not."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def pair_hash(query: str, document: str) -> tuple[int, int]:

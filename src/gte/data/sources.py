@@ -15,10 +15,11 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from gte.data import hub_files
+from gte.data.cleaning import encodable
 from gte.data.hub_files import HubError, HubFile
 from gte.data.raw_lines import MAX_LINE, lines
 from gte.data.readers import join, reader
-from gte.data.records import Field, Fields, Keyed, KeyedRow, Record, Rejected, Triple, encodable
+from gte.data.records import Field, Fields, Keyed, KeyedRow, Record, Rejected, Triple
 from gte.errors import UserError, did_you_mean
 from gte.shipped import shipped
 

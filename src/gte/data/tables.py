@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from gte.data.raw_lines import MAX_LINE, Line, lines, texts
+from gte.data.reasons import Reason
 from gte.data.records import Rejected
 
 MAX_ROW_LINES = 10_000  # of a csv row; the longest texts of real tables, code files, stay below
@@ -53,7 +54,7 @@ def table_rows(
         if isinstance(cells, Rejected | Taken):
             yield cells
         elif broken:
-            yield Rejected("row with a rejected line", row)
+            yield Rejected(Reason.REJECTED_LINE, row)
         elif header and columns is None:
             columns = [cell.strip() for cell in cells]
             check(columns)
@@ -62,7 +63,8 @@ def table_rows(
         elif columns is None:
             yield row, cells
         elif len(cells) != len(columns):
-            yield Rejected("too few columns" if len(cells) < len(columns) else "too many columns", row)
+            few = len(cells) < len(columns)
+            yield Rejected(Reason.TOO_FEW_COLUMNS if few else Reason.TOO_MANY_COLUMNS, row)
         else:
             yield row, dict(zip(columns, cells, strict=True))
     yield from rejected
@@ -94,13 +96,13 @@ def quoted_rows(
             return
         except (csv.Error, Runaway):
             if len(source.taken) == 1:
-                yield source.number, 1, Rejected("malformed row", source.number)
+                yield source.number, 1, Rejected(Reason.MALFORMED_ROW, source.number)
             else:
                 first = source.rewind()
-                yield first, 1, Rejected("quote that is not closed", first)
+                yield first, 1, Rejected(Reason.OPEN_QUOTE, first)
             continue
         if source.number <= source.doubted and source.stray_quote():
-            yield source.number, 1, Rejected("malformed row", source.number)
+            yield source.number, 1, Rejected(Reason.MALFORMED_ROW, source.number)
             continue
         source.width = source.width or len(cells)
         yield source.number, len(source.taken), cells

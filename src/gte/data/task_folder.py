@@ -27,7 +27,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gte.data.records import encodable
+from gte.data.cleaning import encodable
 from gte.errors import UserError
 from gte.files import json_object
 

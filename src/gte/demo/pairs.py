@@ -73,7 +73,9 @@ def doctest_example(item: Item, doc: Docstring) -> Pairs:
     for above, code in docstring.examples(item.doc):
         above = docstring.first_sentence(above)[0] if len(above) > 300 else above
         if len(code) >= 40 and "\n" in code.strip():
-            query = above if readable(above, 4) and above != doc.summary else doc.summary if first else ""
+            query = doc.summary if first else ""
+            if readable(above, 4) and above != doc.summary:
+                query = above
             if readable(query, 3):
                 yield query, limited(code)
             first = False

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import chain
 
 import numpy as np
 
@@ -122,9 +123,12 @@ def _overlap(a: str, b: str) -> bool:
 
 def texts_of(tasks: dict[str, dict[str, list]]) -> list[str]:
     """Every text in the tasks' files."""
-    names = ("text", "sentence1", "sentence2")
-    rows = (row for files in tasks.values() for rows in files.values() for row in rows if isinstance(row, dict))
-    return list(dict.fromkeys(row[name] for row in rows for name in names if name in row))
+    found: dict[str, None] = {}
+    for files in tasks.values():
+        for row in chain.from_iterable(files.values()):
+            if isinstance(row, dict):
+                found |= dict.fromkeys(row[name] for name in ("text", "sentence1", "sentence2") if name in row)
+    return list(found)
 
 
 def contains_any(texts: list[str], held_out: list[str], chunk: int = 20_000) -> np.ndarray:

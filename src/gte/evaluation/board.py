@@ -194,7 +194,11 @@ def refusal(key: str, value: object) -> str | None:
 
 def scored_too(stages: list[dict]) -> set[str]:
     """mteb's names of the data that stages were trained on."""
-    return {name for stage in stages for source in sources_of_stage(stage) for name in SCORED_TOO.get(source, ())}
+    found: set[str] = set()
+    for stage in stages:
+        for source in sources_of_stage(stage):
+            found.update(SCORED_TOO.get(source, ()))
+    return found
 
 
 def write_board(out: Path, label: str, checkpoint: str, model: EncoderModel, results: list[dict], stated: dict) -> str:

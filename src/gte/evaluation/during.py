@@ -17,9 +17,9 @@ from gte.encoder import Encoder
 from gte.errors import UserError, did_you_mean, tell
 from gte.evaluation.model import EncoderModel
 from gte.evaluation.suite import Plan, Suite, plan, quiet, refuse_without_hub
+from gte.hub import hub_reachable
 from gte.models.device import choose_precision
 from gte.models.load import steps_of
-from gte.offline import hub_reachable
 from gte.overrides import CONF
 
 BEST = "best.ckpt"

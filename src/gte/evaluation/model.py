@@ -16,11 +16,12 @@ import torch
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
-from gte.encoder import Encoder, cut_line
+from gte.encoder import Encoder
 from gte.errors import UserError, tell
 from gte.evaluation.bm25 import BM25, BM25_WORDS, document_texts, stemmer
 from gte.evaluation.cache import VectorCache, text_keys
 from gte.inference.compact import RESCORED, Vectors, scheme_for
+from gte.models.encoding import cut_line
 from gte.models.load import load_encoder, weights_checksum
 from gte.models.pool import EncoderPool
 from gte.nearest import best_documents

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from gte.data.task_folder import Folder, find_tasks
 from gte.errors import UserError, did_you_mean, say, tell
 from gte.files import read_json, write_json
-from gte.offline import ask_no_hub, hub_reachable
+from gte.hub import ask_no_hub, hub_reachable
 from gte.provenance import git_commit, versions
 from gte.results.paper import averages
 

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gte.data.reasons import Reason
 from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.files import put, whole, write_json
@@ -173,43 +174,51 @@ def embed_texts(
     ...     print(embed_texts(texts, Embedder(model), Path(folder) / "x.parquet", work, source="texts", empty="skip"))
     1 embedded; 1 left out: empty text, first in row 2
     """
-    check_policies(out, empty, unreadable)
-    check_dtype(dtype)
-    account = Account(left_out=Counter(), first={})
-    parts = []
+    check_policies(out, empty, unreadable, dtype)
+    account, parts = Account(left_out=Counter(), first={}), []
     for number, rows in enumerate(blocks(texts, block or BLOCK)):
         kept = list(chosen(rows, source, empty, unreadable, account))
-        if not kept:
-            continue
-        part = work / f"{number:08}.parquet"
-        if digest_of(part) == (digest := block_digest(kept, embedder.identity)):
-            account.reused += len(kept)
-        else:
-            x_ND = embedder([text.text for text in kept], lambda i, kept=kept: f"{source}, row {kept[i].row}")
-            write_part(part, kept, x_ND, digest)
-        account.embedded += len(kept)
-        account.empty += sum(not text.text for text in kept)
-        parts.append(part)
+        if kept:
+            parts.append(work / f"{number:08}.parquet")
+            embed_block(kept, embedder, parts[-1], source, account)
     if not parts:
         raise UserError(f"{source} holds no text ({account})")
     if scheme is None:
         scheme = scheme_for(dtype, *extremes(parts))
     elif scheme.ranges_2D is not None:
         account.beyond = sum(beyond(vectors_of(part), scheme) for part in parts)
-    temporary = work / out.name
-    (write_npy if out.suffix == ".npy" else write_parquet)(parts, account.embedded, temporary, scheme)
-    beside = scheme_file(out)
-    if out.suffix == ".npy" and scheme.dtype != "float32":
-        write_json(beside, scheme.as_dict() | {"rows": account.embedded})
-    elif out.suffix == ".npy":
-        beside.unlink(missing_ok=True)  # of other vectors under this name
-    put(temporary, out)
+    write_result(parts, account.embedded, work / out.name, out, scheme)
     shutil.rmtree(work)
     return account
 
 
-def check_policies(out: Path, empty: str, unreadable: str) -> None:
-    """UserError for a result or a policy that does not exist, or that do not go together."""
+def embed_block(kept: list[Text], embedder: Embedder, part: Path, source: str, account: Account) -> None:
+    """Embeds a block into its file, or finds it there, and counts its rows."""
+    digest = block_digest(kept, embedder.identity)
+    if digest_of(part) == digest:
+        account.reused += len(kept)
+    else:
+        x_ND = embedder([text.text for text in kept], lambda i: f"{source}, row {kept[i].row}")
+        write_part(part, kept, x_ND, digest)
+    account.embedded += len(kept)
+    account.empty += sum(not text.text for text in kept)
+
+
+def write_result(parts: list[Path], rows: int, temporary: Path, out: Path, scheme: Scheme) -> None:
+    """Writes the vectors of all blocks, and their scheme where it is beside them; `out` appears complete."""
+    write = write_npy if out.suffix == ".npy" else write_parquet
+    write(parts, rows, temporary, scheme)
+    beside = scheme_file(out)
+    if out.suffix == ".npy" and scheme.dtype != "float32":
+        write_json(beside, scheme.as_dict() | {"rows": rows})
+    elif out.suffix == ".npy":
+        beside.unlink(missing_ok=True)  # of other vectors under this name
+    put(temporary, out)
+
+
+def check_policies(out: Path, empty: str, unreadable: str, dtype: str) -> None:
+    """UserError for a result, a policy or a type that does not exist, or that do not go together."""
+    check_dtype(dtype)
     if out.suffix not in {".npy", ".parquet"}:
         raise UserError(f"out={out.name}: its name must end in .npy or .parquet")
     if empty not in POLICIES:
@@ -237,7 +246,7 @@ def blocks(texts: Iterable[Text], size: int) -> Iterator[list[Text]]:
 def chosen(block: list[Text], source: str, empty: str, unreadable: str, account: Account) -> Iterator[Text]:
     """The texts of a block to embed; the others are counted, or refused with their row."""
     for text in block:
-        reason, policy = (text.reason, unreadable) if text.text is None else ("empty text", empty)
+        reason, policy = (text.reason, unreadable) if text.text is None else (Reason.EMPTY.of("text"), empty)
         if text.text or policy == "keep":
             yield text
         elif policy == "skip":

@@ -8,10 +8,12 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gte.data.cleaning import clean, encodable
 from gte.data.own_files import split_name
 from gte.data.raw_lines import MAX_LINE, lines
 from gte.data.readers import decoded_rows, require_columns
-from gte.data.records import Fields, Rejected, Unfit, clean, encodable
+from gte.data.reasons import Reason, Unfit, kind_of
+from gte.data.records import Fields, Rejected
 from gte.data.tables import table_rows
 from gte.errors import UserError
 from gte.files import json_object
@@ -77,14 +79,15 @@ def as_text(row: int, value: dict, field: str, id_field: str | None) -> Text:
     """The text of a row that is an object."""
     id = row if id_field is None else value.get(id_field)
     if id is None:
-        return Text(row, str(row), None, f"missing {id_field}")
+        return Text(row, str(row), None, Reason.MISSING.of(id_field))
     if not encodable(str(id)):
-        return Text(row, str(row), None, "invalid UTF-8")
+        return Text(row, str(row), None, Reason.INVALID_UTF8)
     try:
         return Text(row, str(id), clean(value.get(field), "text"))
     except Unfit as unfit:
-        reason = str(unfit)
-        return Text(row, str(id), "") if reason == "empty text" else Text(row, str(id), None, reason)
+        if kind_of(unfit.reason) is Reason.EMPTY:
+            return Text(row, str(id), "")
+        return Text(row, str(id), None, unfit.reason)
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str | Rejected]]:
@@ -96,7 +99,7 @@ def text_lines(path: Path) -> Iterator[tuple[int, str | Rejected]]:
         try:
             yield item[0], item[1].decode()
         except UnicodeDecodeError:
-            yield item[0], Rejected("invalid UTF-8", item[0])
+            yield item[0], Rejected(Reason.INVALID_UTF8, item[0])
 
 
 def read_txt(path: Path, field: str, id_field: str | None) -> Iterator[Text]:
@@ -119,7 +122,7 @@ def read_jsonl(path: Path, field: str, id_field: str | None) -> Iterator[Text]:
             try:
                 value = json_object(line)
             except ValueError:
-                yield Text(row, str(row), None, "no JSON object")
+                yield Text(row, str(row), None, Reason.NO_JSON_OBJECT)
                 continue
             if not seen:
                 require_columns(path, Fields(field, id_field), list(value))
@@ -152,10 +155,10 @@ def read_parquet(path: Path, field: str, id_field: str | None) -> Iterator[Text]
         for batch in file.iter_batches(batch_size=1024, columns=fields.names):
             for value in decoded_rows(batch):
                 row += 1
-                unread = Text(row, str(row), None, "invalid UTF-8")
+                unread = Text(row, str(row), None, Reason.INVALID_UTF8)
                 yield unread if value is None else as_text(row, value, field, id_field)
     except (pa.ArrowException, OSError):
-        yield Text(row + 1, str(row + 1), None, "damaged file")
+        yield Text(row + 1, str(row + 1), None, Reason.DAMAGED_FILE)
 
 
 READERS = {

@@ -1,32 +1,38 @@
 """The mean of the weights of a run's last checkpoints."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from gte.encoder import Encoder
 from gte.errors import UserError, tell
-from gte.models.load import load_encoder
-from gte.models.saved import LAST, steps_newest_first, why_not_good
+from gte.models.saved import LAST, load_good, steps_newest_first
 from gte.remote import place
 
 
-def good_steps(steps: list, count: int) -> list:
-    """The first `count` good ones of a run's step-*.ckpt; the others are named on stderr. UserError for too few."""
-    good = []
+def good_encoders(steps: list, count: int) -> Iterator[Encoder]:
+    """The encoders of the first `count` good ones of a run's step-*.ckpt; the others are named on stderr.
+
+    Each is loaded once: what says whether it is good is averaged. Raises UserError where fewer are good.
+    """
+    good = 0
     for step in steps:
-        if wrong := why_not_good(step):
-            tell(f"note: {step} is not averaged: {wrong}")
-        else:
-            good.append(step)
-        if len(good) == count:
-            return good
-    raise UserError(f"average_last={count}: only {len(good)} step-*.ckpt of the run are good; average fewer")
+        try:
+            encoder = load_good(step)
+        except UserError as error:
+            tell(f"note: {step} is not averaged: {error}")
+            continue
+        yield encoder
+        good += 1
+        if good == count:
+            return
+    raise UserError(f"average_last={count}: only {good} step-*.ckpt of the run are good; average fewer")
 
 
 def average_last(checkpoint: str | Path, count: int) -> Encoder:
     """The encoder whose weights are the mean of a run's `count` newest step-*.ckpt.
 
     checkpoint: the run's directory or address, or one of its step-*.ckpt, which is then the newest that counts. Those
-    that are not good (`why_not_good`) are not taken.
+    that are not good (`load_good`) are not taken.
     Raises UserError where `checkpoint` is no run's, or has fewer of them.
     """
     if count < 2:
@@ -43,11 +49,11 @@ def average_last(checkpoint: str | Path, count: int) -> Encoder:
             f"average_last={count}: {checkpoint} keeps {len(steps)} step-*.ckpt; train with checkpoint_every= so that "
             "there are as many, or average fewer"
         )
-    steps = good_steps(steps, count)
-    encoder = load_encoder(str(steps[0]))
+    encoders = good_encoders(steps, count)
+    encoder = next(encoders)
     total = {name: weight.double() for name, weight in encoder.state_dict().items()}
-    for step in steps[1:count]:
-        for name, weight in load_encoder(str(step)).state_dict().items():
+    for other in encoders:
+        for name, weight in other.state_dict().items():
             total[name] += weight
     own = encoder.state_dict()
     encoder.load_state_dict({name: (weight / count).to(own[name].dtype) for name, weight in total.items()})

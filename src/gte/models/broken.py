@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from gte.data.tokenizer import plain_reader
-from gte.encoder import Encoder, evaluating
+from gte.encoder import Encoder
+from gte.modes import evaluating
 
 TEXT = "The quick brown fox jumps over the lazy dog."
 

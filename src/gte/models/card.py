@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 from gte.data.sources import load_source, source_files
 from gte.encoder import Encoder
 from gte.errors import UserError
+from gte.metrics import notes_on
 from gte.models.load import weights_checksum
 from gte.models.onnx import Comparison
 from gte.provenance import segments_of, sources_of_stage
@@ -20,10 +21,6 @@ from gte.settings import Settings
 
 OWN_NAME = re.compile(r"""SentenceTransformer\(\s*['"]([\w-]+/[\w.-]+)['"]""")  # how a card has its model loaded
 PAPER = "Li et al. 2023, arXiv:2308.03281"
-MAP = (
-    "MAP is trec_eval's and mteb's: a query's precisions are divided by all of its relevant documents; "
-    "sentence-transformers divides MAP@k by min(k, relevant)"
-)
 
 
 def find_scores(results: Path, encoder: Encoder) -> dict:
@@ -203,7 +200,9 @@ def metadata(name: str, scores: dict | None, license: str | None, stages: list[d
 def score_lines(scores: dict) -> list[str]:
     """The evaluation as a table of tasks."""
     tasks = scores["tasks"].items()
-    of_map = any("map_at_" in task["metric"] for _, task in tasks)
+    notes = []
+    for explained in notes_on(task["metric"] for _, task in tasks):
+        notes += ["", f"{explained}."]
     return [
         "",
         "## Scores",
@@ -213,7 +212,7 @@ def score_lines(scores: dict) -> list[str]:
         "| task | kind | metric | score | data |",
         "|---|---|---|---:|---|",
         *(f"| {n} | {t['type']} | {t['metric']} | {t['main_score']:.2f} | {t['data'][:19]} |" for n, t in tasks),
-        *(["", f"{MAP}."] if of_map else []),
+        *notes,
     ]
 
 

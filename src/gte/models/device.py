@@ -2,8 +2,8 @@
 
 import torch
 
-from gte.encoder import PRECISIONS, native_bf16
 from gte.errors import UserError
+from gte.precision import PRECISIONS, native_bf16
 
 
 def choose_device(device: str) -> str:

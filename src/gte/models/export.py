@@ -11,13 +11,13 @@ from gte.early import check_result
 from gte.encoder import Encoder
 from gte.errors import UserError, first_line
 from gte.files import whole, write_json
+from gte.hub import hub_reachable
 from gte.models.averaging import average_last
 from gte.models.broken import broken
 from gte.models.card import find_scores, hub_results, model_card
 from gte.models.load import HISTORY_FILE, history, load_encoder
 from gte.models.onnx import Comparison, check_graph, require_onnx, write_onnx
 from gte.models.pretrained import POOLING_FLAGS, POOLINGS
-from gte.offline import hub_reachable
 from gte.provenance import git_commit
 
 # that every version of sentence-transformers knows; the others are written only where they are true
@@ -44,11 +44,9 @@ def export(
 ) -> list[Comparison]:
     """Export a checkpoint to a directory that sentence-transformers and transformers load, with a model card.
 
-    Weights are safetensors only.
-
     Args:
         checkpoint: anything that `load_encoder` takes.
-        out: the directory; an exported model there is replaced.
+        out: the directory, its weights as safetensors only; an exported model there is replaced.
         name: of the model, for its card.
         results: an evaluation's results.json, or the folder it is in, for the card and for .eval_results/, which the
             hub shows.
@@ -75,14 +73,7 @@ def export(
     check_result(out)
     if onnx or int8:
         require_onnx()
-    encoder = average_last(checkpoint, averaged) if averaged else load_encoder(checkpoint, trust_remote_code)
-    if wrong := broken(encoder):
-        raise UserError(
-            f"{checkpoint} is not exported: {wrong}; name an earlier checkpoint of its run, RUN/step-*.ckpt"
-        )
-    stages = history(checkpoint)
-    if averaged and stages:
-        stages[-1] = stages[-1] | {"averaged": f"the mean of {averaged} checkpoints"}
+    encoder, stages = intact_model(checkpoint, averaged, trust_remote_code)
     if onnx or int8:
         check_graph(encoder.settings)
     scores = find_scores(Path(results), encoder) if results else None
@@ -94,11 +85,29 @@ def export(
         write_json(folder / HISTORY_FILE, stages)
         card = model_card(encoder, stages, name, git_commit(), scores=scores, comparisons=comparisons, license=license)
         (folder / "README.md").write_text(card)
-        if scores and (files := hub_results(scores)):
-            (folder / ".eval_results").mkdir()
-            for task, text in files.items():
-                (folder / ".eval_results" / f"{task}.yaml").write_text(text)
+        if scores:
+            write_hub_results(scores, folder / ".eval_results")
     return comparisons
+
+
+def intact_model(checkpoint: str | Path, averaged: int | None, trust_remote_code: bool) -> tuple[Encoder, list[dict]]:
+    """The encoder to export and the stages that made it. Raises UserError for weights that are of no use."""
+    encoder = average_last(checkpoint, averaged) if averaged else load_encoder(checkpoint, trust_remote_code)
+    if wrong := broken(encoder):
+        raise UserError(
+            f"{checkpoint} is not exported: {wrong}; name an earlier checkpoint of its run, RUN/step-*.ckpt"
+        )
+    stages = history(checkpoint)
+    if averaged and stages:
+        stages[-1] = stages[-1] | {"averaged": f"the mean of {averaged} checkpoints"}
+    return encoder, stages
+
+
+def write_hub_results(scores: dict, folder: Path) -> None:
+    """Writes the scores as the hub shows them, a file a task; no folder where it shows none of them."""
+    for task, text in hub_results(scores).items():
+        folder.mkdir(exist_ok=True)
+        (folder / f"{task}.yaml").write_text(text)
 
 
 def write_model(encoder: Encoder, folder: Path) -> None:

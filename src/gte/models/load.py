@@ -12,9 +12,9 @@ from gte.data.tokenizer import fingerprint, rules
 from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.files import read_json
+from gte.hub import loading
 from gte.models.broken import broken
 from gte.models.pretrained import load_pickle, new_model, read_config
-from gte.offline import loading
 from gte.remote import ZERO_FILE, find_checkpoint
 from gte.settings import Settings
 
@@ -82,7 +82,11 @@ def read_checkpoint(path: Path) -> dict:
 
 def encoder_from_checkpoint(path: Path) -> Encoder:
     """The encoder that a .ckpt of a training run holds."""
-    content = read_checkpoint(path)
+    return encoder_in(read_checkpoint(path), path)
+
+
+def encoder_in(content: dict, path: Path) -> Encoder:
+    """The encoder in the content of a .ckpt, of which `path` is told where it cannot be built."""
     description = content["encoder"]
     with tempfile.TemporaryDirectory() as folder, loading("model", str(path), "name another checkpoint"):
         tokenizer = tokenizer_of(description, Path(folder))

@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from gte.data.tokenizer import open_tokenizer, read_modules, read_transformer
 from gte.errors import UserError, first_line, tell
 from gte.files import read_json
-from gte.offline import SMALL_FILES, download, loading
+from gte.hub import SMALL_FILES, download, loading
 from gte.positions import usable_positions
 from gte.settings import Settings
 

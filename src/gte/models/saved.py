@@ -5,9 +5,10 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gte.encoder import Encoder
 from gte.errors import UserError, first_line, tell
 from gte.models.broken import broken
-from gte.models.load import encoder_from_checkpoint, read_checkpoint
+from gte.models.load import encoder_in, read_checkpoint
 from gte.remote import find_checkpoint, local_copy, look_anew
 
 if TYPE_CHECKING:
@@ -72,16 +73,26 @@ def why_not_good(checkpoint: "Path | UPath") -> str | None:
     Good is one whose file is whole, which was written while no step was skipped, whose weights are finite and give a
     text a finite vector.
     """
-    here = local_copy(checkpoint)
-    if wrong := damage(here):
-        return f"it is {wrong}"
     try:
-        file = find_checkpoint(here)
-        if read_checkpoint(file).get("skipped", {}).get("in_a_row"):
-            return "it was written amid steps that were skipped"
-        return broken(encoder_from_checkpoint(file))
+        load_good(checkpoint)
     except UserError as error:
         return str(error)
+    return None
+
+
+def load_good(checkpoint: "Path | UPath") -> Encoder:
+    """The encoder of a good checkpoint. Raises UserError, in the words of `why_not_good`, where it is not good."""
+    here = local_copy(checkpoint)
+    if wrong := damage(here):
+        raise UserError(f"it is {wrong}")
+    file = find_checkpoint(here)
+    content = read_checkpoint(file)
+    if content.get("skipped", {}).get("in_a_row"):
+        raise UserError("it was written amid steps that were skipped")
+    encoder = encoder_in(content, file)
+    if wrong := broken(encoder):
+        raise UserError(wrong)
+    return encoder
 
 
 def last_good(folder: "Path | UPath"):

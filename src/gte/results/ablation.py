@@ -111,7 +111,10 @@ def point(run: str) -> dict[str, str]:
 
 def grid_order(grids: dict[str, dict[str, str]]) -> list[str]:
     """The values of an experiment's grids in order, each at its last place; stages in theirs."""
-    values = [value for grid in grids.values() for text in grid.values() for value in str(text).split(",")]
+    values: list[str] = []
+    for grid in grids.values():
+        for text in grid.values():
+            values += str(text).split(",")
     return ["pretrain", "finetune", *list(dict.fromkeys(reversed(values)))[::-1]]
 
 

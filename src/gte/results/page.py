@@ -144,8 +144,11 @@ def chart(title: str, unit: str, lines: Sequence[Line], x_label: str = "step") -
     if not lines:
         return ""
     x_range = range_of(x for line in lines for x in line.xs)
-    edges = [y + sign * s for line in lines for y, s in zip(line.ys, line.spread, strict=False) for sign in (-1, 1)]
-    y_range = range_of([*(y for line in lines for y in line.ys), *edges])
+    heights = [y for line in lines for y in line.ys]
+    for line in lines:
+        for y, spread in zip(line.ys, line.spread, strict=False):
+            heights += [y - spread, y + spread]
+    y_range = range_of(heights)
     drawn = [draw(line, names.index(line.name) + 1, x_range, y_range) for line in lines]
     ys = {y: 100 * (y_range[1] - y) / (y_range[1] - y_range[0]) for y in ticks(*y_range)}
     xs = {x: 100 * (x - x_range[0]) / (x_range[1] - x_range[0]) for x in ticks(*x_range)}

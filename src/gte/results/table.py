@@ -5,7 +5,7 @@ import io
 import itertools
 import re
 
-from gte.models.card import MAP
+from gte.metrics import notes_on
 from gte.results.paper import counted, paper_tables
 
 SHORT = {
@@ -25,7 +25,7 @@ ALSO = {"Retrieval": ("recall_at_100", "mrr_1k")}  # shown beside the main score
 
 def footnotes(results: dict) -> list[str]:
     """Notes that a reader of the columns needs: the kind of MAP, and the tasks that no mean of the suite counts."""
-    notes = [MAP] if any("map_at_" in score for _, score in columns(results)) else []
+    notes = notes_on(score for _, score in columns(results))
     others = [name for name, _ in columns(results) if name in uncounted(results)]
     if others:
         suite = results["suite"]

@@ -12,10 +12,11 @@ from gte.data.collate import frame
 from gte.data.module import PairData
 from gte.data.shards import TokenTable, spans
 from gte.data.tokenizer import fingerprint
-from gte.encoder import Encoder, evaluating
+from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.files import put
 from gte.models.load import load_encoder, weights_checksum
+from gte.modes import evaluating
 from gte.ticker import still_at
 
 BLOCK = 4_096  # texts encoded at a time

@@ -181,7 +181,9 @@ def log_table(rows: list[list[str]], out: str, config: dict) -> None:
 
     offline_without_key()
     header, *rows = rows
-    data = [[label, *(float(score) if score else None for score in scores)] for label, *scores in rows]
+    data = []
+    for label, *scores in rows:
+        data.append([label, *(float(score) if score else None for score in scores)])
     with wandb.init(project="gte", job_type="eval", dir=out, config=config) as run:
         run.log({"results": wandb.Table(columns=header, data=data)})
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gte.data.raw_lines import BOM, Unreadable, open_raw
+from gte.data.reasons import Reason
 from gte.data.records import Rejected
 
 BLOCK_BYTES = 2**21  # of lines that are parsed together
@@ -57,7 +58,7 @@ def line_blocks(path: Path | zipfile.Path, max_line: int) -> Iterator[Lines | Re
         data = b"".join(held)
         if over and (end or b"\n" in data):
             data, over = data.partition(b"\n")[2], False
-            yield Rejected(f"line over {max_line:,} bytes", number)
+            yield Rejected(Reason.LONG_LINE.of(max_line), number)
         stop = len(data) if end else data.rfind(b"\n") + 1
         if not over and stop:
             cut = len(BOM) if number == 0 and data.startswith(BOM) else 0
@@ -79,7 +80,7 @@ def line_blocks(path: Path | zipfile.Path, max_line: int) -> Iterator[Lines | Re
         yield from take(end=True)
     except Unreadable as fault:
         yield from take(end=False)
-        yield Rejected(str(fault), number)
+        yield Rejected(fault.reason, number)
 
 
 class Block:

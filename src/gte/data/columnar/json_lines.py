@@ -15,6 +15,7 @@ from gte.data.columnar.plain import plain_pairs, whole
 from gte.data.columnar.plan import NUMBER, TEXT, TEXTS, Plan, object_plan, wanted
 from gte.data.raw_lines import MAX_LINE
 from gte.data.readers import json_values
+from gte.data.reasons import Reason
 from gte.data.records import ANY_POSITIVE, Fields, Record, Rejected, records
 
 FEW_ROWS = 32  # a block that Arrow refuses is halved down to so many rows
@@ -125,7 +126,7 @@ def json_block(block: Lines, plan: Plan | None, fields: Fields, max_line: int) -
         found.append(batch)
     for line in slow:
         if over[line]:
-            found.append(Rejected(f"line over {max_line:,} bytes", block.number + line))
+            found.append(Rejected(Reason.LONG_LINE.of(max_line), block.number + line))
             continue
         for value in json_values([(block.number + line, lines.line(line))]):
             found += [value] if isinstance(value, Rejected) else records(value[1], fields, value[0])

@@ -16,6 +16,7 @@ from gte.data.columnar.plain import plain_pairs
 from gte.data.columnar.plan import NUMBER, TEXT, TEXTS, Plan, object_plan, wanted
 from gte.data.raw_lines import DAMAGE
 from gte.data.readers import GROUP_ROWS, decoded_rows, group_rows, require_columns
+from gte.data.reasons import Reason
 from gte.data.records import ANY_POSITIVE, Fields, Record, Rejected, records
 
 
@@ -45,12 +46,12 @@ def parquet_jobs(path: Path | zipfile.Path, fields: Fields) -> Iterator[Callable
                         row += 1
                         yield partial(value_records, value, row, fields)
                 for lost in range(row + 1, min(end, row + GROUP_ROWS) + 1):
-                    yield partial(list, [Rejected("damaged row group", lost)])
+                    yield partial(list, [Rejected(Reason.DAMAGED_ROW_GROUP, lost)])
                 row = max(row, end)
     except (pa.ArrowException, *DAMAGE) as error:
         if getattr(error, "errno", None):
             raise
-        yield partial(list, [Rejected("damaged file", row)])
+        yield partial(list, [Rejected(Reason.DAMAGED_FILE, row)])
 
 
 def group_batches(
@@ -109,4 +110,4 @@ def parquet_block(batch: pa.RecordBatch, first: int, plan: Plan, fields: Fields)
 
 def value_records(value: dict | None, row: int, fields: Fields) -> list[Record]:
     """The records of a row of a parquet file; None is one that is no UTF-8."""
-    return [Rejected("invalid UTF-8", row)] if value is None else list(records(value, fields, row))
+    return [Rejected(Reason.INVALID_UTF8, row)] if value is None else list(records(value, fields, row))

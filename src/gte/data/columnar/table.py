@@ -17,6 +17,7 @@ from gte.data.columnar.plain import mask, plain_pairs, whole
 from gte.data.columnar.plan import NUMBER, TEXT, Plan, object_plan, wanted
 from gte.data.raw_lines import BOM, MAX_LINE
 from gte.data.readers import require_columns
+from gte.data.reasons import Reason
 from gte.data.records import ANY_POSITIVE, Fields, Record, Rejected, records
 from gte.data.tables import Taken, table_rows
 
@@ -158,7 +159,7 @@ class Parsed:
 
     def line(self, number: int, max_line: int) -> tuple[int, bytes] | Rejected:
         if self.block.lengths[number] > max_line:
-            return Rejected(f"line over {max_line:,} bytes", self.lines.number + number)
+            return Rejected(Reason.LONG_LINE.of(max_line), self.lines.number + number)
         return self.lines.number + number, self.block.line(number)
 
     def rows(self) -> list[pa.RecordBatch]:

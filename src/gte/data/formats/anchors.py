@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from gte.data.cleaning import clean
 from gte.data.raw_lines import MAX_LINE
 from gte.data.readers import read_keyed
-from gte.data.records import FILTERED, Fields, Keyed, KeyedRow, Record, Rejected, Unfit, clean, records, text_hash
+from gte.data.reasons import Reason, Unfit
+from gte.data.records import Fields, Keyed, KeyedRow, Record, Rejected, records, text_hash
 
 PAGE = -1  # order of a page among the anchors that link to it
 FUNCTIONAL = frozenset([
@@ -34,13 +36,13 @@ def read_anchors(
             return
         page, anchors = clean(value.get("urlhash"), "urlhash"), value["anchors"]
         if not isinstance(anchors, list):
-            raise Unfit("wrong type of anchors")
+            raise Unfit(Reason.WRONG_TYPE.of("anchors"))
         for anchor in anchors:
             try:
                 text = anchor_text(value, anchor, language)
                 yield Keyed(page, text_hash(text) >> 1, [text], row)
             except Unfit as unfit:
-                yield Rejected(str(unfit), row)
+                yield Rejected(unfit.reason, row)
 
     return read_keyed(path, take, MAX_LINE)
 
@@ -48,19 +50,19 @@ def read_anchors(
 def anchor_text(page: dict, anchor: object, language: str | None) -> str:
     """The text of one [url, hash, text, header or footer, language]. Raises Unfit where it is skipped."""
     if not (isinstance(anchor, list) and len(anchor) == 5 and all(isinstance(part, str) for part in anchor)):
-        raise Unfit("wrong type of anchor")
+        raise Unfit(Reason.WRONG_TYPE.of("anchor"))
     url, _, text, frame, spoken = anchor
     text = text.strip()
     if not text:
-        raise Unfit(FILTERED + "empty anchor")
+        raise Unfit(Reason.EMPTY_ANCHOR)
     if frame not in ("", "0"):
-        raise Unfit(FILTERED + "anchor in a header or footer")
+        raise Unfit(Reason.ANCHOR_AT_THE_EDGE)
     if language is not None and not spoken == page.get("language") == language:
-        raise Unfit(FILTERED + "anchor in another language")
+        raise Unfit(Reason.ANCHOR_IN_ANOTHER_LANGUAGE)
     if site(url) == site(clean(page.get("url"), "url")):
-        raise Unfit(FILTERED + "anchor from the same site")
+        raise Unfit(Reason.ANCHOR_FROM_ITS_SITE)
     if text.lower().rstrip(".!:>» ") in FUNCTIONAL:
-        raise Unfit(FILTERED + "functional anchor")
+        raise Unfit(Reason.FUNCTIONAL_ANCHOR)
     return clean(text, "anchor")
 
 
@@ -69,7 +71,7 @@ def site(url: str) -> str:
     try:
         return (urlsplit(url).hostname or "").removeprefix("www.")
     except ValueError:
-        raise Unfit("malformed url") from None
+        raise Unfit(Reason.MALFORMED_URL) from None
 
 
 def join_anchors(
@@ -84,15 +86,15 @@ def join_anchors(
     for row in rows:
         if row.order == PAGE:
             if page is not None:
-                yield row.file, Rejected("duplicate id", row.row)
+                yield row.file, Rejected(Reason.DUPLICATE_ID, row.row)
             page = page or row
             continue
         texts += row.values != before
         before = row.values
         if page is None:
-            yield row.file, Rejected("page not in the files", row.row)
+            yield row.file, Rejected(Reason.NO_PAGE, row.row)
         elif texts > max_anchors:
-            yield row.file, Rejected(f"{FILTERED}more than {max_anchors} anchors of a page", row.row)
+            yield row.file, Rejected(Reason.MANY_ANCHORS.of(max_anchors), row.row)
         else:
             title, text = page.values
             value = {"anchor": row.values[0], "title": title, "text": text, "page": f"{title}\n{text}"}

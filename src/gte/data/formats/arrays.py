@@ -8,9 +8,11 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from gte.data.cleaning import encodable
 from gte.data.raw_lines import MAX_LINE, Unreadable, lines, open_raw
 from gte.data.readers import json_values, paired
-from gte.data.records import Fields, Record, Rejected, encodable
+from gte.data.reasons import Reason
+from gte.data.records import Fields, Record, Rejected
 from gte.data.tables import Row
 
 DECODER = json.JSONDecoder()
@@ -25,7 +27,6 @@ LONGEST_BETWEEN = 1_000  # characters of it, blanks nearly all
 UNFINISHED = re.compile(r"[\w.+\\-]{0,12}")  # of a number, a name or an escape, at the end of what is read
 OPENS = re.compile(r"\[")
 PIECE = 2**16  # bytes
-CUT = "array without an end"
 
 
 def read_json(path: Path | zipfile.Path, fields: Fields, *, max_row: int = MAX_LINE) -> Iterator[Record]:
@@ -70,12 +71,12 @@ def array_rows(path: Path | zipfile.Path, max_item: int) -> Iterator[Row | Rejec
                 again = window.closed and bool(window.next_mark())
                 if again:
                     last += 1
-                    yield Rejected("text after the array", last)
+                    yield Rejected(Reason.TEXT_BEHIND_ARRAY, last)
                     again = window.skip_item("", brackets=False)
                     window.closed = True
             yield from window.cut(last)
     except Unreadable as fault:
-        yield Rejected(str(fault), last)
+        yield Rejected(fault.reason, last)
 
 
 class Window:
@@ -88,7 +89,7 @@ class Window:
     def __init__(self, stream: io.BufferedIOBase, limit: int):
         self.stream, self.limit = stream, limit
         self.text, self.at, self.ended, self.closed = "", 0, False, False
-        self.fault: str | None = None
+        self.fault: Reason | None = None
         self.last = None  # good item
         self.decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
 
@@ -99,7 +100,7 @@ class Window:
             try:
                 data = self.stream.read1(PIECE)
             except Unreadable as fault:
-                self.fault, data = str(fault), b""
+                self.fault, data = fault.reason, b""
             self.ended = not data
             pieces.append(self.decode(data, final=self.ended))
             size += len(pieces[-1])
@@ -132,8 +133,8 @@ class Window:
         """
         self.closed = False
         while (first := self.next_mark()) != "]":
-            reason, value, end = self.value() if first else (CUT, None, 0)
-            if reason == CUT:
+            reason, value, end = self.value() if first else (Reason.UNENDED_ARRAY, None, 0)
+            if reason is Reason.UNENDED_ARRAY:
                 self.at = len(self.text)
                 return
             if reason is None:
@@ -154,7 +155,7 @@ class Window:
         if self.fault:
             yield Rejected(self.fault, last)
         elif not self.closed:
-            yield Rejected(CUT, last + 1)
+            yield Rejected(Reason.UNENDED_ARRAY, last + 1)
 
     def value(self) -> tuple[str | None, object, int]:
         """(None, value, where the next item begins) of the item ahead; or (why it gives none, None, 0).
@@ -167,26 +168,26 @@ class Window:
                 end = BLANKS.match(self.text, end).end()
             except json.JSONDecodeError as error:
                 if not error.msg.startswith("Unterminated") and not UNFINISHED.fullmatch(self.text, error.pos):
-                    return "invalid JSON", None, 0
+                    return Reason.INVALID_JSON, None, 0
             except (ValueError, RecursionError):  # a number of thousands of digits, thousands of brackets
-                return "invalid JSON", None, 0
+                return Reason.INVALID_JSON, None, 0
             else:
                 if end < len(self.text):  # a number may continue behind the buffer
                     return self.checked(value, end)
             if len(self.text) - self.at > self.limit:
-                return f"item over {self.limit:,} bytes", None, 0
+                return Reason.LONG_ITEM.of(self.limit), None, 0
             if not self.more():
-                return CUT, None, 0
+                return Reason.UNENDED_ARRAY, None, 0
 
     def checked(self, value: Callable, end: int) -> tuple[str | None, object, int]:
         """Call `value` on a value in front of the character at `end`."""
         item, mark = self.text[self.at : end], self.text[end]
         if len(item) > self.limit:
-            return f"item over {self.limit:,} bytes", None, 0
+            return Reason.LONG_ITEM.of(self.limit), None, 0
         if mark not in ",]":
-            return "invalid JSON", None, end
+            return Reason.INVALID_JSON, None, end
         if not item.isascii() and not encodable(item):
-            return "invalid UTF-8", None, 0
+            return Reason.INVALID_UTF8, None, 0
         return None, value, end + (mark == ",")
 
     def skip_item(self, first: str, brackets: bool = True) -> bool:

@@ -5,9 +5,11 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from gte.data.cleaning import clean
 from gte.data.raw_lines import MAX_LINE, lines
 from gte.data.readers import json_values, paired
-from gte.data.records import Fields, Record, Unfit, clean
+from gte.data.reasons import Reason, Unfit
+from gte.data.records import Fields, Record
 
 LITERAL = re.compile(r"""^[ \t]*[rRuUbB]{0,2}(\"{3}|'{3}|"|')(.*?)(?<!\\)\1[ \t]*\n?""", re.DOTALL | re.MULTILINE)
 FEW_WORDS = 3  # so short a docstring may stand in the code by chance
@@ -27,7 +29,7 @@ def split_docstring(value: dict, fields: Fields) -> tuple:
             code = code[: literal.start()] + code[literal.end() :]
             break
     if len(words) > FEW_WORDS and " ".join(words) in " ".join(code.split()):
-        raise Unfit("docstring within the code")
+        raise Unfit(Reason.DOCSTRING_IN_CODE)
     if value.get("language") == "go":
         docstring = re.sub(r"^[ \t]*//+[ \t]?", "", docstring, flags=re.MULTILINE)
     return docstring, [code], None

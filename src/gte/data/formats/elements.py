@@ -2,7 +2,7 @@
 
 from lxml import etree
 
-from gte.data.records import Unfit
+from gte.data.reasons import Reason, Unfit
 
 PARSER = etree.XMLParser(resolve_entities=False, no_network=True)
 
@@ -13,7 +13,7 @@ def parse_element(xml: bytes) -> etree._Element:
         xml.decode()
         return etree.fromstring(xml, PARSER)
     except UnicodeDecodeError:
-        raise Unfit("invalid UTF-8") from None
+        raise Unfit(Reason.INVALID_UTF8) from None
     except etree.XMLSyntaxError as error:
         undeclared = error.code == etree.ErrorTypes.ERR_UNDECLARED_ENTITY
-        raise Unfit("entity refused" if undeclared else "malformed XML") from None
+        raise Unfit(Reason.ENTITY_REFUSED if undeclared else Reason.MALFORMED_XML) from None

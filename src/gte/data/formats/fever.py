@@ -6,9 +6,11 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from gte.data.cleaning import clean
 from gte.data.raw_lines import MAX_LINE
 from gte.data.readers import read_keyed
-from gte.data.records import FILTERED, Fields, Keyed, KeyedRow, Record, Rejected, Unfit, clean, records
+from gte.data.reasons import Reason, Unfit
+from gte.data.records import Fields, Keyed, KeyedRow, Record, Rejected, records
 
 PAGE, CLAIM = 0, 1  # order of the rows of a page
 LONGEST_ID = 1_000  # Wikipedia's end at 255 bytes; the time of the normalization grows with the square of the length
@@ -28,24 +30,24 @@ def take_claim_or_page(row: int, value: dict) -> Iterator[Keyed]:
             yield Keyed(page, CLAIM, [claim], row)
         return
     if value.get("id") == value.get("text") == "":  # each file of pages begins with such a row
-        raise Unfit(FILTERED + "empty page")
+        raise Unfit(Reason.EMPTY_PAGE)
     if not isinstance(value.get("text"), str):
-        raise Unfit("wrong type of document")
+        raise Unfit(Reason.WRONG_TYPE.of("document"))
     yield Keyed(page_key(value.get("id")), PAGE, [value["text"]], row)
 
 
 def supporting_pages(value: dict) -> list[str]:
     """The different pages of a claim's evidence. Raises Unfit for a claim that is not supported."""
     if value.get("label") in ("REFUTES", "NOT ENOUGH INFO"):
-        raise Unfit(f"{FILTERED}label is {value['label']}")
+        raise Unfit(Reason.FIELD_IS.of("label", value["label"]))
     if value.get("label") != "SUPPORTS":
-        raise Unfit("unknown label")
+        raise Unfit(Reason.UNKNOWN_LABEL)
     try:
         pages = dict.fromkeys(page for evidence in value["evidence"] for _, _, page, _ in evidence)
     except (TypeError, ValueError, LookupError):
-        raise Unfit("unknown shape of evidence") from None
+        raise Unfit(Reason.UNKNOWN_EVIDENCE) from None
     if not pages:
-        raise Unfit("missing document")
+        raise Unfit(Reason.MISSING.of("document"))
     return [page_key(page) for page in pages]
 
 
@@ -53,7 +55,7 @@ def page_key(identity: object) -> str:
     """A page's id in one spelling of its accents: claims and pages differ in that."""
     identity = clean(identity, "id")
     if len(identity) > LONGEST_ID:
-        raise Unfit(f"id over {LONGEST_ID} characters")
+        raise Unfit(Reason.LONG_ID.of(LONGEST_ID))
     return unicodedata.normalize("NFC", identity)
 
 
@@ -68,10 +70,10 @@ def join_fever(rows: Iterator[KeyedRow], fields: Fields) -> Iterator[tuple[str, 
     for row in rows:
         if row.order == PAGE:
             if page is not None:
-                yield row.file, Rejected("duplicate id", row.row)
+                yield row.file, Rejected(Reason.DUPLICATE_ID, row.row)
             page = page or row
         elif page is None:
-            yield row.file, Rejected("page not in the files", row.row)
+            yield row.file, Rejected(Reason.NO_PAGE, row.row)
         else:
             title, text = spelt(page.key).replace("_", " "), spelt(page.values[0]).strip()
             value = {"claim": row.values[0], "title": title, "text": text, "page": text and f"{title}: {text}"}

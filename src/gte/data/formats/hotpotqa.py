@@ -7,7 +7,8 @@ from pathlib import Path
 from gte.data.formats.arrays import json_rows
 from gte.data.raw_lines import MAX_LINE
 from gte.data.readers import changed, parquet_rows
-from gte.data.records import Fields, Record, Rejected, Unfit
+from gte.data.reasons import Reason, Unfit
+from gte.data.records import Fields, Record, Rejected
 from gte.data.tables import Row
 
 
@@ -41,8 +42,8 @@ def divide_context(value: dict) -> dict:
         wanted = {title for title, _ in value["supporting_facts"]}
         paragraphs = [(title, title + ": " + "".join(sentences).strip()) for title, sentences in value["context"]]
     except (TypeError, ValueError, LookupError):
-        raise Unfit("unknown shape of row") from None
+        raise Unfit(Reason.UNKNOWN_SHAPE) from None
     supporting = [text for title, text in paragraphs if title in wanted]
     if not supporting:
-        raise Unfit("supporting paragraphs not in the context")
+        raise Unfit(Reason.NO_CONTEXT)
     return {**value, "supporting": supporting, "others": [text for title, text in paragraphs if title not in wanted]}

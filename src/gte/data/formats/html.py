@@ -6,7 +6,7 @@ from collections import Counter
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
 
-from gte.data.records import Unfit
+from gte.data.reasons import Reason, Unfit
 
 TAG = re.compile(r"<(/?)([a-zA-Z][^\s/>]*)")
 # elements that hold none, and those that end where the next of their kind begins
@@ -21,7 +21,7 @@ def parse_html(html: str) -> HTMLTree:
     """The tree. Raises Unfit for elements within each other to such a depth that extraction would not end."""
     tags = html.count("<")
     if tags**2 > MOST and depth(html) * tags > MOST:
-        raise Unfit("HTML nested too deeply")
+        raise Unfit(Reason.DEEP_HTML)
     return HTMLTree.parse(html)
 
 

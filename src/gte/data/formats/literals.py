@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gte.data.raw_lines import MAX_LINE, lines
 from gte.data.readers import paired
+from gte.data.reasons import Reason
 from gte.data.records import Fields, Record, Rejected
 from gte.data.tables import Row
 
@@ -28,6 +29,6 @@ def literals(path: Path | zipfile.Path, max_line: int) -> Iterator[Row | Rejecte
                     warnings.simplefilter("ignore")  # invalid escapes in other people's strings
                     yield item[0], ast.literal_eval(item[1].decode().strip())
             except UnicodeDecodeError:
-                yield Rejected("invalid UTF-8", item[0])
+                yield Rejected(Reason.INVALID_UTF8, item[0])
             except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-                yield Rejected("invalid literal", item[0])
+                yield Rejected(Reason.INVALID_LITERAL, item[0])

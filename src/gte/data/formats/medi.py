@@ -7,7 +7,8 @@ from pathlib import Path
 from gte.data.formats.arrays import json_rows
 from gte.data.raw_lines import MAX_LINE
 from gte.data.readers import changed
-from gte.data.records import Fields, Record, Unfit
+from gte.data.reasons import Reason, Unfit
+from gte.data.records import Fields, Record
 
 
 def read_medi(path: Path | zipfile.Path, fields: Fields, *, max_row: int = MAX_LINE) -> Iterator[Record]:
@@ -23,8 +24,10 @@ def drop_instructions(value: dict) -> dict:
 
 def texts(value: object, name: str) -> list:
     """The texts of [instruction, text, ...] or of a list of these; none where there is nothing."""
-    several = isinstance(value, list) and value and isinstance(value[0], list)
-    instructed = value if several else [value] if value else []
+    if not value:
+        return []
+    several = isinstance(value, list) and isinstance(value[0], list)
+    instructed = value if several else [value]
     if not all(isinstance(part, list) and len(part) > 1 for part in instructed):
-        raise Unfit(f"wrong type of {name}")
+        raise Unfit(Reason.WRONG_TYPE.of(name))
     return [part[1] for part in instructed]

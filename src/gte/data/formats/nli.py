@@ -4,9 +4,11 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from gte.data.cleaning import clean
 from gte.data.raw_lines import MAX_LINE
 from gte.data.readers import read_keyed
-from gte.data.records import FILTERED, Fields, Keyed, KeyedRow, Record, Rejected, Unfit, clean, records
+from gte.data.reasons import Reason, Unfit
+from gte.data.records import Fields, Keyed, KeyedRow, Record, Rejected, records
 
 CONTRADICTED, ENTAILED = 0, 1  # order of the rows of a premise
 
@@ -20,9 +22,9 @@ def take_sentence(row: int, value: dict) -> Iterator[Keyed]:
     """The second sentence by the first."""
     label = value.get("gold_label")
     if label in ("neutral", "-"):
-        raise Unfit(FILTERED + ("neutral" if label == "neutral" else "no label"))
+        raise Unfit(Reason.NEUTRAL if label == "neutral" else Reason.NO_LABEL)
     if label not in ("contradiction", "entailment"):
-        raise Unfit("unknown label")
+        raise Unfit(Reason.UNKNOWN_LABEL)
     premise, sentence = clean(value.get("sentence1"), "query"), clean(value.get("sentence2"), "document")
     yield Keyed(premise, CONTRADICTED if label == "contradiction" else ENTAILED, [sentence], row)
 
@@ -36,11 +38,11 @@ def join_nli(rows: Iterator[KeyedRow], fields: Fields) -> Iterator[tuple[str, Re
             continue
         entailed = True
         if not contradictions:
-            yield row.file, Rejected(FILTERED + "premise without a contradiction", row.row)
+            yield row.file, Rejected(Reason.NO_CONTRADICTION, row.row)
             continue
         contradicting = [other.values[0] for other in contradictions]
         value = {"premise": row.key, "entailed": row.values[0], "contradicting": contradicting}
         for record in records(value, fields, row.row):
             yield row.file, record
     for row in [] if entailed else contradictions:
-        yield row.file, Rejected(FILTERED + "premise without an entailment", row.row)
+        yield row.file, Rejected(Reason.NO_ENTAILMENT, row.row)

@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from gte.data.cleaning import clean
 from gte.data.readers import read_objects
-from gte.data.records import FILTERED, Fields, Record, Unfit, clean
+from gte.data.reasons import Reason, Unfit
+from gte.data.records import Fields, Record
 
 
 def read_ccnet(path: Path, fields: Fields) -> Iterator[Record]:
@@ -38,4 +40,4 @@ def check_page(title: str, text: str) -> None:
     """Raises Unfit for a page without a title or a text: the web has many, they are no fault of the file."""
     for part, role in ((title, "title"), (text, "text")):
         if not part.strip():
-            raise Unfit(f"{FILTERED}page without a {role}")
+            raise Unfit(Reason.INCOMPLETE_PAGE.of(role))

@@ -7,7 +7,8 @@ from pathlib import Path
 from gte.data.formats.arrays import json_rows
 from gte.data.raw_lines import MAX_LINE
 from gte.data.readers import changed
-from gte.data.records import FILTERED, Fields, Record, Unfit, pick
+from gte.data.reasons import Reason, Unfit
+from gte.data.records import Fields, Record, pick
 
 
 def read_passages(
@@ -22,7 +23,7 @@ def read_passages(
     def spell_out(value: dict) -> dict:
         passages = {name: texts(value.get(name), name) for name in (fields.document, fields.negatives) if name}
         if value.get(fields.document) == []:
-            raise Unfit(FILTERED + "no positive passage")
+            raise Unfit(Reason.NO_POSITIVE)
         return {**value, **passages, fields.document: passages[fields.document][:positives]}
 
     return changed(json_rows(path, max_row), fields, spell_out)
@@ -31,5 +32,5 @@ def read_passages(
 def texts(passages: object, name: str) -> list:
     """The texts of a list of passages; a passage without a text has none. Raises Unfit where it is no such list."""
     if not isinstance(passages, list | None) or not all(isinstance(passage, dict) for passage in passages or []):
-        raise Unfit(f"wrong type of {name}")
+        raise Unfit(Reason.WRONG_TYPE.of(name))
     return [pick(passage, ["title", "text"]) if passage.get("text") else "" for passage in passages or []]

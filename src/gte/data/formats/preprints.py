@@ -5,9 +5,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from gte.data.cleaning import clean, whole_number
 from gte.data.raw_lines import MAX_LINE, lines
 from gte.data.readers import read_objects
-from gte.data.records import FILTERED, Fields, Keyed, KeyedRow, Record, Rejected, Unfit, clean, records, whole_number
+from gte.data.reasons import Reason, Unfit
+from gte.data.records import Fields, Keyed, KeyedRow, Record, Rejected, records
 
 WITHDRAWN = re.compile(r"(the|this) (\w+ )?(\w+) (has been|have been|is|was) (temporarily )?withdrawn", re.IGNORECASE)
 
@@ -21,7 +23,7 @@ def folded(paper: dict) -> dict:
     """The paper with white space folded in its title and abstract. Raises Unfit for a withdrawn one."""
     texts = {name: " ".join(paper[name].split()) for name in ("title", "abstract") if isinstance(paper.get(name), str)}
     if WITHDRAWN.match(texts.get("abstract", "")):
-        raise Unfit(FILTERED + "withdrawn")
+        raise Unfit(Reason.WITHDRAWN)
     return {**paper, **texts}
 
 
@@ -34,41 +36,41 @@ def read_api_page(path: Path, fields: Fields) -> Iterator[Keyed | Rejected]:
             return
         page += item[1]
         if len(page) > MAX_LINE:
-            yield Rejected(f"page over {MAX_LINE:,} bytes", 0)
+            yield Rejected(Reason.LONG_PAGE.of(MAX_LINE), 0)
             return
     try:
         collection = json.loads(page.decode())["collection"]
     except UnicodeDecodeError:
-        yield Rejected("invalid UTF-8", 0)
+        yield Rejected(Reason.INVALID_UTF8, 0)
         return
     except (ValueError, RecursionError):
-        yield Rejected("invalid JSON", 0)
+        yield Rejected(Reason.INVALID_JSON, 0)
         return
     except (TypeError, LookupError):
         collection = None
     if not isinstance(collection, list):
-        yield Rejected("page without a collection", 0)
+        yield Rejected(Reason.NO_COLLECTION, 0)
         return
     for row, preprint in enumerate(collection, 1):
         try:
             if not isinstance(preprint, dict):
-                raise Unfit("unknown shape of row")
+                raise Unfit(Reason.UNKNOWN_SHAPE)
             doi = clean(preprint.get("doi"), "doi").lower()
             version = whole_number(preprint.get("version"), "version")
             yield Keyed(doi, version, [json.dumps(preprint)], row)
         except Unfit as unfit:
-            yield Rejected(str(unfit), row)
+            yield Rejected(unfit.reason, row)
 
 
 def join_versions(rows: Iterator[KeyedRow], fields: Fields) -> Iterator[tuple[str, Record]]:
     """The last version of a preprint, unless that withdraws it; the others are skipped."""
     *older, last = rows
     for row in older:
-        yield row.file, Rejected(FILTERED + "superseded version", row.row)
+        yield row.file, Rejected(Reason.SUPERSEDED, row.row)
     try:
         value = folded(json.loads(last.values[0]))
     except Unfit as unfit:
-        yield last.file, Rejected(str(unfit), last.row)
+        yield last.file, Rejected(unfit.reason, last.row)
     else:
         for record in records(value, fields, last.row):
             yield last.file, record

@@ -12,7 +12,8 @@ from lxml import etree
 
 from gte.data.formats.elements import parse_element
 from gte.data.raw_lines import MAX_LINE, lines
-from gte.data.records import FILTERED, Fields, Record, Rejected, Unfit, records
+from gte.data.reasons import Reason, Unfit
+from gte.data.records import Fields, Record, Rejected, records
 
 TAG = re.compile(rb"<PubmedArticle[\s>]|</PubmedArticle\s*>|</PubmedArticleSet\s*>")
 TRANSLATED = re.compile(r"\[(.*)\]\.?")
@@ -32,7 +33,7 @@ def read_pubmed(path: Path, fields: Fields) -> Iterator[Record]:
         try:
             value = texts(parse_element(xml))
         except Unfit as unfit:
-            yield Rejected(str(unfit), row)
+            yield Rejected(unfit.reason, row)
         else:
             yield from records(value, fields, row)
 
@@ -43,7 +44,7 @@ def articles(path: Path) -> Iterator[tuple[int, bytes] | Rejected]:
     held, size, fault = None, 0, ""
     for item in lines(path, MAX_LINE):
         if isinstance(item, Rejected):
-            closed = item.reason == "damaged archive"
+            closed = item.reason is Reason.DAMAGED_ARCHIVE
             if held is None or closed:
                 yield Rejected(item.reason, row)
                 held = None
@@ -55,25 +56,25 @@ def articles(path: Path) -> Iterator[tuple[int, bytes] | Rejected]:
                 closed = True
             elif tag[0].startswith(b"</"):
                 if held is None:
-                    yield Rejected("malformed XML", row)
+                    yield Rejected(Reason.MALFORMED_XML, row)
                     continue
                 xml = b"".join([*held, line[start : tag.end()]])
                 yield Rejected(fault, row) if fault else (row, xml)
                 held = None
             else:
                 if held is not None:
-                    yield Rejected(fault or "truncated record", row)
+                    yield Rejected(fault or Reason.TRUNCATED_RECORD, row)
                 row, start = row + 1, tag.start()
                 held, size, fault = [], 0, ""
         if held is not None and not fault:
             held.append(line[start:])
             size += len(held[-1])
             if size > MAX_LINE:
-                held, fault = [], f"record over {MAX_LINE:,} bytes"
+                held, fault = [], Reason.LONG_RECORD.of(MAX_LINE)
     if held is not None:
-        yield Rejected(fault or "truncated record", row)
+        yield Rejected(fault or Reason.TRUNCATED_RECORD, row)
     elif not closed or not row:
-        yield Rejected("truncated file" if row else "no PubmedArticle", row)
+        yield Rejected(Reason.TRUNCATED_FILE if row else Reason.NO_ARTICLE, row)
 
 
 def texts(article: etree._Element) -> dict:
@@ -82,14 +83,14 @@ def texts(article: etree._Element) -> dict:
     if translated := TRANSLATED.fullmatch(title):
         title = translated[1]
     if not title or title in NO_TITLE:
-        raise Unfit(FILTERED + "article without a title")
+        raise Unfit(Reason.NO_TITLE)
     parts = []
     for part in article.iterfind(".//Article/Abstract/AbstractText"):
         label, text = part.get("Label"), text_of(part)
         if text:
             parts.append(f"{label}: {text}" if label else text)
     if not parts:
-        raise Unfit(FILTERED + "article without an abstract")
+        raise Unfit(Reason.NO_ABSTRACT)
     return {"title": title, "abstract": "\n".join(parts)}
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from gte.data.cleaning import clean
 from gte.data.raw_lines import MAX_LINE
 from gte.data.readers import read_keyed, read_objects
-from gte.data.records import FILTERED, Fields, Keyed, KeyedRow, Record, Rejected, Unfit, clean, records
+from gte.data.reasons import Reason, Unfit
+from gte.data.records import Fields, Keyed, KeyedRow, Record, Rejected, records
 
 GONE = ("[deleted]", "[removed]", "[deleted by user]")  # what stands in place of a text
 PARENT, COMMENT = 0, 1  # order of the rows of a key
@@ -28,12 +30,12 @@ def read_posts(path: Path, fields: Fields, *, longer_by: int = 0, min_reactions:
         check_author(post, "post", post.get("title"), post.get("selftext"))
         title, text = post.get("title"), post.get("selftext")
         if not text:
-            raise Unfit(FILTERED + "post without a text")
+            raise Unfit(Reason.NO_POST_TEXT)
         if isinstance(title, str) and isinstance(text, str) and len(text) < len(title) + longer_by:
-            raise Unfit(f"{FILTERED}text not {longer_by} characters longer than its title")
+            raise Unfit(Reason.SHORT_POST.of(longer_by))
         reactions = [post.get(name) for name in ("num_comments", "score")]
         if not any(isinstance(count, int) and count >= min_reactions for count in reactions):
-            raise Unfit(f"{FILTERED}under {min_reactions} comments and votes")
+            raise Unfit(Reason.FEW_REACTIONS.of(min_reactions))
         return post
 
     return read_objects(path, fields, wanted)
@@ -75,10 +77,10 @@ def join_comments(rows: Iterator[KeyedRow], fields: Fields) -> Iterator[tuple[st
     for row in rows:
         if row.order == PARENT:
             if parent is not None and row.key.startswith("t3_"):  # a comment's second row repeats its pair as well
-                yield row.file, Rejected("duplicate id", row.row)
+                yield row.file, Rejected(Reason.DUPLICATE_ID, row.row)
             parent = parent or row
         elif parent is None:
-            yield row.file, Rejected("parent not in the files", row.row)
+            yield row.file, Rejected(Reason.NO_PARENT, row.row)
         elif parent.values[1]:
             yield row.file, Rejected(parent.values[1], row.row)
         else:
@@ -95,5 +97,5 @@ def check_author(value: dict, role: str, *texts) -> None:
 def why_not(value: dict, role: str, *texts) -> str:
     """Why a post or comment is skipped, '' where it is not."""
     if any(isinstance(text, str) and text.strip() in GONE for text in texts):
-        return f"{FILTERED}deleted {role}"
-    return f"{FILTERED}{role} by AutoModerator" if value.get("author") == "AutoModerator" else ""
+        return Reason.DELETED.of(role)
+    return Reason.BY_MACHINE.of(role) if value.get("author") == "AutoModerator" else ""

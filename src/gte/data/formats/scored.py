@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gte.data.raw_lines import DAMAGE
-from gte.data.records import FILTERED, Fields, Record, Rejected, records
+from gte.data.reasons import Reason
+from gte.data.records import Fields, Record, Rejected, records
 from gte.errors import UserError, first_line
 from gte.files import put
 
@@ -45,11 +46,11 @@ def read_scored(path: Path, fields: Fields, *, negatives: int = 15, below: float
 
     def with_texts(query: int | None, ids: np.ndarray | None, scores: np.ndarray | None, row: int) -> Iterator[Record]:
         if ids is None or not len(ids) or scores is None or len(ids) != len(scores):
-            yield Rejected("unknown shape of row", row)
+            yield Rejected(Reason.UNKNOWN_SHAPE, row)
             return
         chosen = ids[1:][scores[1:] < below * scores[0]][:negatives]
         if len(chosen) < negatives:
-            yield Rejected(f"{FILTERED}fewer than {negatives} negatives under {below:g} of the score", row)
+            yield Rejected(Reason.FEW_NEGATIVES.of(negatives, below), row)
             return
         value = {
             "query": queries.get(query),
@@ -57,9 +58,9 @@ def read_scored(path: Path, fields: Fields, *, negatives: int = 15, below: float
             "negatives": [documents.get(one) for one in chosen],
         }
         if value["document"] is None or None in value["negatives"]:
-            yield Rejected("document not in the files", row)
+            yield Rejected(Reason.NO_DOCUMENT, row)
         elif value["query"] is None:
-            yield Rejected("query not in the files", row)
+            yield Rejected(Reason.NO_QUERY, row)
         else:
             yield from records(value, fields, row)
 
@@ -72,7 +73,7 @@ def read_scored(path: Path, fields: Fields, *, negatives: int = 15, below: float
     except (pa.ArrowException, *DAMAGE) as error:
         if getattr(error, "errno", None):
             raise
-        yield Rejected("damaged file", row)
+        yield Rejected(Reason.DAMAGED_FILE, row)
 
 
 def opened(path: Path, wanted: tuple[str, ...]) -> pq.ParquetFile:

@@ -8,6 +8,7 @@ from pathlib import Path
 from gte.data.formats.arrays import Window, head
 from gte.data.raw_lines import MAX_LINE, Unreadable, open_raw
 from gte.data.readers import paired
+from gte.data.reasons import Reason
 from gte.data.records import Fields, Record, Rejected
 from gte.data.tables import Row
 
@@ -50,17 +51,17 @@ def question_rows(path: Path | zipfile.Path, max_paragraph: int) -> Iterator[Row
                 window.closed = window.text.rstrip().endswith("}")
             yield from window.cut(number)
     except Unreadable as fault:
-        yield Rejected(str(fault), number)
+        yield Rejected(fault.reason, number)
 
 
 def questions(paragraph: object) -> Iterator[dict | Rejected]:
     """The questions of a paragraph as flat objects."""
     asked = paragraph.get("qas") if isinstance(paragraph, dict) else None
     if not isinstance(asked, list):
-        yield Rejected("unknown shape of row", 0)
+        yield Rejected(Reason.UNKNOWN_SHAPE, 0)
         return
     for question in asked:
         if isinstance(question, dict):
             yield {**question, "context": paragraph.get("context")}
         else:
-            yield Rejected("unknown shape of row", 0)
+            yield Rejected(Reason.UNKNOWN_SHAPE, 0)

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from lxml import etree
 
+from gte.data.cleaning import clean, whole_number
 from gte.data.formats.elements import parse_element
 from gte.data.formats.html import plain_text
 from gte.data.raw_lines import MAX_LINE, lines
-from gte.data.records import FILTERED, Fields, Keyed, KeyedRow, Record, Rejected, Unfit, clean, records, whole_number
+from gte.data.reasons import Reason, Unfit
+from gte.data.records import Fields, Keyed, KeyedRow, Record, Rejected, records
 from gte.errors import UserError
 
 QUESTION, ANSWER = "1", "2"  # PostTypeId; further ones are wiki pages of tags and the like
@@ -29,11 +31,11 @@ def read_questions(path: Path, fields: Fields, *, min_score: int | None = None) 
         row, post = item
         try:
             if post.get("PostTypeId") != QUESTION:
-                raise Unfit(FILTERED + "no question")
+                raise Unfit(Reason.OTHER_POST)
             check_score(whole_number(post.get("Score"), "score"), min_score)
             texts = question(post.get("Title"), post.get("Body"))
         except Unfit as unfit:
-            yield Rejected(str(unfit), row)
+            yield Rejected(unfit.reason, row)
         else:
             yield from records(texts, fields, row)
 
@@ -59,9 +61,9 @@ def read_answers(
                 points = whole_number(post.get("Score"), "score")
                 yield Keyed(f"{path} {clean(post.get('ParentId'), 'ParentId')}", -points, [body, identity], row)
             else:
-                raise Unfit(FILTERED + "neither question nor answer")
+                raise Unfit(Reason.OTHER_KIND)
         except Unfit as unfit:
-            yield Rejected(str(unfit), row)
+            yield Rejected(unfit.reason, row)
 
 
 def join_answers(
@@ -75,28 +77,28 @@ def join_answers(
     rows = list(rows)
     questions, answers = ([row for row in rows if (row.order == FIRST) is first] for first in (True, False))
     for row in questions[1:]:
-        yield row.file, Rejected("duplicate id", row.row)
+        yield row.file, Rejected(Reason.DUPLICATE_ID, row.row)
     if not questions:
         for row in answers:
-            yield row.file, Rejected("answer without its question", row.row)
+            yield row.file, Rejected(Reason.NO_QUESTION, row.row)
         return
     asked, (title, body, accepted) = questions[0], questions[0].values
     chosen = next((row for row in answers if prefer == "accepted" and row.values[1] == accepted), None)
     chosen = chosen or (answers[0] if answers else None)
     try:
         if chosen is None:
-            raise Unfit(FILTERED + "question without an answer")
+            raise Unfit(Reason.UNANSWERED)
         check_score(-chosen.order, min_score)
         value = {**question(title, body), "answer": plain_text(chosen.values[0])}
     except Unfit as unfit:
         chosen = None
-        yield asked.file, Rejected(str(unfit), asked.row)
+        yield asked.file, Rejected(unfit.reason, asked.row)
     else:
         for record in records(value, fields, asked.row):
             yield asked.file, record
     for row in answers:
         if row is not chosen:
-            yield row.file, Rejected(FILTERED + "answer not chosen", row.row)
+            yield row.file, Rejected(Reason.ANSWER_NOT_CHOSEN, row.row)
 
 
 def question(title: str | None, body: str | None) -> dict:
@@ -108,7 +110,7 @@ def question(title: str | None, body: str | None) -> dict:
 def check_score(points: int, least: int | None) -> None:
     """Raises Unfit for a score that its source skips."""
     if least is not None and points < least:
-        raise Unfit(f"{FILTERED}score under {least}")
+        raise Unfit(Reason.LOW_SCORE.of(least))
 
 
 def posts(path: Path) -> Iterator[tuple[int, etree._Element] | Rejected]:
@@ -117,7 +119,7 @@ def posts(path: Path) -> Iterator[tuple[int, etree._Element] | Rejected]:
     for item in lines(path, MAX_LINE):
         if isinstance(item, Rejected):
             yield item
-            number, closed = item.row, item.reason == "damaged archive"
+            number, closed = item.row, item.reason is Reason.DAMAGED_ARCHIVE
             continue
         number, line = item[0], item[1].strip()
         if line == b"</posts>":
@@ -126,8 +128,8 @@ def posts(path: Path) -> Iterator[tuple[int, etree._Element] | Rejected]:
             try:
                 yield number, parse_element(line)  # a dict of many attributes would take the square of their number
             except Unfit as unfit:
-                yield Rejected(str(unfit), number)
+                yield Rejected(unfit.reason, number)
         elif not FRAME.fullmatch(line):
-            yield Rejected("malformed XML", number)
+            yield Rejected(Reason.MALFORMED_XML, number)
     if not closed:
-        yield Rejected("truncated file", number)
+        yield Rejected(Reason.TRUNCATED_FILE, number)

@@ -19,7 +19,8 @@ from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 from gte.data.formats.html import parse_html, plain_text
 from gte.data.formats.pages import check_page
 from gte.data.raw_lines import Unreadable, open_raw
-from gte.data.records import FILTERED, Fields, Record, Rejected, Unfit, records
+from gte.data.reasons import Reason, Unfit
+from gte.data.records import Fields, Record, Rejected, records
 
 MAX_RECORD = 16 * 2**20  # bytes; Common Crawl cuts pages at 1 MiB, from 2025 on at 5
 VERSION = re.compile(rb"WARC/\d\.\d+\r?\n")
@@ -49,7 +50,7 @@ def read_warc(path: Path, fields: Fields, *, main_content: bool = True) -> Itera
         try:
             value, way = page(head, block, main_content)
         except Unfit as unfit:
-            yield Rejected(str(unfit), row)
+            yield Rejected(unfit.reason, row)
         else:
             if value is not None:
                 found = records(value, fields, row)
@@ -78,7 +79,7 @@ def parsed(head: bytes, block: bytes) -> WarcRecord:
     whole = b"WARC/1.0\r\n%bContent-Length: %d\r\n\r\n%b" % (LENGTH.sub(b"", head), len(block), block)
     record = next(ArchiveIterator(io.BytesIO(whole), parse_http=False, quirks_mode=True, stream_detect=False), None)
     if record is None:
-        raise Unfit("malformed record")
+        raise Unfit(Reason.MALFORMED_RECORD)
     return record
 
 
@@ -87,7 +88,7 @@ def wet_texts(data: bytes) -> tuple[str, str]:
     try:
         title, _, text = data.decode().strip().partition("\n")
     except UnicodeDecodeError:
-        raise Unfit("invalid UTF-8") from None
+        raise Unfit(Reason.INVALID_UTF8) from None
     return title, text
 
 
@@ -97,14 +98,14 @@ def html_body(record: WarcRecord, head: bytes, block: bytes) -> tuple[bytes, str
     try:
         record.parse_http(quirks_mode=True)
     except OSError:
-        raise Unfit("malformed HTTP") from None
+        raise Unfit(Reason.MALFORMED_HTTP) from None
     if record.http_headers is None:
-        raise Unfit(FILTERED + "no HTML")
+        raise Unfit(Reason.NO_HTML)
     if record.http_headers.status_code not in (200, None):
-        raise Unfit(FILTERED + "HTTP status other than 200")
+        raise Unfit(Reason.OTHER_STATUS)
     kind = record.headers.get("WARC-Identified-Payload-Type") or record.http_content_type or HTML[0]
     if kind.lower() not in HTML:
-        raise Unfit(FILTERED + "no HTML")
+        raise Unfit(Reason.NO_HTML)
     stated = {name.lower() for name, _ in record.http_headers} & {"content-encoding", "transfer-encoding"}
     if not stated:
         return within_limit(record.reader.read(MAX_RECORD + 1)), record.http_charset, None
@@ -123,13 +124,13 @@ def html_body(record: WarcRecord, head: bytes, block: bytes) -> tuple[bytes, str
             return within_limit(html), record.http_charset, AS_STATED
         if not ENCODED.search(html, 0, 2**10):
             return within_limit(html), record.http_charset, AS_STORED
-    raise Unfit("malformed HTTP")
+    raise Unfit(Reason.MALFORMED_HTTP)
 
 
 def within_limit(html: bytes) -> bytes:
     """A body. Raises Unfit for one that is too great to be a page."""
     if len(html) > MAX_RECORD:
-        raise Unfit(f"record over {MAX_RECORD:,} bytes")
+        raise Unfit(Reason.LONG_RECORD.of(MAX_RECORD))
     return html
 
 
@@ -155,7 +156,7 @@ def cut_records(path: Path) -> Iterator[tuple[int, bytes, bytes] | Rejected]:
             tape = Tape(stream)
             while line := tape.line_after_blanks():
                 row += 1
-                found: tuple | str = cut_record(tape) if VERSION.fullmatch(line) else "no WARC record"
+                found: tuple | str = cut_record(tape) if VERSION.fullmatch(line) else Reason.NO_WARC_RECORD
                 if not isinstance(found, str):
                     yield row, *found
                 elif not tape.fault:
@@ -164,7 +165,7 @@ def cut_records(path: Path) -> Iterator[tuple[int, bytes, bytes] | Rejected]:
             if tape.fault:
                 yield Rejected(tape.fault, row)
     except Unreadable as fault:
-        yield Rejected(str(fault), row)
+        yield Rejected(fault.reason, row)
 
 
 def cut_record(tape: "Tape") -> tuple[bytes, bytes] | str:
@@ -173,22 +174,22 @@ def cut_record(tape: "Tape") -> tuple[bytes, bytes] | str:
     while not (line := tape.line()).isspace():
         head += line
         if not line or len(head) > MAX_RECORD:
-            return "truncated record"
+            return Reason.TRUNCATED_RECORD
     stated = LENGTH.search(head)
     length = int(stated[1] or 0) if stated else 0  # without one, up to the next record
     if length > MAX_RECORD:
-        return f"record over {MAX_RECORD:,} bytes"
+        return Reason.LONG_RECORD.of(MAX_RECORD)
     if tape.record_follows(length):
         return head, tape.read(length)
     held = 0
     while not (size := tape.until_record()):
         if held > MAX_RECORD:
-            return f"record over {MAX_RECORD:,} bytes"
+            return Reason.LONG_RECORD.of(MAX_RECORD)
         before, held = held, tape.hold(2 * held + 1)
         if held == before:  # the file's end, which too great a length goes beyond
             block = tape.read(held)
-            return (head, block) if held > length else "truncated record"
-    return (head, tape.read(size)) if size <= MAX_RECORD else f"record over {MAX_RECORD:,} bytes"
+            return (head, block) if held > length else Reason.TRUNCATED_RECORD
+    return (head, tape.read(size)) if size <= MAX_RECORD else Reason.LONG_RECORD.of(MAX_RECORD)
 
 
 class Tape:
@@ -213,7 +214,7 @@ class Tape:
             while len(self.data) - self.at < size and (chunk := self.stream.read1(2**18)):
                 self.data += chunk
         except Unreadable as fault:
-            self.broken = str(fault)
+            self.broken = fault.reason
         return len(self.data) - self.at
 
     def read(self, size: int) -> bytes:

@@ -10,7 +10,8 @@ from gte.benchmarks.gpu.checks.encoder import KINDS, precisions
 from gte.benchmarks.gpu.findings import Findings
 from gte.benchmarks.gpu.setting import Setting
 from gte.benchmarks.measure import synchronize
-from gte.encoder import AUTOCAST, Encoder
+from gte.encoder import Encoder
+from gte.precision import AUTOCAST
 
 LENGTH = 64
 

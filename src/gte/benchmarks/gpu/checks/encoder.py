@@ -9,7 +9,8 @@ from torch import Tensor
 from gte.benchmarks.gpu.checks.loss import distance
 from gte.benchmarks.gpu.findings import Findings
 from gte.benchmarks.gpu.setting import Setting
-from gte.encoder import AUTOCAST, Encoder
+from gte.encoder import Encoder
+from gte.precision import AUTOCAST
 
 # of 4 layers: what products in half precision leave of the gradient's digits; TF32 is off in float32
 LIMITS = {"fp32": 2e-4, "bf16": 0.06, "fp16": 0.06}

@@ -11,9 +11,10 @@ from gte.benchmarks.gpu.findings import Findings
 from gte.benchmarks.gpu.setting import Setting
 from gte.benchmarks.loss import restart_peak
 from gte.benchmarks.measure import encoder_flops, matmul_rate, synchronize
-from gte.encoder import AUTOCAST
+from gte.encoder import Encoder
 from gte.loss import improved_contrastive_loss
 from gte.memory import peak_memory
+from gte.precision import AUTOCAST
 
 SWEEP = {
     "packed bf16, chunks of 32k": {"packed": True},
@@ -47,6 +48,15 @@ def sweep(findings: Findings, setting: Setting, name: str, variants: dict[str, d
         print(f"{label}: {made}", file=sys.stderr)
 
 
+def update(encoder: Encoder, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+    """What a training step does with its gradients."""
+    scaler.unscale_(optimizer)
+    torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad()
+
+
 def one_step(
     setting: Setting,
     folder: Path,
@@ -64,16 +74,16 @@ def one_step(
     dtype = AUTOCAST[precision]
     scaler = torch.amp.GradScaler(setting.device, init_scale=256, enabled=precision == "fp16")
 
-    def step(n: int) -> list[float]:
+    marks: list[float] = []
+
+    def mark(wait: bool = True) -> None:
+        if wait:
+            synchronize(setting.device)
+        marks.append(time.perf_counter())
+
+    def step(n: int) -> None:
         lengths = lengths_R[: 2 * n]
         ids = ids_T[: int(lengths.sum())]
-        marks = []
-
-        def mark(wait: bool = True) -> None:
-            if wait:
-                synchronize(setting.device)
-            marks.append(time.perf_counter())
-
         mark()
         with torch.autocast(setting.device, dtype, enabled=dtype is not None):
             x = encoder(ids, lengths, encoder.plan(lengths.numpy(), batch_tokens), recompute)
@@ -83,17 +93,14 @@ def one_step(
         mark()
         scaler.scale(loss).backward()
         mark()
-        scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad()
+        update(encoder, optimizer, scaler)
         mark()
-        return marks
 
     step(max(pairs // 8, 8))
     restart_peak(setting.device)
-    start, handed, forward, loss, backward, end = step(pairs)
+    marks.clear()
+    step(pairs)
+    start, handed, forward, loss, backward, end = marks
     tokens, seconds = int(lengths_R.sum()), end - start
     flops = encoder_flops(lengths_R.numpy(), encoder.lm.config, backward=True)
     return {
