@@ -4,6 +4,7 @@ import hashlib
 import pickle
 import random
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from test_data_faults import SHARD, flip_a_bit, without_pages
 from test_shards import make_table
 from test_train import TINY
 
-from gte.data.page_sums import PAGE
+from gte.data.page_sums import PAGE, page_sums
 from gte.data.pairs_file import leading_groups, pair_batches
 from gte.data.shards import Manifest, TokenTable
 from gte.data.tasks import ranges
@@ -190,8 +191,25 @@ def test_checksums_of_another_pairs_file_are_refused(prepared, tmp_path):
         shutil.copy(prepared / "pairs" / f"colours.{name}", tmp_path)
     sums = tmp_path / "colours.pages"
     sums.write_bytes(sums.read_bytes()[:-8])
-    with pytest.raises(UserError, match=r"colours\.pages does not belong to .*colours\.parquet; delete it and prepare"):
+    with pytest.raises(UserError, match=r"colours\.parquet is damaged: \d+ pages of 4 KiB were written, it"):
         list(pair_batches(tmp_path / "colours.parquet", 100))
+
+
+@pytest.mark.parametrize("with_sums", [True, False])
+def test_a_pairs_file_cut_anywhere_is_one_line_wherever_it_is_read(tmp_path, with_sums):
+    path, rng = tmp_path / "faq.parquet", random.Random(1)
+    texts = [f"{row} {rng.random()}" for row in range(3_000)]
+    pq.write_table(pa.table({"query": texts, "document": texts}), path, row_group_size=500, write_page_checksum=True)
+    intact = path.read_bytes()
+    if with_sums:
+        page_sums(path).tofile(path.with_suffix(".pages"))
+    pages = [PAGE * page for page in range(len(intact) // PAGE + 1)]
+    assert len(pages) > 9
+    for size in [*pages, *(page + 5 for page in pages[:-1]), 4, len(intact) - 1]:
+        path.write_bytes(intact[:size])
+        for read in (ranges, partial(leading_groups, rows=1), lambda path: list(pair_batches(path, 100))):
+            with pytest.raises(UserError, match=r"faq\.parquet is damaged.*; delete it and prepare again: only it is"):
+                read(path)
 
 
 def test_the_first_rows_of_a_pairs_file_are_those_of_as_few_row_groups_as_hold_them(tmp_path):

@@ -23,6 +23,7 @@ import pytest
 
 from gte.data import lineage, made_by, runs, tasks
 from gte.data import pairs as engine
+from gte.data.engine import run_tasks
 from gte.data.module import PairData
 from gte.data.own_files import infer_sources
 from gte.data.pairs import use_engine
@@ -446,6 +447,21 @@ def test_a_worker_that_is_killed_is_one_line_and_the_others_work_on(tmp_path):
             workers.run(text_hash, 1)
         assert "in text_hash" in error.value.__notes__[0]
         assert workers.run(text_hash, "text") == number
+
+
+def test_tasks_of_all_workers_together_are_as_many_at_a_time_as_there_are_workers():
+    sleeps = [partial(time.sleep, 0.2)] * 6
+    with Workers(2) as workers:
+        calls = [partial(workers.run, run_tasks, name, sleeps) for name in ("one", "other")]
+        list(workers.each([partial(workers.run, text_hash, "start")] * 2, [1, 1]))
+        start = time.monotonic()
+        assert list(workers.each(calls, [1, 1])) == [[None] * 6] * 2
+        assert time.monotonic() - start >= 0.2 * 12 / 2
+        start = time.monotonic()
+        assert workers.run(run_tasks, "alone", [partial(time.sleep, 2)] * 2) == [None] * 2
+        assert time.monotonic() - start < 3.9  # one that works alone has the slots of all
+        assert len(list(Path(workers.slots).iterdir())) == 2
+    assert not Path(workers.slots).exists()
 
 
 def test_a_damaged_pairs_file_is_named_where_shards_are_made_of_it(tmp_path):

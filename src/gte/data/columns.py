@@ -334,6 +334,8 @@ def is_text(name: str | int, values: list) -> bool:
 
 def is_number(value: str) -> bool:
     """Whether a cell spells a number."""
+    if value[:1].isalpha() and value[0] not in "iInN":  # not Infinity or NaN: a text, without an exception's cost
+        return False
     try:
         float(value)
     except ValueError:

@@ -14,6 +14,7 @@ import daft
 from daft.io.source import DataSource, DataSourceTask
 from daft.recordbatch import RecordBatch
 
+from gte.data.slots import slot
 from gte.errors import UserError
 
 RESULT = pa.schema([("number", pa.int64()), ("result", pa.string())])
@@ -49,7 +50,8 @@ def result(function: Callable[[], Any]) -> str:
     # quarter of the time of reading and sorting pairs
     pa.set_memory_pool(pa.system_memory_pool())
     try:
-        return json.dumps({"value": function()})
+        with slot():
+            return json.dumps({"value": function()})
     except UserError as error:
         return json.dumps({"refused": str(error)})
     except OSError as error:

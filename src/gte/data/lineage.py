@@ -88,6 +88,7 @@ def module_file(src: Path, name: str) -> Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
+@cache
 def is_module(src: Path, name: str) -> bool:
     """Whether there is such a module."""
     return module_file(src, name).is_file()

@@ -12,7 +12,6 @@ nor on the engine.
 """
 
 import logging
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gte.cores import allowed_cores
 from gte.data.columnar.read import read_columns
 from gte.data.contamination import Contamination, EvaluationTexts, load_evaluation, save_evaluation
 from gte.data.engine import daft, run_tasks
@@ -37,9 +37,10 @@ from gte.errors import UserError
 logging.getLogger("tracing").setLevel(logging.WARNING)  # Daft's engine names every operator it enters
 
 HASHES = pa.schema([PART.field("high"), PART.field("low")])
-PARQUET = {"compression": "zstd", "write_page_checksum": True}
+PARQUET = {"compression": "zstd", "write_page_checksum": True, "use_dictionary": ["file"]}  # no other column repeats
 BUCKET_BYTES = 32 * 2**20  # of texts, about; sorting one takes a few times as much
 MAX_BUCKETS = 1024
+MOST_THREADS = 4  # that parse the blocks of a file: unpacking it keeps no more of them busy
 GROUP_ROWS = 16_384  # of the pairs files' row groups, about, at most
 GROUP_BYTES = 64 * 2**20  # of their texts
 LARGE_BYTES = 2**30  # of a bucket's rows, beyond which a column's texts get 64-bit offsets before they are put together
@@ -206,7 +207,7 @@ def write_parts(source: Source, raws: list[Raw], buckets: int, work: Path) -> li
     parts.mkdir(parents=True)
     threads = 1  # a task of Ray has one core
     if daft.get_or_infer_runner_type() == "native":
-        threads = max(1, len(os.sched_getaffinity(0)) // len(raws)) if hasattr(os, "sched_getaffinity") else 1
+        threads = min(MOST_THREADS, max(1, allowed_cores() // len(raws)))
     if not source.keyed:
         tasks = [partial(read_raw, number, source, raw, buckets, parts, threads) for number, raw in enumerate(raws)]
         return run_tasks(f"{source.name}: reading", tasks)

@@ -6,10 +6,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gte.data.page_sums import check_stretch
+from gte.data.page_sums import PAGE, check_stretch
 from gte.errors import UserError
 
 FOOTER_END = 8  # bytes: the length of a parquet footer, and its mark
+REMAKE = "delete it and prepare again: only it is made anew"
 
 
 def open_pairs(path: Path, groups: list[int] | None = None) -> pq.ParquetFile:
@@ -18,22 +19,37 @@ def open_pairs(path: Path, groups: list[int] | None = None) -> pq.ParquetFile:
     Those in a file's own pages, which are compared as they are read, cover neither the footer nor the pages' heads.
     Raises UserError where it is damaged.
     """
-    sums, remake = path.with_suffix(".pages"), "delete it and prepare again: only it is made anew"
+    sums, size = path.with_suffix(".pages"), path.stat().st_size
     if not sums.is_file():  # of a folder of before there were any
-        return pq.ParquetFile(path, page_checksum_verification=True)
-    size = path.stat().st_size
-    check_stretch(path, sums, size - FOOTER_END, size, remake)
+        return open_file(path)
+    pages = sums.stat().st_size // 8
+    if pages != -(-size // PAGE) or size < FOOTER_END:  # cut between two pages, each that is left is intact
+        raise UserError(f"{path} is damaged: {pages:,} pages of 4 KiB were written, it has {size:,} bytes; {REMAKE}")
+    check_stretch(path, sums, size - FOOTER_END, size, REMAKE)
     with open(path, "rb") as stream:
         stream.seek(size - FOOTER_END)
         length = int.from_bytes(stream.read(4), "little")
-    check_stretch(path, sums, size - FOOTER_END - length, size, remake)
-    file = pq.ParquetFile(path, page_checksum_verification=True)
+    check_stretch(path, sums, size - FOOTER_END - length, size, REMAKE)
+    file = open_file(path)
     for number in range(file.num_row_groups) if groups is None else groups:
         group = file.metadata.row_group(number)
         for column in map(group.column, range(group.num_columns)):
             begin = column.dictionary_page_offset or column.data_page_offset
-            check_stretch(path, sums, begin, begin + column.total_compressed_size, remake)
+            check_stretch(path, sums, begin, begin + column.total_compressed_size, REMAKE)
     return file
+
+
+def open_file(path: Path) -> pq.ParquetFile:
+    """A pairs file, unread. Raises UserError where it is no parquet file."""
+    try:
+        return pq.ParquetFile(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        raise damaged(path, error) from error
+
+
+def damaged(path: Path, error: Exception) -> UserError:
+    """The error for a pairs file that Arrow refuses."""
+    return UserError(f"{path} is damaged ({str(error).splitlines()[0]}); {REMAKE}")
 
 
 def leading_groups(path: Path, rows: int) -> list[int]:
@@ -52,6 +68,4 @@ def pair_batches(
     try:
         yield from open_pairs(path, groups).iter_batches(rows, row_groups=groups, columns=columns)
     except (OSError, pa.ArrowException) as error:
-        raise UserError(
-            f"{path} is damaged ({str(error).splitlines()[0]}); delete it and prepare again: only it is made anew"
-        ) from error
+        raise damaged(path, error) from error

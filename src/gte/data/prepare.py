@@ -2,8 +2,10 @@
 
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,13 +69,10 @@ def prepare(
         raise UserError(f"workers={workers} must be a whole number of at least 1, or null for a core each")
     raws = recipe.locate()
     if dry_run:
-        look_at(recipe, raws, report)
+        show(recipe, raws, look_at(recipe, raws, Workers(1)), report)
         report("dry run: nothing is written")
         return None
     stated = recipe.configuration(raws)
-    given = None
-    if recipe.tokenizer is not None:  # may fail: before hours of work
-        given = load_tokenizer(recipe.tokenizer, recipe.tokenizer_revision)
     use_engine(engine)
     out = Path(out)
     with locked(out, "making", "data.dir"):
@@ -81,33 +80,63 @@ def prepare(
             report(f"{out} is complete and {age(made, recipe)}")
             return made
         refuse_foreign(out)
-        for note in hub_notes(recipe.sources, raws, recipe.raw):
-            report(note)
-        shown = look_at(recipe, raws, report)
         count = how_many(workers, engine)
         if workers is None:
             count = min(count, 1 + sum(texts_size(raw) for found in raws.values() for raw in found) // WORTH)
-        with building_site(out, report) as build, Workers(count, engine) as pool:
-            build = build.resolve()  # the tasks of a cluster run in other folders
-            manifest = fill(recipe, raws, given, build, report, pool)
-            for name, columns in shown.items():
-                manifest.sources[name]["columns"] = columns
-            manifest.configuration, manifest.command = stated, command
-            manifest.save(build)
+        with Workers(count, engine) as pool:
+            given, looks = tokenizer_and_looks(recipe, raws, pool)
+            for note in hub_notes(recipe.sources, raws, recipe.raw):
+                report(note)
+            shown = show(recipe, raws, looks, report)
+            with building_site(out, report) as build:
+                build = build.resolve()  # the tasks of a cluster run in other folders
+                manifest = fill(recipe, raws, given, build, report, pool)
+                for name, columns in shown.items():
+                    manifest.sources[name]["columns"] = columns
+                manifest.configuration, manifest.command = stated, command
+                manifest.save(build)
     report(table(manifest, out))
     return manifest
 
 
-def look_at(recipe: Recipe, raws: dict[str, list[Raw]], report: Report) -> dict[str, dict]:
+def tokenizer_and_looks(
+    recipe: Recipe, raws: dict[str, list[Raw]], workers: Workers
+) -> tuple["PreTrainedTokenizerBase | None", dict[str, dict | UserError]]:
+    """The tokenizer that the recipe names, None where it names none, and what `look_at` returns.
+
+    Loading the one takes seconds of this process; the workers start and look at the files meanwhile. Raises UserError
+    where there is no such tokenizer.
+    """
+    near = workers if workers.engine == "native" else Workers(1)  # a cluster's processes run in other folders
+    with ThreadPoolExecutor(1) as aside:
+        looking = aside.submit(look_at, recipe, raws, near)
+        given = None
+        if recipe.tokenizer is not None:  # may fail: before hours of work
+            given = load_tokenizer(recipe.tokenizer, recipe.tokenizer_revision)
+        return given, looking.result()
+
+
+def look_at(recipe: Recipe, raws: dict[str, list[Raw]], workers: Workers) -> dict[str, dict | UserError]:
+    """The `preview` of each of a user's own files, by source."""
+    own = [source for source in recipe.sources if source.category == LOCAL]
+    calls = [partial(workers.run, preview, source, raws[source.name]) for source in own]
+    found = workers.each(calls, [0] * len(calls))
+    return {source.name: look for source, look in zip(own, found, strict=True)}
+
+
+def show(
+    recipe: Recipe, raws: dict[str, list[Raw]], looks: dict[str, dict | UserError], report: Report
+) -> dict[str, dict]:
     """Tells what of each of a user's own files is read as what, and warns; returns it by source."""
     for note in recipe.notes:
         report(f"note: {note}")
     shown = {}
-    for source in recipe.sources:
-        if source.category == LOCAL:
-            shown[source.name] = preview(source, raws[source.name])
-            for line in describe(source.name, ", ".join(raw.name for raw in raws[source.name]), shown[source.name]):
-                report(line)
+    for name, look in looks.items():
+        if isinstance(look, UserError):
+            raise look
+        shown[name] = look
+        for line in describe(name, ", ".join(raw.name for raw in raws[name]), look):
+            report(line)
     if shown and recipe.tokenizer is None:
         report(
             "note: no tokenizer is named, so one is trained on these pairs, which only models of random weights "

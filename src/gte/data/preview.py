@@ -1,12 +1,12 @@
 """A look at a source before it is prepared: its columns, two of its pairs, and what seems wrong with the first ones."""
 
 from collections import Counter
-from itertools import islice
 from statistics import median
 
+from gte.data.columnar.read import first_records
 from gte.data.columns import is_number
 from gte.data.reasons import is_fault
-from gte.data.records import Pair, Rejected, Triple
+from gte.data.records import Pair, Record, Rejected, Triple
 from gte.data.sources import Raw, Source
 
 LOOKED_AT = 10_000  # rows
@@ -20,7 +20,11 @@ def preview(source: Source, raws: list[Raw]) -> dict:
     source: of the user's own files. raws: where its rows are; the first LOOKED_AT are read. Raises UserError where a
     file cannot be read.
     """
-    records = [record for raw in raws for record in islice(source.read(raw), LOOKED_AT)][:LOOKED_AT]
+    records: list[Record] = []
+    for raw in raws:
+        records += first_records(source, raw, LOOKED_AT - len(records))
+        if len(records) == LOOKED_AT:
+            break
     pairs = [record for record in records if not isinstance(record, Rejected)]
     note = source.columns.get("note")
     return {

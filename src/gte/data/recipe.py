@@ -9,7 +9,6 @@ from pathlib import Path
 from gte.data.columns import Wanted
 from gte.data.contamination import Decontamination
 from gte.data.locate import configuration, locate
-from gte.data.mining import mined_for
 from gte.data.own_files import infer_sources, pair_files
 from gte.data.sources import Raw, Source, load_source, overridden
 from gte.errors import UserError, check_numbers, did_you_mean, say
@@ -154,7 +153,7 @@ def read_recipe(data: dict, *, fetch_again: bool = False) -> Recipe:
         notes = [f"{path}: not read: {', '.join(others)}"] if others else []
         sources = []
         for name in names:
-            file, note = mined_for(local[name], raw, mined and Path(mined))
+            file, note = find_mined(local[name], raw, mined)
             sources.append(replace(local[name], mined=file and str(file)))
             notes += [note] if note else []
         data |= {"raw": raw, "sources": sources, "notes": tuple(notes)}
@@ -177,6 +176,15 @@ def read_recipe(data: dict, *, fetch_again: bool = False) -> Recipe:
         close = did_you_mean(unknown[0], known)
         raise UserError(f"unknown key 'data.{unknown[0]}'{close}; known: {', '.join(known)}")
     return Recipe(**data)
+
+
+def find_mined(source: Source, raw: Path, folder: str | None) -> tuple[Path | None, str]:
+    """`mined_for`, where there is such a folder."""
+    if folder is None or not Path(folder).is_dir():
+        return None, ""
+    from gte.data.mining import mined_for  # late: it loads PyTorch
+
+    return mined_for(source, raw, Path(folder))
 
 
 def read_decontamination(facts: dict | None) -> Decontamination | None:

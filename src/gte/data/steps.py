@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 from gte.data.folder import WORK, once
 from gte.data.locate import configuration, locate, release
 from gte.data.made_by import SHARDS_CODE, TRIPLES_CODE, maker, pairs_code
-from gte.data.mining import mine
 from gte.data.pairs import PARQUET, Tally, hash_file, texts_size
 from gte.data.pairs_file import pair_batches
 from gte.data.recipe import Recipe, Triples
@@ -53,11 +52,24 @@ def write_pairs(
     width = max(len(source.name) for source in recipe.sources)
     several = [[source] for source in recipe.sources] if recipe.dedup_across else [recipe.sources]
     failed: dict[str, UserError] = {}
+    makers = {source.reader: maker(pairs_code(source)) for source in recipe.sources}
     for sources in several:
         earlier = [facts[name]["pairs"]["sha256"] for name in facts] if recipe.dedup_across else None
         across = [hash_file(build / WORK / name) for name in facts] if recipe.dedup_across else None
         steps = [
-            partial(pairs_step, recipe, source, raws[source.name], earlier, across, index, build, workers, report)
+            partial(
+                pairs_step,
+                recipe,
+                source,
+                raws[source.name],
+                makers[source.reader],
+                earlier,
+                across,
+                index,
+                build,
+                workers,
+                report,
+            )
             for source in sources
         ]
         sizes = [sum(texts_size(raw) for raw in raws[source.name]) for source in sources]
@@ -84,6 +96,7 @@ def pairs_step(
     recipe: Recipe,
     source: Source,
     raws: list[Raw],
+    made_by: dict,
     earlier: list[str] | None,
     across: list[Path] | None,
     index: Path | None,
@@ -100,7 +113,7 @@ def pairs_step(
         "max_rejected": recipe.max_rejected,
         "decontaminate": recipe.decontaminate and recipe.decontaminate.stamp(),
         "earlier": earlier,
-        **maker(pairs_code(source)),
+        **made_by,
     }
 
     def make() -> dict:
@@ -176,6 +189,8 @@ def write_triples(name: str, triples: Triples, facts: dict[str, dict], build: Pa
 
 def mined_triples(name: str, triples: Triples, build: Path) -> dict:
     """Writes pairs/<name>.parquet; returns its file and the counts of rows and negatives."""
+    from gte.data.mining import mine  # late: it loads PyTorch
+
     pairs = pa.Table.from_batches(pair_batches(build / "pairs" / f"{triples.source}.parquet", 65_536))
     chosen = pairs.slice(0, triples.rows)
     settings = {key: getattr(triples, key) for key in ("negatives", "skip", "depth", "seed")}

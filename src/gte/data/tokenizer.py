@@ -6,14 +6,17 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from gte.errors import UserError
 from gte.files import read_json
 from gte.hub import SMALL_FILES, download, loading
+
+if TYPE_CHECKING:  # it loads PyTorch: two seconds, in which a preparation's workers can start
+    from transformers import PreTrainedTokenizerFast
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 # sentence-transformers names a file of settings after one of these, whatever the language model
@@ -23,7 +26,7 @@ LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD + 1}}}")
 ALPHABET = 400  # single characters a trained vocabulary may hold; rarer ones become [UNK]
 
 
-def load_tokenizer(name_or_path: str | Path, revision: str | None = None) -> PreTrainedTokenizerFast:
+def load_tokenizer(name_or_path: str | Path, revision: str | None = None) -> "PreTrainedTokenizerFast":
     """Load the fast tokenizer of a local directory or of a model on the hub.
 
     Args:
@@ -45,14 +48,16 @@ def load_tokenizer(name_or_path: str | Path, revision: str | None = None) -> Pre
         return open_tokenizer(root / dict(read_modules(root)).get("Transformer", ""))
 
 
-def commit_of(tokenizer: PreTrainedTokenizerFast) -> str | None:
+def commit_of(tokenizer: "PreTrainedTokenizerFast") -> str | None:
     """The commit on the hub that a tokenizer was read at, by the hub's cache; None for one of another directory."""
     found = re.search(r"/snapshots/([0-9a-f]{40})(?:/|$)", str(tokenizer.name_or_path))
     return found and found[1]
 
 
-def open_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
+def open_tokenizer(folder: Path, trust_remote_code: bool = False) -> "PreTrainedTokenizerFast":
     """The fast tokenizer of a language model's directory. Raises UserError where it is none, or not all of it."""
+    from transformers import AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
     if not tokenizer.is_fast:
         raise UserError(f"{folder} has no fast tokenizer (tokenizer.json); convert it with transformers first")
@@ -90,7 +95,7 @@ def read_transformer(folder: Path) -> tuple[Path, dict]:
     return file, read_json(file) if file.exists() else {}
 
 
-def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: Sequence[str], vocab_size: int) -> "PreTrainedTokenizerFast":
     """Train an uncased WordPiece in BERT's manner, [CLS] text [SEP].
 
     A function of the texts as a multiset: their order, the number of threads and the process make no difference.
@@ -135,8 +140,10 @@ def without_long_words(text: str, tokenizer: Tokenizer) -> str:
     return " ".join(word for word, _ in words if len(word) <= LONGEST_WORD)
 
 
-def wrap_wordpiece(vocabulary: dict[str, int]) -> PreTrainedTokenizerFast:
+def wrap_wordpiece(vocabulary: dict[str, int]) -> "PreTrainedTokenizerFast":
     """A fast tokenizer over a WordPiece vocabulary that holds SPECIAL, uncased, [CLS] text [SEP]."""
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -172,7 +179,7 @@ def continues_word(character: str, tokenizer: Tokenizer) -> bool:
     return len(tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(f"a{character}"))) == 1
 
 
-def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
+def fingerprint(tokenizer: "PreTrainedTokenizerFast") -> str:
     """Compute the SHA-256 of everything by which a tokenizer turns text into ids, added and special tokens included.
 
     Args:
@@ -186,14 +193,14 @@ def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     return hashlib.sha256(rules(tokenizer).encode()).hexdigest()
 
 
-def first_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
+def first_fingerprint(tokenizer: "PreTrainedTokenizerFast") -> str:
     """As manifests held it at first: without added tokens, and without the special tokens around a text."""
     state = json.loads(backend(tokenizer).to_str())
     parts = {key: state.get(key) for key in ("model", "normalizer", "pre_tokenizer")}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def rules(tokenizer: PreTrainedTokenizerFast) -> str:
+def rules(tokenizer: "PreTrainedTokenizerFast") -> str:
     """A fast tokenizer's rules as one string: tokenizer.json without what each encoding sets or decoding uses."""
     state = json.loads(backend(tokenizer).to_str())
     for key in ("version", "truncation", "padding", "decoder"):
@@ -201,12 +208,12 @@ def rules(tokenizer: PreTrainedTokenizerFast) -> str:
     return json.dumps(state, sort_keys=True)
 
 
-def backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
+def backend(tokenizer: "PreTrainedTokenizerFast") -> Tokenizer:
     """The Rust tokenizer below a fast one."""
     return tokenizer.backend_tokenizer
 
 
-def plain_reader(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
+def plain_reader(tokenizer: "PreTrainedTokenizerFast") -> Tokenizer:
     """A copy of the Rust tokenizer that neither pads nor cuts; the caller's keeps its settings."""
     rust = Tokenizer.from_str(backend(tokenizer).to_str())
     rust.no_padding()  # all-MiniLM-L6-v2's tokenizer.json, for one, pads every text to 128
@@ -214,7 +221,7 @@ def plain_reader(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
     return rust
 
 
-def special_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
+def special_ids(tokenizer: "PreTrainedTokenizerFast") -> tuple[list[int], list[int]]:
     """Find the ids that a tokenizer puts before and after a single text, by letting it do so.
 
     >>> special_ids(train_tokenizer(["a text"] * 9, vocab_size=64))  # [CLS] and [SEP]

@@ -20,6 +20,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from gte.data.shards import spans
+from gte.data.words import KEEP, LONGEST, Lists, Numbers, WordPiece, distinct
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,6 +30,7 @@ BYTES_PER_TOKEN = 16  # of a text far longer than max_tokens, this much is token
 BLOCK_BYTES = 2**24  # of texts looked at together
 COMPARED = 1_000  # texts that nanotoken and the Rust tokenizer both read, before the first is believed
 MAX_WORDS = 2_000_000  # distinct words that are remembered, some 300 MB
+FEW_WORDS = 64  # new ones: cut one by one
 BLANKS = b" \t\n\r"
 LETTER, BLANK, MARK, ODD = range(4)  # kinds of bytes: BERT cuts around blanks and around each ASCII punctuation mark
 
@@ -43,8 +45,7 @@ def kinds() -> np.ndarray:
     return kind
 
 
-KIND = kinds()
-LOWER = np.frombuffer(bytes(range(256)).lower(), np.uint8)
+KINDS = kinds().tobytes()
 
 
 class Tokens:
@@ -87,6 +88,7 @@ class Tokens:
             )
             self.compared = 0
             self.longest_word, self.unknown = model["max_input_chars_per_word"], model["vocab"][model["unk_token"]]
+            self.pieces = WordPiece(self.first, self.joined, self.unknown)
         self.nanotoken = read_nanotoken(self.rust.to_str()) if self.by_words else None
         self._forget()
 
@@ -131,50 +133,62 @@ class Tokens:
             split = edges[middle]
             parts = self.ids(data_B[:split], edges[: middle + 1]), self.ids(data_B[split:], edges[middle:] - split)
             return tuple(map(np.concatenate, zip(*parts, strict=True)))
-        starts_P, bytes_B = self.cut(data_B, edges)
+        if len(self._long) + self._short.words > self.max_words:
+            self._forget()
+        starts_P, bytes_B, blank_B, whole_P = self.cut(data_B, edges)
         if not len(starts_P):
             return np.empty(0, self.dtype), np.zeros(len(edges) - 1, np.int64)
-        offsets = np.append(starts_P, len(data_B)).astype(np.int32)
-        layout = [None, pa.py_buffer(offsets), pa.py_buffer(bytes_B)]
-        pieces = pa.Array.from_buffers(pa.binary(), len(starts_P), layout).dictionary_encode()
-        words = [word.rstrip(BLANKS) for word in pieces.dictionary.to_pylist()]
-        numbers_P = self._numbers(words)[pieces.indices.to_numpy()]
-        sizes_P = self._sizes[numbers_P]
-        ends = np.concatenate([[0], sizes_P.cumsum()])[np.searchsorted(starts_P, edges)]
-        return self._values[spans(self._starts[numbers_P], sizes_P)], np.diff(ends)
+        low_P, high_P, long_P = spell(starts_P, bytes_B, blank_B)
+        long_P[whole_P] = True
+        numbers_P = self._short_numbers(low_P, high_P, long_P)
+        others = long_P.nonzero()[0]
+        if len(others):
+            offsets = np.append(starts_P, len(data_B)).astype(np.int32)
+            layout = [None, pa.py_buffer(offsets), pa.py_buffer(bytes_B)]
+            pieces = pa.Array.from_buffers(pa.binary(), len(starts_P), layout).take(pa.array(others))
+            pieces = pieces.dictionary_encode()
+            words = [word.rstrip(BLANKS) for word in pieces.dictionary.to_pylist()]
+            numbers_P[others] = self._long_numbers(words)[pieces.indices.to_numpy()]
+        flat, ends_P = self._lists.join(numbers_P)
+        ends = np.concatenate([[0], ends_P])[np.searchsorted(starts_P, edges)]
+        return flat, np.diff(ends)
 
-    def cut(self, data_B: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Starts int64 [P] of pieces that the tokenizer treats independently of each other, and the bytes to read.
+    def cut(self, data_B: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Pieces that the tokenizer treats independently of each other.
 
         A piece ends where the next begins; blanks at its end are none of it.
+
+        Returns: starts int64 [P]; the bytes to read; the mask of blanks; the numbers of the pieces that are no word,
+        but all between two blanks.
         """
-        kind_B = KIND[data_B]
-        spelt = [match.span() for match in self.special.finditer(data_B)] if self.special else []
+        data = data_B.tobytes()
+        kind_B = np.frombuffer(bytearray(data.translate(KINDS)), np.uint8)
+        spelt = [match.span() for match in self.special.finditer(data)] if self.special else []
         for start, _ in spelt:
             kind_B[start] = ODD
         texts = edges[:-1][np.diff(edges) > 0]
+        blank_B = kind_B == BLANK
         first_B = np.ones(len(data_B), bool)
         np.not_equal(kind_B[1:], kind_B[:-1], out=first_B[1:])
         first_B |= kind_B == MARK
         first_B[texts] = True
-        first_B &= kind_B != BLANK
-        bytes_B = LOWER[data_B] if self.lowercase else data_B
-        odd = (kind_B == ODD).nonzero()[0]
-        starts_P = first_B.nonzero()[0]
+        first_B &= ~blank_B
+        bytes_B = np.frombuffer(data.lower(), np.uint8) if self.lowercase else data_B
+        odd, begins = (kind_B == ODD).nonzero()[0], np.empty(0, np.int64)
         if len(odd):
-            run_B = kind_B != BLANK  # begins a run without blanks
-            run_B[1:] &= kind_B[:-1] == BLANK
-            run_B[texts] = kind_B[texts] != BLANK
-            runs = run_B.nonzero()[0]
-            whole = np.zeros(len(runs), bool)
-            whole[np.searchsorted(runs, odd, side="right") - 1] = True
-            run_P = np.searchsorted(runs, starts_P, side="right") - 1
-            starts_P = starts_P[~whole[run_P] | (starts_P == runs[run_P])]
-            for start, _ in spelt if self.lowercase else ():  # Rust finds special tokens before it lowers letters
-                run = np.searchsorted(runs, start, side="right") - 1
-                end = runs[run + 1] if run + 1 < len(runs) else len(data_B)
-                bytes_B[runs[run] : end] = data_B[runs[run] : end]
-        return starts_P, bytes_B
+            run_B = ~blank_B  # begins a run without blanks
+            run_B[1:] &= blank_B[:-1]
+            run_B[texts] = ~blank_B[texts]
+            runs = np.append(run_B.nonzero()[0], len(data_B))
+            whole = np.unique(np.searchsorted(runs, odd, side="right") - 1)
+            begins = runs[whole]
+            first_B[spans(begins + 1, runs[whole + 1] - begins - 1)] = False
+            if spelt and self.lowercase:  # Rust finds special tokens before it lowers letters
+                bytes_B = bytes_B.copy()
+                for run in np.searchsorted(runs, [start for start, _ in spelt], side="right") - 1:
+                    bytes_B[runs[run] : runs[run + 1]] = data_B[runs[run] : runs[run + 1]]
+        starts_P = first_B.nonzero()[0]
+        return starts_P, bytes_B, blank_B, np.searchsorted(starts_P, begins)
 
     def nano_ids(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """(flat ids, lengths) of the texts by nanotoken, cut; by Rust and for good where the first of them differ."""
@@ -221,27 +235,54 @@ class Tokens:
             begin = after
         return found
 
-    def _numbers(self, words: list[bytes]) -> np.ndarray:
+    def _short_numbers(self, low_P: np.ndarray, high_P: np.ndarray, long_P: np.ndarray) -> np.ndarray:
+        """The number under which the ids of each short word are remembered; any of a piece that is none."""
+        numbers_P = self._short.find(low_P, high_P)
+        while len(new := ((numbers_P < 0) & ~long_P).nonzero()[0]):
+            low_W, high_W = distinct(low_P[new], high_P[new])
+            if len(low_W) < FEW_WORDS or self.longest_word < LONGEST:
+                words = np.stack([low_W, high_W], axis=1).astype("<u8").view(f"S{LONGEST}").ravel().tolist()
+                values, sizes = self._wordpieces(words)
+            else:
+                values, sizes = self.pieces.ids(low_W, high_W)
+            self._short.add(low_W, high_W, self._lists.add(values, sizes))
+            numbers_P[new] = self._short.find(low_P[new], high_P[new])
+        return numbers_P
+
+    def _long_numbers(self, words: list[bytes]) -> np.ndarray:
         """The number under which each word's ids are remembered."""
-        if len(self._known) > self.max_words:
-            self._forget()
-        new = [word for word in dict.fromkeys(words) if word not in self._known]
+        new = [word for word in dict.fromkeys(words) if word not in self._long]
         if new:
             plain = [word for word in new if word.isalnum() and not (self.special and self.special.search(word))]
             new = list(set(new).difference(plain)) + plain
             others, sizes = self.rust_ids([word.decode() for word in new[: len(new) - len(plain)]])  # it may raise
-            lists = list(map(self.wordpiece, plain))
-            values = np.concatenate([others, np.fromiter(chain.from_iterable(lists), self.dtype)])
-            sizes = np.concatenate([sizes, np.fromiter(map(len, lists), np.int64, len(lists))])
-            self._known.update(zip(new, range(len(self._known), len(self._known) + len(new)), strict=True))
-            self._values, self._sizes = np.concatenate([self._values, values]), np.concatenate([self._sizes, sizes])
-            self._starts = self._sizes.cumsum() - self._sizes
-        return np.fromiter(map(self._known.__getitem__, words), np.int64, len(words))
+            values, more = self._wordpieces(plain)
+            numbers = self._lists.add(np.concatenate([others, values]), np.concatenate([sizes, more]))
+            self._long.update(zip(new, numbers.tolist(), strict=True))
+        return np.fromiter(map(self._long.__getitem__, words), np.int64, len(words))
+
+    def _wordpieces(self, words: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        """(ids end to end, how many each word has) by `wordpiece`."""
+        lists = list(map(self.wordpiece, words))
+        return np.fromiter(chain.from_iterable(lists), self.dtype), np.fromiter(map(len, lists), np.int64, len(lists))
 
     def _forget(self) -> None:
-        self._known: dict[bytes, int] = {}
-        self._values = np.empty(0, self.dtype)
-        self._sizes, self._starts = np.empty(0, np.int64), np.empty(0, np.int64)
+        self._short, self._long, self._lists = Numbers(), {}, Lists(self.dtype)
+
+
+def spell(starts_P: np.ndarray, bytes_B: np.ndarray, blank_B: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Pieces as short words: low and high uint64 [P] as `gte.data.words` has them, and the mask of those too long."""
+    padded = np.zeros(len(bytes_B) + 24, np.uint8)
+    np.multiply(bytes_B, ~blank_B, out=padded[: len(bytes_B)])
+    eight = np.ndarray(len(bytes_B) + 16, "<u8", padded, strides=(1,))  # the eight bytes from each place on
+    sizes_P = np.diff(starts_P, append=len(bytes_B))
+    low_P = eight[starts_P] & KEEP[np.minimum(sizes_P, 8)]
+    high_P, long_P = np.zeros(len(starts_P), np.uint64), np.zeros(len(starts_P), bool)
+    more = (sizes_P > 8).nonzero()[0]
+    high_P[more] = eight[starts_P[more] + 8] & KEEP[np.minimum(sizes_P[more] - 8, 8)]
+    more = (sizes_P > LONGEST).nonzero()[0]
+    long_P[more] = padded[starts_P[more] + LONGEST] > 0
+    return low_P, high_P, long_P
 
 
 def read_nanotoken(rules: str):

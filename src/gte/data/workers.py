@@ -8,9 +8,11 @@ wait for ever for a killed worker.
 
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +24,7 @@ from queue import Empty, LifoQueue, SimpleQueue
 from typing import TypeVar
 
 from gte.cores import allowed_cores
+from gte.data.slots import SLOTS, make_slots
 from gte.errors import UserError
 
 MEMORY_EACH = 3 * 2**29  # bytes that a worker may take; so many at most as fit into what is free
@@ -66,13 +69,13 @@ class Worker:
     Raises UserError where the process dies.
     """
 
-    def __init__(self):
+    def __init__(self, slots: str):
         path = os.pathsep.join(str(Path(folder).resolve()) for folder in sys.path if folder)
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", SERVE],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | ONE_THREAD | {"PYTHONPATH": path},
+            env=os.environ | ONE_THREAD | {"PYTHONPATH": path, SLOTS: slots},
             start_new_session=True,  # Ctrl-C is this process's to handle
         )
         self.calls = Connection(os.dup(self.process.stdin.fileno()), readable=False)
@@ -122,6 +125,7 @@ def serve() -> None:
 def answer(function: Callable, arguments: tuple) -> tuple[bool, object]:
     """(True, what the function returns) or (False, the exception that it raises), either fit to be sent."""
     os.environ |= ONE_THREAD
+    os.environ.setdefault(SLOTS, "")  # of a cluster's process, which is one core's
     try:
         return True, function(*arguments)
     except Exception as error:
@@ -153,8 +157,12 @@ class Workers:
         self.idle: LifoQueue[Worker] = LifoQueue()
         self.started: list[Worker] = []
         self.over = False
+        self.slots: str | None = None
 
     def __enter__(self) -> "Workers":
+        if self.count > 1 and self.engine == "native":
+            self.slots = tempfile.mkdtemp(prefix="gte-slots-")
+            make_slots(Path(self.slots), self.count)
         return self
 
     def __exit__(self, *_) -> None:
@@ -163,6 +171,8 @@ class Workers:
             worker.calls.close()  # together; then one waits for each
         for worker in self.started:
             worker.stop()
+        if self.slots is not None:
+            shutil.rmtree(self.slots, ignore_errors=True)
 
     def run(self, function: Callable[..., T], *arguments) -> T:
         """Call the function in one of the processes; callable from many threads at once."""
@@ -177,7 +187,7 @@ class Workers:
         try:
             worker = self.idle.get_nowait()
         except Empty:
-            worker = Worker()
+            worker = Worker(self.slots)
             self.started.append(worker)
         try:
             return worker(function, *arguments)

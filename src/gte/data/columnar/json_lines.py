@@ -27,18 +27,22 @@ def read_jsonl(
 ) -> Iterator[pa.RecordBatch | Record]:
     """As `readers.read_jsonl`."""
 
-    def jobs() -> Iterator[Callable[[], list]]:
-        plan, looked = None, False
-        for block in line_blocks(path, max_line):
-            if isinstance(block, Rejected):
-                yield partial(list, [block])
-                continue
-            if not looked:
-                plan, looked = json_plan(sample_json(block.data), fields), True
-            yield partial(json_block, block, plan, fields, max_line)
-
-    for found in in_turn(jobs(), threads):
+    for found in in_turn(jsonl_jobs(path, fields, max_line=max_line), threads):
         yield from found
+
+
+def jsonl_jobs(
+    path: Path | zipfile.Path, fields: Fields, *, max_line: int = MAX_LINE
+) -> Iterator[Callable[[], list[pa.RecordBatch | Record]]]:
+    """The jobs that read the blocks of a file, in order; each returns its pairs and records in no fixed order."""
+    plan, looked = None, False
+    for block in line_blocks(path, max_line):
+        if isinstance(block, Rejected):
+            yield partial(list, [block])
+            continue
+        if not looked:
+            plan, looked = json_plan(sample_json(block.data), fields), True
+        yield partial(json_block, block, plan, fields, max_line)
 
 
 def sample_json(data: bytes) -> list:

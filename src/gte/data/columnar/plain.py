@@ -1,11 +1,11 @@
 """The pairs of plain rows, whose texts are cleaned, measured and hashed by columns."""
 
 from collections.abc import Callable
-from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from xxhash import xxh3_128_digest
 
 from gte.data.columnar.plan import TEXT, TEXTS, Plan
 from gte.data.records import Fields
@@ -195,7 +195,7 @@ def hashed(
     """A batch of HASHED, with what `records.pair_hash` gives for each pair."""
     spelt = pc.binary_join_element_wise(pc.cast(pc.binary_length(query), TEXT), query, ":")
     spelt = pc.binary_join_element_wise(spelt, document, "").cast(pa.binary())
-    digests = b"".join([blake2b(text, digest_size=16).digest() for text in spelt.to_pylist()])
+    digests = b"".join(map(xxh3_128_digest, spelt.to_pylist()))
     high, low = np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2).T
     if negatives is None:
         negatives = pa.nulls(len(numbers), TEXTS)

@@ -7,13 +7,15 @@ those that these give alone. Arrow's parsers do not hold Python's lock: blocks o
 
 import zipfile
 from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
 
 import pyarrow as pa
 
-from gte.data.columnar.json_lines import read_jsonl
-from gte.data.columnar.parquet import read_parquet
+from gte.data.columnar.json_lines import jsonl_jobs, read_jsonl
+from gte.data.columnar.parquet import parquet_jobs, read_parquet
 from gte.data.columnar.table import read_csv, read_tsv
-from gte.data.records import Record
+from gte.data.records import Pair, Record
 from gte.data.sources import Raw, Source
 
 
@@ -30,12 +32,46 @@ def read_columns(source: Source, raw: Raw, threads: int = 1) -> Iterator[pa.Reco
     if raw.hub is not None:
         source = source.fetched(raw)
     reader = COLUMNAR.get(source.reader)
-    fields = source.fields
-    if reader is None or source.mined is not None or fields.id is not None or fields.replace:
+    if reader is None or not in_columns(source):
         yield from source.read(raw)
         return
-    place = raw.path if raw.member is None else zipfile.Path(raw.path, raw.member)
-    yield from reader(place, fields, threads, **source.options)
+    yield from reader(place(raw), source.fields, threads, **source.options)
+
+
+def in_columns(source: Source) -> bool:
+    """Whether the fields of a source are of those that are read by columns."""
+    return source.mined is None and source.fields.id is None and not source.fields.replace
+
+
+def place(raw: Raw) -> Path | zipfile.Path:
+    """Where a raw file is opened."""
+    return raw.path if raw.member is None else zipfile.Path(raw.path, raw.member)
+
+
+def first_records(source: Source, raw: Raw, count: int) -> list[Record]:
+    """The first records of a raw file, as `Source.read` gives them but for negatives and answers, in order.
+
+    Args:
+        source: what the file is of.
+        raw: a file of this machine.
+        count: how many; fewer where the file has no more.
+    Raises: as `Source.read`.
+    """
+    jobs = JOBS.get(source.reader)
+    if jobs is None or not in_columns(source):
+        return list(islice(source.read(raw), count))
+    held: list[Record] = []
+    for job in jobs(place(raw), source.fields, **source.options):
+        for found in job():
+            if isinstance(found, pa.RecordBatch):
+                texts = (found.column(name).to_pylist() for name in ("query", "document", "row"))
+                held += map(Pair, *texts)
+            else:
+                held.append(found)
+        if len(held) >= count:
+            break
+    return sorted(held, key=lambda record: record.row)[:count]
 
 
 COLUMNAR = {"jsonl": read_jsonl, "csv": read_csv, "tsv": read_tsv, "parquet": read_parquet}
+JOBS = {"jsonl": jsonl_jobs, "parquet": parquet_jobs}  # whose blocks come one by one

@@ -1,0 +1,59 @@
+"""So many tasks at a time on a machine, whichever of its worker processes they are in: so memory has a bound.
+
+Daft calls a source's functions some eight at a time in each worker. Each first takes a slot, a file that is locked; the
+kernel gives it back where a process is killed. So the last source, alone, has all slots, and many sources at once have
+no more of them.
+"""
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gte.cores import allowed_cores
+
+SLOTS = "GTE_SLOTS"  # names the folder of slots to worker processes; empty: this process has one
+WAITS = 0.02  # seconds between two looks for a free slot: one process waits in one thread
+ONE_WAITS = threading.Lock()
+OWN = threading.BoundedSemaphore(allowed_cores())  # of a process that is no worker
+
+
+def make_slots(folder: Path, count: int) -> None:
+    """Makes the slots of a machine's workers."""
+    for number in range(count):
+        (folder / str(number)).touch()
+
+
+@contextmanager
+def slot() -> Iterator[None]:
+    """Waits for a slot and holds it while the block runs."""
+    folder = os.environ.get(SLOTS)
+    if folder is None:
+        with OWN:
+            yield
+    elif not folder:
+        with ONE_WAITS:
+            yield
+    else:
+        with ONE_WAITS:
+            held = take(Path(folder))
+        try:
+            yield
+        finally:
+            os.close(held)
+
+
+def take(folder: Path) -> int:
+    """The descriptor of a slot that was free."""
+    while True:
+        for file in folder.iterdir():
+            held = os.open(file, os.O_RDWR)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return held
+            except BlockingIOError:
+                os.close(held)
+        time.sleep(WAITS)
