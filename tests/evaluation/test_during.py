@@ -123,7 +123,7 @@ def test_rank_0_evaluates_while_the_others_wait(script, prepared, suite, tmp_pat
         ),
         (
             ["evaluate_every=2", "evaluate.data_dir=suite", "evaluate.split={Relatd: dev}"],
-            "Relatd is no task of this evaluation; did you mean Related",
+            "Relatd is no task of this evaluation, did you mean Related?",
         ),
     ],
 )
