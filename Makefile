@@ -60,8 +60,8 @@ speedrun: .venv/run.$(KIND)  ## the best model from random weights, from DATA: e
 	    tasks=[STS12,STS13,STS15,STS17,STSBenchmark,SciFact,Banking77Classification,DemoDocstringToCode,DemoHeadingToSection,DemoNameToSummary] \
 	    'checkpoint={speedrun: $(SPEED), BM25: bm25}'
 	$(PY) src/eval.py suite=codesearchnet tasks=[CodeSearchNetRuby] data_dir=data/speedrun_raw/tasks out=$(SPEED)/eval_code \
-	    'checkpoint={speedrun: $(SPEED)}'
-	$(PY) experiments/speedrun/table.py $(SPEED) data/speedrun_raw/tasks
+	    'checkpoint={speedrun: $(SPEED), BM25: bm25}'
+	$(PY) experiments/speedrun/table.py $(SPEED)
 
 test: .venv/test.$(KIND) lint  ## lint and tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile

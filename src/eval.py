@@ -43,7 +43,7 @@ def main(cfg: DictConfig) -> int:
 
     for checkpoint in checkpoints.values():
         check_checkpoint(checkpoint)
-    todo = plan(suite, settings["data_dir"], listed(settings["tasks"]), cfg.split)
+    todo = plan(suite, settings["data_dir"], listed(settings["tasks"]), settings["split"])
     if settings["prompts"]:
         check_prompts(settings["prompts"], known=prompt_names([*todo.run, *todo.skipped, *suite.tasks]))
     if settings["board"]:

@@ -1,6 +1,6 @@
-"""The run's scores, its loss curve and the baselines as this folder's files: table.py RUN TASKS [RESULTS.json ...]
+"""The run's scores, its loss curve and the baselines as this folder's files: table.py RUN [RESULTS.json ...]
 
-python experiments/speedrun/table.py runs/speedrun data/speedrun_raw/tasks
+python experiments/speedrun/table.py runs/speedrun
 After `make speedrun`. RESULTS are further results.json of src/eval.py, with the label all-MiniLM-L6-v2, in place of
 the scores that other experiments have of it. Writes results.csv and curve.csv beside this file and prints the table.
 """
@@ -11,16 +11,9 @@ import sys
 from pathlib import Path
 from statistics import mean
 
-import numpy as np
-
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "src"))
 
-from gte.data.ranking import Bm25  # noqa: E402
-from gte.data.task_folder import Folder  # noqa: E402
-from gte.evaluation.bm25 import BM25 as Bm25Model  # noqa: E402
-from gte.evaluation.bm25 import BM25_WORDS  # noqa: E402
-from gte.evaluation.codesearchnet import code_of  # noqa: E402
 from gte.results.ablation import write_csv  # noqa: E402
 
 OURS, WORDS, LARGE = "speedrun", "BM25", "all-MiniLM-L6-v2"
@@ -34,20 +27,6 @@ PUBLISHED = {  # of all-MiniLM-L6-v2 by src/eval.py in float32: experiments/eval
 EVERY = 20  # steps of the loss curve's points
 MEAN = "mean of STS12, 13, 15, 17"
 COLUMNS = ("task", "score", "metric", "target", "missed_by", "bm25", "all-MiniLM-L6-v2", "commit")
-
-
-def ruby_by_words(tasks: Path) -> float:
-    """BM25's mean reciprocal rank of a docstring's own code, which eval.py leaves out; a tie counts half a place."""
-    folder = Folder(tasks / "CodeSearchNet")
-    rows = [json.loads(line) for _, line in folder.lines(folder.require("ruby_test")) if line.strip()]
-    ranked = Bm25([code_of(row) for row in rows], Bm25Model(BM25_WORDS["bm25"]).tokenize)
-    reciprocal = []
-    for own, (found, scores) in enumerate(ranked.scores([row["docstring"] for row in rows])):
-        of_all = np.zeros(len(rows))
-        of_all[found] = scores
-        above, equal = (of_all > of_all[own]).sum(), (of_all == of_all[own]).sum() - 1
-        reciprocal.append(1 / (1 + above + equal / 2))
-    return 100 * mean(reciprocal)
 
 
 def scores(files: list[Path]) -> dict[str, dict[str, dict]]:
@@ -73,10 +52,9 @@ def target(task: str, words: float | None, large: float | None) -> float | None:
     return None
 
 
-def main(run: str, tasks: str, *results: str) -> None:
+def main(run: str, *results: str) -> None:
     own = [Path(run) / name / "results.json" for name in ("eval", "eval_code")]
     found = scores([*own, *map(Path, results)])
-    found[WORDS]["CodeSearchNetRuby"] = {"main_score": ruby_by_words(Path(tasks)), "metric": "mrr"}
     table = []
     for task, result in found[OURS].items():
         words, large = (found.get(label, {}).get(task, {}).get("main_score") for label in (WORDS, LARGE))

@@ -1,15 +1,20 @@
 """An evaluation during training shows in the log and nowhere else."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import loaded_from
 from launch import train as train_ranks
+from scipy.stats import spearmanr
 from test_ddp import DDP, RUN
-from test_evaluation import write_retrieval, write_rows, write_sts
+from test_evaluation import KnownEncoder, write_retrieval, write_rows, write_sts
 from test_train import TINY, column, rows
+
+from gte.evaluation.during import Evaluate, plan_evaluation
+from gte.evaluation.model import EncoderModel
 
 TRAIN = ["stage.steps=8", "model.dropout=0.2", "trainer.precision=32-true"]
 
@@ -61,6 +66,39 @@ def test_the_last_evaluation_is_what_eval_gives_for_the_last_checkpoint(script, 
         assert float(last[f"eval/{name}"]) == pytest.approx(task["main_score"], abs=0.5), name
 
 
+def test_the_split_is_the_one_chosen_for_all_tasks_or_for_each(suite, monkeypatch):
+    """Scores of the development data choose among checkpoints; those of the test data stay for the report."""
+    write_sts(suite / "STSBenchmark")
+    rows_of_dev = [{"sentence1": f"left {i}", "sentence2": f"right {i}", "score": -i} for i in range(20)]
+    write_rows(suite / "STSBenchmark" / "validation.jsonl", rows_of_dev)
+    every = {"Classes": "test", "Found": "test", "Related": "test", "STSBenchmark": "validation"}
+    by_task = Evaluate(plan_evaluation(str(suite), None, {"STSBenchmark": "validation"}), 5, pause=print)
+    assert {task.name: task.split for task in by_task.tasks} == every
+    alone = plan_evaluation(str(suite), ["STSBenchmark"], "validation")
+    encoder = KnownEncoder()
+    monkeypatch.setattr("gte.evaluation.during.EncoderModel", lambda *_: EncoderModel(encoder))
+    cosines = [encoder.vector(f"left {i}") @ encoder.vector(f"right {i}") for i in range(20)]
+    expected = 100 * spearmanr(cosines, range(0, -20, -1)).statistic
+    for evaluation in (by_task, Evaluate(alone, 5, pause=print)):
+        found = evaluation.scores(SimpleNamespace(device=torch.device("cpu")))
+        assert found["eval/STSBenchmark"] == pytest.approx(expected, abs=1e-3)
+    test = Evaluate(plan_evaluation(str(suite), ["STSBenchmark"]), 5, pause=print)
+    assert abs(test.scores(SimpleNamespace(device=torch.device("cpu")))["eval/STSBenchmark"] - expected) > 1
+
+
+def test_a_best_of_other_data_is_not_compared_with(suite, capsys):
+    write_rows(suite / "Related" / "dev.jsonl", [{"sentence1": f"a {i}", "sentence2": "b", "score": i} for i in range(9)])
+    test, dev, same = (
+        Evaluate(plan_evaluation(str(suite), ["Related"], split), 5, pause=print, keep_best="eval/Related")
+        for split in (None, "dev", None)
+    )
+    test.best, test.without = {"metric": "eval/Related", "score": 99.0, "step": 5}, 2
+    for evaluation in (dev, same):
+        evaluation.load_state_dict(test.state_dict())
+    assert (dev.best, dev.without) == (None, 0) and (same.best, same.without) == (test.best, 2)
+    assert "eval/Related was measured on other data before" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_rank_0_evaluates_while_the_others_wait(script, prepared, suite, tmp_path):
     script("train", "stage=pretrain", *RUN, f"data.dir={prepared}", "trainer=cpu", "out=one")
@@ -78,6 +116,15 @@ def test_rank_0_evaluates_while_the_others_wait(script, prepared, suite, tmp_pat
         (["evaluate_every=-2", "evaluate.data_dir=suite"], "evaluate_every=-2 must be at least 1"),
         (["evaluate_every=2", "evaluate.data_dir=nowhere"], "nowhere does not exist"),
         (["evaluate_every=2", "evaluate.data_dir=suite", "evaluate.tasks=[Relatd]"], "did you mean Related"),
+        (["evaluate_every=2", "evaluate.data_dir=suite", "evaluate.split=dev"], "suite/Classes lacks dev.jsonl"),
+        (
+            ["evaluate_every=2", "evaluate.data_dir=suite", "evaluate.split={Found: dev}"],
+            "suite/Found lacks qrels/dev.tsv or qrels/dev.tsv.gz or qrels/dev.jsonl or qrels/dev.jsonl.gz (there are test",
+        ),
+        (
+            ["evaluate_every=2", "evaluate.data_dir=suite", "evaluate.split={Relatd: dev}"],
+            "Relatd is no task of this evaluation, did you mean Related?",
+        ),
     ],
 )
 def test_what_cannot_be_evaluated_is_said_before_the_training(script, prepared, suite, arguments, message):

@@ -402,6 +402,41 @@ def test_codesearchnet_ranks_among_test_and_dev(tmp_path):
     assert alone["main_score"] > expected  # half the candidates
 
 
+@pytest.mark.parametrize("checkpoint", BM25_WORDS)
+def test_bm25_ranks_code_by_its_words_and_a_tie_counts_half_a_place(tmp_path, checkpoint):
+    """Against bm25s's own scores, a query at a time, over 1,003 codes that share few words with each other."""
+    import bm25s
+
+    if BM25_WORDS[checkpoint].stemmed:
+        pytest.importorskip("Stemmer", reason="pip install -r requirements-bm25.txt")
+    rng = np.random.default_rng(0)
+    names = ["open", "opening", "file", "files", "c", "sort", "sorted", "hash", "walk", "node"]
+    rows = [
+        {"docstring": " ".join(rng.choice(names, 2)), "code": f"def x{i}() " + " ".join(rng.choice(names, 3))}
+        for i in range(1_003)
+    ]
+    rows[7]["docstring"] = "umbrella"  # no code has it: all tie
+    write_rows(tmp_path / "data" / "CodeSearchNet" / "ruby_test.jsonl", rows)
+    bm25 = BM25(BM25_WORDS[checkpoint])
+    results = evaluate(tmp_path, tmp_path / "data", model=bm25, names=["CodeSearchNetRuby"])["models"]["model"]
+    scores = results["tasks"]["CodeSearchNetRuby"]["scores"]
+
+    def reciprocal(numbers) -> float:
+        index = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
+        index.index(bm25.tokenize([rows[i]["code"] for i in numbers], show_progress=False), show_progress=False)
+        total = 0.0
+        for place, number in enumerate(numbers):
+            words = bm25.tokenize([rows[number]["docstring"]], return_ids=False, show_progress=False)[0]
+            found = np.round(index.get_scores(words), 4) if words else np.zeros(len(numbers))
+            above, equal = (found > found[place]).sum(), (found == found[place]).sum() - 1
+            total += 100 / (1 + above + equal / 2) / len(numbers)
+        return total
+
+    assert scores["mrr"] == pytest.approx(reciprocal(range(len(rows))), abs=2e-3)
+    assert scores["mrr_1k"] == pytest.approx(reciprocal(np.random.default_rng(0).permutation(1_003)[:1_000]), abs=2e-3)
+    assert not results["skipped"] and results["variant"] == str(BM25_WORDS[checkpoint])
+
+
 @pytest.mark.parametrize(("by", "joint"), [("url", "_"), ("code", "_"), ("url", "/")])
 def test_codesearchnet_ranks_among_graphcodeberts_code_base_where_it_is_there(tmp_path, monkeypatch, by, joint):
     from gte.evaluation import codesearchnet

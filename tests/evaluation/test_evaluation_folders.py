@@ -282,6 +282,17 @@ def test_two_classes_score_alike_whatever_their_labels_are(tmp_path, first, seco
         assert given["accuracy"] == plain["accuracy"]
 
 
+def test_true_and_false_are_1_and_0_beside_numbers(tmp_path):
+    for name, on, off in (("Given", True, False), ("Plain", 1, 0)):
+        for split, labels in (("train", (on, 0)), ("test", (1, off))):
+            rows = [{"text": f"{split} {i}", "label": labels[i % 3 == 0]} for i in range(30)]
+            write_rows(tmp_path / f"{name}Classes" / f"{split}.jsonl", rows)
+        rows = [{"text": f"text {i}", "label": (on, 1, 0, off)[i % 4]} for i in range(40)]
+        write_rows(tmp_path / f"{name}Groups" / "test.jsonl", rows)
+    for kind in ("Classes", "Groups"):
+        assert scored(tmp_path / f"Given{kind}") == scored(tmp_path / f"Plain{kind}")
+
+
 def test_a_test_set_of_two_of_three_classes_is_scored(tmp_path):
     write_rows(tmp_path / "T" / "train.jsonl", [{"text": f"a {i}", "label": "xyz"[i % 3]} for i in range(30)])
     write_rows(tmp_path / "T" / "test.jsonl", [{"text": f"b {i}", "label": "xz"[i % 2]} for i in range(30)])

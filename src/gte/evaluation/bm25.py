@@ -1,6 +1,7 @@
 """BM25 as mteb sees a search model: the baseline of retrieval tasks."""
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -115,6 +116,11 @@ class BM25:
             rows, scores = best_scores(rows, scores, top_k)
             results[query] = {self.ids[row]: score for row, score in zip(rows.tolist(), scores.tolist(), strict=True)}
         return results
+
+    def scores(self, queries: list[str], documents: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield for each query the numbers of the documents that share a word with it, in no order, and their scores."""
+        self.texts += len(queries) + len(documents)
+        return Bm25(documents, self.tokenize).scores(queries)
 
     def describe(self) -> dict:
         """The facts that identify the model in a result."""

@@ -7,6 +7,8 @@ the cleaned copy has. Where it is not there, the candidates are fewer and the sc
 Shapes: N queries, M candidates, D width.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ from mteb.types import PromptType
 
 from gte.data.task_folder import SAME_SPLIT, Folder
 from gte.errors import UserError
+from gte.evaluation.bm25 import BM25
 from gte.evaluation.hub_rows import hub_rows
 from gte.results.paper import FEWER
 
@@ -57,14 +60,39 @@ def mean_reciprocal_rank(q_ND: np.ndarray, d_MD: np.ndarray, rows: int = 256) ->
     return float(np.concatenate(reciprocal).mean())
 
 
-def blocked_reciprocal_rank(q_ND: np.ndarray, d_ND: np.ndarray, size: int = 1000, seed: int = 0) -> float:
+def reciprocal_rank_by_words(bm25: BM25, q_N: np.ndarray, d_M: np.ndarray) -> float:
+    """Compute the same of texts by BM25's scores; all documents without a word of the query score 0.
+
+    Args:
+        bm25: its words.
+        q_N: the queries' texts.
+        d_M: the documents' texts, M >= N; text i is the document of query i. Words are weighted by how rare they are
+            among these.
+    Returns: from 0 to 1.
+
+    >>> reciprocal_rank_by_words(BM25(), ["red fox", "a car"], ["the car", "a red fox"])
+    0.5
+    """
+    reciprocal = []
+    for own, (numbers, scores) in enumerate(bm25.scores(list(q_N), list(d_M))):
+        score = scores[numbers == own].sum()  # 0 where it is not found
+        above = (scores > score).sum()
+        equal = (scores == score).sum() + (score == 0) * (len(d_M) - len(numbers)) - 1
+        reciprocal.append(1 / (1 + above + equal / 2))
+    return float(np.mean(reciprocal))
+
+
+def blocked_reciprocal_rank(
+    q_N: np.ndarray, d_N: np.ndarray, size: int = 1000, seed: int = 0, rank: Callable = mean_reciprocal_rank
+) -> float:
     """Compute the same among blocks of shuffled pairs; an incomplete last block is skipped, as in CodeSearchNet.
 
     Args:
-        q_ND: float32 [N, D], unit vectors of the queries.
-        d_ND: float32 [N, D], of their documents.
+        q_N: the queries, as `rank` takes them: unit vectors float32 [N, D].
+        d_N: their documents, likewise.
         size: pairs of a block.
         seed: of the shuffle.
+        rank: computes it of one block.
     Returns: from 0 to 1.
     Source: Table 13.
 
@@ -72,9 +100,9 @@ def blocked_reciprocal_rank(q_ND: np.ndarray, d_ND: np.ndarray, size: int = 1000
     >>> blocked_reciprocal_rank(q_ND, q_ND, size=2)
     1.0
     """
-    order = np.random.default_rng(seed).permutation(len(q_ND))
+    order = np.random.default_rng(seed).permutation(len(q_N))
     blocks = [order[start : start + size] for start in range(0, len(order) - size + 1, size)]
-    return float(np.mean([mean_reciprocal_rank(q_ND[block], d_ND[block]) for block in blocks]))
+    return float(np.mean([rank(q_N[block], d_N[block]) for block in blocks]))
 
 
 def first_line(row: dict) -> str:
@@ -165,15 +193,19 @@ class CodeSearchNet(AbsTask):
         found = [path for name in names if (path := self.file(name))]
         return self.folder.rows(found[0], FIELDS) if found else []
 
-    def _evaluate_subset(self, model: "EncoderModel", data_split: tuple[list[str], list[str]], **_) -> dict[str, float]:
-        queries, codes = data_split
-        if not hasattr(model, "embed"):
-            raise UserError(f"{self.metadata.name} ranks by embeddings; this model has none")
-        q_ND = model.embed_queries(queries, model.prompt(self.metadata, PromptType.query))
-        d_MD = model.embed(codes, model.prompt(self.metadata, PromptType.document))
-        scores = {"mrr": mean_reciprocal_rank(q_ND, d_MD)}
-        if len(queries) >= 1000:
-            scores["mrr_1k"] = blocked_reciprocal_rank(q_ND, d_MD[: len(q_ND)])
+    def _evaluate_subset(
+        self, model: "EncoderModel | BM25", data_split: tuple[list[str], list[str]], **_
+    ) -> dict[str, float]:
+        if isinstance(model, BM25):
+            q_N, d_M = (np.array(texts, dtype=object) for texts in data_split)
+            rank = partial(reciprocal_rank_by_words, model)
+        else:
+            q_N = model.embed_queries(data_split[0], model.prompt(self.metadata, PromptType.query))
+            d_M = model.embed(data_split[1], model.prompt(self.metadata, PromptType.document))
+            rank = mean_reciprocal_rank
+        scores = {"mrr": rank(q_N, d_M)}
+        if len(q_N) >= 1000:
+            scores["mrr_1k"] = blocked_reciprocal_rank(q_N, d_M[: len(q_N)], rank=rank)
         return scores
 
     def _calculate_descriptive_statistics_from_split(self, split: str, **_):

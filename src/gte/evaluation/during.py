@@ -26,22 +26,25 @@ BEST = "best.ckpt"
 MEAN = "eval/mean"
 
 
-def plan_evaluation(data_dir: str | list[str] | None, tasks: list[str] | str | None) -> Plan:
+def plan_evaluation(
+    data_dir: str | list[str] | None, tasks: list[str] | str | None, split: str | dict[str, str] | None = None
+) -> Plan:
     """Tasks of those folders, by default all, or of mteb by name from the hub; `tasks` may be a suite's name.
 
-    Raises UserError where nothing is to run.
+    split: to score, or {task: split} for some of them; None is the one that MTEB scores. Raises UserError where nothing
+    is to run.
     """
     if data_dir is None and not tasks:
         raise UserError("evaluate_every is set: name evaluate.data_dir=, a folder of task folders, or evaluate.tasks=")
     if isinstance(tasks, str):
         suite = named_suite(tasks)
-        found = plan(replace(suite, hub=data_dir is None), data_dir)
+        found = plan(replace(suite, hub=data_dir is None), data_dir, split=split)
         lacking = [name for name in suite.tasks if name not in found.run]
         if lacking:
             tell(f"note: {data_dir} lacks {len(lacking)} tasks of {tasks}: {', '.join(lacking[:3])}")
     else:
         suite = Suite("evaluate", folder=data_dir, hub=data_dir is None)
-        found = plan(suite, only=tasks)
+        found = plan(suite, only=tasks, split=split)
     if None in found.run.values() and not hub_reachable():
         refuse_without_hub(suite, found)
     return found
@@ -113,20 +116,20 @@ class Evaluate(Callback):
             for task in self.tasks:
                 task.load()
 
-    def state_dict(self) -> dict:
-        return {"best": self.best, "without": self.without, "data": self.data()}
+    @property
+    def measured(self) -> dict[str, list[str]]:
+        """Split and data of each task that `keep_best` is measured on."""
+        tasks = [task for task in self.tasks if self.keep_best in (MEAN, f"eval/{task.name}")]
+        return {task.name: [task.split, task.data] for task in tasks}
 
-    def data(self) -> dict[str, str]:
-        """Identify what is scored: {task: checksum of its data}; of a score of one task, of that alone."""
-        watched = [task for task in self.tasks if self.keep_best in (MEAN, f"eval/{task.name}")]
-        return {task.name: task.data for task in watched}
+    def state_dict(self) -> dict:
+        return {"best": self.best, "without": self.without, "measured": self.measured}
 
     def load_state_dict(self, state: dict) -> None:
         if state["best"] and state["best"]["metric"] != self.keep_best:  # another score begins anew
             return
-        if state["best"] and state.get("data", self.data()) != self.data():
-            best = f"{self.keep_best} of step {state['best']['step']}"
-            tell(f"note: {best} is of other tasks or other data than these: the best is chosen anew")
+        if state["best"] and state.get("measured", self.measured) != self.measured:
+            tell(f"note: {self.keep_best} was measured on other data before: the best is chosen anew")
             return
         self.best, self.without = state["best"], state["without"]
 

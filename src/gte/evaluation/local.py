@@ -198,8 +198,11 @@ def renamed(rows: list[dict], names: dict[str, str]) -> Dataset:
 
 
 def of_one_type(labels: list) -> list:
-    """The labels, as texts where some are texts or numbers and others not: a column has one type."""
-    return list(map(str, labels)) if len(set(map(type, labels))) > 1 else labels
+    """The labels; beside numbers true and false are 1 and 0, and where some are texts all are: a column has one type."""
+    kinds = set(map(type, labels))
+    if kinds == {bool, int}:
+        return list(map(int, labels))
+    return list(map(str, labels)) if len(kinds) > 1 else labels
 
 
 def require_several(values: Iterable, path: Path, what: str, why: str) -> None:
@@ -262,10 +265,11 @@ def read_clusters(folder: Folder, split: str, task: AbsTask) -> dict[str, Datase
         sets = [{"sentences": [row["text"] for row in rows], "labels": [row["label"] for row in rows]}]
     if any(len(row["sentences"]) != len(row["labels"]) for row in sets):
         raise UserError(f"{path}: a row has not as many labels as sentences")
-    labels = list(map(str, itertools.chain.from_iterable(row["labels"] for row in sets)))
+    labels = list(map(str, of_one_type(list(itertools.chain.from_iterable(row["labels"] for row in sets)))))
     require_several(labels, path, "the labels", "any clustering agrees with a single group")
     numbers = {label: number for number, label in enumerate(sorted(set(labels)))}  # mteb compares them with its groups'
-    sets = [row | {"labels": [numbers[str(label)] for label in row["labels"]]} for row in sets]
+    numbered = (numbers[label] for label in labels)
+    sets = [row | {"labels": list(itertools.islice(numbered, len(row["labels"])))} for row in sets]
     if isinstance(task, AbsTaskClustering):
         pairs = [pair for row in sets for pair in zip(row["sentences"], row["labels"], strict=True)]
         sets = [{"sentences": text, "labels": label} for text, label in pairs]

@@ -74,14 +74,14 @@ class Plan:
     Args:
         run: task name -> its folder, or None for the hub.
         skipped: task name -> reason.
-        split: the one that is scored; None is the one that MTEB scores.
+        split: the one that is scored, or some tasks' by their names; None is the one that MTEB scores.
         subsets, splits: see `Suite`.
         uncounted: tasks that are in none of the suite's means, as they are not its own or are scored on another split.
     """
 
     run: dict[str, Path | None]
     skipped: dict[str, str]
-    split: str | None = None
+    split: str | dict[str, str] | None = None
     subsets: dict[str, list[str]] = field(default_factory=dict)
     splits: dict[str, list[str]] = field(default_factory=dict)
     uncounted: list[str] = field(default_factory=list)
@@ -90,7 +90,8 @@ class Plan:
         """The planned task with all its parts. UserError where there is none, or where data of a part are missing."""
         from gte.evaluation.tasks import Task, make_task
 
-        splits = [self.split] if self.split else self.splits.get(name, [None])
+        chosen = split_of(self.split, name)
+        splits = [chosen] if chosen else self.splits.get(name, [None])
         parts = [
             make_task(name, self.run[name], split, subset).parts
             for split in splits
@@ -99,8 +100,16 @@ class Plan:
         return Task(name, list(itertools.chain.from_iterable(parts)))
 
 
+def split_of(split: str | dict[str, str] | None, name: str) -> str | None:
+    """The split chosen for a task, of a choice for all or by their names; None where none is."""
+    return split.get(name) if isinstance(split, dict) else split
+
+
 def plan(
-    suite: Suite, data_dir: str | Path | None = None, only: list[str] | None = None, split: str | None = None
+    suite: Suite,
+    data_dir: str | Path | None = None,
+    only: list[str] | None = None,
+    split: str | dict[str, str] | None = None,
 ) -> Plan:
     """Plan an evaluation by names and folders alone.
 
@@ -108,8 +117,9 @@ def plan(
         suite: its tasks.
         data_dir: a folder of task folders; None takes the hub's data.
         only: names of the tasks to run; None runs the suite's.
-        split: to score; None is the one that MTEB scores.
-    Raises: UserError where `only` asks for what is not there, where a folder is incomplete, where nothing is left.
+        split: to score, or {task: split} for some of them; None is the one that MTEB scores.
+    Raises: UserError where `only` or `split` names what is not there, where a folder is incomplete, where nothing is
+        left.
 
     >>> plan(Suite("mine"))
     Traceback (most recent call last):
@@ -145,6 +155,10 @@ def plan(
         raise UserError(f"suite {suite.name}: no task of it has a folder {where}: {', '.join(names[:5])} ...")
     if suite.tasks:
         refuse_other_versions([name for name in run if name not in suite.tasks and name not in own], suite)
+    for name in split if isinstance(split, dict) else ():
+        if name not in run:
+            near = did_you_mean(name, run) or f"; there are {', '.join(run)}"
+            raise UserError(f"split={{{name}: {split[name]}}}: {name} is no task of this evaluation{near}")
     subsets, splits = ({name: list(of) for name, of in table.items()} for table in (suite.subsets, suite.splits))
     return Plan(run, skipped, split, subsets, splits)
 
@@ -257,7 +271,7 @@ def run_suite(
     kinds = {name: kind_of(name) for name in suite.tasks}
     planned = {name: plan.task(name).kind for name in plan.run}
     if suite.tasks and not suite.folder:  # its means are over its own tasks; another suite's over what it finds
-        plan = replace(plan, uncounted=[name for name in plan.run if not counted(name, suite, plan.split)])
+        plan = replace(plan, uncounted=[name for name in plan.run if not counted(name, suite, split_of(plan.split, name))])
     else:
         kinds |= planned
     quiet()
@@ -302,7 +316,7 @@ def run_model(
     entry = {"checkpoint": checkpoint, **description, "tasks": {}, "skipped": {}, "failed": {}}
     for name in plan.run:
         task = plan.task(name)
-        if not hasattr(model, "embed") and (task.kind not in {"Retrieval", "Reranking"} or name in FOLDER_OF):
+        if not hasattr(model, "embed") and task.kind not in {"Retrieval", "Reranking"}:
             entry["skipped"][name] = f"{label} only ranks documents by words"
             continue
         try:

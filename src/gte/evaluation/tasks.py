@@ -6,6 +6,7 @@ that mteb does not know becomes a task of the kind that its files show.
 
 import copy
 import itertools
+import numbers
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -98,6 +99,7 @@ class Task:
                 raise UserError(
                     f"the hub did not give {name} ({first_line(error)}); pass data_dir=DIR, the data in DIR/{folder}"
                 ) from error
+            check_split(part)
 
     def run(self, model: "EncoderModel | BM25") -> dict[str, float]:
         """All scalar scores, in points of 100, averaged over the parts, and what was `measured` beside them.
@@ -123,9 +125,20 @@ class Task:
         points = {
             key: 100 * float(value)
             for key, value in scores.items()
-            if isinstance(value, int | float) and value == value and not key.startswith("nauc") and key != "main_score"
+            if isinstance(value, numbers.Real) and value == value and not key.startswith("nauc") and key != "main_score"
         }
         return points | getattr(model, "measured", {})
+
+
+def check_split(part: AbsTask) -> None:
+    """UserError where data that were loaded lack the split that was chosen."""
+    splits, split = part.dataset, getattr(part, "chosen_split", None)
+    if split is None or not splits:  # some of mteb's tasks keep their data elsewhere until they are scored
+        return
+    for subset in part.hf_subsets or ():
+        splits = part.dataset.get(subset, splits)
+        if split not in splits:
+            raise UserError(f"{part.metadata.name} has no split {split}; there are {', '.join(map(str, splits))}")
 
 
 @contextmanager
