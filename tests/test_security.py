@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import write_inputs
-from test_train import TINY
+from trainings import TINY
 
 from gte.data.tokenizer import load_tokenizer
 from gte.encoder import Encoder

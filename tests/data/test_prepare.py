@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -393,20 +394,20 @@ prepare(Recipe("test", infer_sources(raw), raw, vocab_size=300), out, workers=2)
 """
 
 
-def descendants(pid: int) -> list[int]:
-    """The processes below a process."""
-    try:
-        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
-        return []
-    return children + [other for child in children for other in descendants(child)]
-
-
 def is_alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def workers_of(process: subprocess.Popen) -> list[int]:
+    """The workers of a preparation under way, each a child of the thread that asks it."""
+    found = []
+    for task in Path(f"/proc/{process.pid}/task").glob("*/children"):
+        with suppress(FileNotFoundError):  # of a thread that has ended meanwhile
+            found += [int(child) for child in task.read_text().split()]
+    return found
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
@@ -415,13 +416,12 @@ def test_workers_end_with_the_process_that_asked_and_a_rerun_completes(long, tmp
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     command = [sys.executable, "-c", WORKING, str(recipe.raw), str(tmp_path / "out")]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not any((tmp_path / ".out.building" / "work").glob("*/parts")):
+    parts = (tmp_path / ".out.building" / "work").glob
+    while process.poll() is None and not (any(parts("*/parts")) and len(workers_of(process)) == 2):
         time.sleep(0.005)
-    time.sleep(random.SystemRandom().random() * 0.5)
-    workers = []
-    for task in Path(f"/proc/{process.pid}/task").iterdir():  # each worker is a child of the thread that asks it
-        workers += [int(child) for child in (task / "children").read_text().split()]
-    assert len(workers) == 2
+    time.sleep(random.SystemRandom().random() * 0.3)
+    workers = workers_of(process)
+    assert len(workers) == 2, process.poll()
     process.send_signal(number)
     process.communicate(timeout=60)
     limit = time.monotonic() + 20
@@ -546,6 +546,7 @@ def test_a_run_killed_at_a_random_moment_leaves_nothing_half_made_and_a_rerun_co
         process.stdout.readline()
     if not lines:
         while not (tmp_path / ".out.building").exists():
+            assert process.poll() is None, process.stderr.read()
             time.sleep(0.001)
     time.sleep(random.SystemRandom().random() * 0.2)
     process.kill()
@@ -671,6 +672,7 @@ pairs.count_parts = waiting
 """
     first = another_process(raw, out, setup=setup)
     while not (tmp_path / ".out.building").exists():
+        assert first.poll() is None, first.stderr.read()
         time.sleep(0.01)
     second = another_process(raw, out)
     _, errors = second.communicate()

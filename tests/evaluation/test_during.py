@@ -7,9 +7,9 @@ import pytest
 import torch
 from conftest import loaded_from
 from launch import train as train_ranks
-from test_ddp import DDP, RUN
-from test_evaluation import write_retrieval, write_rows, write_sts
-from test_train import TINY, column, rows
+from logs import column, rows
+from task_folders import write_retrieval, write_rows, write_sts
+from trainings import DDP, RUN, TINY
 
 TRAIN = ["stage.steps=8", "model.dropout=0.2", "trainer.precision=32-true"]
 

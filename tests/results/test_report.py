@@ -13,7 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from test_train import TINY
+from trainings import TINY
 
 from gte.curves import read_rows
 from gte.results.page import MOST_POINTS, Line, chart, number, ticks

@@ -1,36 +1,15 @@
 """Training as a user runs it: it learns, logs, keeps checkpoints, goes on exactly, and refuses what cannot be meant."""
 
-import csv
 import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from logs import column, rows
+from trainings import TINY
 
 from gte.models.load import history, load_encoder
-
-TINY = [
-    "model=tiny",
-    "data=local",
-    "trainer=cpu",
-    "trainer.precision=32-true",
-    "logger=csv",
-    "workers=0",
-    "model.hidden_size=32",
-    "model.intermediate_size=64",
-    "stage.global_batch=32",
-    "stage.steps=24",
-]
-
-
-def rows(run) -> list[dict]:
-    with open(run / "metrics.csv", newline="") as lines:
-        return list(csv.DictReader(lines))
-
-
-def column(run, key: str) -> list[float]:
-    return [float(row[key]) for row in rows(run) if row.get(key)]
 
 
 @pytest.fixture

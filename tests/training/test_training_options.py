@@ -6,7 +6,8 @@ from math import cos, pi
 import numpy as np
 import pytest
 import torch
-from test_train import TINY, column
+from logs import column
+from trainings import TINY
 
 from gte.data.module import PairData
 from gte.encoder import Encoder
