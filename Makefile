@@ -56,7 +56,7 @@ speedrun: .venv/run.installed  ## the best model from random weights, from DATA:
 	$(PY) experiments/speedrun/table.py $(SPEED) data/speedrun_raw/tasks
 
 test: .venv/test.installed lint  ## lint and tests
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-all: .venv/test.installed lint  ## the slow tests too
 	$(PY) -m pytest

@@ -30,6 +30,22 @@ def shared_dir(name: str) -> Path:
     return path
 
 
+LONGEST = [  # files in the order of their seconds: none of these begins last, alone on one core while others have none
+    *("test_prepare", "test_ddp", "test_demo_corpus", "test_zero", "test_rank_gradients", "test_kills", "test_early"),
+    *("test_keep_best", "test_gpu_checks", "test_evaluation", "test_slurm", "test_remote", "test_bench", "test_models"),
+    *("test_loggers", "test_train", "test_task", "test_fused", "test_own_pairs", "test_export", "test_security"),
+    *("test_numerics", "test_embedding", "test_trainer", "test_training_options", "test_resume", "test_data_faults"),
+    *("test_evaluation_folders", "test_board", "test_prompts", "test_hub_sources", "test_report", "test_encoder"),
+    *("test_configs", "test_fuzz", "test_page_sums", "test_broken", "test_notebooks", "test_loss", "test_gather"),
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest files first; xdist hands files out in this order (--no-loadscope-reorder)."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
 def pytest_runtest_setup() -> None:
     """What a test draws does not depend on the tests that this process ran before it, nor on the clock."""
     random.seed(0)

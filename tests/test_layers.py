@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from conftest import LONGEST
 
 SRC = Path(__file__).parents[1] / "src"
 SCRIPTS = [
@@ -117,3 +118,7 @@ def test_no_test_takes_anything_from_another_test_file():
 def test_the_rule_sees_an_import_of_a_test_file():
     assert OF_A_TEST_FILE.search("    from test_train import TINY") and OF_A_TEST_FILE.search("import test_train")
     assert not OF_A_TEST_FILE.search("from logs import rows")
+
+
+def test_the_longest_files_that_are_begun_first_are_there():
+    assert set(LONGEST) <= {path.stem for path in TESTS.rglob("test_*.py")} and len(set(LONGEST)) == len(LONGEST)

@@ -491,14 +491,15 @@ def test_a_complete_folder_of_other_code_is_told_kept_and_usable(prepared, tmp_p
     lineage.read_module.cache_clear()
 
 
-@pytest.mark.parametrize("spread", [False, True])
-def test_a_ray_cluster_writes_the_bytes_that_native_writes(prepared, tmp_path, spread):
+def test_a_ray_cluster_writes_the_bytes_that_native_writes_wherever_it_reads(prepared, tmp_path):
+    """In this process's place and, as large sources are, spread over the cluster."""
     pytest.importorskip("ray", reason="pip install -r requirements-ray.txt")
     _, _, recipe = prepared
     again = replace(recipe.sources[0], name="again", folder="words", files="[ab].jsonl.gz")
-    recipe = replace(recipe, dedup_across=spread, sources=[*recipe.sources, again], max_rejected=0.2)
-    prepare(recipe, tmp_path / "native", report=silent)
-    (tmp_path / "recipe.pickle").write_bytes(pickle.dumps(recipe))
+    for across in (False, True):
+        changed = replace(recipe, dedup_across=across, sources=[*recipe.sources, again], max_rejected=0.2)
+        prepare(changed, tmp_path / f"native {across}", report=silent)
+        (tmp_path / f"{across}.pickle").write_bytes(pickle.dumps(changed))
     program = """
 import pickle, sys
 from pathlib import Path
@@ -508,17 +509,20 @@ from gte.data.prepare import prepare
 
 folder = Path(sys.argv[1])
 pairs.BUCKET_BYTES = 60_000
-module.CLUSTER_BYTES = -1 if sys.argv[2] == "True" else module.CLUSTER_BYTES
-prepare(pickle.loads((folder / "recipe.pickle").read_bytes()), folder / "ray", engine="ray", workers=2)
-print("on", len(ray.nodes()), "node, runner", pairs.daft.get_or_infer_runner_type())
+for across in (False, True):
+    module.CLUSTER_BYTES = -1 if across else module.CLUSTER_BYTES
+    recipe = pickle.loads((folder / f"{across}.pickle").read_bytes())
+    prepare(recipe, folder / f"ray {across}", engine="ray", workers=2)
+    print("on", len(ray.nodes()), "node, runner", pairs.daft.get_or_infer_runner_type())
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "RAY_AUTH_MODE": "disabled"}
     done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path), str(spread)], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", program, str(tmp_path)], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "on 1 node, runner ray" in done.stdout and "rejected" in done.stdout
-    assert contents(tmp_path / "ray") == contents(tmp_path / "native")
+    assert done.stdout.count("on 1 node, runner ray") == 2 and "rejected" in done.stdout
+    for across in (False, True):
+        assert contents(tmp_path / f"ray {across}") == contents(tmp_path / f"native {across}")
 
 
 @pytest.fixture(scope="module")
