@@ -107,7 +107,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(params=WORLDS)
+@pytest.fixture(scope="module", params=WORLDS)
 def world(request, folder):
     """What each rank of a world found: a list in rank order."""
     return [torch.load(folder / f"{request.param}.{rank}.pt", weights_only=False) for rank in range(request.param)]

@@ -22,7 +22,8 @@ def train(script, prepared):
     return run
 
 
-def test_a_run_learns_logs_and_keeps_what_made_it(train, tmp_path):
+def test_a_run_learns_logs_and_keeps_what_made_it(script, train, tmp_path):
+    script.draws = True
     out = train("out=run", "stage.steps=60", "keep_initial=true", "optim.lr=5e-3")
     run = tmp_path / "run"
     losses = column(run, "train/loss")
