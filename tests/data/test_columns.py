@@ -224,6 +224,7 @@ def test_a_list_of_rows_and_sets_keeps_its_shape(tmp_path):
 
 def test_a_cell_of_any_length_and_a_stray_carriage_return_leave_the_delimiter_to_be_found():
     csv.field_size_limit(131_072)  # as a new process has it
+    assert find_delimiter(["a;b;c"], ",") == ";"  # a file of one line
     assert find_delimiter(["a;b\n", f"one;{'x' * 200_000}\n"], ",") == ";"
     assert find_delimiter(["a;b\rone;two\rthree;four\r"], ",") == ","
 
