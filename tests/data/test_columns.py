@@ -264,3 +264,11 @@ def test_two_columns_of_one_name_are_refused_by_both_unless_none_is_used(tmp_pat
     assert "\n" not in str(told.value)
     save(("query", "tag", "document", "tag"), [TEXTS, THIRD, OTHERS, THIRD])
     assert texts_of(read(tmp_path)) == PAIRS
+
+
+def test_what_is_found_is_shown_with_the_score_from_which_pairs_belong_together():
+    shown = {"query": "a", "document": 2, "score": "s", "unused": ["x"], "examples": [("q", "d")], "warnings": ["w"]}
+    line = "name (a.csv): query = a, document = column 3, score = s"
+    assert describe("name", "a.csv", shown) == [f"{line}; not used: x", "    q  ->  d", "    warning: w"]
+    assert describe("name", "a.csv", shown | {"min_score": 0.5})[0] == f"{line} from 0.5 on; not used: x"
+    assert describe("name", "a.csv", shown | {"min_score": 0})[0] == f"{line} from 0 on; not used: x"
