@@ -64,7 +64,7 @@ speedrun: .venv/run.$(KIND)  ## the best model from random weights, from DATA: e
 	$(PY) experiments/speedrun/table.py $(SPEED)
 
 test: .venv/test.$(KIND) lint  ## lint and tests
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-all: .venv/test.$(KIND) lint  ## the slow tests too
 	$(PY) -m pytest

@@ -7,12 +7,17 @@ import random
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("WANDB_MODE", "offline")
+# the same examples each time, however slow the machine
+settings.register_profile("same", deadline=None, derandomize=True, database=None)
+settings.load_profile("same")
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,6 +28,29 @@ def shared_dir(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"needs {path}, real data that is not part of the repository")
     return path
+
+
+LONGEST = [  # files in the order of their seconds: none of these begins last, alone on one core while others have none
+    *("test_prepare", "test_ddp", "test_demo_corpus", "test_zero", "test_rank_gradients", "test_kills", "test_early"),
+    *("test_keep_best", "test_gpu_checks", "test_evaluation", "test_slurm", "test_remote", "test_bench", "test_models"),
+    *("test_loggers", "test_train", "test_task", "test_fused", "test_own_pairs", "test_export", "test_security"),
+    *("test_numerics", "test_embedding", "test_trainer", "test_training_options", "test_resume", "test_data_faults"),
+    *("test_evaluation_folders", "test_board", "test_prompts", "test_hub_sources", "test_report", "test_encoder"),
+    *("test_configs", "test_fuzz", "test_page_sums", "test_broken", "test_notebooks", "test_loss", "test_gather"),
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest files first; xdist hands files out in this order (--no-loadscope-reorder)."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
+def pytest_runtest_setup() -> None:
+    """What a test draws does not depend on the tests that this process ran before it, nor on the clock."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
@@ -94,24 +122,36 @@ def small_model(tmp_path_factory) -> Path:
     return folder
 
 
+def run_script(patch: pytest.MonkeyPatch, name: str, *arguments: str) -> int:
+    """Runs `python src/<name>.py <arguments>` within this process; the exit code."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    patch.setattr("sys.argv", [str(ROOT / "src" / f"{name}.py"), *map(str, arguments)])
+    patch.setattr("gte.build.SHOW_TRACEBACK", False)
+    try:
+        runpy.run_path(str(ROOT / "src" / f"{name}.py"), run_name="__main__")
+    except SystemExit as stop:
+        return stop.code or 0
+
+
 class Script:
-    """Runs a script of src/ in this process as a user would type it."""
+    """Runs a script of src/ in this process as a user would type it.
+
+    `draws`: whether a training draws its loss curve, which takes longer than ten of its steps here.
+    """
+
+    draws = False
 
     def __init__(self, capfd, monkeypatch):
         self.capfd, self.monkeypatch = capfd, monkeypatch
 
     def __call__(self, name: str, *arguments: str) -> tuple[int, str, str]:
         """Exit code, stdout and stderr of `python src/<name>.py <arguments>`."""
-        from hydra.core.global_hydra import GlobalHydra
-
-        GlobalHydra.instance().clear()
         self.capfd.readouterr()
-        self.monkeypatch.setattr("sys.argv", [str(ROOT / "src" / f"{name}.py"), *map(str, arguments)])
-        self.monkeypatch.setattr("gte.build.SHOW_TRACEBACK", False)
-        try:
-            runpy.run_path(str(ROOT / "src" / f"{name}.py"), run_name="__main__")
-        except SystemExit as stop:
-            code = stop.code or 0
+        if not self.draws:
+            self.monkeypatch.setattr("gte.results.figures.loss_curves", lambda *_: None)
+        code = run_script(self.monkeypatch, name, *arguments)
         return (code, *self.capfd.readouterr())
 
     def refused(self, name: str, *arguments: str) -> str:
@@ -200,6 +240,27 @@ def pretrained(prepared, tmp_path_factory) -> Path:
         BertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **sizes, **dropout)
     ).eval().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def spoil(monkeypatch):
+    """Makes the loss of the given calls, counted from 0, not finite; returns the list of the calls made."""
+    from gte.loss import improved_contrastive_loss
+
+    def choose(which, value: float) -> list[int]:
+        calls: list[int] = []
+
+        def loss(*given, **options):
+            if not given[0].requires_grad:  # the trial before the training
+                return improved_contrastive_loss(*given, **options)
+            calls.append(len(calls))
+            result = improved_contrastive_loss(*given, **options)
+            return result * value if calls[-1] in which else result
+
+        monkeypatch.setattr("gte.loss.improved_contrastive_loss", loss)
+        return calls
+
+    return choose
 
 
 def loaded_from(folder: Path, arguments: list[str]) -> list[str]:

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from test_task import spoil  # noqa: F401
-from test_train import TINY, column, rows
+from logs import column, rows
+from trainings import TINY
 from transformers import AutoTokenizer
 
 from gte import attention
@@ -214,7 +214,7 @@ def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(prepared, tmp_path, 
     assert other == pytest.approx(one, rel=0.02)
 
 
-def test_a_skipped_step_in_fp16_changes_no_weight_and_training_goes_on(script, prepared, tmp_path, spoil):  # noqa: F811
+def test_a_skipped_step_in_fp16_changes_no_weight_and_training_goes_on(script, prepared, tmp_path, spoil):
     spoil({4}, float("inf"))
     given = ["trainer.precision=16-mixed", "stage.steps=30", "checkpoint_every=1", "out=run", "optim.lr=5e-3"]
     code, _, err = script("train", *GPU, *given, f"data.dir={prepared}")

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_shards import make_table
-from test_train import TINY
+from tables import make_table
+from trainings import TINY
 
 from gte.errors import UserError
 from gte.files import json_object, put, read_json, whole, write_json

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from launch import start
 from torch.nn.parallel import DistributedDataParallel
 
 from gte.gather import Ranks, current_ranks
@@ -66,9 +66,9 @@ def record_collectives(calls):
         setattr(dist, collective, recorded)
 
 
-def work(process, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=process, world_size=max(WORLDS))
+def work(folder):
+    dist.init_process_group("gloo")
+    process = dist.get_rank()
     groups = {world: dist.new_group(range(world)) for world in WORLDS}
     current, calls = current_ranks(), []
     record_collectives(calls)
@@ -103,11 +103,11 @@ def work(process, folder):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(work, args=(str(folder),), nprocs=max(WORLDS))
+    assert start(max(WORLDS), work, str(folder), cwd=folder) == [0] * max(WORLDS)
     return folder
 
 
-@pytest.fixture(params=WORLDS)
+@pytest.fixture(scope="module", params=WORLDS)
 def world(request, folder):
     """What each rank of a world found: a list in rank order."""
     return [torch.load(folder / f"{request.param}.{rank}.pt", weights_only=False) for rank in range(request.param)]

@@ -1,9 +1,11 @@
 """The layout's rules: imports go one way, nothing under src/ shadows a dependency."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
+from conftest import LONGEST
 
 SRC = Path(__file__).parents[1] / "src"
 SCRIPTS = [
@@ -102,3 +104,21 @@ def test_nothing_under_src_is_named_like_a_dependency():
 def test_packages_re_export_nothing():
     for init in SRC.rglob("__init__.py"):
         assert init.read_text() == "", init
+
+
+TESTS = Path(__file__).parent
+OF_A_TEST_FILE = re.compile(r"^\s*(?:from|import)\s+test_\w+", re.MULTILINE)  # in a program that a test writes, too
+
+
+def test_no_test_takes_anything_from_another_test_file():
+    found = [f"{file}: {line}" for file in TESTS.rglob("*.py") for line in OF_A_TEST_FILE.findall(file.read_text())]
+    assert not found, f"move what is shared to tests/helpers: {found}"
+
+
+def test_the_rule_sees_an_import_of_a_test_file():
+    assert OF_A_TEST_FILE.search("    from test_train import TINY") and OF_A_TEST_FILE.search("import test_train")
+    assert not OF_A_TEST_FILE.search("from logs import rows")
+
+
+def test_the_longest_files_that_are_begun_first_are_there():
+    assert set(LONGEST) <= {path.stem for path in TESTS.rglob("test_*.py")} and len(set(LONGEST)) == len(LONGEST)

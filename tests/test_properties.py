@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_collate import ListTable, flatten, texts_of
-from test_loss import LOSSES, loops, make, value_and_grads
+from loss_oracle import LOSSES, loops, make, value_and_grads
+from tables import ListTable, flatten, texts_of
 
 from gte.data.collate import collate, frame
 from gte.data.mixture import Mixture, permute

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import write_inputs
-from test_train import TINY
+from trainings import TINY
 
 from gte.data.tokenizer import load_tokenizer
 from gte.encoder import Encoder
@@ -275,6 +275,7 @@ def files_with(folder: Path, secrets) -> list[str]:
 
 
 def test_no_secret_of_the_environment_is_in_anything_that_a_run_writes(script, tmp_path, monkeypatch):
+    script.draws = True
     home = tmp_path / "home"
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)

@@ -316,7 +316,9 @@ class _GramLoss(torch.autograd.Function):
         top_VR = x_RD.new_full((len(batch.widths), len(x_RD)), NEVER if scores.shift is None else scores.shift)
         sum_VR = torch.zeros_like(top_VR)
         for a, b, mirrored in _tiles(batch):
-            sides = [side for side in ((a, b, 1), (b, a, 0))[: 1 + mirrored] if side[0].kind + side[1].kind in batch.sums]
+            sides = [
+                side for side in ((a, b, 1), (b, a, 0))[: 1 + mirrored] if side[0].kind + side[1].kind in batch.sums
+            ]
             for v, s_ab in scores.of(a, b):
                 if scores.shift is not None:
                     s_ab.exp2_()

@@ -1,7 +1,6 @@
 """The benchmarks measure what they say and write it with commit and machine."""
 
 import json
-import time
 from importlib.metadata import PackageNotFoundError, version
 from types import SimpleNamespace
 
@@ -138,12 +137,13 @@ def test_a_modernbert_is_the_same_to_its_peer(prepared, tmp_path):
 
 
 def test_the_fastest_batch_size_of_a_peer_counts(monkeypatch):
-    seconds = {32: 0.09, 256: 0.01, 1024: 0.05}
+    seconds, now = {32: 9.0, 256: 1.0, 1024: 5.0}, [0.0]
 
     def make(name, job):
-        return lambda corpus: time.sleep(seconds[job["batch_size"]])
+        return lambda corpus: now.append(now[-1] + seconds[job["batch_size"]])
 
     monkeypatch.setattr(encode, "make", make)
+    monkeypatch.setattr(encode, "time", SimpleNamespace(perf_counter=lambda: now[-1]))
     assert encode.fastest("sentence_transformers fp32", {}, ["a text"], list(seconds))[0] == 256
 
 
@@ -230,7 +230,7 @@ def test_a_variant_that_keeps_other_pairs_is_no_peer(monkeypatch):
 
 def test_the_evaluation_benchmark_scores_alike_and_says_what_each_took(bench, small_model, tmp_path):
     from sentence_transformers import SentenceTransformer
-    from test_evaluation import write_retrieval, write_sts
+    from task_folders import write_retrieval, write_sts
 
     from gte.models.export import export
 

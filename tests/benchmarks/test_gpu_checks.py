@@ -39,7 +39,7 @@ def crashes(findings, setting):
 
 def hangs(findings, setting):
     findings.row("before", seconds=1.0)
-    subprocess.run([sys.executable, "-c", "import time; time.sleep(100)"])
+    subprocess.run([sys.executable, "-c", "import time; time.sleep(1000)"])
 
 def exhausts(findings, setting):
     raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -70,14 +70,15 @@ def test_a_check_that_crashes_or_hangs_loses_only_itself_and_is_named(tmp_path, 
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "trouble.py").write_text(TROUBLE)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    checks = {name: Check("trouble", 10, "") for name in ("crashes", "hangs", "exhausts", "fine")}
+    limits = {"crashes": 100, "hangs": 6, "exhausts": 100, "fine": 100}
+    checks = {name: Check("trouble", seconds, "") for name, seconds in limits.items()}
     lines, start = [], time.perf_counter()
     setting = Setting("cpu", False, str(tmp_path), str(tmp_path)).to_json()
-    found = run_checks(checks, setting, tmp_path / "out", budget=100, folder="bad", tell=lines.append)
-    assert time.perf_counter() - start < 60  # the sleeping grandchild is ended with its check
+    found = run_checks(checks, setting, tmp_path / "out", budget=1000, folder="bad", tell=lines.append)
+    assert time.perf_counter() - start < 500  # the sleeping grandchild is ended with its check
     assert {name: each["ok"] for name, each in found.items()} == dict.fromkeys(checks, False) | {"fine": True}
     assert found["crashes"]["faults"] == ["crashed, exit 1: ValueError: something broke"]
-    assert found["hangs"]["faults"] == ["ended at its limit of 10 s"]
+    assert found["hangs"]["faults"] == ["ended at its limit of 6 s"]
     assert "stage.batch_tokens" in found["exhausts"]["faults"][0]
     assert "stage.recompute_fraction" in found["exhausts"]["faults"][0]
     assert found["crashes"]["rows"] == found["hangs"]["rows"] == {"before": {"seconds": 1.0}}  # measured before
@@ -195,7 +196,7 @@ def test_the_table_takes_the_place_of_the_one_before_and_nothing_else(tmp_path):
 
 def write_shared(folder: Path, pairs: int) -> None:
     """The folders pairs/ and eval/ of real data, small."""
-    from test_evaluation import write_retrieval, write_sts
+    from task_folders import write_retrieval, write_sts
 
     (folder / "pairs").mkdir(parents=True)
     with gzip.open(folder / "pairs" / "a.jsonl.gz", "wt") as out:

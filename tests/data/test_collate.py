@@ -3,48 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from tables import ListTable, flatten, hash_texts, texts_of
 from transformers import AutoTokenizer
 
 from gte.data.collate import collate, frame
 from gte.errors import UserError
 
 PREFIX, SUFFIX = [101], [102]
-
-
-class ListTable:
-    """A TokenTable over Python lists. A text's hash is that of its ids."""
-
-    name = "lists"
-
-    def __init__(self, queries, documents, negatives):
-        self.columns = {"query": queries, "document": documents}
-        self.negatives = negatives
-
-    def __len__(self):
-        return len(self.columns["query"])
-
-    def gather(self, column, rows):
-        return flatten([self.columns[column][row] for row in rows])
-
-    def gather_negatives(self, rows):
-        chosen = [self.negatives[row] for row in rows]
-        flat, lengths = flatten([text for texts in chosen for text in texts])
-        return flat, lengths, np.array([len(texts) for texts in chosen], dtype=np.int64)
-
-    def hashes(self, column, rows):
-        return hash_texts(self.columns[column][row] for row in rows)
-
-    def negative_hashes(self, rows):
-        return hash_texts(text for row in rows for text in self.negatives[row])
-
-
-def hash_texts(texts):
-    return np.array([hash(tuple(text)) % 2**64 for text in texts], dtype=np.uint64)
-
-
-def flatten(texts):
-    lengths = np.array([len(text) for text in texts], dtype=np.int64)
-    return np.array([token for text in texts for token in text], dtype=np.uint16), lengths
 
 
 def make_table(rows=40):
@@ -54,13 +19,6 @@ def make_table(rows=40):
         [[2000 + r] * (1 + r % 9) for r in range(rows)],
         [[[3000 + r, number] for number in range(r % 6)] for r in range(rows)],
     )
-
-
-def texts_of(batch):
-    ends = batch.lengths_R.cumsum(0).tolist()
-    return [
-        batch.ids_T[end - length : end].tolist() for end, length in zip(ends, batch.lengths_R.tolist(), strict=True)
-    ]
 
 
 def test_queries_then_documents_each_between_special_tokens_and_cut():

@@ -153,6 +153,13 @@ def test_scores_and_values_choose_the_rows_and_the_others_are_counted(tmp_path):
     assert len(read(tmp_path, Wanted(score=False))) == 6
     kept = read(tmp_path, Wanted(columns={"keep": {"score": [5, "x"]}}))
     assert texts_of([record for record in kept if isinstance(record, Pair)]) == [PAIRS[1], PAIRS[4]]
+    named = {"query": "sentence1", "pos": "sentence2", "score": "score"}
+    assert read(tmp_path, Wanted(columns=named, min_score=4)) == found
+    with pytest.raises(UserError, match=r"the column 'score' needs the least score of a pair: data.min_score=NUMBER"):
+        read(tmp_path, Wanted(columns=named))
+    for wrong in (Wanted(min_score="4"), Wanted(min_score=True), Wanted(min_score=4, score=False)):
+        with pytest.raises(UserError, match=r"data.min_score=\w+ needs a number and data.score=COLUMN"):
+            read(tmp_path, wanted=wrong)
     with pytest.raises(UserError, match=r"data.score=score needs the least score"):
         read(tmp_path, Wanted(score="score"))
     write_table(tmp_path / "a.csv", [["sentence1", "sentence2"], *PAIRS])
@@ -224,6 +231,7 @@ def test_a_list_of_rows_and_sets_keeps_its_shape(tmp_path):
 
 def test_a_cell_of_any_length_and_a_stray_carriage_return_leave_the_delimiter_to_be_found():
     csv.field_size_limit(131_072)  # as a new process has it
+    assert find_delimiter(["a;b;c"], ",") == ";"  # a file of one line
     assert find_delimiter(["a;b\n", f"one;{'x' * 200_000}\n"], ",") == ";"
     assert find_delimiter(["a;b\rone;two\rthree;four\r"], ",") == ","
 
@@ -263,3 +271,13 @@ def test_two_columns_of_one_name_are_refused_by_both_unless_none_is_used(tmp_pat
     assert "\n" not in str(told.value)
     save(("query", "tag", "document", "tag"), [TEXTS, THIRD, OTHERS, THIRD])
     assert texts_of(read(tmp_path)) == PAIRS
+
+
+def test_what_is_found_is_shown_with_the_score_from_which_pairs_belong_together():
+    shown = {"query": "a", "document": 2, "score": "s", "unused": ["x"], "examples": [("q", "d")], "warnings": ["w"]}
+    line = "name (a.csv): query = a, document = column 3, score = s"
+    assert describe("name", "a.csv", shown) == [f"{line}; not used: x", "    q  ->  d", "    warning: w"]
+    long = describe("name", "a.csv", shown | {"examples": [("q" * 60, "d" * 61)]})
+    assert long[1] == f"    {'q' * 60}  ->  {'d' * 56} ..."  # of 60 characters at most
+    assert describe("name", "a.csv", shown | {"min_score": 0.5})[0] == f"{line} from 0.5 on; not used: x"
+    assert describe("name", "a.csv", shown | {"min_score": 0})[0] == f"{line} from 0 on; not used: x"

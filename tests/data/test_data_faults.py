@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pytest
-from test_shards import make_table
-from test_train import TINY
+from tables import SHARD, flip_a_bit, make_table, without_pages
 from tokenizers import processors
+from trainings import TINY
 
 from gte.data.module import PairData, prepared_tokenizer
 from gte.data.prepare import prepare
@@ -23,8 +23,6 @@ from gte.data.shards import MANIFEST, Manifest, TokenTable, views
 from gte.data.tokenizer import first_fingerprint
 from gte.errors import UserError
 from gte.stage import Stage
-
-SHARD = Path("shards/colours/00000.arrow")
 
 
 @pytest.fixture(scope="session")
@@ -42,22 +40,6 @@ def truncate(folder: Path, _) -> None:
 
 def remove(folder: Path, _) -> None:
     (folder / SHARD).unlink()
-
-
-def flip_a_bit(folder: Path, _) -> None:
-    data = bytearray((folder / SHARD).read_bytes())
-    data[len(data) // 2] ^= 1
-    (folder / SHARD).write_bytes(data)
-
-
-def without_pages(folder: Path) -> None:
-    """Makes a prepared folder one of before there were checksums of pages."""
-    facts = json.loads((folder / MANIFEST).read_text())
-    facts.pop("checksum")
-    for source in facts["sources"].values():
-        for shard in source["shards"]:
-            (folder / shard.pop("pages")["file"]).unlink()
-    Manifest(**facts).save(folder)
 
 
 def swap_shard(folder: Path, other: Path) -> None:

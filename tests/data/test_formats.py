@@ -7,8 +7,11 @@ import json
 import random
 import textwrap
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import pairs_of, reasons_of, records_of, shared_dir
 
@@ -107,6 +110,14 @@ def test_supporting_paragraphs_are_positives_and_the_others_of_the_context_negat
         Rejected("supporting paragraphs not in the context", 2), Rejected("unknown shape of row", 3),
         Rejected("duplicate id", 4),
     ]  # fmt: skip
+
+
+def test_a_title_of_the_hubs_copy_without_its_sentences_is_no_paragraph(tmp_path):
+    context = {"title": ["A", "B", "C"], "sentences": [["One."], ["No."]]}
+    row = {"id": "1", "question": "q", "supporting_facts": {"title": ["A"], "sent_id": [0]}, "context": context}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "a.parquet")
+    fields = replace(load_source("hotpotqa").fields, id="id")
+    assert read("hotpotqa", tmp_path / "a.parquet", fields) == [Triple("q", "A: One.", ["B: No."], 1)]
 
 
 LITERALS = [

@@ -30,7 +30,7 @@ MEGABYTES = 300  # of memory for all of the files, of which none has more than 1
 def fuzz(folder: Path, examples: int, seed: int) -> None:
     """Reads so many damaged files of every raw form in another process, and those that are made to take long."""
     command = [sys.executable, ROOT / "tests" / "helpers" / "fuzz_readers.py", folder, examples, seed]
-    paths = os.pathsep.join(str(ROOT / folder) for folder in ("src", "tests", "tests/data"))
+    paths = os.pathsep.join(str(ROOT / folder) for folder in ("src", "tests", "tests/helpers"))
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
     *_, last = done.stdout.splitlines() or [""]

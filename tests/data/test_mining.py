@@ -2,13 +2,12 @@
 
 import gzip
 import json
-import random
 from collections import defaultdict
 from functools import partial
 
-import bm25s
 import numpy as np
 import pytest
+from word_pairs import make_pairs, plain, scores_of
 
 from gte.data.locate import locate
 from gte.data.mining import mine, mine_files
@@ -17,25 +16,6 @@ from gte.data.ranking import rank_dense
 from gte.errors import UserError
 from gte.evaluation.model import EncoderModel
 from gte.models.load import load_encoder
-
-WORDS = [f"word{i}" for i in range(60)]
-
-
-def make_pairs(seed: int, count: int) -> tuple[list[str], list[str]]:
-    """Queries that repeat, documents that share words with them, some documents equal up to case and space."""
-    rng = random.Random(seed)
-    queries, documents = [], []
-    for _ in range(count):
-        words = rng.choices(WORDS, k=3)
-        queries.append(" ".join(words[: rng.choice([1, 3])]))
-        document = " ".join(rng.sample(words, 3) + rng.choices(WORDS, k=rng.choice([0, 6])))
-        document = rng.choice(documents) if documents and rng.random() < 0.2 else document
-        documents.append(rng.choice([document, document.upper(), f" {document}  "]))
-    return queries, documents
-
-
-def plain(text: str) -> str:
-    return " ".join(text.lower().split())
 
 
 def test_negatives_are_documents_of_others_and_never_equal_to_a_positive_or_the_query():
@@ -50,17 +30,6 @@ def test_negatives_are_documents_of_others_and_never_equal_to_a_positive_or_the_
     for query, texts in zip(queries, found, strict=True):
         assert set(texts) <= set(documents) and len({plain(text) for text in texts}) == len(texts) <= 8
         assert not {plain(text) for text in texts} & (positives[plain(query)] | {plain(query)})
-
-
-def scores_of(queries: list[str], documents: list[str]) -> np.ndarray:
-    """Oracle: bm25s itself, query by query."""
-    index = bm25s.BM25()
-    index.index(bm25s.tokenize(documents, show_progress=False), show_progress=False)
-    rows = []
-    for words in bm25s.tokenize(queries, return_ids=False, show_progress=False):
-        known = [word for word in words if word in index.vocab_dict]
-        rows.append(index.get_scores(known) if known else np.zeros(len(documents)))
-    return np.array(rows)
 
 
 def test_negatives_come_from_the_ranks_asked_for_best_first():

@@ -92,6 +92,25 @@ def test_epochs_count_what_was_drawn():
     np.testing.assert_allclose(mixture.epochs(250), drawn * 64 / np.array(SIZES))
 
 
+def test_the_batches_of_a_seed_are_those_of_every_version():
+    """A run of another day goes on with them; PyTorch, NumPy and this code may change, these numbers may not."""
+    mixture = Mixture([1_000, 5_000, 37], alpha=0.5, seed=7, global_batch=32)
+    steps = (0, 1, BLOCK, 3 * BLOCK + 5)
+    assert [mixture.checksum(step) for step in steps] == [1255697918, 1986789459, 3524586688, 1413138499]
+    assert mixture.batch(3)[0] == 1 and mixture.batch(3)[1][:4].tolist() == [371, 2298, 3787, 2611]
+    assert permute(np.arange(10), 10, 3).tolist() == [0, 2, 1, 6, 4, 3, 9, 8, 5, 7]
+
+
+def test_a_sources_steps_are_counted_on_over_the_blocks_in_which_sources_are_drawn(monkeypatch):
+    monkeypatch.setattr("gte.data.mixture.BLOCK", 8)
+    mixture, drawn = Mixture(SIZES, alpha=0.5, seed=3, global_batch=64), [0] * len(SIZES)
+    for step in range(50):
+        source, earlier = mixture.draw(step)
+        assert earlier == drawn[source], step
+        drawn[source] += 1
+    assert min(drawn) > 0
+
+
 def test_another_seed_gives_other_sources_and_rows():
     one, two = (Mixture([4096], alpha=0.5, seed=seed, global_batch=64) for seed in (0, 1))
     assert not np.array_equal(one.batch(0)[1], two.batch(0)[1])

@@ -3,16 +3,11 @@
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from trainings import stage
 
 from gte.data.module import PairData
 from gte.data.records import text_hash
 from gte.errors import UserError
-from gte.stage import Stage
-
-
-def stage(name: str = "pretrain", **changes) -> Stage:
-    facts = {"max_length": 32, "global_batch": 32, "steps": 40, "epochs": None, "group_size": 1, "lr_scale": 1.0}
-    return Stage(name, **facts | {"init_from": None, "batch_tokens": 512, "recompute_fraction": 0.0} | changes)
 
 
 def test_weights_by_name_are_the_probabilities_whatever_their_order_and_sum(prepared):

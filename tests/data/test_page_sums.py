@@ -12,9 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xxhash
-from test_data_faults import SHARD, flip_a_bit, without_pages
-from test_shards import make_table
-from test_train import TINY
+from tables import SHARD, flip_a_bit, make_table, without_pages
+from trainings import TINY
 
 from gte.data.page_sums import PAGE, page_sums
 from gte.data.pairs_file import leading_groups, pair_batches

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -397,20 +398,20 @@ prepare(Recipe("test", infer_sources(raw), raw, vocab_size=300), out, workers=2)
 """
 
 
-def descendants(pid: int) -> list[int]:
-    """The processes below a process."""
-    try:
-        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
-        return []
-    return children + [other for child in children for other in descendants(child)]
-
-
 def is_alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def workers_of(process: subprocess.Popen) -> list[int]:
+    """The workers of a preparation under way, each a child of the thread that asks it."""
+    found = []
+    for task in Path(f"/proc/{process.pid}/task").glob("*/children"):
+        with suppress(FileNotFoundError):  # of a thread that has ended meanwhile
+            found += [int(child) for child in task.read_text().split()]
+    return found
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
@@ -419,13 +420,12 @@ def test_workers_end_with_the_process_that_asked_and_a_rerun_completes(long, tmp
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     command = [sys.executable, "-c", WORKING, str(recipe.raw), str(tmp_path / "out")]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not any((tmp_path / ".out.building" / "work").glob("*/parts")):
+    parts = (tmp_path / ".out.building" / "work").glob
+    while process.poll() is None and not (any(parts("*/parts")) and len(workers_of(process)) == 2):
         time.sleep(0.005)
-    time.sleep(random.SystemRandom().random() * 0.5)
-    workers = []
-    for task in Path(f"/proc/{process.pid}/task").iterdir():  # each worker is a child of the thread that asks it
-        workers += [int(child) for child in (task / "children").read_text().split()]
-    assert len(workers) == 2
+    time.sleep(random.SystemRandom().random() * 0.3)
+    workers = workers_of(process)
+    assert len(workers) == 2, process.poll()
     process.send_signal(number)
     process.communicate(timeout=60)
     limit = time.monotonic() + 20
@@ -510,14 +510,15 @@ def test_a_complete_folder_of_other_code_is_told_kept_and_usable(prepared, tmp_p
     lineage.read_module.cache_clear()
 
 
-@pytest.mark.parametrize("spread", [False, True])
-def test_a_ray_cluster_writes_the_bytes_that_native_writes(prepared, tmp_path, spread):
+def test_a_ray_cluster_writes_the_bytes_that_native_writes_wherever_it_reads(prepared, tmp_path):
+    """In this process's place and, as large sources are, spread over the cluster."""
     pytest.importorskip("ray", reason="pip install -r requirements-ray.txt")
     _, _, recipe = prepared
     again = replace(recipe.sources[0], name="again", folder="words", files="[ab].jsonl.gz")
-    recipe = replace(recipe, dedup_across=spread, sources=[*recipe.sources, again], max_rejected=0.2)
-    prepare(recipe, tmp_path / "native", report=silent)
-    (tmp_path / "recipe.pickle").write_bytes(pickle.dumps(recipe))
+    for across in (False, True):
+        changed = replace(recipe, dedup_across=across, sources=[*recipe.sources, again], max_rejected=0.2)
+        prepare(changed, tmp_path / f"native {across}", report=silent)
+        (tmp_path / f"{across}.pickle").write_bytes(pickle.dumps(changed))
     program = """
 import pickle, sys
 from pathlib import Path
@@ -527,17 +528,20 @@ from gte.data.prepare import prepare
 
 folder = Path(sys.argv[1])
 pairs.BUCKET_BYTES = 60_000
-steps.CLUSTER_BYTES = -1 if sys.argv[2] == "True" else steps.CLUSTER_BYTES
-prepare(pickle.loads((folder / "recipe.pickle").read_bytes()), folder / "ray", engine="ray", workers=2)
-print("on", len(ray.nodes()), "node, runner", pairs.daft.get_or_infer_runner_type())
+for across in (False, True):
+    steps.CLUSTER_BYTES = -1 if across else steps.CLUSTER_BYTES
+    recipe = pickle.loads((folder / f"{across}.pickle").read_bytes())
+    prepare(recipe, folder / f"ray {across}", engine="ray", workers=2)
+    print("on", len(ray.nodes()), "node, runner", pairs.daft.get_or_infer_runner_type())
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "RAY_AUTH_MODE": "disabled"}
     done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path), str(spread)], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", program, str(tmp_path)], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "on 1 node, runner ray" in done.stdout and "rejected" in done.stdout
-    assert contents(tmp_path / "ray") == contents(tmp_path / "native")
+    assert done.stdout.count("on 1 node, runner ray") == 2 and "rejected" in done.stdout
+    for across in (False, True):
+        assert contents(tmp_path / f"ray {across}") == contents(tmp_path / f"native {across}")
 
 
 @pytest.fixture(scope="module")
@@ -565,6 +569,7 @@ def test_a_run_killed_at_a_random_moment_leaves_nothing_half_made_and_a_rerun_co
         process.stdout.readline()
     if not lines:
         while not (tmp_path / ".out.building").exists():
+            assert process.poll() is None, process.stderr.read()
             time.sleep(0.001)
     time.sleep(random.SystemRandom().random() * 0.2)
     process.kill()
@@ -690,6 +695,7 @@ pairs.count_parts = waiting
 """
     first = another_process(raw, out, setup=setup)
     while not (tmp_path / ".out.building").exists():
+        assert first.poll() is None, first.stderr.read()
         time.sleep(0.01)
     second = another_process(raw, out)
     _, errors = second.communicate()

@@ -106,12 +106,14 @@ def test_posts_with_a_text_of_their_own_are_pairs_by_the_published_filter(tmp_pa
         {**good, "selftext": "short"}, {**good, "title": "T"}, {**good, "selftext": "x" * 41}, {**good, "selftext": ""},
         {**good, "selftext": "[deleted]"}, {**good, "title": "[deleted by user]"}, {**good, "author": "AutoModerator"},
         {**good, "selftext": 3}, {"selftext": "no title", "score": 5}, "[1]",
+        {**good, "selftext": "x" * 12}, {**good, "selftext": "x" * 11},  # the title has 7
     ]  # fmt: skip
     path = write_dump(tmp_path / "RS.zst", rows)
     found = records_of(Source(**{**vars(POSTS), **settings}), path)
-    assert pairs_of(found) == [Pair("Title A", "a text of its own", 1), Pair("Title A", "a text of its own", 2)]
+    kept = [("a text of its own", 1), ("a text of its own", 2), ("x" * 12, 14)]
+    assert pairs_of(found) == [Pair("Title A", text, row) for text, row in kept]
     assert {reason: [row for _, row in where] for reason, where in reasons_of(found).items()} == {
-        "filtered: under 3 comments and votes": [3], "filtered: text not 5 characters longer than its title": [4],
+        "filtered: under 3 comments and votes": [3], "filtered: text not 5 characters longer than its title": [4, 15],
         "filtered: query under 6 characters": [5], "filtered: document over 40 characters": [6],
         "filtered: post without a text": [7], "filtered: deleted post": [8, 9], "filtered: post by AutoModerator": [10],
         "wrong type of document": [11], "missing query": [12], "unknown shape of row": [13],

@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from test_mining import make_pairs, plain, scores_of
+from word_pairs import make_pairs, plain, scores_of
 
 from gte.data import ranking
 from gte.data.mining import mine

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import write_inputs
-from test_train import TINY
+from trainings import TINY
 
 CAPABILITIES_VERSION_3 = 0x20080522
 

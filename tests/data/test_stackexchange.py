@@ -9,7 +9,7 @@ from xml.sax.saxutils import quoteattr
 import pytest
 from conftest import pairs_of, reasons_of, records_of, shared_dir
 
-from gte.data.formats.html import plain_text
+from gte.data.formats.html import depth, plain_text
 from gte.data.records import Pair
 from gte.data.sources import Source
 from gte.errors import UserError
@@ -183,3 +183,9 @@ def test_html_becomes_the_text_that_a_reader_sees():
     )
     assert plain_text(html).split() == ["One", "two", "three", "4", "<", "5", "six"]
     assert plain_text("<div>" * 3_000 + "deep") == "deep"
+
+
+def test_elements_without_depth_and_closings_of_nothing_do_not_count_as_depth():
+    assert depth("<br><p>" * 100 + "<b><i></i></b>") == 2
+    assert depth("</b>" * 5 + "<b>" * 3) == 3 and depth("<b></b>" * 9) == 1
+    assert plain_text("<p>a<br>" * 4_000).count("a") == 4_000

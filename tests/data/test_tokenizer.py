@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from word_pairs import corpus
 
 from gte.data.tokenizer import (
     fingerprint,
@@ -31,16 +32,6 @@ ODD = [
     "\u017ftrange \ufb01 İstanbul ΣΑΣ", "snake_case camelCase x.y(z)[0]", "\u200bzero\u200bwidth", "don't-stop",
     "\uff46\uff55\uff4c\uff4c width", "한국어", "\u0928\u092e\u0938\u094d\u0924\u0947 words", "a\u0300", "\x7f",
 ]  # fmt: skip
-
-
-def corpus(seed: int = 0, texts: int = 400) -> list[str]:
-    rng = random.Random(seed)
-    stems = ["token", "pair", "embed", "naïve", "search", "graph", "Größe", "loss", "日本", "x86", "don't", "re-rank"]
-
-    def word() -> str:
-        return rng.choice(stems) + rng.choice(["", "s", "ing", "ed", ",", "."])
-
-    return [" ".join(word() for _ in range(20)) for _ in range(texts)]
 
 
 RANGES = [
@@ -93,8 +84,8 @@ def saved_bytes(folder: Path) -> dict[str, str]:
 
 TRAIN = """
 import sys
-sys.path.insert(0, "tests/data")
-from test_tokenizer import corpus
+sys.path.insert(0, "tests/helpers")
+from word_pairs import corpus
 from gte.data.tokenizer import train_tokenizer
 texts = corpus()[:: int(sys.argv[2])]
 train_tokenizer(texts, 300).save_pretrained(sys.argv[1])

@@ -246,6 +246,20 @@ def test_a_record_of_100_mb_is_rejected_without_being_held(tmp_path):
     assert reasons_of(found) == {f"record over {MAX_RECORD:,} bytes": [("a.warc.gz", row) for row in (2, 4, 6)]}
 
 
+def test_a_header_and_the_blank_lines_behind_a_record_may_be_as_long_as_a_record(tmp_path, monkeypatch):
+    longest = 2**12
+    monkeypatch.setattr("gte.data.formats.warc.MAX_RECORD", longest)
+    usual = len(record(http(html(1)), more=b"X: ").partition(b"\r\n\r\n")[0]) + 2 - len(b"WARC/1.0\r\n")
+    for over in (0, 1):
+        header = record(http(html(1)), more=b"X: " + b"x" * (longest - usual + over))
+        found = records_of(PAGES, write_warc(tmp_path / "a.warc", [record(http(html(0))), header]))
+        assert texts(found) == expected([0] if over else [0, 1])
+        assert ("truncated record" in reasons_of(found)) == bool(over)
+    one, other = record(http(html(0)), end=b""), record(http(html(1)))
+    path = write_warc(tmp_path / "b.warc", [one, b"\n" * longest, other])
+    assert texts(records_of(PAGES, path)) == expected([0, 1])
+
+
 def test_a_record_without_a_length_and_an_endless_gap_are_read_in_step_with_their_size(tmp_path):
     """Either is of some hundred thousand lines: work that grows with their square would take minutes."""
     body = b"<title>Title</title><pre>" + b"line of it\n" * 150_000 + b"</pre>\n"

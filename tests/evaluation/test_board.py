@@ -8,11 +8,12 @@ import mteb
 import pytest
 import torch
 import yaml
-from conftest import ROOT, shared_dir
+from conftest import shared_dir
+from evaluations import KnownEncoder, suite_of
 from huggingface_hub import ModelCard
 from mteb.models.model_meta import ModelMeta
 from mteb.results import ModelResult, TaskResult
-from test_evaluation import KnownEncoder, write_retrieval, write_rows, write_sts
+from task_folders import write_retrieval, write_rows, write_sts
 
 from gte.data.sources import source_files
 from gte.errors import UserError, did_you_mean
@@ -25,7 +26,6 @@ from gte.models.card import hub_results, metadata
 from gte.results.paper import averages
 from gte.results.table import as_markdown, as_text, cells
 
-SUITES = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "conf" / "suite").glob("*.yaml")}
 BOARD = {
     "mteb_v2": "MTEB(eng, v2)",
     "nano": "NanoBEIR",
@@ -35,10 +35,6 @@ BOARD = {
     "mteb": "MTEB(eng, v1)",
     "beir": "BEIR",
 }
-
-
-def suite_of(name: str) -> Suite:
-    return Suite(**{key: value for key, value in SUITES[name].items() if key != "_target_"})
 
 
 @pytest.mark.parametrize("name", BOARD)

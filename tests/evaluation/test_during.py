@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import loaded_from
+from evaluations import KnownEncoder
 from launch import train as train_ranks
+from logs import column, rows
 from scipy.stats import spearmanr
-from test_ddp import DDP, RUN
-from test_evaluation import KnownEncoder, write_retrieval, write_rows, write_sts
-from test_train import TINY, column, rows
+from task_folders import write_retrieval, write_rows, write_sts
+from trainings import DDP, RUN, TINY
 
 from gte.evaluation.during import Evaluate, plan_evaluation
 from gte.evaluation.model import EncoderModel
@@ -87,7 +88,9 @@ def test_the_split_is_the_one_chosen_for_all_tasks_or_for_each(suite, monkeypatc
 
 
 def test_a_best_of_other_data_is_not_compared_with(suite, capsys):
-    write_rows(suite / "Related" / "dev.jsonl", [{"sentence1": f"a {i}", "sentence2": "b", "score": i} for i in range(9)])
+    write_rows(
+        suite / "Related" / "dev.jsonl", [{"sentence1": f"a {i}", "sentence2": "b", "score": i} for i in range(9)]
+    )
     test, dev, same = (
         Evaluate(plan_evaluation(str(suite), ["Related"], split), 5, pause=print, keep_best="eval/Related")
         for split in (None, "dev", None)

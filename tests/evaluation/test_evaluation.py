@@ -1,101 +1,27 @@
 """Scores of the evaluation tasks against sums by hand, over folders that the tests write."""
 
-import gzip
 import importlib.util
 import json
 import math
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, shared_dir
+from evaluations import WIDTH, KnownEncoder, evaluate
+from task_folders import write_retrieval, write_rows, write_sts
 
 from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.evaluation.bm25 import BM25, BM25_WORDS, Words
 from gte.evaluation.model import EncoderModel
-from gte.evaluation.suite import Plan, Suite, exit_code, name_checkpoints, plan, run_suite
+from gte.evaluation.suite import Plan, Suite, exit_code, name_checkpoints, plan
 from gte.models.device import choose_precision
 from gte.models.load import weights_checksum
 from gte.results.table import as_csv, as_markdown, as_text, gains
-from gte.settings import Settings
-
-WIDTH = 8
-NO_RULES = '{"truncation": null, "padding": null}'  # of a tokenizer
-
-
-class KnownEncoder(torch.nn.Module):
-    """Gives every text the vector that `vectors` holds for it, or one drawn from the text; counts what it encodes."""
-
-    def __init__(self, vectors: dict[str, np.ndarray] | None = None):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.vectors = vectors or {}
-        self.encoded: list[str] = []
-        self.max_length, self.dimensions, self.device = 16, WIDTH, "cpu"
-        self.settings, self.counts = Settings(max_length=16), Counter()
-        self.lm = SimpleNamespace(config=SimpleNamespace(to_dict=dict))
-        rust = SimpleNamespace(to_str=lambda: NO_RULES)
-        self.tokenizer = SimpleNamespace(backend_tokenizer=rust, truncation_side="right")
-
-    def vector(self, text: str) -> np.ndarray:
-        drawn = np.random.default_rng(list(text.encode())).normal(size=WIDTH)
-        vector = np.asarray(self.vectors.get(text, drawn), dtype=np.float32)
-        return vector / np.linalg.norm(vector)
-
-    def encode(self, texts, batch_tokens, normalize, precision, progress, prompt):
-        assert normalize
-        texts = [prompt + text for text in texts]
-        self.encoded += texts
-        return np.stack([self.vector(text) for text in texts]) if texts else np.empty((0, WIDTH), np.float32)
-
-
-def write_rows(path: Path, rows: list[dict]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    if path.suffix == ".gz":
-        with gzip.open(path, "wt") as stream:
-            stream.write(text)
-    else:
-        path.write_text(text)
-
-
-def write_retrieval(folder: Path, documents: int = 150, suffix: str = ".jsonl", split: str = "test") -> dict:
-    """Three queries with graded relevance; returns query -> {document: relevance}."""
-    relevant = {"q0": {"d3": 1, "d149": 2}, "q1": {"d7": 1}, "q2": {f"d{i}": 1 for i in range(20, 32)}}
-    relevant = {q: {d: r for d, r in found.items() if int(d[1:]) < documents} for q, found in relevant.items()}
-    write_rows(folder / f"corpus{suffix}", [{"_id": f"d{i}", "text": f"document {i}"} for i in range(documents)])
-    write_rows(folder / f"queries{suffix}", [{"_id": q, "text": f"query {q}"} for q in [*relevant, "unasked"]])
-    lines = [f"{q}\t{d}\t{r}\n" for q, found in relevant.items() for d, r in found.items()]
-    (folder / "qrels").mkdir(parents=True, exist_ok=True)
-    (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
-    return relevant
-
-
-def write_sts(folder: Path, rows: int = 40) -> np.ndarray:
-    """Pairs with gold scores; returns the scores."""
-    gold = np.random.default_rng(0).permutation(rows) / 7
-    pairs = [{"sentence1": f"left {i}", "sentence2": f"right {i}", "score": float(s)} for i, s in enumerate(gold)]
-    write_rows(folder / "test.jsonl", pairs)
-    return gold
-
-
-def evaluate(tmp_path: Path, folders: Path, encoder=None, model=None, out="out", names=None) -> dict:
-    """Runs all task folders under `folders` with one model; returns the results."""
-    todo = plan(Suite("test", names or [], folder=None if names else str(folders)), folders if names else None)
-    return run_suite(
-        {"model": "checkpoint"},
-        Suite("test"),
-        todo,
-        tmp_path / out,
-        load_model=lambda checkpoint: model or EncoderModel(encoder or KnownEncoder()),
-        say=lambda line: None,
-    )
 
 
 def test_retrieval_scores_equal_their_sums_by_hand(tmp_path):
@@ -746,13 +672,11 @@ def test_a_published_score_is_reproduced_from_the_command_line(tmp_path):
     assert "87.59" in done.stdout and "87.59" in (tmp_path / "table.md").read_text()
 
 
-def test_bad_input_on_the_command_line_is_one_line_and_exit_code_2(tmp_path):
+def test_bad_input_on_the_command_line_is_one_line_and_exit_code_2(script, tmp_path):
     write_retrieval(tmp_path / "data" / "SciFact")
     remove_qrels(tmp_path / "data" / "SciFact")
-    done = run_eval("checkpoint=bm25", "suite=beir", f"data_dir={tmp_path / 'data'}", f"out={tmp_path / 'out'}")
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and "lacks qrels/test.tsv" in errors[0]
+    given = ["checkpoint=bm25", "suite=beir", f"data_dir={tmp_path / 'data'}", f"out={tmp_path / 'out'}"]
+    assert "lacks qrels/test.tsv" in script.refused("eval", *given)
     assert not (tmp_path / "out" / "results.json").exists()
 
 

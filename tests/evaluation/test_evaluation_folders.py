@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_evaluation import WIDTH, KnownEncoder, evaluate, write_retrieval, write_rows, write_sts
+from evaluations import WIDTH, KnownEncoder, evaluate
+from task_folders import write_retrieval, write_rows, write_sts
 
 from gte.errors import UserError
 from gte.evaluation.bm25 import BM25

@@ -7,11 +7,11 @@ import signal
 import numpy as np
 import pytest
 import torch
+from launch import alone, start
 from launch import script as run_script
-from launch import start
-from test_ddp import DDP, RUN
-from test_evaluation import write_sts
-from test_train import TINY, rows
+from logs import rows
+from task_folders import write_sts
+from trainings import DDP, RUN, TINY
 
 from gte.evaluation.during import Evaluate, check_keep_best, plan_evaluation
 from gte.evaluation.suite import Plan
@@ -79,7 +79,7 @@ def test_a_killed_run_keeps_the_same_best_and_stops_at_the_same_step(script, pre
     def launch(kill_at, *more) -> tuple[int, str]:
         log = tmp_path / "log"
         log.unlink(missing_ok=True)
-        (code,) = start(1, train, kill_at, *arguments, *more, cwd=tmp_path, log=log, launcher=lambda *_: {})
+        (code,) = start(1, train, kill_at, *arguments, *more, cwd=tmp_path, log=log, launcher=alone)
         return code, log.read_text()
 
     code, said = launch(None, "out=whole")
@@ -192,8 +192,8 @@ def test_what_is_never_measured_is_said_before_the_training(script, prepared, tm
 
 
 def test_evaluations_may_be_a_suite_by_name(tmp_path, capsys, monkeypatch):
-    from test_board import suite_of
-    from test_evaluation import write_retrieval
+    from evaluations import suite_of
+    from task_folders import write_retrieval
 
     from gte.errors import UserError
 

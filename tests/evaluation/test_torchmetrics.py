@@ -2,7 +2,8 @@
 
 import numpy as np
 import torch
-from test_evaluation import KnownEncoder, evaluate, write_retrieval
+from evaluations import KnownEncoder, evaluate
+from task_folders import write_retrieval
 from torchmetrics.retrieval import RetrievalMRR, RetrievalNormalizedDCG, RetrievalRecall
 
 from gte.evaluation.codesearchnet import mean_reciprocal_rank

@@ -1,6 +1,6 @@
 """Reads files that hypothesis damaged, in a process: python tests/helpers/fuzz_readers.py FOLDER EXAMPLES SEED.
 
-Every raw form that a source may have is written whole, as in test_source_formats, then a file of it is cut, flipped,
+Every raw form that a source may have is written whole, as in raw_forms, then a file of it is cut, flipped,
 doubled, spliced, or filled with what breaks parsers. Whatever comes of it, the readers give rows that the engine takes
 and that are all accounted for, or say in one line what is wrong. The file under way lies in FOLDER: after a crash that
 is what to look at. Prints how many megabytes of memory all of it took.
@@ -22,7 +22,7 @@ import zstandard
 from conftest import records_of
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from test_source_formats import RAW, write, zipped
+from raw_forms import RAW, write, zipped
 
 from gte.data import pairs as engine
 from gte.data.formats import stackexchange

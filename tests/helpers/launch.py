@@ -2,11 +2,15 @@
 
 import multiprocessing
 import os
+import random
 import runpy
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import forkserver
 from pathlib import Path
+from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -32,34 +36,54 @@ def srun(rank: int, world_size: int) -> dict:
     return job | tasks | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank}
 
 
-def start(
+def alone(rank: int, world_size: int) -> dict:
+    """What a process learns that nobody has started as a rank."""
+    return {}
+
+
+def begin(
     world_size: int, function: Callable, *args, cwd: Path, log: Path | None = None, launcher=torchrun, **env
-) -> list[int]:
-    """Runs function(*args) on each of the ranks in `cwd`; exit codes in rank order. `log` takes what they print."""
+) -> list[multiprocessing.Process]:
+    """Starts function(*args) on each of the ranks in `cwd`, in this process's environment and `env`.
+
+    `log` takes what they print.
+    """
     paths = ":".join(str(ROOT / folder) for folder in ("src", "tests", "tests/helpers"))
-    os.environ |= {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}  # of all that is forked
+    ours = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     multiprocessing.set_forkserver_preload(IMPORTED)
+    with patch.dict(os.environ, ours):
+        forkserver.ensure_running()
     meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    processes = [
-        CONTEXT.Process(target=work, args=(function, args, launcher(rank, world_size) | meet | env, cwd, log))
-        for rank in range(world_size)
-    ]
+    processes = []
+    for rank in range(world_size):
+        variables = os.environ | ours | launcher(rank, world_size) | meet | env
+        processes.append(CONTEXT.Process(target=work, args=(function, args, variables, cwd, log)))
     for process in processes:
         process.start()
+    return processes
+
+
+def start(world_size: int, function: Callable, *args, **options) -> list[int]:
+    """Runs function(*args) on each of the ranks, as `begin` starts them; exit codes in rank order."""
+    processes = begin(world_size, function, *args, **options)
     for process in processes:
         process.join()
     return [process.exitcode for process in processes]
 
 
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    """A port below those that systems hand out, which another process could be given before it is used."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
 
 
 def work(function: Callable, args: tuple, variables: dict, cwd: Path, log: Path | None) -> None:
     import torch
 
+    os.environ.clear()  # of the test that started the first rank
     os.environ |= {name: str(value) for name, value in variables.items()}
     os.chdir(cwd)
     if log is not None:

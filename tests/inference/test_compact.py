@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from sentence_transformers.util.quantization import _dequantize_embeddings, quantize_embeddings
-from test_evaluation import write_sts
+from task_folders import write_sts
 
 from gte.encoder import Encoder
 from gte.errors import UserError

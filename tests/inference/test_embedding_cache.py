@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from test_evaluation import WIDTH, KnownEncoder, evaluate, write_retrieval
+from evaluations import WIDTH, KnownEncoder, evaluate
+from task_folders import write_retrieval
 
 from gte.errors import UserError
 from gte.evaluation import model as model_module

@@ -1,19 +1,16 @@
 """A run that diverges keeps, names, averages and publishes only weights that are of use."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from test_task import spoil  # noqa: F401  a fixture
-from test_train import TINY
+from conftest import run_script
+from trainings import TINY
 from transformers import BertConfig, BertModel
 
 from gte.errors import UserError
@@ -48,11 +45,11 @@ def poison(file: Path, out: Path, how: float) -> Path:
 @pytest.fixture(scope="module")
 def run(prepared, tmp_path_factory) -> Path:
     """A run of four steps, each kept, made once."""
-
-    folder, root = tmp_path_factory.mktemp("runs"), Path(__file__).parents[2]
-    settings = [*TINY, f"data.dir={prepared}", "stage.steps=4", "checkpoint_every=1", "out=run"]
-    command = [sys.executable, str(root / "src" / "train.py"), *settings]
-    subprocess.run(command, cwd=folder, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        settings = [*TINY, f"data.dir={prepared}", "stage.steps=4", "checkpoint_every=1", "out=run"]
+        assert run_script(patch, "train", *settings) == 0
     return folder / "run"
 
 
@@ -77,7 +74,7 @@ def test_a_run_whose_last_steps_broke_the_weights_is_not_done(script, prepared, 
 
 
 @pytest.mark.parametrize("keep_last", [1, 2])
-def test_the_last_good_checkpoint_stays_whatever_keep_last_says(script, prepared, tmp_path, spoil, keep_last):  # noqa: F811
+def test_the_last_good_checkpoint_stays_whatever_keep_last_says(script, prepared, tmp_path, spoil, keep_last):
     spoil(range(4, 100), float("nan"))
     settings = [*TINY, f"data.dir={prepared}", "out=run", "checkpoint_every=1", "max_skipped=4", "stage.steps=20"]
     line = script.refused("train", *settings, f"keep_last={keep_last}")

@@ -11,12 +11,11 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-from test_evaluation import write_retrieval, write_rows, write_sts
-from test_mining import make_pairs, plain
-from test_module import stage
-from test_train import TINY
+from task_folders import write_retrieval, write_rows, write_sts
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from trainings import TINY, stage
 from transformers import PreTrainedTokenizerFast
+from word_pairs import make_pairs, plain
 
 from gte.data.collate import frame
 from gte.data.mining import mine

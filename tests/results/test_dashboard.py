@@ -3,7 +3,8 @@
 import re
 
 import pytest
-from test_train import TINY, rows
+from logs import rows
+from trainings import TINY
 
 pytest.importorskip("wandb_workspaces", reason="pip install -r requirements-dashboard.txt")
 

@@ -9,7 +9,7 @@ from statistics import mean
 
 import pytest
 from conftest import ROOT
-from test_evaluation import write_rows, write_sts
+from task_folders import write_rows, write_sts
 
 from gte.results.paper import BEIR, CATEGORIES, PAPER, TABLES, averages, paper_tables, read_paper
 

@@ -13,7 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from test_train import TINY
+from trainings import TINY
 
 from gte.curves import read_rows
 from gte.results.page import MOST_POINTS, Line, chart, number, ticks
@@ -212,6 +212,7 @@ def test_an_experiments_page_has_means_deviations_and_bands_over_its_seeds(tmp_p
 
 
 def test_a_run_writes_its_page_goes_on_with_it_and_any_run_gets_one_by_collect(script, prepared, tmp_path):
+    script.draws = True
     for steps in (3, 7):
         settings = [f"data.dir={prepared}", "out=run", "resume=auto", f"stage.steps={steps}"]
         code, out, err = script("train", *TINY, *settings)

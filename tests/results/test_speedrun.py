@@ -3,8 +3,8 @@
 import csv
 
 import yaml
+from configs import composed
 from conftest import ROOT, shared_dir
-from test_configs import composed
 from transformers import BertConfig, BertModel
 
 FOLDER = ROOT / "experiments/speedrun"

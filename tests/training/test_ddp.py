@@ -1,6 +1,5 @@
 """Real ranks take the same steps as one process, whoever starts them, from the start and after a kill."""
 
-import csv
 import json
 import os
 import random
@@ -17,29 +16,18 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, loaded_from
-from test_evaluation import write_sts
+from logs import column, rows
+from task_folders import write_sts
+from trainings import DDP, RUN, Begun, wait_for
 
 from gte.data.mixture import Mixture
 from gte.models.load import history, load_encoder
 from gte.models.saved import newest_first
 
-RUN = [
-    "model=tiny",
-    "model.hidden_size=32",
-    "model.intermediate_size=64",
-    "model.dropout=0.0",
-    "data=local",
-    "workers=0",
-    "stage.global_batch=32",
-    "stage.steps=6",
-    "trainer.precision=32-true",
-    "trainer.accelerator=cpu",
-]
 STAGES = {
     "pretrain": ["stage=pretrain"],
     "finetune": ["stage=finetune", "sources=[triples]", "stage.group_size=4"],
 }
-DDP = ["trainer=ddp", "trainer.devices=2"]
 
 
 def start(cwd, *command) -> subprocess.Popen:
@@ -49,15 +37,6 @@ def start(cwd, *command) -> subprocess.Popen:
     )
 
 
-def metrics(run) -> list[dict]:
-    with open(run / "metrics.csv", newline="") as lines:
-        return list(csv.DictReader(lines))
-
-
-def losses(run) -> list[float]:
-    return [float(row["train/loss"]) for row in metrics(run) if row["train/loss"]]
-
-
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory, prepared) -> Path:
     """A folder with a run of each stage by one process."""
@@ -65,6 +44,10 @@ def alone(tmp_path_factory, prepared) -> Path:
     for name, stage in STAGES.items():
         launch.train(1, *RUN, *stage, "trainer=cpu", f"data.dir={prepared}", f"out={name}", cwd=folder)
     return folder
+
+
+def losses(run) -> list[float]:
+    return column(run, "train/loss")
 
 
 def assert_same_training(run, alone) -> None:
@@ -103,20 +86,18 @@ def test_a_run_killed_at_any_step_goes_on_with_the_same_batches_at_another_numbe
     run.append("trainer.precision=64-true")  # in float32 the ranks' sums differ in their last bits
     code, _, errors = script("train", *run, "trainer=cpu", "out=whole")
     assert code == 0, errors
-    killed = start(tmp_path, sys.executable, ROOT / "src" / "train.py", *run, "trainer=cpu", "out=killed")
+    killed = Begun(tmp_path, "train", *run, "trainer=cpu", "out=killed")
     file = tmp_path / "killed" / "metrics.csv"
-    while not file.exists() or file.read_bytes().count(b"\n") < 15:
-        assert killed.poll() is None, killed.stderr.read()[-3000:]
-        time.sleep(0.01)
-    time.sleep(random.uniform(0, 0.3))
-    killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
+    wait_for(lambda: file.exists() and file.read_bytes().count(b"\n") >= 15, killed)
+    time.sleep(random.uniform(0, 0.1))
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL, killed.said
     assert newest_first(tmp_path / "killed" / "checkpoints")
     launch.train(2, *run, *DDP, "resume=auto", "out=killed", cwd=tmp_path)
 
     mixture = Mixture([400, 150, 90, 64], alpha=0.3, seed=42, global_batch=32)
     for name in ("whole", "killed"):
-        steps = {int(row["step"]): int(float(row["train/batch"])) for row in metrics(tmp_path / name)}
+        steps = {int(row["step"]): int(float(row["train/batch"])) for row in rows(tmp_path / name)}
         assert steps == {step: mixture.checksum(step) for step in range(80)}, name
         assert history(tmp_path / name)[0]["epochs"] == pytest.approx(
             dict(zip(("colours", "shapes", "times", "triples"), mixture.epochs(80), strict=True))

@@ -13,49 +13,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, loaded_from
-from test_evaluation import write_sts
-from test_loggers import logged, segments
-from test_train import TINY, rows
+from conftest import loaded_from
+from launch import script
+from logs import curve, logged, rows, segments
+from task_folders import write_sts
+from trainings import DROPPING, TINY, Begun, begin, command, lasting, wait_for, watched
 
 from gte.errors import UserError
 from gte.models.saved import damage, newest_first, newest_whole
 from gte.training.checkpoint import WholeFiles
-
-LASTING = ["checkpoint_every=3", "resume=auto"]
-DROPPING = [*TINY, "model.dropout=0.1"]
-WATCHED = f"""# train.py, with a file `evaluating` while it evaluates
-import runpy, sys
-from pathlib import Path
-sys.path.insert(0, {str(ROOT / "src")!r})
-from gte.evaluation.during import Evaluate
-scores = Evaluate.scores
-def watched(*arguments):
-    Path("evaluating").touch()
-    found = scores(*arguments)
-    Path("evaluating").unlink()
-    return found
-Evaluate.scores = watched
-del sys.argv[0]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-TIMED = ("train/pairs_per_s", "train/tokens_per_s", "train/peak_memory_mb")
-
-
-def command(prepared, *arguments, model=DROPPING) -> list[str]:
-    train = [str(ROOT / "src" / "train.py"), *model, f"data.dir={prepared}", *LASTING, *arguments]
-    return [sys.executable, *(["-c", WATCHED] if "evaluate_every=5" in arguments else []), *train]
-
-
-def begin(cwd, *words) -> subprocess.Popen:
-    variables = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(words, cwd=cwd, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(found, process) -> None:
-    limit = time.monotonic() + 120
-    while not found() and process.poll() is None and time.monotonic() < limit:
-        time.sleep(0.005)
 
 
 def newest_step(folder) -> int:
@@ -66,10 +32,6 @@ def is_beyond(folder, step: int) -> bool:
     return newest_step(folder) > step
 
 
-def curve(run) -> list[dict]:
-    return [{key: value for key, value in row.items() if key not in TIMED} for row in rows(run)]
-
-
 def equal_weights(run, other) -> bool:
     one, two = (torch.load(folder / "checkpoints" / "last.ckpt")["state_dict"] for folder in (run, other))
     return all(torch.equal(value, two[key]) for key, value in one.items())
@@ -77,24 +39,25 @@ def equal_weights(run, other) -> bool:
 
 def kill_and_finish(prepared, tmp_path, kills: int, *arguments, model=DROPPING) -> None:
     """A run that is killed so often, and then left to go on to its end, is equal to one left alone."""
-    whole = begin(tmp_path, *command(prepared, *arguments, "out=whole", model=model))
-    assert whole.wait() == 0, whole.stderr.read()
+    function = watched if "evaluate_every=5" in arguments else script
+    run = partial(Begun, tmp_path, *lasting(prepared, *arguments, model=model), function=function)
+    whole = run("out=whole")
+    assert whole.wait() == 0, whole.said
     generator, folder = random.Random(0), tmp_path / "killed" / "checkpoints"
     evaluating = tmp_path / "evaluating"
     moments = {"any": lambda: True, "writing": lambda: any(folder.glob("*.partial")), "evaluating": evaluating.exists}
     for kill in range(kills):
         evaluating.unlink(missing_ok=True)
-        process = begin(tmp_path, *command(prepared, *arguments, "out=killed", model=model))
         before = newest_step(folder)
-        moment = list(moments)[kill % (3 if "evaluate_every=5" in arguments else 2)]
+        process = run("out=killed")
+        moment = list(moments)[kill % (3 if function is watched else 2)]
         wait_for(partial(is_beyond, folder, before), process)
         wait_for(moments[moment], process)
         time.sleep(generator.random() * (0.05 if moment == "any" else 0.005))
-        assert process.poll() is None, "the run was done before it was killed: give it more steps"
         process.kill()
-        process.wait()
-    last = begin(tmp_path, *command(prepared, *arguments, "out=killed", model=model))
-    assert last.wait() == 0, last.stderr.read()
+        assert process.wait() == -signal.SIGKILL, "the run was done before it was killed: give it more steps"
+    last = run("out=killed")
+    assert last.wait() == 0, last.said
     assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
     assert equal_weights(tmp_path / "killed", tmp_path / "whole")
     if "logger=wandb" in arguments:
@@ -107,7 +70,7 @@ def test_a_killed_run_is_equal_to_one_left_alone(request, prepared, tmp_path, st
     model = DROPPING
     if start == "loaded from disk":
         model = loaded_from(request.getfixturevalue("pretrained"), TINY)
-    kill_and_finish(prepared, tmp_path, 1, "stage.steps=40", model=model)
+    kill_and_finish(prepared, tmp_path, 1, "stage.steps=60", model=model)
 
 
 @pytest.mark.slow
@@ -122,13 +85,12 @@ def test_a_run_that_is_killed_often_is_equal_to_one_left_alone(prepared, tmp_pat
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_told_to_stop_saves_and_says_so_by_its_code(prepared, tmp_path, number):
-    process = begin(tmp_path, *command(prepared, "stage.steps=5000", "out=run"))
+    process = Begun(tmp_path, *lasting(prepared, "stage.steps=5000", "out=run"))
     wait_for(lambda: newest_first(tmp_path / "run" / "checkpoints"), process)
     process.send_signal(number)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 75 and "go on with resume=auto" in out, err
+    assert process.wait() == 75 and "go on with resume=auto" in process.said, process.said
     steps = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"]
-    assert steps == len(curve(tmp_path / "run")) and f"stopped after {steps} steps" in out
+    assert steps == len(curve(tmp_path / "run")) and f"stopped after {steps} steps" in process.said
     assert f"{steps:,} of 5,000 steps, not finished" in (tmp_path / "run" / "report.html").read_text()
 
 
@@ -234,11 +196,11 @@ def test_a_checkpoint_of_another_schema_is_refused_with_the_commit_that_wrote_it
     content["encoder"]["schema"] = 3
     content["history"][-1]["commit"] = "abc1234"
     torch.save(content, file)
-    for command in (
+    for words in (
         ["train", *TINY, f"data.dir={prepared}", "resume=auto", "out=run"],
         ["export", "checkpoint=run", "out=m"],
     ):
-        line = script.refused(*command)
+        line = script.refused(*words)
         assert "has checkpoint schema 3, this version reads 2" in line and "commit abc1234" in line
 
 

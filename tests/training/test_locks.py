@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, write_inputs
-from test_kills import wait_for
-from test_train import TINY
+from trainings import TINY, wait_for
 
 from gte.build import is_first_rank
 from gte.errors import UserError
@@ -171,7 +170,8 @@ def stop(*_):
     Path(f"{name}.saved").touch()
     sys.exit(75)
 signal.signal(signal.SIGTERM, signal.SIG_IGN if name == "deaf" else stop)
-Path(f"{name}.runs").write_text(str(os.getpid()))
+Path(f"{name}.begins").write_text(str(os.getpid()))
+Path(f"{name}.begins").rename(f"{name}.runs")  # never there without its number
 time.sleep(60)
 """
 LAUNCHER = f"""
@@ -229,7 +229,7 @@ def test_points_end_when_their_launcher_is_killed(tmp_path):
     pids = [int((tmp_path / f"{name}.runs").read_text()) for name in ("one", "two")]
     launcher.kill()
     launcher.communicate()
-    ended = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(20)"])
+    ended = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
     wait_for(lambda: not any(map(lives, pids)), ended)
     ended.kill()
     assert not any(map(lives, pids)) and all((tmp_path / f"{name}.saved").exists() for name in ("one", "two"))
@@ -293,6 +293,7 @@ def test_checkpoints_that_become_a_file_end_the_run_in_one_line(script, prepared
 
     def replaced(task, batch):
         if batch.step == 4:
+            task.trainer.strategy.checkpoint_io.finish()  # a write under way would make the folder anew
             shutil.rmtree(tmp_path / "run" / "checkpoints")
             (tmp_path / "run" / "checkpoints").touch()
         check(task, batch)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 from launch import train as train_ranks
-from test_ddp import DDP, RUN
-from test_evaluation import write_sts
-from test_train import TINY, column, rows
+from logs import column, logged, rows, segments
+from task_folders import write_sts
+from trainings import DDP, RUN, TINY
 
 from gte.errors import UserError
 from gte.training.loggers import CsvRun, read_records
@@ -30,23 +30,6 @@ def train(script, prepared):
         assert code == 0, err
 
     return run
-
-
-def segments(run) -> list:
-    """The records of each .wandb file of a run's directory, oldest first."""
-    return [list(read_records(file)) for file in sorted(run.glob("wandb/offline-run-*/*.wandb"))]
-
-
-def logged(records: list) -> dict[str, dict[int, float]]:
-    """Metric -> step -> value; asserts that no step is there twice and that the x axis is logged with each."""
-    found: dict[str, dict[int, float]] = {}
-    for history in (record.history for record in records if record.WhichOneof("record_type") == "history"):
-        values = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in history.item}
-        assert values["trainer/global_step"] == history.step.num
-        for key, value in values.items():
-            assert history.step.num not in found.setdefault(key, {}), (key, history.step.num)
-            found[key][history.step.num] = value
-    return found
 
 
 def metrics(run) -> dict[str, dict[int, float]]:

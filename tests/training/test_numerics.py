@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_loss import loops
-from test_train import TINY, column
+from logs import column
+from loss_oracle import loops
+from trainings import TINY
 from transformers import BertModel
 
 from gte.loss import improved_contrastive_loss

@@ -4,6 +4,8 @@ A rank draws its dropout from a seed of its own; the one process encodes each ra
 """
 
 from collections import Counter
+from copy import deepcopy
+from functools import cache
 from itertools import product
 
 import pytest
@@ -25,9 +27,14 @@ WORLDS = [1, 2, 4]
 PAIRS, BUDGET = 8, 40  # over all ranks; tokens of a chunk
 
 
+@cache
+def loaded(saved, packed):
+    return Encoder.from_pretrained(saved, padding_free=packed)
+
+
 def small_encoder(saved, packed, dtype):
     """As a training from a model directory has it."""
-    return Encoder.from_pretrained(saved, padding_free=packed).to(dtype).train()
+    return deepcopy(loaded(saved, packed)).to(dtype).train()
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +102,7 @@ def folder(tmp_path_factory, saved):
     return folder
 
 
-@pytest.fixture(params=WORLDS)
+@pytest.fixture(scope="module", params=WORLDS)
 def world(request, folder):
     """What each rank of a world found: a list in rank order."""
     return [torch.load(folder / f"{request.param}.{rank}.pt", weights_only=False) for rank in range(request.param)]

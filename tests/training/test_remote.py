@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_kills import begin, command, curve, wait_for
-from test_train import TINY
+from logs import curve
+from trainings import TINY, Begun, lasting, wait_for
 
 from gte.errors import UserError
 from gte.models.load import load_encoder
@@ -45,21 +45,21 @@ def names(client) -> list[str]:
 
 
 def test_a_run_that_keeps_its_checkpoints_in_s3_is_killed_and_goes_on(s3, prepared, tmp_path, script):
-    whole = begin(tmp_path, *command(prepared, "stage.steps=30", "out=whole"))
+    whole = Begun(tmp_path, *lasting(prepared, "stage.steps=30", "out=whole"))
+    assert whole.wait() == 0, whole.said
     there = [f"checkpoint_dir={RUN}", "keep_last=2", "out=killed"]
-    killed = begin(tmp_path, *command(prepared, "stage.steps=30", *there))
+    killed = Begun(tmp_path, *lasting(prepared, "stage.steps=30", *there))
     wait_for(lambda: len(names(s3)) > 1, killed)
     killed.kill()
-    assert killed.wait() == -9 and whole.wait() == 0
+    assert killed.wait() == -9, killed.said
     s3.put_object(Bucket="runs", Key="one/step-9999999.ckpt", Body=b"PK cut")
-    last = begin(tmp_path, *command(prepared, "stage.steps=30", *there))
-    out, err = last.communicate()
-    assert last.returncode == 0, err
-    assert "step-9999999.ckpt is truncated" in err and f"{RUN}/last.ckpt" in out
+    last = Begun(tmp_path, *lasting(prepared, "stage.steps=30", *there))
+    assert last.wait() == 0, last.said
+    assert "step-9999999.ckpt is truncated" in last.said and f"{RUN}/last.ckpt" in last.said
     assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
     assert not (tmp_path / "killed" / "checkpoints").exists()
     assert names(s3) == ["one/last.ckpt", "one/step-0000030.ckpt", "one/step-9999999.ckpt"]  # the newest two
-    code, out, err = script("export", f"checkpoint={RUN}", "out=model")
+    code, _, err = script("export", f"checkpoint={RUN}", "out=model")
     assert code == 0, err
     ours = load_encoder("model").state_dict()
     for key, value in load_encoder("whole").state_dict().items():

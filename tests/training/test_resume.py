@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, Script
-from test_train import TINY
+from trainings import TINY
 
 from gte.data.shards import Manifest
 from gte.encoder import Encoder

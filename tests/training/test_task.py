@@ -5,7 +5,8 @@ from itertools import pairwise
 import pytest
 import torch
 from conftest import loaded_from
-from test_train import TINY, column
+from logs import column
+from trainings import TINY
 
 from gte.data.mixture import mix
 from gte.data.module import PairData
@@ -18,26 +19,6 @@ from gte.stage import Stage
 from gte.training.task import ContrastiveTask, check_compiled
 
 LOSSES = {"nan": float("nan"), "inf": float("inf")}
-
-
-@pytest.fixture
-def spoil(monkeypatch):
-    """Makes the loss of the given calls, counted from 0, not finite; returns the list of the calls made."""
-
-    def choose(which, value: float) -> list[int]:
-        calls: list[int] = []
-
-        def loss(*given, **options):
-            if not given[0].requires_grad:  # the trial before the training
-                return improved_contrastive_loss(*given, **options)
-            calls.append(len(calls))
-            result = improved_contrastive_loss(*given, **options)
-            return result * value if calls[-1] in which else result
-
-        monkeypatch.setattr("gte.loss.improved_contrastive_loss", loss)
-        return calls
-
-    return choose
 
 
 def run(script, prepared, *arguments, model=TINY) -> tuple[int, str, str]:
@@ -127,7 +108,7 @@ def test_a_model_from_disk_trains_with_its_dropout_from_the_first_step(script, p
 def test_every_part_is_in_train_mode_at_every_step_after_a_resume_too(
     script, prepared, pretrained, tmp_path, monkeypatch, settings
 ):
-    from test_evaluation import write_sts
+    from task_folders import write_sts
 
     write_sts(tmp_path / "tasks" / "Related")
     seen = []

@@ -1,36 +1,15 @@
 """Training as a user runs it: it learns, logs, keeps checkpoints, goes on exactly, and refuses what cannot be meant."""
 
-import csv
 import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from logs import column, rows
+from trainings import TINY
 
 from gte.models.load import history, load_encoder
-
-TINY = [
-    "model=tiny",
-    "data=local",
-    "trainer=cpu",
-    "trainer.precision=32-true",
-    "logger=csv",
-    "workers=0",
-    "model.hidden_size=32",
-    "model.intermediate_size=64",
-    "stage.global_batch=32",
-    "stage.steps=24",
-]
-
-
-def rows(run) -> list[dict]:
-    with open(run / "metrics.csv", newline="") as lines:
-        return list(csv.DictReader(lines))
-
-
-def column(run, key: str) -> list[float]:
-    return [float(row[key]) for row in rows(run) if row.get(key)]
 
 
 @pytest.fixture
@@ -43,7 +22,8 @@ def train(script, prepared):
     return run
 
 
-def test_a_run_learns_logs_and_keeps_what_made_it(train, tmp_path):
+def test_a_run_learns_logs_and_keeps_what_made_it(script, train, tmp_path):
+    script.draws = True
     out = train("out=run", "stage.steps=60", "keep_initial=true", "optim.lr=5e-3")
     run = tmp_path / "run"
     losses = column(run, "train/loss")

@@ -8,7 +8,8 @@ import pytest
 import pytorch_lightning
 import torch
 from launch import srun, torchrun
-from test_train import TINY, column
+from logs import column
+from trainings import TINY
 
 from gte.values import TRAINER_FIXED, TRAINER_READ, TRAINER_UNREAD
 

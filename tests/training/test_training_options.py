@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_train import TINY, column
+from logs import column
+from trainings import TINY
 
 from gte.data.module import PairData
 from gte.encoder import Encoder
