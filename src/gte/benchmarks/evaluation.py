@@ -8,7 +8,7 @@ import torch
 
 from gte.benchmarks.measure import compare, take_turns
 from gte.data.task_folder import find_tasks
-from gte.encoder import AUTOCAST
+from gte.precision import AUTOCAST
 from gte.evaluation.model import EncoderModel
 from gte.evaluation.suite import quiet
 from gte.evaluation.tasks import Task, make_task
