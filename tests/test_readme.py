@@ -98,3 +98,37 @@ def test_every_error_line_of_the_troubleshooting_page_is_one_of_the_code():
     source = " ".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
     assert len(quoted) > 20
     assert not [words for words in quoted if words not in source]
+
+
+TEXTS = [*PAGES, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "findings/README.md"))]
+TEXTS += sorted((ROOT / "experiments").rglob("README.md"))
+EXAMPLES = {"conf/loss/pairwise.yaml", "findings/NAME.sh"}  # files that a reader is told to make
+FOLDERS = "src|gte|tests|conf|docs|findings|experiments|notebooks"
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_files_and_modules_that_a_page_names_exist(page):
+    text = page.read_text()
+    named = set(re.findall(rf"(?<![\w/.~-])((?:{FOLDERS})/[\w./*<>-]*\w)", text)) - EXAMPLES
+    files = [name for name in named if not set("<>*") & set(name)]
+    missing = [name for name in files if not any((top / name).exists() for top in (ROOT, ROOT / "src", page.parent))]
+    assert not missing
+    for name in set(re.findall(r"`(gte(?:\.\w+)+)", text)):
+        assert is_defined(name.split(".")), f"{page.name}: {name}"
+
+
+def is_defined(parts: list[str]) -> bool:
+    """Whether a dotted name is a module or folder of src/, or a name that a module defines, or a part of one."""
+    for length in range(len(parts), 0, -1):
+        path = ROOT / "src" / "/".join(parts[:length])
+        if path.is_dir():
+            return length == len(parts)
+        if (module := path.with_suffix(".py")).exists():
+            name, text = "".join(parts[length : length + 1]), module.read_text()
+            return bool(re.search(rf"^(?:def |class )?{name}\b", text, re.MULTILINE))
+    return False
+
+
+def test_the_check_of_names_really_sees_a_missing_one():
+    assert is_defined(["gte", "loss", "improved_contrastive_loss"]) and is_defined(["gte", "data"])
+    assert not is_defined(["gte", "loss", "no_such_loss"]) and not is_defined(["gte", "rooms"])

@@ -258,9 +258,7 @@ def run_suite(
 ) -> dict:
     """Run every planned task with every model (label -> checkpoint); write and return `out/results.json`.
 
-    Args:
-        suite, plan, out: what the means are over; the tasks to run, but for those that `out` holds finished.
-        stated, board: fields of mteb's board that no file has (`model_meta`); whether its files are written.
+    stated, board: fields of mteb's board that no file has (`model_meta`); whether its files are written.
     """
     # mteb takes seconds to import: after everything that can fail at once
     from gte.evaluation.board import write_board
