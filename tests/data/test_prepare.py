@@ -459,7 +459,8 @@ def test_tasks_of_all_workers_together_are_as_many_at_a_time_as_there_are_worker
         assert time.monotonic() - start >= 0.2 * 12 / 2
         start = time.monotonic()
         assert workers.run(run_tasks, "alone", [partial(time.sleep, 2)] * 2) == [None] * 2
-        assert time.monotonic() - start < 3.9  # one that works alone has the slots of all
+        if allowed_cores() > 1:  # one that works alone has the slots of all
+            assert time.monotonic() - start < 3.9
         assert len(list(Path(workers.slots).iterdir())) == 2
     assert not Path(workers.slots).exists()
 
