@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gte.cores import allowed_cores
 from gte.data import lineage, made_by, runs, tasks
 from gte.data import pairs as engine
 from gte.data.engine import run_tasks
