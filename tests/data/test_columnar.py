@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from gte.data.columnar import blocks, json_lines, plain
 from gte.data.columnar.blocks import line_blocks
-from gte.data.columnar.read import read_columns
+from gte.data.columnar.read import first_records, read_columns
 from gte.data.raw_lines import lines
-from gte.data.records import Rejected
+from gte.data.records import Pair, Rejected
 from gte.data.rows import part_row, plain_part, raw_records, refusals
 from gte.data.runs import PART, batches_of, columns_of
 from gte.data.sources import Raw, Source
@@ -277,6 +277,25 @@ def split(data: bytes) -> list[bytes]:
     """Lines with their ends, at line feeds alone."""
     parts = data.split(b"\n")
     return [part + b"\n" for part in parts[:-1]] + ([parts[-1]] if parts[-1] else [])
+
+
+@pytest.mark.parametrize("reader", ["jsonl", "csv", "parquet"])
+def test_the_first_records_of_a_file_are_the_first_that_its_rows_give(tmp_path, reader):
+    rng = random.Random(7)
+    path = tmp_path / f"a.{reader}"
+    if reader == "parquet":
+        pq.write_table(pa.table({"query": [f"q{n}" * (n % 9) for n in range(500)], "pos": ["d"] * 500}), path)
+    elif reader == "csv":
+        path.write_text("query,pos\n" + "".join(f'q{n},"d,{n}"\n' * (1 + n % 2) for n in range(300)))
+    else:
+        path.write_bytes(b"\n".join(json_line(rng, "documents", 0.05) for _ in range(900)))
+    options = {"header": True} if reader == "csv" else {}
+    source = Source("s", "web", ("pretrain",), reader, files="*", query="query", document="pos", options=options)
+    raw = Raw(path.name, path, path.stat().st_size)
+    every = [record if isinstance(record, Rejected) else Pair(*record[:2], record.row) for record in source.read(raw)]
+    for count in (1, 50, 300, 10**6):
+        assert first_records(source, raw, count) == every[:count]
+    assert len(every) > 300 and any(isinstance(record, Rejected) for record in every) == (reader != "csv")
 
 
 def test_texts_are_stripped_as_python_strips_them():

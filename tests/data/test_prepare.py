@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gte.cores import allowed_cores
 from gte.data import lineage, made_by, runs, tasks
 from gte.data import pairs as engine
 from gte.data.engine import run_tasks
@@ -459,7 +460,8 @@ def test_tasks_of_all_workers_together_are_as_many_at_a_time_as_there_are_worker
         assert time.monotonic() - start >= 0.2 * 12 / 2
         start = time.monotonic()
         assert workers.run(run_tasks, "alone", [partial(time.sleep, 2)] * 2) == [None] * 2
-        assert time.monotonic() - start < 3.9  # one that works alone has the slots of all
+        if allowed_cores() > 1:  # one that works alone has the slots of all
+            assert time.monotonic() - start < 3.9
         assert len(list(Path(workers.slots).iterdir())) == 2
     assert not Path(workers.slots).exists()
 

@@ -230,7 +230,7 @@ def write_all_shards(
             steps.append((name, step))
             sizes.append(size)
     errors = []
-    for (name, _), result in zip(steps, workers.each([step for _, step in steps], sizes), strict=True):
+    for (name, _), result in zip(steps, workers.each([step for _, step in steps], sizes, ahead=1), strict=True):
         if isinstance(result, UserError):
             errors.append(result)
             continue

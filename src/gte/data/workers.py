@@ -154,6 +154,7 @@ class Workers:
 
     def __init__(self, count: int, engine: str = "native"):
         self.count, self.engine = count, engine
+        self.free = threading.Semaphore(count)
         self.idle: LifoQueue[Worker] = LifoQueue()
         self.started: list[Worker] = []
         self.over = False
@@ -176,12 +177,17 @@ class Workers:
 
     def run(self, function: Callable[..., T], *arguments) -> T:
         """Call the function in one of the processes; callable from many threads at once."""
+        if self.count == 1 and self.engine == "native":
+            return function(*arguments)
+        with self.free:
+            return self._run(function, *arguments)
+
+    def _run(self, function: Callable[..., T], *arguments) -> T:
+        """`run` in a process that is free."""
         if self.engine == "ray":
             import ray
 
             return open_answer(ray.get(ray.remote(num_cpus=1)(answer).remote(function, arguments)))
-        if self.count == 1:
-            return function(*arguments)
         if self.over:
             raise UserError("stopped")
         try:
@@ -195,16 +201,17 @@ class Workers:
             if worker.process.poll() is None:
                 self.idle.put(worker)
 
-    def each(self, calls: Sequence[Callable[[], T]], sizes: Sequence[int]) -> Iterator[T | UserError]:
+    def each(self, calls: Sequence[Callable[[], T]], sizes: Sequence[int], ahead: int = 0) -> Iterator[T | UserError]:
         """Yield the result of each call, or the UserError that it raises, in the order of the calls.
 
         As many at a time as there are workers, those of the largest size first: so none of them comes last by itself.
-        Any other exception stops all.
+        `ahead`: so many more wait for a worker, which has work while this process flushes what another wrote. Any other
+        exception stops all.
         """
         if self.count == 1:
             yield from map(attempt, calls)
             return
-        pool = ThreadPoolExecutor(max(1, min(self.count, len(calls))))
+        pool = ThreadPoolExecutor(max(1, min(self.count + ahead, len(calls))))
         try:
             order = sorted(range(len(calls)), key=lambda number: -sizes[number])
             futures = {number: pool.submit(attempt, calls[number]) for number in order}
