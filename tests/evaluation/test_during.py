@@ -87,7 +87,9 @@ def test_the_split_is_the_one_chosen_for_all_tasks_or_for_each(suite, monkeypatc
 
 
 def test_a_best_of_other_data_is_not_compared_with(suite, capsys):
-    write_rows(suite / "Related" / "dev.jsonl", [{"sentence1": f"a {i}", "sentence2": "b", "score": i} for i in range(9)])
+    write_rows(
+        suite / "Related" / "dev.jsonl", [{"sentence1": f"a {i}", "sentence2": "b", "score": i} for i in range(9)]
+    )
     test, dev, same = (
         Evaluate(plan_evaluation(str(suite), ["Related"], split), 5, pause=print, keep_best="eval/Related")
         for split in (None, "dev", None)
@@ -119,7 +121,7 @@ def test_rank_0_evaluates_while_the_others_wait(script, prepared, suite, tmp_pat
         (["evaluate_every=2", "evaluate.data_dir=suite", "evaluate.split=dev"], "suite/Classes lacks dev.jsonl"),
         (
             ["evaluate_every=2", "evaluate.data_dir=suite", "evaluate.split={Found: dev}"],
-            "suite/Found lacks qrels/dev.tsv or qrels/dev.tsv.gz or qrels/dev.jsonl or qrels/dev.jsonl.gz (there are test",
+            "suite/Found lacks qrels/dev.tsv or qrels/dev.tsv.gz or qrels/dev.jsonl or qrels/dev.jsonl.gz (there are",
         ),
         (
             ["evaluate_every=2", "evaluate.data_dir=suite", "evaluate.split={Relatd: dev}"],

@@ -256,7 +256,9 @@ def run_suite(
     kinds = {name: kind_of(name) for name in suite.tasks}
     planned = {name: plan.task(name).kind for name in plan.run}
     if suite.tasks and not suite.folder:  # its means are over its own tasks; another suite's over what it finds
-        plan = replace(plan, uncounted=[name for name in plan.run if not counted(name, suite, split_of(plan.split, name))])
+        plan = replace(
+            plan, uncounted=[name for name in plan.run if not counted(name, suite, split_of(plan.split, name))]
+        )
     else:
         kinds |= planned
     quiet()
