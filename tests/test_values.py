@@ -21,6 +21,7 @@ WRONG = [
     ("loss.tf32", None), ("model.compile", "abc"), ("model.padding_free", "abc"), ("model.pooling", ["cls"]),
     ("model.hidden_size", "abc"), ("model.hidden_size", None), ("model.num_hidden_layers", 0),
     ("evaluate.data_dir", True), ("evaluate.data_dir", [1]), ("evaluate.tasks", 1.5), ("logger", None),
+    ("evaluate.split", 3), ("evaluate.split", {"STS12": 1}),
     ("logger.csv", 3), ("resume_data", "other"), ("resume_data", None),
     ("logger.csv.every", 0), ("logger.csv.every", None), ("trainer", None), ("trainer.accelerator", None),
     ("trainer.devices", None), ("trainer.devices", True), ("trainer.devices", 1.5), ("trainer.num_nodes", 0),

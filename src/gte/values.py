@@ -53,6 +53,10 @@ NAMES = Kind(
     "a name, a list of names, or null",
 )
 PATHS = Kind(NAMES.fits, "a path, a list of them, or null")
+SPLIT = Kind(
+    lambda value: value is None or all(map(NAME.fits, value.values() if isinstance(value, dict) else [value])),
+    "a name, names by task, {STSBenchmark: validation}, or null",
+)
 DEVICES = Kind(
     lambda value: isinstance(value, str | list) or (isinstance(value, int) and value is not True and value >= -1),
     "a number of devices, a list of their numbers, or auto",
@@ -108,6 +112,7 @@ TRAIN = {
     "evaluate": NAMED,
     "evaluate.data_dir": PATHS,
     "evaluate.tasks": NAMES,
+    "evaluate.split": SPLIT,
     "logger": NAMED,
     "logger.csv": NAMED,
     "logger.csv.every": whole(1),
@@ -224,7 +229,7 @@ EVAL = {
     "checkpoint": LABELLED,
     "data_dir": PATHS,
     "tasks": NAMES,
-    "split": Kind(lambda value: value is None or (isinstance(value, str) and value), "a name or null"),
+    "split": SPLIT,
     **ENCODING,
     "cache": NAME.or_one_of(None),
     "cache_gb": Kind(above_zero, "above 0"),

@@ -122,7 +122,7 @@ def test_rank_0_evaluates_while_the_others_wait(script, prepared, suite, tmp_pat
         (["evaluate_every=2", "evaluate.data_dir=suite", "evaluate.split=dev"], "suite/Classes lacks dev.jsonl"),
         (
             ["evaluate_every=2", "evaluate.data_dir=suite", "evaluate.split={Found: dev}"],
-            "suite/Found lacks qrels/dev.tsv or qrels/dev.tsv.gz or qrels/dev.jsonl or qrels/dev.jsonl.gz (there are test",
+            "suite/Found lacks qrels/dev.tsv or qrels/dev.tsv.gz or qrels/dev.jsonl or qrels/dev.jsonl.gz (there are",
         ),
         (
             ["evaluate_every=2", "evaluate.data_dir=suite", "evaluate.split={Relatd: dev}"],

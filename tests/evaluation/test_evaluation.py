@@ -595,6 +595,25 @@ def test_unknown_tasks_and_the_hub_without_a_network_are_one_line(monkeypatch):
     assert "\n" not in str(error.value)
 
 
+def test_a_split_that_the_hubs_data_lack_is_one_line(monkeypatch):
+    from datasets import Dataset, DatasetDict
+
+    from gte.evaluation.tasks import make_task
+
+    rows = Dataset.from_list([{"sentence1": "a", "sentence2": "b", "score": 1.0}])
+    for split in ("dev", "validation", None):
+        task = make_task("STSBenchmark", None, split)
+        data = DatasetDict({"test": rows, "validation": rows})
+        monkeypatch.setattr(
+            task.parts[0], "load_data", lambda task=task, data=data: setattr(task.parts[0], "dataset", data)
+        )
+        if split == "dev":
+            with pytest.raises(UserError, match="STSBenchmark has no split dev; there are test, validation"):
+                task.load()
+        else:
+            task.load()
+
+
 def test_suites_hold_the_benchmarks_tasks():
     import mteb
     import yaml

@@ -118,7 +118,7 @@ class BM25:
         return results
 
     def scores(self, queries: list[str], documents: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield for each query the numbers of the documents that share a word with it, in no order, and their scores."""
+        """Yield for each query the documents that share a word with it: their numbers, in no order, and scores."""
         self.texts += len(queries) + len(documents)
         return Bm25(documents, self.tokenize).scores(queries)
 

@@ -151,6 +151,7 @@ class CodeSearchNet(AbsTask):
 
     folder_name = "CodeSearchNet"
     language: str
+    _support_search = True  # mteb's question to a task, before it hands over a model that ranks without vectors
 
     def __init__(self, folder: Folder | None = None, split: str | None = None):
         super().__init__()

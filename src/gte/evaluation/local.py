@@ -198,7 +198,7 @@ def renamed(rows: list[dict], names: dict[str, str]) -> Dataset:
 
 
 def of_one_type(labels: list) -> list:
-    """The labels; beside numbers true and false are 1 and 0, and where some are texts all are: a column has one type."""
+    """The labels in one type, as in a column: beside numbers true and false are 1 and 0, beside texts all are texts."""
     kinds = set(map(type, labels))
     if kinds == {bool, int}:
         return list(map(int, labels))

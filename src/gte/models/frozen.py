@@ -127,7 +127,7 @@ class IntegerProduct:
         self.offset = torch.full_like(self.steps, self.zero - 128)
 
     def whole(self, x: Tensor) -> Tensor:
-        """The input as uint8; by way of int8, since PyTorch takes eight times as long from float32 to uint8."""
+        """The input as uint8; by way of int8, since torch 2.13 takes eight times as long from float32 to uint8."""
         signed = torch.addcmul(self.offset, x, self.steps).clamp_(-128, 127).round_().to(torch.int8)
         return signed.bitwise_xor_(-128).view(torch.uint8)  # a flipped highest bit adds 128
 
