@@ -419,7 +419,7 @@ class _Scores:
         self.limit_WVR = self.limits() if batch.margin is not None else None
         self.shift = self.common_shift()
         self.minus_shift_a = x_WRD.new_full((rows,), -(self.shift or 0))
-        self.scaled = None, x_WRD
+        self.scaled: tuple[Chunk | None, Tensor] = None, x_WRD  # rows of a, which many tiles share, times log2_scale
         self.counts = {name: pair_N.new_zeros(()) for name in ("candidates", "masked")}
 
     def common_shift(self) -> int | None:
