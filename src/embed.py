@@ -34,11 +34,11 @@ def embed(cfg: DictConfig, out: Path, work: Path) -> None:
     from tqdm import tqdm
 
     from gte.inference.compact import check_dtype, scheme_of
-    from gte.inference.embedder import Embedder, block_for, check_policies, embed_texts, truncate
+    from gte.inference.embedder import Embedder, block_for, check_policies, embed_texts
     from gte.inference.texts import read_texts
     from gte.models.device import choose_device, choose_precision
     from gte.models.encoding import cut_line
-    from gte.models.load import load_encoder
+    from gte.models.load import load_encoder, truncate
     from gte.prompts import find_prompt
 
     source = cfg["in"]

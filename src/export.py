@@ -23,7 +23,7 @@ def main(cfg: DictConfig) -> None:
         check_push(cfg.push)
     settings = plain(cfg)
     options = {key: settings[key] for key in ("results", "onnx", "int8", "sts", "license", "trust_remote_code")}
-    options["averaged"] = settings["average_last"]
+    options |= {"averaged": settings["average_last"], "truncate_dim": settings["truncate_dim"]}
     for comparison in export(cfg.checkpoint, out, cfg.name or cfg.push or out.name, **options):
         print(comparison)
     print(f"exported to {out}: load it with sentence_transformers.SentenceTransformer('{out}')")

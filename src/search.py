@@ -23,12 +23,12 @@ def check(cfg: DictConfig) -> None:
 def main(cfg: DictConfig) -> None:
     from gte.data.prompts import sources_of
     from gte.inference.compact import check_dtype
-    from gte.inference.embedder import Embedder, truncate
+    from gte.inference.embedder import Embedder
     from gte.inference.index import as_table, index_file, update
     from gte.inference.passages import read_folder
     from gte.models.device import choose_device, choose_precision
     from gte.models.encoding import cut_line
-    from gte.models.load import load_encoder
+    from gte.models.load import load_encoder, truncate
     from gte.prompts import check_prompts, unread_line
     from gte.remote import find_checkpoint
 

@@ -27,14 +27,14 @@ def spied(monkeypatch, replaced=None):
     [
         ["query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"],
         ["query_to_doc"],
-        ["doc_to_query", "query_to_query"],
+        ["doc_to_query", "doc_to_doc"],
     ],
 )
 def test_one_divisor_and_the_running_maximum_give_the_same_loss_and_gradient(monkeypatch, directions, k, widths):
     batch = make(n=7, k=k)
 
     def mine(*b):
-        return improved_contrastive_loss(*b, widths=widths, directions=directions, chunk_rows=3)
+        return improved_contrastive_loss(*b, temperature=0.1, widths=widths, directions=directions, chunk_rows=3)
 
     with monkeypatch.context() as patched:
         seen = spied(patched)
@@ -42,10 +42,10 @@ def test_one_divisor_and_the_running_maximum_give_the_same_loss_and_gradient(mon
     assert len(seen) == 2 and seen[0] == seen[1] is not None  # forward and backward
     with monkeypatch.context() as patched:
         spied(patched, lambda: None)
-        close(by_divisor, value_and_grads(mine, batch), 1e-12)
+        close(by_divisor, value_and_grads(mine, batch), 1e-11)
 
 
-@pytest.mark.parametrize("cosine", [1.0, 0.0, -0.2, -0.3, -0.4, -1.0])
+@pytest.mark.parametrize("cosine", [0.0, -0.2, -0.3, -0.4, -1.0])
 @pytest.mark.parametrize("temperature", [0.5, 0.01, 0.003])
 def test_no_power_that_counts_is_lost_in_float32_however_low_a_positive_scores(temperature, cosine):
     """Texts that are equal (all e^S at the most) beside a pair whose sums hold nothing but what is far below it."""
@@ -90,14 +90,14 @@ def test_a_backward_under_autocast_is_not_rounded(monkeypatch, options, product)
 
 
 @pytest.mark.parametrize("loss", [improved_contrastive_loss, contrastive_loss])
-@pytest.mark.parametrize("widths", [None, [24, 10]])
-def test_products_by_onednn_equal_those_of_pytorch(monkeypatch, widths, loss):
+@pytest.mark.parametrize("width", [24, 10])
+def test_products_by_onednn_equal_those_of_pytorch(monkeypatch, width, loss):
     if loss_module.ONEDNN is None:
         pytest.skip("this PyTorch has no oneDNN")
     batch = make(n=48, width=24, k=1, noise=0.5, dtype=torch.float32)
     calls, onednn = [], loss_module.ONEDNN
-    monkeypatch.setattr(loss_module, "ONEDNN", lambda *given: calls.append(1) or onednn(*given))
-    mine = value_and_grads(lambda *b: loss(*b, widths=widths, chunk_rows=20), batch)
-    assert calls
+    monkeypatch.setattr(loss_module, "ONEDNN", lambda *given: calls.append(given[1]) or onednn(*given))
+    mine = value_and_grads(lambda *b: loss(*b, widths=[width], chunk_rows=20), batch)
+    assert calls and all(y.is_contiguous() for y in calls)  # of cut columns oneDNN would take a thousand times as long
     monkeypatch.setattr(loss_module, "ONEDNN", None)
-    close(mine, value_and_grads(lambda *b: loss(*b, widths=widths, chunk_rows=20), batch), 1e-4)
+    close(mine, value_and_grads(lambda *b: loss(*b, widths=[width], chunk_rows=20), batch), 1e-4)

@@ -312,19 +312,18 @@ class _GramLoss(torch.autograd.Function):
         x_WRD = batch.gather(x_RD)
         scores = _Scores(x_WRD, batch)
 
-        # Σ_b e^{S_ab} = 2^{top_a} sum_a: the shift or the largest exponent so far is taken out before any power is
-        top_VR = x_RD.new_full((len(batch.widths), len(x_RD)), NEVER if scores.shift is None else scores.shift)
+        # Σ_b e^{S_ab} = 2^{top_a} sum_a: without a shift the largest exponent so far is taken out before any power is
+        shifted = scores.shift is not None
+        top_VR = x_RD.new_full((len(batch.widths), len(x_RD)), NEVER)
         sum_VR = torch.zeros_like(top_VR)
         for a, b, mirrored in _tiles(batch):
-            sides = [
-                side for side in ((a, b, 1), (b, a, 0))[: 1 + mirrored] if side[0].kind + side[1].kind in batch.sums
-            ]
+            sides = _sides(batch, a, b)[: 1 + mirrored]  # of one that is not, those of a alone
             for v, s_ab in scores.of(a, b):
-                if scores.shift is not None:
+                if shifted:
                     s_ab.exp2_()
                 for rows, others, dim in sides:
                     top_a, sum_a = top_VR[v, rows.rows], sum_VR[v, rows.rows]
-                    if scores.shift is not None:
+                    if shifted:
                         sum_a += s_ab.sum(dim)
                         continue
                     e_ab = scores.room(0, a, b)
@@ -334,14 +333,16 @@ class _GramLoss(torch.autograd.Function):
                     torch.maximum(old_a, s.amax(dim), out=top_a)
                     torch.sub(s, top_a.unsqueeze(dim), out=e_ab).exp2_()
                     sum_a.mul_(old_a.sub_(top_a).exp2_()).add_(e_ab.sum(dim))
-        z_VR = top_VR.add_(sum_VR.log2_())
+        # with a shift, Z / 2^shift itself: the logarithm of a large Z would round away three of its digits
+        z_VR = sum_VR if shifted else top_VR.add_(sum_VR.log2_())
         z_VN, z_of_documents_VN = z_VR[:, :n], z_VR[:, n : 2 * n]
-        if "D" in batch.summing:  # log2 Z_i
-            z_VN = torch.logaddexp2(z_VN, z_of_documents_VN) if "Q" in batch.summing else z_of_documents_VN
+        if "D" in batch.summing:  # Z_i
+            add = torch.add if shifted else torch.logaddexp2
+            z_VN = add(z_VN, z_of_documents_VN) if "Q" in batch.summing else z_of_documents_VN
 
         # the loss travels with log Z: all ranks return one value, and a bad step is bad for all of them.
         # Both of its terms hold the same rounding of 1/(τ ln 2), which therefore cancels
-        loss_VN = z_VN - scores.positive_WVN[batch.rank] * batch.log2_scale
+        loss_VN = (z_VN.log2() + scores.shift if shifted else z_VN) - scores.positive_WVN[batch.rank] * batch.log2_scale
         loss_N = loss_VN.new_tensor(batch.weights) @ loss_VN * log(2)
         z_WNV, loss_WN1 = batch.gather(torch.cat((z_VN, loss_N[None])).T).split([len(z_VN), 1], dim=2)
         ctx.save_for_backward(x_WRD, norm_R1, z_WNV)
@@ -377,7 +378,7 @@ class _GramLoss(torch.autograd.Function):
                 if v + 1 < len(batch.widths):
                     g_ab.add_(scores.room(2 + v, a, b))
                 part = scores.columns[v]
-                dx_RD[a.rows, part].add_(_linear(g_ab, x_bD[:, part].T))
+                dx_RD[a.rows, part].addmm_(g_ab, x_bD[:, part])
                 if mirrored:
                     dx_RD[b.rows, part].addmm_(g_ab.T, x_aD[:, part])
 
@@ -406,7 +407,7 @@ class _Scores:
         n, widths = batch.n, batch.widths
         self.columns = [slice(low, high) for low, high in zip((0, *widths), widths, strict=False)]
         rows = max(chunk.rows.stop - chunk.rows.start for chunk in _chunks(batch, batch.rank))
-        self.buffers = x_WRD.new_empty(1 if len(widths) == 1 else 1 + len(widths), rows**2)
+        self.buffers = x_WRD.new_empty(1 if len(widths) == 1 else 2 + len(widths), rows**2)
         squared_VWR = torch.stack([x_WRD[..., part].square().sum(-1) for part in self.columns]).cumsum(0)
         squared_VWR[-1] = 1  # the whole rows are of unit length already
         self.inverse_WVR = squared_VWR.rsqrt().masked_fill_(squared_VWR == 0, 0).transpose(0, 1)
@@ -418,7 +419,7 @@ class _Scores:
         self.limit_WVR = self.limits() if batch.margin is not None else None
         self.shift = self.common_shift()
         self.minus_shift_a = x_WRD.new_full((rows,), -(self.shift or 0))
-        self.scaled = None, x_WRD
+        self.scaled: tuple[Chunk | None, Tensor] = None, x_WRD  # rows of a, which many tiles share, times log2_scale
         self.counts = {name: pair_N.new_zeros(()) for name in ("candidates", "masked")}
 
     def common_shift(self) -> int | None:
@@ -460,6 +461,7 @@ class _Scores:
         barred_ab = self.barred(a, b)
         if batch.guide_WRG is not None:
             self.guide_ab = batch.guide_WRG[a.rank, a.rows] @ batch.guide_WRG[b.rank, b.rows].T
+        self.product_ab = self.room(-1, a, b)
         minus_shift_b = self.minus_shift_a[: len(x_bD)]
         for v, part in enumerate(self.columns):
             if len(self.columns) == 1:
@@ -467,8 +469,7 @@ class _Scores:
                     self.scaled = a, x_aD * batch.log2_scale
                 s_ab = _linear(self.scaled[1], x_bD, minus_shift_b)
             else:
-                product_ab = _linear(x_aD[:, part], x_bD[:, part])
-                self.product_ab = product_ab if v == 0 else self.product_ab.add_(product_ab)
+                self.product_ab.addmm_(x_aD[:, part], x_bD[:, part].T, beta=min(v, 1))
                 c_a, c_b = self.inverse_WVR[a.rank, v, a.rows, None], self.inverse_WVR[b.rank, v, b.rows]
                 s_ab = torch.mul(self.product_ab, c_a * batch.log2_scale, out=self.room(1 + v, a, b))
                 torch.addcmul(minus_shift_b, s_ab, c_b, out=s_ab)
@@ -503,14 +504,13 @@ class _Scores:
         return out_ab
 
     def gradient(self, s_ab: Tensor, v: int, a: "Chunk", b: "Chunk", z_WR: Tensor) -> Tensor:
-        """G_ab of one width times its weight, in the room of s_ab."""
+        """G_ab of one width times its weight, in the room of s_ab; z is log2 Z, or with a shift Z / 2^shift."""
         sides = []
-        for rows, others, dim in ((a, b, 1), (b, a, 0)):
-            if rows.kind + others.kind in self.batch.sums:
-                out_ab = self.above_the_positive(s_ab, v, rows, others, dim)
-                sides.append((z_WR[rows.rank, rows.rows].unsqueeze(dim), out_ab))
+        for rows, others, dim in _sides(self.batch, a, b):
+            out_ab = self.above_the_positive(s_ab, v, rows, others, dim)
+            sides.append((z_WR[rows.rank, rows.rows].unsqueeze(dim), out_ab))
         if self.shift is not None:
-            factors = [(self.shift - z).exp2_() for z, _ in sides]
+            factors = [z.reciprocal() for z, _ in sides]
             factor = factors[0] if len(factors) == 1 else torch.add(*factors, out=self.room(0, a, b))
             g_ab = s_ab.exp2_().mul_(factor)
         else:
@@ -536,8 +536,11 @@ class _Scores:
             dx[:, part].addcmul_(self.x_WRD[rank, partner, part], c[:, None], value=-1)
 
 
-def _linear(x_MD: Tensor, y_ND: Tensor, bias_N: Tensor | None = None) -> Tensor:
-    """x yᵀ + bias. Of float32 on a CPU by oneDNN, on an AMD processor a tenth faster than MKL; the bias costs nothing."""
+def _linear(x_MD: Tensor, y_ND: Tensor, bias_N: Tensor) -> Tensor:
+    """x yᵀ + bias. Of float32 on a CPU by oneDNN, which on an AMD processor is a tenth faster than MKL.
+
+    Not the other products: of tall matrices it is no faster, and cut columns take it a thousand times as long.
+    """
     if ONEDNN is None or x_MD.device.type != "cpu" or x_MD.dtype != torch.float32:
         return F.linear(x_MD, y_ND, bias_N)
     return ONEDNN(x_MD, y_ND, bias_N, "none", [], "")
@@ -587,6 +590,13 @@ def _tiles(batch: Batch, backward: bool = False) -> Iterator[tuple[Chunk, Chunk,
             mirrored = b.rank == a.rank and b is not a
             if a.kind + b.kind in batch.sums or ((mirrored or backward) and b.kind + a.kind in batch.sums):
                 yield a, b, mirrored
+
+
+def _sides(batch: Batch, a: Chunk, b: Chunk) -> list[tuple[Chunk, Chunk, int]]:
+    """The sides of a tile whose rows sum the others: (rows, others, the dimension along which the others lie)."""
+    return [
+        (rows, others, dim) for rows, others, dim in ((a, b, 1), (b, a, 0)) if rows.kind + others.kind in batch.sums
+    ]
 
 
 def _repeated(a_3: Tensor, b_3: Tensor) -> Tensor:

@@ -85,6 +85,25 @@ def test_sentence_transformers_and_transformers_load_the_export(run, tmp_path):
     np.testing.assert_allclose(hidden[0].mean(0).detach(), encoder.encode(["one"], normalize=False)[0], atol=1e-5)
 
 
+def test_an_export_cut_to_a_width_is_read_so_by_sentence_transformers_and_by_us(run, tmp_path):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    folder, encoder = run
+    width = encoder.width // 2
+    export(folder, tmp_path / "model", "my-model", truncate_dim=width)
+    cut = encoder.encode(TEXTS)[:, :width]
+    cut /= np.linalg.norm(cut, axis=1, keepdims=True)
+    peer = sentence_transformers.SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    np.testing.assert_allclose(peer.encode(TEXTS, normalize_embeddings=True), cut, atol=1e-5)
+    np.testing.assert_allclose(load_encoder(tmp_path / "model").encode(TEXTS), cut, atol=1e-5)
+    whole = sentence_transformers.SentenceTransformer(
+        str(tmp_path / "model"), device="cpu", truncate_dim=encoder.width
+    )  # the weights are all there
+    np.testing.assert_allclose(whole.encode(TEXTS), encoder.encode(TEXTS), atol=1e-5)
+    with pytest.raises(UserError, match=f"truncate_dim={encoder.width + 1} must be from 1 to {encoder.width}"):
+        export(folder, tmp_path / "other", "my-model", truncate_dim=encoder.width + 1)
+    assert not (tmp_path / "other").exists()
+
+
 def test_export_holds_safetensors_only_and_a_card_that_says_how_it_was_trained(run, tmp_path):
     export(run[0], tmp_path / "model", "my-model")
     names = {path.name for path in (tmp_path / "model").rglob("*") if path.is_file()}

@@ -15,7 +15,7 @@ from gte.hub import hub_reachable
 from gte.models.averaging import average_last
 from gte.models.broken import broken
 from gte.models.card import find_scores, hub_results, model_card
-from gte.models.load import HISTORY_FILE, history, load_encoder
+from gte.models.load import HISTORY_FILE, history, load_encoder, truncate
 from gte.models.onnx import Comparison, check_graph, require_onnx, write_onnx
 from gte.models.pretrained import POOLING_FLAGS, POOLINGS
 from gte.provenance import git_commit
@@ -40,6 +40,7 @@ def export(
     sts: str | None = None,
     license: str | None = None,
     averaged: int | None = None,
+    truncate_dim: int | None = None,
     trust_remote_code: bool = False,
 ) -> list[Comparison]:
     """Export a checkpoint to a directory that sentence-transformers and transformers load, with a model card.
@@ -55,6 +56,7 @@ def export(
         sts: folder of an STS task on whose sentences the ONNX graphs are compared.
         license: of the model; None is the base model's.
         averaged: export the mean of so many last checkpoints of a run; None exports the last one.
+        truncate_dim: the width that loaders cut the vectors to; None is the model's own. The weights stay whole.
         trust_remote_code: run the Python files that a model directory brings along.
     Returns: the comparisons of the ONNX graphs with the PyTorch model.
     Raises: UserError where `out` already holds something else than a model directory, and for weights that are of no
@@ -74,6 +76,7 @@ def export(
     if onnx or int8:
         require_onnx()
     encoder, stages = intact_model(checkpoint, averaged, trust_remote_code)
+    truncate(encoder, truncate_dim)
     if onnx or int8:
         check_graph(encoder.settings)
     scores = find_scores(Path(results), encoder) if results else None

@@ -294,3 +294,26 @@ def weights_checksum(encoder: Encoder) -> str:
         sha.update(name.encode())
         sha.update(value.detach().cpu().numpy().tobytes())
     return f"sha256:{sha.hexdigest()}"
+
+
+def truncate(encoder: Encoder, truncate_dim: int | None) -> None:
+    """Make an encoder give the first dimensions of its vectors alone; vectors of unit length are so after the cut.
+
+    Args:
+        encoder: the model, which is changed.
+        truncate_dim: dimensions to keep; None leaves the model as it is.
+    Raises: UserError where the model has not as many.
+
+    >>> from gte.data.tokenizer import train_tokenizer
+    >>> tokenizer = train_tokenizer(["text embeddings"], vocab_size=64)
+    >>> model = Encoder.from_scratch(tokenizer, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    >>> truncate(model, 8)
+    >>> model.encode(["a text"]).shape
+    (1, 8)
+    """
+    if truncate_dim is None:
+        return
+    whole = isinstance(truncate_dim, int) and not isinstance(truncate_dim, bool)
+    if not whole or not 1 <= truncate_dim <= encoder.dimensions:
+        raise UserError(f"truncate_dim={truncate_dim} must be from 1 to {encoder.dimensions}, the model's dimensions")
+    encoder.settings = replace(encoder.settings, truncate_dim=truncate_dim)
