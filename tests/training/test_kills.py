@@ -185,6 +185,12 @@ def test_the_newest_checkpoint_is_taken_also_where_a_kill_left_last_behind(check
     assert names == ["last", "step-0000002", "step-0000001"]
     os.utime(checkpoints / "last.ckpt", (1, 1))
     assert [file.stem for file in newest_first(checkpoints)] == ["step-0000002", "last", "step-0000001"]
+    for second, name in enumerate(("step-0000001", "last", "step-0000002"), 1):
+        os.utime(checkpoints / f"{name}.ckpt", (second, second))
+    assert [file.stem for file in newest_first(checkpoints)] == ["step-0000002", "last", "step-0000001"]
+    (checkpoints / "last.ckpt").unlink()
+    os.link(checkpoints / "step-0000002.ckpt", checkpoints / "last.ckpt")  # as a run leaves them
+    assert [file.stem for file in newest_first(checkpoints)] == names
     (checkpoints / "last.ckpt").unlink()
     assert newest_whole(checkpoints) == checkpoints / "step-0000002.ckpt"
 
