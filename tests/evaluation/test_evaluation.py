@@ -608,6 +608,8 @@ def test_precision_is_checked_before_anything_is_loaded():
     assert choose_precision("fp32", "cuda") == "fp32"
     with pytest.raises(UserError, match="needs a GPU"):
         choose_precision("fp16", "cpu")
+    with pytest.raises(UserError, match="int8 is for a CPU"):
+        choose_precision("int8", "cuda")
     with pytest.raises(UserError, match="choose auto, fp32, bf16, fp16"):
         choose_precision("fp8", "cpu")
 
