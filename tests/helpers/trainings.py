@@ -12,7 +12,7 @@ from conftest import ROOT
 
 from gte.stage import Stage
 
-LONGEST = 600  # seconds that are waited for a process, on a machine that does much else
+PATIENCE = 600  # seconds that are waited for a process, on a machine that does much else
 TINY = [
     "model=tiny",
     "data=local",
@@ -84,8 +84,8 @@ class Begun:
         self.process.kill()
 
     def wait(self) -> int:
-        self.process.join(LONGEST)
-        assert self.process.exitcode is not None, f"runs after {LONGEST} s: {self.said[-3000:]}"
+        self.process.join(PATIENCE)
+        assert self.process.exitcode is not None, f"runs after {PATIENCE} s: {self.said[-3000:]}"
         return self.process.exitcode
 
 
@@ -107,8 +107,8 @@ def begin(cwd, *words) -> subprocess.Popen:
 
 
 def wait_for(found, process) -> None:
-    """Waits until `found()`, LONGEST seconds at most and only while the process runs."""
-    limit = time.monotonic() + LONGEST
+    """Waits until `found()`, PATIENCE seconds at most and only while the process runs."""
+    limit = time.monotonic() + PATIENCE
     while not found() and process.poll() is None and time.monotonic() < limit:
         time.sleep(0.005)
 
