@@ -55,7 +55,7 @@ def on_a_terminal(*command: str, errors_to=None) -> list[str]:
 
     reader = threading.Thread(target=read)
     reader.start()
-    process.wait(timeout=120)
+    process.wait(timeout=600)
     reader.join()
     os.close(ours)
     return screen(written.decode())

@@ -428,8 +428,8 @@ def test_workers_end_with_the_process_that_asked_and_a_rerun_completes(long, tmp
     workers = workers_of(process)
     assert len(workers) == 2, process.poll()
     process.send_signal(number)
-    process.communicate(timeout=60)
-    limit = time.monotonic() + 20
+    process.communicate(timeout=600)
+    limit = time.monotonic() + 120
     while any(map(is_alive, workers)) and time.monotonic() < limit:
         time.sleep(0.01)
     assert not any(map(is_alive, workers)) and process.returncode != 0

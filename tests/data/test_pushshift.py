@@ -119,6 +119,8 @@ def test_posts_with_a_text_of_their_own_are_pairs_by_the_published_filter(tmp_pa
         "wrong type of document": [11], "missing query": [12], "unknown shape of row": [13],
     }  # fmt: skip
     assert len(found) == len(rows)
+    same = write_dump(tmp_path / "same.zst", [{**good, "title": "A title", "selftext": "as long"}])
+    assert [pair.row for pair in pairs_of(records_of(POSTS, same))] == [1]  # by default a text may be as short
 
 
 FAULTS = [

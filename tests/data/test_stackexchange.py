@@ -1,5 +1,6 @@
 """Stack Exchange's Posts.xml: questions with their bodies, questions with the best answer."""
 
+import gzip
 import random
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
@@ -189,3 +190,15 @@ def test_elements_without_depth_and_closings_of_nothing_do_not_count_as_depth():
     assert depth("<br><p>" * 100 + "<b><i></i></b>") == 2
     assert depth("</b>" * 5 + "<b>" * 3) == 3 and depth("<b></b>" * 9) == 1
     assert plain_text("<p>a<br>" * 4_000).count("a") == 4_000
+
+
+def test_a_damaged_archive_is_said_once_and_a_long_line_is_no_end(tmp_path, monkeypatch):
+    rows = [post(Id=n, PostTypeId=1, Score=1, Title=f"title {n} {'x' * n}", Body=f"body {n}") for n in range(300)]
+    whole = gzip.compress(write_posts(tmp_path / "Posts.xml", rows).read_bytes())
+    (tmp_path / "Posts.xml.gz").write_bytes(whole[: len(whole) // 2])
+    assert set(reasons_of(records_of(QUESTIONS, tmp_path / "Posts.xml.gz"))) == {"damaged archive"}
+    monkeypatch.setattr("gte.data.formats.stackexchange.MAX_LINE", 200)
+    path = write_posts(tmp_path / "Posts.xml", [post(Id=1, PostTypeId=1, Title="x" * 300)], end="")
+    assert {reason: len(rows) for reason, rows in reasons_of(records_of(QUESTIONS, path)).items()} == {
+        "line over 200 bytes": 1, "truncated file": 1,
+    }  # fmt: skip

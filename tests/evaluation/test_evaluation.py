@@ -19,7 +19,7 @@ from gte.errors import UserError
 from gte.evaluation.bm25 import BM25, BM25_WORDS, Words
 from gte.evaluation.model import EncoderModel
 from gte.evaluation.suite import Plan, Suite, exit_code, name_checkpoints, plan
-from gte.models.device import choose_precision
+from gte.models.device import choose_devices, choose_precision
 from gte.models.load import weights_checksum
 from gte.results.table import as_csv, as_markdown, as_text, gains
 
@@ -662,8 +662,17 @@ def test_precision_is_checked_before_anything_is_loaded():
     assert choose_precision("fp32", "cuda") == "fp32"
     with pytest.raises(UserError, match="needs a GPU"):
         choose_precision("fp16", "cpu")
+    with pytest.raises(UserError, match="int8 is for a CPU"):
+        choose_precision("int8", "cuda")
     with pytest.raises(UserError, match="choose auto, fp32, bf16, fp16"):
         choose_precision("fp8", "cpu")
+
+
+@pytest.mark.parametrize(("there", "chosen"), [(0, ["cpu"]), (1, ["cuda"]), (2, ["cuda:0", "cuda:1"])])
+def test_every_gpu_there_is_is_taken(monkeypatch, there, chosen):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there > 0)
+    assert choose_devices("auto") == chosen and choose_devices(["cuda:0"]) == ["cuda:0"]
 
 
 def minilm() -> str:

@@ -12,6 +12,7 @@ from conftest import ROOT
 
 from gte.stage import Stage
 
+PATIENCE = 600  # seconds that are waited for a process, on a machine that does much else
 TINY = [
     "model=tiny",
     "data=local",
@@ -83,8 +84,8 @@ class Begun:
         self.process.kill()
 
     def wait(self) -> int:
-        self.process.join(120)
-        assert self.process.exitcode is not None, f"runs after two minutes: {self.said[-3000:]}"
+        self.process.join(PATIENCE)
+        assert self.process.exitcode is not None, f"runs after {PATIENCE} s: {self.said[-3000:]}"
         return self.process.exitcode
 
 
@@ -106,8 +107,8 @@ def begin(cwd, *words) -> subprocess.Popen:
 
 
 def wait_for(found, process) -> None:
-    """Waits until `found()`, at most two minutes and only while the process runs."""
-    limit = time.monotonic() + 120
+    """Waits until `found()`, PATIENCE seconds at most and only while the process runs."""
+    limit = time.monotonic() + PATIENCE
     while not found() and process.poll() is None and time.monotonic() < limit:
         time.sleep(0.005)
 

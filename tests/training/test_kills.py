@@ -113,7 +113,7 @@ def test_where_one_process_dies_the_run_ends_in_one_line(prepared, tmp_path, set
     wait_for(lambda: newest_first(tmp_path / "run" / "checkpoints"), process)
     for pid in children(process):
         os.kill(pid, signal.SIGKILL)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=600)
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert process.returncode != 0 and died in line and "resume=auto" in line, err
     assert newest_whole(tmp_path / "run" / "checkpoints") is not None
@@ -185,6 +185,12 @@ def test_the_newest_checkpoint_is_taken_also_where_a_kill_left_last_behind(check
     assert names == ["last", "step-0000002", "step-0000001"]
     os.utime(checkpoints / "last.ckpt", (1, 1))
     assert [file.stem for file in newest_first(checkpoints)] == ["step-0000002", "last", "step-0000001"]
+    for second, name in enumerate(("step-0000001", "last", "step-0000002"), 1):
+        os.utime(checkpoints / f"{name}.ckpt", (second, second))
+    assert [file.stem for file in newest_first(checkpoints)] == ["step-0000002", "last", "step-0000001"]
+    (checkpoints / "last.ckpt").unlink()
+    os.link(checkpoints / "step-0000002.ckpt", checkpoints / "last.ckpt")  # as a run leaves them
+    assert [file.stem for file in newest_first(checkpoints)] == names
     (checkpoints / "last.ckpt").unlink()
     assert newest_whole(checkpoints) == checkpoints / "step-0000002.ckpt"
 
@@ -220,7 +226,7 @@ def test_where_a_rank_of_torchrun_dies_all_end_and_it_is_named(prepared, tmp_pat
     process = begin(tmp_path, *torchrun, *command(prepared, *ranks)[1:])
     wait_for(lambda: newest_first(tmp_path / "run" / "checkpoints"), process)
     os.kill(children(process)[1], signal.SIGKILL)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=600)
     assert process.returncode != 0 and "error: a process of this run died (Connection" in err, err
     assert "resume=auto" in err and re.search(r"exitcode *: -9", err) and re.search(r"rank *: 1 ", err), err
     assert newest_whole(tmp_path / "run" / "checkpoints") is not None

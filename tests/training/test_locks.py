@@ -206,7 +206,7 @@ def test_a_sweep_that_is_told_to_stop_waits_for_its_points_and_begins_no_other(t
     launcher = launch(tmp_path, "one", "two", parallel=1)
     wait_for((tmp_path / "one.runs").exists, launcher)
     launcher.send_signal(signal.SIGTERM)
-    out, err = launcher.communicate(timeout=60)
+    out, err = launcher.communicate(timeout=600)
     assert "[75, 75]" in out and (tmp_path / "one.saved").exists() and not (tmp_path / "two.runs").exists(), err
     assert "note: SIGTERM ends the points after their step" in err
 
@@ -217,7 +217,7 @@ def test_a_second_signal_kills_the_points(tmp_path):
     launcher.send_signal(signal.SIGINT)
     assert "once more kills them" in launcher.stderr.readline().replace("== deaf", "")
     launcher.send_signal(signal.SIGINT)
-    out, err = launcher.communicate(timeout=60)
+    out, err = launcher.communicate(timeout=600)
     assert "[-9]" in out, err
 
 
@@ -247,7 +247,7 @@ def test_a_sweep_of_trainings_stops_by_a_signal_and_the_same_command_goes_on(pre
     runs = tmp_path / "multirun/batch_size"
     wait_for(lambda: list(runs.glob("*/checkpoints/last.ckpt")), process)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 75 and "error: told to stop: 2 of 2 points are not done" in err, err
     assert "stopped after" in out and "Traceback" not in err
     done = subprocess.run([*command, "stage.steps=60"], cwd=tmp_path, env=variables, **pipes)
