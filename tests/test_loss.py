@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from loss_oracle import LOSSES, loops, make, value_and_grads
+from loss_oracle import LOSSES, close, loops, make, value_and_grads
 
 from gte import loss as loss_module
 from gte.benchmarks.loss import nested_variants, nested_widths, variants
@@ -15,15 +15,6 @@ from gte.benchmarks.measure import in_child
 from gte.loss import contrastive_loss, improved_contrastive_loss
 
 HALF = [torch.float16, torch.bfloat16, torch.float32]
-
-
-def close(mine, theirs, tolerance):
-    """Values within the tolerance, gradients within it times the largest entry."""
-    (value, grads), (value_, grads_) = mine, theirs
-    torch.testing.assert_close(value.double(), value_.double(), rtol=tolerance, atol=tolerance)
-    for grad, grad_ in zip(grads, grads_, strict=True):
-        assert grad.shape == grad_.shape and grad_.abs().max() > 0
-        torch.testing.assert_close(grad.double(), grad_.double(), rtol=0, atol=tolerance * grad_.abs().max().item())
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 2, 3, 5, 7, None])

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_loss import close, loops, make, value_and_grads
+from loss_oracle import close, loops, make, value_and_grads
 
 from gte import loss as loss_module
 from gte.loss import contrastive_loss, improved_contrastive_loss

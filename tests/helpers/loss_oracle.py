@@ -58,3 +58,12 @@ def make(n=5, width=8, k=0, seed=0, noise=1.0, common=0.0, dtype=torch.float64):
 def value_and_grads(f, batch):
     value = f(*batch)
     return value.detach(), torch.autograd.grad(value, batch)
+
+
+def close(mine, theirs, tolerance):
+    """Values within the tolerance, gradients within it times the largest entry."""
+    (value, grads), (value_, grads_) = mine, theirs
+    torch.testing.assert_close(value.double(), value_.double(), rtol=tolerance, atol=tolerance)
+    for grad, grad_ in zip(grads, grads_, strict=True):
+        assert grad.shape == grad_.shape and grad_.abs().max() > 0
+        torch.testing.assert_close(grad.double(), grad_.double(), rtol=0, atol=tolerance * grad_.abs().max().item())

@@ -8,11 +8,11 @@ import torch
 
 from gte.benchmarks.measure import compare, take_turns
 from gte.data.task_folder import find_tasks
-from gte.precision import AUTOCAST
+from gte.evaluation.logs import quiet
 from gte.evaluation.model import EncoderModel
-from gte.evaluation.suite import quiet
 from gte.evaluation.tasks import Task, make_task
 from gte.models.load import load_encoder
+from gte.precision import AUTOCAST
 
 
 def run(

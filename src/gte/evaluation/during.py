@@ -15,8 +15,9 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from gte.data.collate import Batch
 from gte.encoder import Encoder
 from gte.errors import UserError, did_you_mean, tell
+from gte.evaluation.logs import quiet
 from gte.evaluation.model import EncoderModel
-from gte.evaluation.suite import Plan, Suite, plan, quiet, refuse_without_hub
+from gte.evaluation.suite import Plan, Suite, plan, refuse_without_hub
 from gte.hub import hub_reachable
 from gte.models.device import choose_precision
 from gte.models.load import steps_of

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from gte.data.task_folder import Folder, find_tasks
 from gte.errors import UserError, did_you_mean, say, tell
+from gte.evaluation.logs import quiet
 from gte.files import read_json, write_json
 from gte.hub import ask_no_hub, hub_reachable
 from gte.provenance import git_commit, versions
@@ -392,15 +393,3 @@ def exit_code(results: dict) -> int:
     if not failures:
         return 0
     return 2 if all(failure["mendable"] for failure in failures) else 1
-
-
-def quiet() -> None:
-    """mteb and datasets report every internal step; what matters is said here."""
-    import logging
-
-    import bm25s  # noqa: F401  sets its own level when it is imported
-    import datasets
-
-    datasets.disable_progress_bars()
-    for name in ("mteb", "bm25s", "datasets"):
-        logging.getLogger(name).setLevel(logging.ERROR)

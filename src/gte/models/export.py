@@ -51,16 +51,14 @@ def export(
         name: of the model, for its card.
         results: an evaluation's results.json, or the folder it is in, for the card and for .eval_results/, which the
             hub shows.
-        onnx: whether onnx/model.onnx is written.
-        int8: whether onnx/model_int8.onnx is written.
+        onnx, int8: whether onnx/model.onnx, and onnx/model_int8.onnx, are written.
         sts: folder of an STS task on whose sentences the ONNX graphs are compared.
         license: of the model; None is the base model's.
         averaged: export the mean of so many last checkpoints of a run; None exports the last one.
         truncate_dim: the width that loaders cut the vectors to; None is the model's own. The weights stay whole.
         trust_remote_code: run the Python files that a model directory brings along.
     Returns: the comparisons of the ONNX graphs with the PyTorch model.
-    Raises: UserError where `out` already holds something else than a model directory, and for weights that are of no
-        use.
+    Raises: UserError where `out` holds something else than a model directory, and for weights that are of no use.
 
     >>> import tempfile
     >>> from gte.data.tokenizer import train_tokenizer
