@@ -33,7 +33,7 @@ def main(cfg: DictConfig) -> None:
 def embed(cfg: DictConfig, out: Path, work: Path) -> None:
     from tqdm import tqdm
 
-    from gte.inference.compact import check_dtype, scheme_of
+    from gte.inference.compact import scheme_of
     from gte.inference.embedder import Embedder, block_for, check_policies, embed_texts
     from gte.inference.texts import read_texts
     from gte.models.device import choose_device, choose_precision
@@ -43,8 +43,7 @@ def embed(cfg: DictConfig, out: Path, work: Path) -> None:
 
     source = cfg["in"]
     policies = {"empty": cfg.empty, "unreadable": cfg.unreadable}
-    check_policies(out, **policies)
-    check_dtype(cfg.dtype)
+    check_policies(out, **policies, dtype=cfg.dtype)
     texts = read_texts(source, cfg.format, cfg.field, cfg.id)
     device = choose_device(cfg.device)
     precision = choose_precision(cfg.precision, device)
