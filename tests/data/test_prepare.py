@@ -21,6 +21,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from spans import most_at_a_time, span_of_sleep
 
 from gte.cores import allowed_cores
 from gte.data import lineage, made_by, runs, tasks
@@ -451,17 +452,13 @@ def test_a_worker_that_is_killed_is_one_line_and_the_others_work_on(tmp_path):
 
 
 def test_tasks_of_all_workers_together_are_as_many_at_a_time_as_there_are_workers():
-    sleeps = [partial(time.sleep, 0.2)] * 6
+    sleeps = [partial(span_of_sleep, 0.2)] * 6
     with Workers(2) as workers:
         calls = [partial(workers.run, run_tasks, name, sleeps) for name in ("one", "other")]
-        list(workers.each([partial(workers.run, text_hash, "start")] * 2, [1, 1]))
-        start = time.monotonic()
-        assert list(workers.each(calls, [1, 1])) == [[None] * 6] * 2
-        assert time.monotonic() - start >= 0.2 * 12 / 2
-        start = time.monotonic()
-        assert workers.run(run_tasks, "alone", [partial(time.sleep, 2)] * 2) == [None] * 2
-        if allowed_cores() > 1:  # one that works alone has the slots of all
-            assert time.monotonic() - start < 3.9
+        spans = [span for done in workers.each(calls, [1, 1]) for span in done]
+        assert len(spans) == 12 and most_at_a_time(spans) <= 2
+        alone = workers.run(run_tasks, "alone", [partial(span_of_sleep, 2)] * 2)
+        assert most_at_a_time(alone) == min(2, allowed_cores())  # one that works alone has the slots of all
         assert len(list(Path(workers.slots).iterdir())) == 2
     assert not Path(workers.slots).exists()
 

@@ -16,8 +16,9 @@ from pathlib import Path
 
 SRC = Path(__file__).resolve().parents[2]
 PACKAGE = "gte"
-# what the user is told, whether a hub answers and how a file is copied, whose commit and size are known: in no result
-TALK = ("gte.errors", "gte.ticker", "gte.hub", "gte.data.hub_files")
+# what the user is told, whether a hub answers, how a file is copied whose commit and size are known, how many tasks run
+# at a time: in no result
+TALK = ("gte.errors", "gte.ticker", "gte.hub", "gte.data.hub_files", "gte.data.slots", "gte.cores")
 
 Name = tuple[str, str | None]  # a module and a name in it; None: all of the module
 

@@ -243,7 +243,8 @@ def mine_files(
         answers, rows: the column that holds an answer or a list of them; the first so many pairs of each.
         raw, wanted, settings: where sources have their folders; columns that the user names; those of `mine`.
         by, dense: the name of what ranks; the encoder, with its prompts by source, None for BM25.
-    Raises: UserError for what cannot be read or overwritten, and for two inputs of one name.
+    Each file appears when it is complete. Raises: UserError for what cannot be read or overwritten, for two inputs of
+    one name, and for `answers` that no row has.
     """
     names = [str(file) for name in names for file in files_of(name)]
     sources = [find_source(name, raw, replace(wanted, several=len(names) > 1)) for name in names]

@@ -37,10 +37,10 @@ from gte.errors import UserError
 logging.getLogger("tracing").setLevel(logging.WARNING)  # Daft's engine names every operator it enters
 
 HASHES = pa.schema([PART.field("high"), PART.field("low")])
-PARQUET = {"compression": "zstd", "write_page_checksum": True, "use_dictionary": ["file"]}  # no other column repeats
+PARQUET = {"compression": "zstd", "write_page_checksum": True, "use_dictionary": ["file"]}  # texts seldom repeat
 BUCKET_BYTES = 32 * 2**20  # of texts, about; sorting one takes a few times as much
 MAX_BUCKETS = 1024
-MOST_THREADS = 4  # that parse the blocks of a file: unpacking it keeps no more of them busy
+MOST_THREADS = 4  # that parse the blocks of a file, each of which is held; unpacking keeps no more of them busy
 GROUP_ROWS = 16_384  # of the pairs files' row groups, about, at most
 GROUP_BYTES = 64 * 2**20  # of their texts
 LARGE_BYTES = 2**30  # of a bucket's rows, beyond which a column's texts get 64-bit offsets before they are put together

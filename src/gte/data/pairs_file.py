@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -44,7 +45,14 @@ def open_file(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
-        raise damaged(path, error) from error
+        raise_unless_damaged(path, error)
+
+
+def raise_unless_damaged(path: Path, error: Exception) -> NoReturn:
+    """Raises what the system says of a file, of rights or of too many open ones, as it is; all else is damage."""
+    if getattr(error, "errno", None):
+        raise error
+    raise damaged(path, error) from error
 
 
 def damaged(path: Path, error: Exception) -> UserError:
@@ -68,4 +76,4 @@ def pair_batches(
     try:
         yield from open_pairs(path, groups).iter_batches(rows, row_groups=groups, columns=columns)
     except (OSError, pa.ArrowException) as error:
-        raise damaged(path, error) from error
+        raise_unless_damaged(path, error)

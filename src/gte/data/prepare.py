@@ -90,7 +90,11 @@ def prepare(
             shown = show(recipe, raws, looks, report)
             with building_site(out, report) as build:
                 build = build.resolve()  # the tasks of a cluster run in other folders
-                manifest = fill(recipe, raws, given, build, report, pool)
+                try:
+                    manifest = fill(recipe, raws, given, build, report, pool)
+                except BaseException:
+                    pool.stop()  # before the site is judged: a worker may still write to it
+                    raise
                 for name, columns in shown.items():
                     manifest.sources[name]["columns"] = columns
                 manifest.configuration, manifest.command = stated, command
@@ -112,7 +116,11 @@ def tokenizer_and_looks(
         looking = aside.submit(look_at, recipe, raws, near)
         given = None
         if recipe.tokenizer is not None:  # may fail: before hours of work
-            given = load_tokenizer(recipe.tokenizer, recipe.tokenizer_revision)
+            try:
+                given = load_tokenizer(recipe.tokenizer, recipe.tokenizer_revision)
+            except BaseException:
+                near.stop()  # or the previews would be waited for
+                raise
         return given, looking.result()
 
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gte.cores import allowed_cores
+from gte.locks import NO_LOCKS
 
 SLOTS = "GTE_SLOTS"  # names the folder of slots to worker processes; empty: this process has one
 WAITS = 0.02  # seconds between two looks for a free slot: one process waits in one thread
@@ -47,13 +48,20 @@ def slot() -> Iterator[None]:
 
 
 def take(folder: Path) -> int:
-    """The descriptor of a slot that was free."""
+    """The descriptor of a slot that was free; of the first one where the filesystem has no locks.
+
+    Raises FileNotFoundError where the folder of slots is gone.
+    """
     while True:
-        for file in folder.iterdir():
-            held = os.open(file, os.O_RDWR)
+        for number in range(len(os.listdir(folder)) or 1):
+            held = os.open(folder / str(number), os.O_RDWR)
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return held
-            except BlockingIOError:
+            except OSError as error:
+                if error.errno in NO_LOCKS:
+                    return held
                 os.close(held)
+                if not isinstance(error, BlockingIOError):
+                    raise
         time.sleep(WAITS)

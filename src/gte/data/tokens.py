@@ -1,7 +1,7 @@
 """Texts to token ids in large batches, exactly as the tokenizer's own Rust code gives them, at many times its speed.
 
 A tokenizer in BERT's manner works word by word, and texts repeat their words: so the bytes of a batch are cut into
-words by array operations, each distinct word is looked up once, and texts are put together from the results. Stretches
+words by array operations, each is found in a hash table, and new ones are cut by WordPiece at once. Stretches
 that cannot be cut into words beforehand (not ASCII, a control character, the spelling of a special token) are cut at
 blanks only and go through the Rust tokenizer. Where nanotoken is installed (requirements-tokens.txt), it reads the
 texts of such a tokenizer. Any other kind of tokenizer gets the texts uncut.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 BYTES_PER_TOKEN = 16  # of a text far longer than max_tokens, this much is tokenised at first
 BLOCK_BYTES = 2**24  # of texts looked at together
 COMPARED = 1_000  # texts that nanotoken and the Rust tokenizer both read, before the first is believed
-MAX_WORDS = 2_000_000  # distinct words that are remembered, some 300 MB
+MAX_WORDS = 2_000_000  # distinct words that are remembered
 FEW_WORDS = 64  # new ones: cut one by one
 BLANKS = b" \t\n\r"
 LETTER, BLANK, MARK, ODD = range(4)  # kinds of bytes: BERT cuts around blanks and around each ASCII punctuation mark

@@ -10,7 +10,7 @@ from gte.data.shards import spans
 
 LONGEST = 16  # bytes of a short word
 KEEP = np.array([(1 << 8 * size) - 1 for size in range(9)], np.uint64)  # the first `size` bytes of eight
-ODD_LOW, ODD_HIGH = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)  # of XXH64: bits that spread
+ODD_LOW, ODD_HIGH = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)  # 2^64 / phi, and a prime of XXH64
 LEAST_SLOTS = 2**12
 
 

@@ -69,13 +69,13 @@ class Worker:
     Raises UserError where the process dies.
     """
 
-    def __init__(self, slots: str):
+    def __init__(self, slots: str | None):
         path = os.pathsep.join(str(Path(folder).resolve()) for folder in sys.path if folder)
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", SERVE],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | ONE_THREAD | {"PYTHONPATH": path, SLOTS: slots},
+            env=os.environ | ONE_THREAD | {"PYTHONPATH": path, SLOTS: slots or ""},
             start_new_session=True,  # Ctrl-C is this process's to handle
         )
         self.calls = Connection(os.dup(self.process.stdin.fileno()), readable=False)
@@ -159,21 +159,35 @@ class Workers:
         self.started: list[Worker] = []
         self.over = False
         self.slots: str | None = None
+        self.before: str | None = None
 
     def __enter__(self) -> "Workers":
-        if self.count > 1 and self.engine == "native":
-            self.slots = tempfile.mkdtemp(prefix="gte-slots-")
-            make_slots(Path(self.slots), self.count)
+        self.before = os.environ.get(SLOTS)
+        if self.engine == "native" and self.count == 1:
+            os.environ[SLOTS] = ""  # this process has one slot, or one worker would hold more than two
+        elif self.engine == "native":
+            try:
+                self.slots = tempfile.mkdtemp(prefix="gte-slots-")
+                make_slots(Path(self.slots), self.count)
+            except OSError as error:
+                raise UserError(f"cannot write to {tempfile.gettempdir()} ({error.strerror}); set TMPDIR") from error
         return self
 
-    def __exit__(self, *_) -> None:
+    def stop(self) -> None:
+        """Ends the processes; a call under way raises UserError."""
         self.over = True
         for worker in self.started:
             worker.calls.close()  # together; then one waits for each
         for worker in self.started:
             worker.stop()
+
+    def __exit__(self, *_) -> None:
+        self.stop()
         if self.slots is not None:
             shutil.rmtree(self.slots, ignore_errors=True)
+        os.environ.pop(SLOTS, None)
+        if self.before is not None:
+            os.environ[SLOTS] = self.before
 
     def run(self, function: Callable[..., T], *arguments) -> T:
         """Call the function in one of the processes; callable from many threads at once."""
