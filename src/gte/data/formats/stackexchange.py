@@ -119,7 +119,7 @@ def posts(path: Path) -> Iterator[tuple[int, etree._Element] | Rejected]:
     for item in lines(path, MAX_LINE):
         if isinstance(item, Rejected):
             yield item
-            number, closed = item.row, item.reason is Reason.DAMAGED_ARCHIVE
+            number, closed = item.row, item.reason in ENDS
             continue
         number, line = item[0], item[1].strip()
         if line == b"</posts>":
