@@ -20,7 +20,7 @@ def check(cfg: DictConfig) -> None:
     check_models(list(checkpoints.values()) if isinstance(checkpoints, dict) else listed(checkpoints))
     suite = build(OmegaConf.create(settings["suite"]), _convert_="all")
     if data_dir is not None or suite.folder or not (suite.tasks or tasks):
-        check_tasks(data_dir, tasks, suite)
+        check_tasks(data_dir, tasks, suite, settings["split"])
 
 
 @script("eval", check, alone=("out",))

@@ -67,7 +67,8 @@ def check(cfg: DictConfig) -> None:
     if not is_address(folder):
         check_new_run(Path(cfg.out), Path(folder), cfg.resume)
     if cfg.evaluate_every is not None and cfg.evaluate.data_dir is not None:
-        check_tasks(plain(cfg.evaluate)["data_dir"], plain(cfg.evaluate)["tasks"])
+        evaluate = plain(cfg.evaluate)
+        check_tasks(evaluate["data_dir"], evaluate["tasks"], split=evaluate["split"])
     check_trainer(plain(cfg.trainer))
     build(cfg.optim)
     check_model(cfg.model.get("name_or_path"))

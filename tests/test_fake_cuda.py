@@ -37,7 +37,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "numpy", real_numbers(torch.Tensor.numpy))
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: x.clone())  # which a processor alone cannot
     monkeypatch.setattr(encoding, "to_host", lambda x_ND: np.zeros(on_gpu(x_ND).shape, np.float32))
-    monkeypatch.setattr("gte.loss._chunk_rows", lambda x_RD: 8)
+    monkeypatch.setattr("gte.loss._chunk_rows", lambda x_RD, tiles: 8)
     efficient = torch.ops.aten._efficient_attention_backward.default
     monkeypatch.setitem(fake_impls.op_implementations_dict, efficient, efficient_backward)
     if not REAL:  # generators and autocast, which "meta" has not; they place no tensor

@@ -292,7 +292,7 @@ def test_tiles_on_cuda_take_at_most_half_of_the_free_memory(monkeypatch, free, r
         def element_size(self):
             return 4
 
-    assert loss_module._chunk_rows(OnCuda()) == rows
+    assert loss_module._chunk_rows(OnCuda(), 2) == rows
     assert 2 * 4 * rows**2 <= free / 2 or rows == 256
 
 

@@ -327,9 +327,7 @@ def build_trainer(cfg: DictConfig, **objects):
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise UserError(NO_CUDA)
     if settings["precision"] == "auto":
-        from gte.precision import (
-            native_bf16,  # late: loading transformers takes seconds that an error need not wait for
-        )
+        from gte.precision import native_bf16  # late, as PyTorch is
 
         settings["precision"] = "bf16-mixed" if native_bf16(accelerator) else "32-true"
     if accelerator == "cpu" and str(settings["precision"]) in ("16", "16-mixed") and "zero" not in name:

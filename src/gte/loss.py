@@ -219,7 +219,7 @@ def _loss(q_ND: Tensor, d_ND: Tensor, n_NKD: Tensor | None, temperature: float |
         x_RD = torch.cat([q_ND, d_ND] if n_NKD is None else [q_ND, d_ND, n_NKD.flatten(0, 1)])[:, : widths[-1]]
         x_RD = x_RD.to(torch.promote_types(x_RD.dtype, torch.float32))
         rows, n, ranks = len(x_RD), q[0], options.ranks
-        chunk_rows = options.chunk_rows or _chunk_rows(x_RD)
+        chunk_rows = options.chunk_rows or _chunk_rows(x_RD, 3 if len(widths) == 1 else 2 + len(widths))
         batch = Batch(
             sums, n, rows // n - 2, tau, chunk_rows, ranks, None, options.tf32, widths, weights, margin,
             None, options.counts,
@@ -426,8 +426,9 @@ class _Scores:
         """log2 of a divisor of all e^S that lets none overflow nor any that counts underflow; None if there is none.
 
         The sum of all stays below the largest number. Z is at least its positive's e^S, and what all candidates that
-        underflow have together is less than the rounding of that. At τ = 0.01 it takes a positive of cosine -0.3 for
-        float32 to have no such divisor. With mask_margin the scores themselves are needed, and none is sought.
+        underflow have together is less than the rounding of that. At τ = 0.01 and 32,768 rows it takes a positive of
+        cosine -0.35 for float32 to have no such divisor. With mask_margin the scores themselves are needed, and none is
+        sought.
         """
         number, scale = torch.finfo(self.x_WRD.dtype), self.batch.log2_scale
         if self.batch.margin is not None:
@@ -604,13 +605,13 @@ def _repeated(a_3: Tensor, b_3: Tensor) -> Tensor:
     return ((a_3[:, None, :1] == b_3[:, 1:]) | (a_3[:, None, 1:] == b_3[:, :1])).any(2)
 
 
-def _chunk_rows(x_RD: Tensor) -> int:
+def _chunk_rows(x_RD: Tensor, tiles: int) -> int:
     """Rows of a tile. CPU: 512 for one thread, 1,024 for two (fastest of 256 to 2,048 on a core with 1 MB of L2).
 
-    CUDA: two tiles in half of the free memory; more than 4,096 rows only waste half of the larger diagonal tiles.
+    CUDA: all `tiles` in half of the free memory; more than 4,096 rows only waste half of the larger diagonal tiles.
     """
     if x_RD.device.type != "cuda":
         return min(512 * isqrt(2 * torch.get_num_threads()), 2048)
     free = torch.cuda.mem_get_info(x_RD.device)[0]
     free += torch.cuda.memory_reserved(x_RD.device) - torch.cuda.memory_allocated(x_RD.device)
-    return min(max(isqrt(free // 4 // x_RD.element_size()), 256), 4096)
+    return min(max(isqrt(free // (2 * tiles) // x_RD.element_size()), 256), 4096)

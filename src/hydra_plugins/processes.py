@@ -21,9 +21,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from gte.build import build, refuse_unknown_keys, require_prepared
+from gte.build import build, require_prepared
 from gte.early import check_trainer
 from gte.errors import ERASE, PointsFailed, Stopped, UserError
+from gte.overrides import refuse_unknown_keys
 from gte.values import TRAIN, check_values
 
 # Before a point becomes `train.py`: on Linux the kernel sends it SIGTERM when the launcher dies, of SIGKILL too

@@ -20,7 +20,8 @@ from task_folders import write_sts
 from trainings import DROPPING, TINY, Begun, begin, command, lasting, wait_for, watched
 
 from gte.errors import UserError
-from gte.models.saved import damage, newest_first, newest_whole
+from gte.models.load import damage
+from gte.models.saved import newest_first, newest_whole
 from gte.training.checkpoint import WholeFiles
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from launch import train
 
-from gte.build import one_line
 from gte.models.export import export
 from gte.models.load import history, load_encoder
+from gte.one_line import one_line
 from gte.remote import find_checkpoint
 
 pytest.importorskip("deepspeed", reason="pip install -r requirements-test.txt")

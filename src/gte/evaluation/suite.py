@@ -190,14 +190,19 @@ def counted(name: str, suite: Suite, split: str | None) -> bool:
     return name in suite.tasks and (split is None or split == official_split(name))
 
 
-def check_tasks(data_dir: str | list[str] | None, tasks: list[str] | str | None, suite: Suite | None = None) -> None:
+def check_tasks(
+    data_dir: str | list[str] | None,
+    tasks: list[str] | str | None,
+    suite: Suite | None = None,
+    split: str | dict[str, str] | None = None,
+) -> None:
     """Raises UserError for a folder of tasks without any, and for a listed task that no folder holds; loads no mteb.
 
     suite: whose own folder and name count; its list of tasks does not.
     """
     suite = replace(suite or Suite("evaluate", hub=False), tasks=[])
-    if isinstance(tasks, list) or (data_dir is None and suite.folder is None):
-        plan(replace(suite, hub=suite.hub and data_dir is None), data_dir, only=tasks)
+    if (isinstance(tasks, list) and tasks) or (data_dir is None and suite.folder is None):
+        plan(replace(suite, hub=suite.hub and data_dir is None), data_dir, only=tasks, split=split)
         return
     for folder in (data_dir, suite.folder):  # all tasks of them, or those of another suite
         if folder is not None:

@@ -201,7 +201,8 @@ def write_result(parts: list[Path], rows: int, temporary: Path, out: Path, schem
     if out.suffix == ".npy" and scheme.dtype != "float32":
         out.unlink(missing_ok=True)  # a kill must not leave the codes of before beside the ranges of these
         write_json(beside, scheme.as_dict() | {"rows": rows})
-    elif out.suffix == ".npy":
+    elif out.suffix == ".npy" and beside.exists():
+        out.unlink(missing_ok=True)  # nor codes without ranges
         beside.unlink(missing_ok=True)  # of other vectors under this name
     put(temporary, out)
 

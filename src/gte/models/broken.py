@@ -15,11 +15,11 @@ TEXT = "The quick brown fox jumps over the lazy dog."
 
 
 def of_use(x_ND: np.ndarray, texts: Sequence[str]) -> np.ndarray:
-    """Mark vectors [N, D] that have a direction, bool [N]; where a text is empty, a vector of 0 is one too.
+    """Mark vectors [N, D] that have a direction, bool [N]; where a text is blank, a vector of 0 is one too.
 
     Numbers so large that their squares leave float32 become 0 where the vector is normalised.
     """
-    zero_N = ~x_ND.any(axis=1) & np.fromiter(map(bool, texts), bool, len(texts))
+    zero_N = ~x_ND.any(axis=1) & np.fromiter((bool(text.strip()) for text in texts), bool, len(texts))
     return np.isfinite(x_ND).all(axis=1) & ~zero_N
 
 

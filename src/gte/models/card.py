@@ -23,8 +23,11 @@ OWN_NAME = re.compile(r"""SentenceTransformer\(\s*['"]([\w-]+/[\w.-]+)['"]""")  
 PAPER = "Li et al. 2023, arXiv:2308.03281"
 
 
-def find_scores(results: Path, encoder: Encoder) -> dict:
+def find_scores(results: Path, encoder: Encoder, uncut: str | None = None) -> dict:
     """Find the entry of a results.json for the model of these weights, with the evaluation's commit and date.
+
+    An entry of vectors that were cut to another width, or kept as codes, is not the model's. uncut: checksum of the
+    same model before its vectors were cut, whose entry of this width is as good.
 
     Raises UserError where it is no result of this project's, and where no model in it has the weights.
     """
@@ -37,11 +40,15 @@ def find_scores(results: Path, encoder: Encoder) -> dict:
         run = {key: content[key] for key in ("commit", "created")} | {"mteb": content.get("versions", {}).get("mteb")}
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{file} is no results.json of an evaluation") from error
-    checksum = weights_checksum(encoder)
+    checksums, width = {weights_checksum(encoder), uncut} - {None}, encoder.dimensions
     for label, entry in models.items():
-        if entry.get("weights") == checksum:
+        whole = entry.get("width", width) == width and entry.get("vectors", "float32") == "float32"
+        if entry.get("weights") in checksums and whole:
             return {**entry, **run, "label": label}
-    raise UserError(f"{file} scores no model of these weights (it has: {', '.join(models)}); evaluate this checkpoint")
+    raise UserError(
+        f"{file} scores no model of these weights at width {width} (it has: {', '.join(models)}); "
+        "evaluate this checkpoint"
+    )
 
 
 def model_card(

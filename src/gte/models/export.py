@@ -15,7 +15,7 @@ from gte.hub import hub_reachable
 from gte.models.averaging import average_last
 from gte.models.broken import broken
 from gte.models.card import find_scores, hub_results, model_card
-from gte.models.load import HISTORY_FILE, history, load_encoder, truncate
+from gte.models.load import HISTORY_FILE, history, load_encoder, truncate, weights_checksum
 from gte.models.onnx import Comparison, check_graph, require_onnx, write_onnx
 from gte.models.pretrained import POOLING_FLAGS, POOLINGS
 from gte.provenance import git_commit
@@ -74,10 +74,11 @@ def export(
     if onnx or int8:
         require_onnx()
     encoder, stages = intact_model(checkpoint, averaged, trust_remote_code)
+    uncut = weights_checksum(encoder) if results else None
     truncate(encoder, truncate_dim)
     if onnx or int8:
         check_graph(encoder.settings)
-    scores = find_scores(Path(results), encoder) if results else None
+    scores = find_scores(Path(results), encoder, uncut) if results else None
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole(out) as folder:
         folder.mkdir()

@@ -26,8 +26,8 @@ from gte.settings import Settings
 DESCRIBING = {"architectures", "dtype", "id2label", "label2id", "transformers_version", "use_cache", "_name_or_path"}
 # and what it says of its making, of dropout, of heads that are not loaded, and of lengths that the shapes state
 ASIDE = re.compile(
-    r"_|.*drop|.*_token_id$|classifier_|decoder_bias|sparse_prediction|output_|summary_|finetuning_task|problem_type|"
-    r"num_labels|initializer_|gradient_checkpointing|tie_word_embeddings|max_position_embeddings|vocab_size"
+    r"_|.*drop|.*_token_id$|classifier_|decoder_bias|sparse_pred|output_|summary_|finetuning_task|problem_type|"
+    r"num_labels|initializer_|deterministic_|gradient_checkpointing|tie_word_embeddings|max_position_embeddings|vocab_size"
 )
 SCHEMA = 2  # of what `describe` writes into a checkpoint; 1 knew only the mean and no prompts, and is read too
 HISTORY_FILE = "training.json"  # in an exported directory, and in that of a run that came to its end
@@ -253,6 +253,12 @@ def initialize(encoder: Encoder, init_from: str | Path) -> None:
         )
     if wrong := broken(other):
         raise UserError(f"stage.init_from={init_from}: {wrong}; name an earlier checkpoint of its run, RUN/step-*.ckpt")
+    weights = {f"encoder.{key}": value for key, value in other.state_dict().items()}
+    fitting_weights(encoder, weights, Path(init_from))
+    if differing := other_computing(other.lm.config, encoder.lm.config):
+        raise UserError(
+            f"stage.init_from={init_from} computes in another way: {differing}; choose model= as it is there"
+        )
     theirs, ours = other.settings, encoder.settings
     if theirs.pooling != ours.pooling:
         raise UserError(
@@ -263,11 +269,7 @@ def initialize(encoder: Encoder, init_from: str | Path) -> None:
         words = {key: getattr(theirs, key) for key in ("prompts", "default_prompt", "include_prompt")}
         encoder.settings = ours = replace(ours, **words)
     encoder.settings = replace(ours, truncate_dim=theirs.truncate_dim or ours.truncate_dim)
-    load_weights(encoder, {f"encoder.{key}": value for key, value in other.state_dict().items()}, Path(init_from))
-    if differing := other_computing(other.lm.config, encoder.lm.config):
-        raise UserError(
-            f"stage.init_from={init_from} computes in another way: {differing}; choose model= as it is there"
-        )
+    load_weights(encoder, weights, Path(init_from))
 
 
 def weights_checksum(encoder: Encoder) -> str:

@@ -37,7 +37,8 @@ RULES = (
         "the loss has another scale: compare no losses over the seam",
     ),
     Rule(
-        ("stage.batch_tokens", "stage.recompute_fraction", "stage.recompute_layers", "trainer.precision"),
+        ("stage.batch_tokens", "stage.recompute_fraction", "stage.recompute_layers", "trainer.precision",
+         "loss.tf32"),
         CHANGES,
         "memory, speed and rounding",
     ),

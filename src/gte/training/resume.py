@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from gte.early import holds_a_run, no_checkpoint
 from gte.errors import UserError
-from gte.models.load import history
-from gte.models.saved import damage, newest_first, newest_whole
+from gte.models.load import damage, history
+from gte.models.saved import newest_first, newest_whole
 from gte.remote import local_copy, place
 from gte.training.changes import LENGTH, changes
 

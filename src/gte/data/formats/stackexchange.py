@@ -13,7 +13,7 @@ from gte.data.cleaning import clean, whole_number
 from gte.data.formats.elements import parse_element
 from gte.data.formats.html import plain_text
 from gte.data.raw_lines import MAX_LINE, lines
-from gte.data.reasons import Reason, Unfit
+from gte.data.reasons import ENDS, Reason, Unfit
 from gte.data.records import Fields, Keyed, KeyedRow, Record, Rejected, records
 from gte.errors import UserError
 
