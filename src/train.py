@@ -59,7 +59,7 @@ def check(cfg: DictConfig) -> None:
     manifest = Manifest.load(cfg.data.dir)
     chosen, sizes = manifest.chosen(cfg.data.dir, stage.name, choose_sources(cfg)), manifest.stage(stage.name)
     check_batch({name: sizes[name] for name in chosen}, stage.global_batch)
-    if cfg.loss.get("guide") and not is_address(cfg.loss.guide):
+    if cfg.loss.get("guide") and cfg.loss.get("mask_margin") is not None and not is_address(cfg.loss.guide):
         find_checkpoint(cfg.loss.guide)
     if stage.init_from and cfg.resume is None and not is_address(stage.init_from):
         find_checkpoint(stage.init_from)

@@ -427,11 +427,11 @@ class _Scores:
 
         The sum of all stays below the largest number. Z is at least its positive's e^S, and what all candidates that
         underflow have together is less than the rounding of that. At τ = 0.01 and 32,768 rows it takes a positive of
-        cosine -0.35 for float32 to have no such divisor. With mask_margin the scores themselves are needed, and none is
-        sought.
+        cosine -0.35 for float32 to have no such divisor. With mask_margin the scores themselves are needed, and on a
+        GPU the host would wait for the smallest positive: none is sought.
         """
         number, scale = torch.finfo(self.x_WRD.dtype), self.batch.log2_scale
-        if self.batch.margin is not None:
+        if self.batch.margin is not None or self.x_WRD.device.type != "cpu":
             return None
         candidates = ceil(log2(self.x_WRD.shape[0] * self.x_WRD.shape[1])) + 2
         shift = ceil(scale) + candidates - int(log2(number.max))

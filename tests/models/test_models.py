@@ -742,7 +742,7 @@ def test_data_are_prepared_with_the_tokenizer_of_the_models_revision_which_the_m
         assert found[revision]["revision"] == commit_of(revision)
         assert found[revision]["fingerprint"] == fingerprint(load_tokenizer(folder))
     assert found["main"]["fingerprint"] != found["v2"]["fingerprint"]
-    again = script.refused("prepare", *local, "model.revision=v3", "out=v2")
+    again = script.refused("prepare", *local, "model.revision=v3", "out=v3")
     assert "the hub did not give it" in again
     assert "tokenizer_revision: v2 -> main" in script.refused("prepare", *local, "model.revision=main", "out=v2")
     line = script.refused("prepare", "data=local", "data.path=raw", f"model={one}", "model.revision=v2", "out=x")

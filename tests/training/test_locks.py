@@ -177,7 +177,7 @@ time.sleep(60)
 LAUNCHER = f"""
 import sys
 from types import SimpleNamespace
-sys.modules["gte.build"] = SimpleNamespace(refuse_unknown_keys=None, require_prepared=None)  # it would load torch
+sys.modules["gte.build"] = SimpleNamespace(build=None, require_prepared=None)  # it would load torch
 sys.path.insert(0, {str(ROOT / "src")!r})
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -279,6 +279,7 @@ def test_a_run_whose_folder_is_removed_goes_on_and_says_so(script, prepared, tmp
 
 def test_a_page_that_a_full_disk_kept_from_being_written_is_written_by_the_same_command(script, prepared, tmp_path):
     command = ["train", *TINY, f"data.dir={prepared}", "out=run", "stage.steps=2", "resume=auto"]
+    script.draws = True
     assert script(*command)[0] == 0
     for name in ("report.html", "loss.png"):
         (tmp_path / "run" / name).unlink()

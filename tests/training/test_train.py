@@ -245,6 +245,7 @@ def test_a_finished_run_whose_report_cannot_be_written_is_finished_and_says_so(
     def refuse(*_, **__):
         raise OSError(28, "No space left on device")
 
+    script.draws = True
     monkeypatch.setattr(drawn, refuse)
     code, out, err = script("train", *TINY, f"data.dir={prepared}", "out=run", "stage.steps=2")
     assert code == 0 and "pretrain done: " in out and "Traceback" not in err, err

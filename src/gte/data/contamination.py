@@ -45,7 +45,7 @@ BASE = np.uint64(0x9E3779B97F4A7C15)  # odd: of the polynomial over the words' h
 
 
 class Match(StrEnum):
-    """How an evaluation text was found in a pair's."""
+    """The ways in which an evaluation text is found in a pair's."""
 
     EXACT = "exact"
     NGRAM = "ngram"

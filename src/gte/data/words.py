@@ -136,7 +136,7 @@ def spelt(words: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def byte_counts(low_W: np.ndarray, high_W: np.ndarray) -> np.ndarray:
-    """How many bytes each word has, int64 [W]."""
+    """Count the bytes of each word, int64 [W]."""
     counts = (low_W > KEEP[:8, None]).sum(axis=0) + (high_W > KEEP[:8, None]).sum(axis=0)
     return counts.astype(np.int64)
 

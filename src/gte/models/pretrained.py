@@ -297,10 +297,10 @@ def load_pickle(file: Path, what: str, **options) -> dict:
         return torch.load(file, map_location="cpu", weights_only=True, **options)
     except Exception as error:  # torch raises many kinds for a truncated, foreign or pickled file
         foreign = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-        reason = f"it would run {foreign[1]}" if foreign else first_line(error)
-        if "weights_only" in reason:  # advice to run it
-            reason = "torch.save has not written it, or not all of it"
-        raise UserError(f"cannot read the {what} {file}: {reason}") from error
+        why = f"it would run {foreign[1]}" if foreign else first_line(error)
+        if "weights_only" in why:  # advice to run it
+            why = "torch.save has not written it, or not all of it"
+        raise UserError(f"cannot read the {what} {file}: {why}") from error
 
 
 def without_prefix(folder: Path, missing: list[str]) -> dict[str, torch.Tensor] | None:

@@ -49,7 +49,7 @@ def sweep(findings: Findings, setting: Setting, name: str, variants: dict[str, d
 
 
 def update(encoder: Encoder, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
-    """What a training step does with its gradients."""
+    """Clip the gradients and step, as a training does."""
     scaler.unscale_(optimizer)
     torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
     scaler.step(optimizer)
