@@ -40,7 +40,7 @@ READ_WARNINGS = (  # of Lightning 2.6 about what is meant here, or about PyTorch
     ".*does not have many workers which may be a bottleneck",  # workers= is the user's choice
     "This DataLoader will create .* worker processes in total",
 )
-UNREPORTED = ("_target_", "temperature", "chunk_rows")  # of conf/loss: named by themselves, and memory alone
+UNREPORTED = ("temperature", "chunk_rows")  # of conf/loss: named by itself, and memory alone
 
 
 def check(cfg: DictConfig) -> None:
@@ -162,7 +162,7 @@ def stated_facts(cfg: DictConfig, data: "PairData") -> dict:
     return {key: plain(cfg[key]) for key in ("stage", "optim", "model")} | {
         "loss": cfg.loss._target_.rsplit(".")[-1],
         "temperature": loss.get("temperature"),
-        "loss_options": {key: value for key, value in loss.items() if key not in UNREPORTED},
+        "loss_options": {key: value for key, value in loss.items() if key[0] != "_" and key not in UNREPORTED},
         "mask_repeated_texts": cfg.mask_repeated_texts,
         **mixing_of(cfg),
         "seed": cfg.seed,

@@ -253,7 +253,7 @@ def test_the_card_has_the_scores_of_these_weights_and_of_no_other_model(run, res
 
 
 def test_results_of_other_weights_or_of_no_evaluation_are_refused(run, small_model, results, tmp_path):
-    with pytest.raises(UserError, match=r"scores no model of these weights \(it has: other, mine\)"):
+    with pytest.raises(UserError, match=r"scores no model of these weights at width 32 \(it has: other, mine\)"):
         export(small_model, tmp_path / "model", "m", results=str(results))
     (tmp_path / "other.json").write_text("[]")
     with pytest.raises(UserError, match=r"other\.json is no results\.json"):
