@@ -80,10 +80,7 @@ def prepare(
             report(f"{out} is complete and {age(made, recipe)}")
             return made
         refuse_foreign(out)
-        count = how_many(workers, engine)
-        if workers is None:
-            count = min(count, 1 + sum(texts_size(raw) for found in raws.values() for raw in found) // WORTH)
-        with Workers(count, engine) as pool:
+        with Workers(processes(workers, engine, raws), engine) as pool:
             given, looks = tokenizer_and_looks(recipe, raws, pool)
             for note in hub_notes(recipe.sources, raws, recipe.raw):
                 report(note)
@@ -101,6 +98,14 @@ def prepare(
                 manifest.save(build)
     report(table(manifest, out))
     return manifest
+
+
+def processes(workers: int | None, engine: str, raws: dict[str, list[Raw]]) -> int:
+    """The number of worker processes: as asked, or as many as the machine has room and the data have work for."""
+    count = how_many(workers, engine)
+    if workers is None:
+        count = min(count, 1 + sum(texts_size(raw) for found in raws.values() for raw in found) // WORTH)
+    return count
 
 
 def tokenizer_and_looks(

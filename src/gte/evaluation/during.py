@@ -12,7 +12,6 @@ import yaml
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.seed import isolate_rng
 
-from gte.build import is_first_rank
 from gte.data.collate import Batch
 from gte.encoder import Encoder
 from gte.errors import UserError, did_you_mean, tell
@@ -131,8 +130,7 @@ class Evaluate(Callback):
         if state["best"] and state["best"]["metric"] != self.keep_best:  # another score begins anew
             return
         if state["best"] and state.get("measured", self.measured) != self.measured:
-            if is_first_rank():
-                tell(f"note: {self.keep_best} was measured on other data before: the best is chosen anew")
+            tell(f"note: {self.keep_best} was measured on other data before: the best is chosen anew")
             return
         self.best, self.without = state["best"], state["without"]
 

@@ -49,8 +49,7 @@ def export(
         checkpoint: anything that `load_encoder` takes.
         out: the directory, its weights as safetensors only; an exported model there is replaced.
         name: of the model, for its card.
-        results: an evaluation's results.json, or the folder it is in, for the card and for .eval_results/, which the
-            hub shows.
+        results: an evaluation's results.json, or its folder, for the card and for .eval_results/, which the hub shows.
         onnx, int8: whether onnx/model.onnx, and onnx/model_int8.onnx, are written.
         sts: folder of an STS task on whose sentences the ONNX graphs are compared.
         license: of the model; None is the base model's.
