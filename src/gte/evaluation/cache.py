@@ -63,7 +63,7 @@ class VectorCache:
         self.temporary = tempfile.TemporaryDirectory(prefix="gte-embeddings-") if folder is None else None
         self.folder = Path(self.temporary.name if folder is None else folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.full = False
+        self.full = self.disk_full = False
         with self.open_files() as (keys, *_):
             keys.seek(0)
             found = np.frombuffer(keys.read(), "<u8")
@@ -76,7 +76,7 @@ class VectorCache:
     @property
     def full_line(self) -> str:
         """A line that says that the cache is full, and the way out."""
-        if not self.limit:
+        if self.disk_full:
             return f"{self.folder}: no space left on device: embeddings from here on are not kept; make room"
         size = f"{self.limit_bytes / 1e9:g} GB, {self.limit:,} embeddings"
         if self.temporary is not None:
@@ -104,12 +104,14 @@ class VectorCache:
 
     def add(self, keys_N: np.ndarray, vectors_ND: np.ndarray) -> None:
         """Keeps new vectors up to the limit, and none once the disk is full."""
+        if self.disk_full:
+            return
         try:
             self.append(keys_N, vectors_ND)
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
-            self.full, self.limit = True, 0
+            self.full = self.disk_full = True
 
     def append(self, keys_N: np.ndarray, vectors_ND: np.ndarray) -> None:
         """The same, where the disk has room."""
