@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 NO_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF}  # of filesystems that cannot flush a directory
 
 
+def stamp(file: Path) -> tuple[int, int, int] | None:
+    """Tell a file from one that has replaced it, without reading it; None where there is none."""
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def read_json(file: Path, kind: type = dict):
     """The JSON object (dict) or array (list) of a file. Raises UserError where it holds none."""
     try:

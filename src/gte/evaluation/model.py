@@ -21,7 +21,7 @@ from gte.errors import UserError, tell
 from gte.evaluation.bm25 import BM25, BM25_WORDS, document_texts, stemmer
 from gte.evaluation.cache import VectorCache, text_keys
 from gte.inference.compact import RESCORED, Vectors, scheme_for
-from gte.models.broken import of_use
+from gte.models.broken import first_of_no_use
 from gte.models.encoding import cut_line
 from gte.models.load import load_encoder, weights_checksum
 from gte.models.pool import EncoderPool
@@ -188,12 +188,10 @@ class EncoderModel:
             progress=self.progress,
             prompt=prompt,
         )
-        fine_N = of_use(x_ND, texts)
-        if not fine_N.all():
-            first = int(np.argmin(fine_N))
-            what = "0" if np.isfinite(x_ND[first]).all() else "not finite"
+        if found := first_of_no_use(x_ND, texts):
+            first, what, count = found
             raise UserError(
-                f"{len(x_ND) - fine_N.sum()} of {len(x_ND)} embeddings are {what} in {self.precision}, first of "
+                f"{count} of {len(x_ND)} embeddings are {what} in {self.precision}, first of "
                 f"the text {texts[first][:40]!r}; the weights are damaged or need precision=fp32"
             )
         return x_ND

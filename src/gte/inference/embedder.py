@@ -32,7 +32,7 @@ from gte.inference.compact import (
     with_metadata,
 )
 from gte.inference.texts import Text
-from gte.models.broken import of_use
+from gte.models.broken import first_of_no_use
 from gte.models.load import weights_checksum
 from gte.prompts import find_prompt
 
@@ -85,10 +85,8 @@ class Embedder:
     def __call__(self, texts: list[str], where: Callable[[int], str]) -> np.ndarray:
         """Vectors float32 [N, D]. UserError where one is not finite, or 0; `where` names a text by its position."""
         x_ND = self.encoder.encode(texts, progress=self.progress, prompt=self.prefix, **self.settings)
-        fine_N = of_use(x_ND, texts)
-        if not fine_N.all():
-            first = int(np.argmin(fine_N))
-            what = "0" if np.isfinite(x_ND[first]).all() else "not finite"
+        if found := first_of_no_use(x_ND, texts):
+            first, what, _ = found
             raise UserError(
                 f"{where(first)}: its embedding is {what} in {self.settings['precision']}; the "
                 "weights are damaged or need precision=fp32"

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gte.errors import UserError
-from gte.files import whole
+from gte.files import stamp, whole
 from gte.inference.compact import (
     Scheme,
     Vectors,
@@ -96,25 +96,16 @@ def update(file: Path, passages: list[Passage], embedder: Embedder, dtype: str =
     >>> index.search("a red fox", Embedder(model), top=1)[0][1].line
     1
     """
-    found, seen = None, version(file)
+    found, seen = None, stamp(file)
     if seen is not None:
         found = load(file, embedder.identity, dtype)
         kept, known, scheme = found
         if passages == kept and scheme is not None:  # nothing is written: a folder that is read-only or busy will do
             return Index(passages, Vectors(np.stack([known[passage.text] for passage in passages]), scheme), 0)
     with locked(file, "updating", "out="):
-        if found is None or version(file) != seen:  # another process has written it meanwhile
+        if found is None or stamp(file) != seen:  # another process has written it meanwhile
             found = load(file, embedder.identity, dtype)
         return update_alone(file, found, passages, embedder, dtype)
-
-
-def version(file: Path) -> tuple[int, int, int] | None:
-    """Tell a file from one that has replaced it, without reading it; None where there is none."""
-    try:
-        status = file.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def update_alone(file: Path, found: tuple, passages: list[Passage], embedder: Embedder, dtype: str) -> Index:

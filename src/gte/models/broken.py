@@ -23,6 +23,15 @@ def of_use(x_ND: np.ndarray, texts: Sequence[str]) -> np.ndarray:
     return np.isfinite(x_ND).all(axis=1) & ~zero_N
 
 
+def first_of_no_use(x_ND: np.ndarray, texts: Sequence[str]) -> tuple[int, str, int] | None:
+    """The first vector that is not `of_use`: (its row, "0" or "not finite", how many there are); None where all are."""
+    fine_N = of_use(x_ND, texts)
+    if fine_N.all():
+        return None
+    first = int(np.argmin(fine_N))
+    return first, "0" if np.isfinite(x_ND[first]).all() else "not finite", int((~fine_N).sum())
+
+
 @torch.no_grad()
 def broken(encoder: Encoder) -> str | None:
     """Say in a few words why an encoder's weights are of no use.

@@ -73,7 +73,7 @@ def export(
     if onnx or int8:
         require_onnx()
     encoder, stages = intact_model(checkpoint, averaged, trust_remote_code)
-    uncut = weights_checksum(encoder) if results else None
+    uncut = weights_checksum(encoder) if results and truncate_dim is not None else None
     truncate(encoder, truncate_dim)
     if onnx or int8:
         check_graph(encoder.settings)

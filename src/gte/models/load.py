@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PretrainedConfig
 from gte.data.tokenizer import fingerprint, rules
 from gte.encoder import Encoder
 from gte.errors import UserError
-from gte.files import read_json
+from gte.files import read_json, stamp
 from gte.hub import loading
 from gte.models.broken import broken
 from gte.models.pretrained import load_pickle, new_model, read_config
@@ -72,23 +72,17 @@ def damage(checkpoint: Path) -> str | None:
     Of a directory, which DeepSpeed writes, every file of its state is read.
     """
     if not checkpoint.is_dir():
-        return damage_of(checkpoint, file_stamp(checkpoint))
+        return damage_of(checkpoint, stamp(checkpoint))
     states = sorted(checkpoint.glob("*/*.pt"))
     if not states:
         return "a folder without any state of a training"
-    found = ((state.name, damage_of(state, file_stamp(state))) for state in states)
+    found = ((state.name, damage_of(state, stamp(state))) for state in states)
     return next((f"{wrong}, {name}" for name, wrong in found if wrong), None)
 
 
-def file_stamp(file: Path) -> tuple[int, int, int]:
-    """Tell a file from one that replaces it."""
-    status = file.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns
-
-
 @cache
-def damage_of(file: Path, stamp: tuple[int, int, int]) -> str | None:
-    """The same of a file, which is read once in a process; `stamp` is that of its version."""
+def damage_of(file: Path, version: tuple[int, int, int] | None) -> str | None:
+    """The same of a file, which is read once in a process; `version` is its stamp."""
     try:
         with zipfile.ZipFile(file) as records:
             record = records.testzip()
