@@ -4,6 +4,7 @@ import gzip
 import json
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -59,6 +60,29 @@ def write_everything(folder: Path, suffix: str) -> None:
     write_rows(folder / "MindSmallReranking" / f"test{suffix}", ranked)
     texts = {"text": "t", "human_summaries": ["h1", "h2"], "machine_summaries": ["m1", "m2", "m3"]}
     write_rows(folder / "SummEval" / f"test{suffix}", [texts | {"relevance": [1.0, 2.5, 4], "coherence": [1, 1, 1]}])
+
+
+def test_labels_are_read_by_column_and_not_row_by_row(tmp_path, monkeypatch):
+    rows = [{"text": f"text {i}", "label": i % 5} for i in range(400)]
+    for split in ("train", "test"):
+        write_rows(tmp_path / "Classes" / f"{split}.jsonl", rows)
+    task = make_task("Classes", tmp_path / "Classes")
+    task.load()
+    decoded, iterate, read = [], datasets.Dataset.__iter__, datasets.Dataset._getitem
+
+    def each(data):
+        for row in iterate(data):
+            decoded.append(row)
+            yield row
+
+    def one(data, key, **kwargs):
+        decoded.append(key)
+        return read(data, key, **kwargs)
+
+    monkeypatch.setattr(datasets.Dataset, "__iter__", each)
+    monkeypatch.setattr(datasets.Dataset, "_getitem", one)
+    assert task.run(EncoderModel(KnownEncoder()))["accuracy"] > 0
+    assert 0 < len(decoded) < 2000  # row by row 166,083: each of ten experiments draws from all and compares all
 
 
 def test_every_kind_of_mteb_task_is_scored_from_its_folder_and_nothing_is_compiled(tmp_path, monkeypatch):

@@ -200,7 +200,7 @@ class EncoderModel:
         self, inputs: "DataLoader", *, task_metadata: "TaskMetadata", prompt_type: "PromptType | None" = None, **_
     ) -> np.ndarray:
         """mteb hands over a loader of small batches; all its texts are taken at once, to be sorted by length."""
-        return self.embed(list(inputs.dataset["text"]), self.prompt(task_metadata, prompt_type))
+        return self.embed(inputs.dataset["text"][:], self.prompt(task_metadata, prompt_type))
 
     def similarity(self, a_ND: np.ndarray | torch.Tensor, b_MD: np.ndarray | torch.Tensor) -> torch.Tensor:
         """Cosines [N, M] in float32; of a single vector [D] those of one row."""
@@ -237,7 +237,7 @@ class EncoderModel:
 
         loader = create_dataloader(queries, task_metadata=task_metadata, prompt_type=PromptType.query)
         words = self.prompt(task_metadata, PromptType.query)
-        q_ND = self.embed_queries(list(loader.dataset["text"]), words)
+        q_ND = self.embed_queries(loader.dataset["text"][:], words)
         ids, prompt = queries["id"], self.prompt(task_metadata, PromptType.document)
         if top_ranked is not None:
             return self.rank_candidates(ids, q_ND, top_ranked, top_k, prompt)
