@@ -46,6 +46,7 @@ def main(cfg: DictConfig) -> None:
         table,
         write_csv,
     )
+    from gte.results.differences import differences
     from gte.results.figures import ablation, loss_of_points, mixture_shares, score_by_seconds
     from gte.results.paper import read_paper
     from gte.results.report import all_sources, write_experiment_report, write_run_report
@@ -65,8 +66,9 @@ def main(cfg: DictConfig) -> None:
         write_csv(curves, out / "loss.csv")
         stages = [history(Path(cfg.runs) / run) for run in dict.fromkeys(row["run"] for row in curves)]
     text = markdown(table(scores, order))
-    with whole(out / "table.md") as partial:
-        partial.write_text(text)
+    for name, content in (("table.md", text), ("differences.md", markdown(differences(scores, order)))):
+        with whole(out / name) as partial:
+            partial.write_text(content)
 
     paper = read_paper(PAPER[cfg.name]) if cfg.name in PAPER else None
     if lines := by_line(scores, order):
@@ -81,7 +83,8 @@ def main(cfg: DictConfig) -> None:
         mixture_shares(sizes, alphas, out / "shares.png")
     page = write_experiment_report(out, cfg.name, scores, curves, order, paper, stages)
     runs = len({row["run"] for row in curves})
-    print(f"{text}\n{runs} runs; {out / 'results.csv'}, {out / 'figure.png'}, {out / 'loss.png'}, {page}")
+    written = [out / name for name in ("results.csv", "differences.md", "figure.png", "loss.png")]
+    print(f"{text}\n{runs} runs; {', '.join(map(str, [*written, page]))}")
 
 
 if __name__ == "__main__":

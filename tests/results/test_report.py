@@ -208,7 +208,7 @@ def test_an_experiments_page_has_means_deviations_and_bands_over_its_seeds(tmp_p
     assert sum("band" in path.attrib.get("class", "") for path in page.iter("path")) == 1  # one of one seed has none
     told = words(page)
     assert "2 points, 3 runs, 2 seeds; commit c0ffee1" in told and EVIL in told and "CC & <b>" in told
-    assert [node.text for node in page.iter("h2")][2] == "The paper's table"
+    assert [node.text for node in page.iter("h2")][2:4] == ["Differences", "The paper's table"]
 
 
 def test_a_run_writes_its_page_goes_on_with_it_and_any_run_gets_one_by_collect(script, prepared, tmp_path):

@@ -17,6 +17,7 @@ from gte.errors import UserError
 from gte.files import read_json, whole
 from gte.models.load import HISTORY_FILE, history
 from gte.results.ablation import all_steps, by_point, losses_by_line, overall, seconds, table
+from gte.results.differences import differences
 from gte.results.page import Line, chart, charts, dots, note, number, page, section, tiles
 from gte.results.page import table as html_table
 from gte.results.table import cells
@@ -42,6 +43,7 @@ TITLES = {
     "train/skipped": "Skipped steps",
 }
 UNSMOOTHED = ("train/lr", "train/peak_memory_mb", "train/temperature", "train/skipped")
+TESTED = "Paired t-tests, over seeds and over tasks, not corrected for the number of rows."
 LAST = 20  # values that a last loss is the mean of
 
 
@@ -107,9 +109,11 @@ def write_experiment_report(
     commits = sorted({row["commit"][:7] for row in scores})
     settings = ["run", "seed", "commit", "overrides"]
     rows = [settings, *([str(row[key]) for key in settings] for row in runs.values())]
+    compared = differences(scores, order)
     parts = [
         section("Scores", charts(*figures), note("Marks are means, lines one standard deviation over seeds.")),
         section("All scores", html_table(table(scores, order))),
+        section("Differences", html_table(compared), note(TESTED)) if len(compared) > 1 else "",
         section("The paper's table", html_table(paper) if paper else ""),
         section("Loss", charts(*panels), note("Bands are one standard deviation over seeds.")) if panels else "",
         section("Data", sources_table({}, {"sources": all_sources(stages)})),

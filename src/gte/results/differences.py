@@ -1,0 +1,66 @@
+"""Whether the points of an ablation differ: paired over seeds and over tasks."""
+
+from itertools import combinations
+from statistics import mean
+
+from scipy.stats import ttest_rel
+
+from gte.results.ablation import point, rank
+from gte.results.paper import Table
+
+HEADER = ["points", "seeds", "tasks", "difference", "p over seeds", "p over tasks"]
+
+
+def differences(scores: list[dict], order: list[str]) -> Table:
+    """A row for each two points that differ in their last key alone: how far the second scores above the first.
+
+    The difference is the mean over the seeds and tasks that both have, in points of 100. Each p is that of a paired
+    t-test of both points' means: over seeds, each the mean of its tasks (would other seeds show it?), and over tasks,
+    each the mean of its seeds (would other tasks?). Nothing is corrected for the number of rows.
+
+    Args:
+        scores: rows as `gte.results.ablation.collect` gives them.
+        order: the values of the grid in order.
+
+    >>> rows = [("a=0", 1, "STS", 60), ("a=0", 2, "STS", 62), ("a=1", 1, "STS", 63), ("a=1", 2, "STS", 64)]
+    >>> keys = ("run", "seed", "metric", "value")
+    >>> differences([dict(zip(keys, row)) for row in rows], [])[1]
+    ['a: 0 -> 1', '2', '1', '+2.50', '0.126', '']
+    """
+    lines: dict[tuple, list[tuple]] = {}
+    found: dict[tuple, dict[tuple, float]] = {}
+    for row in scores:
+        entry = tuple(point(row["run"]).items())
+        if not row["metric"].startswith("train/"):
+            found.setdefault(entry, {})[row["seed"], row["metric"]] = float(row["value"])
+    for entry in sorted(found, key=lambda entry: rank(entry, order)):
+        lines.setdefault((*entry[:-1], entry[-1][0]), []).append(entry)
+    rows = [HEADER]
+    for *others, key in lines:
+        of_line = ", ".join(value for _, value in others)
+        for first, second in combinations(lines[(*others, key)], 2):
+            label = f"{key}: {first[-1][1]} -> {second[-1][1]}"
+            compared = compare(found[first], found[second])
+            rows.append([f"{of_line}, {label}" if of_line else label, *compared])
+    return rows
+
+
+def compare(first: dict[tuple, float], second: dict[tuple, float]) -> list[str]:
+    """The cells of HEADER behind the points. Scores are by (seed, task); those that one point lacks are left out."""
+    both = [pair for pair in first if pair in second]
+    seeds, tasks = (list(dict.fromkeys(pair[k] for pair in both)) for k in (0, 1))
+    if len(both) < max(1, len(seeds) * len(tasks)):  # a mean over seeds of other tasks is none
+        return ["", "", "", "", ""]
+    a, b = ([[of[seed, task] for task in tasks] for seed in seeds] for of in (first, second))
+    over_seeds = p_value(list(map(mean, a)), list(map(mean, b)))
+    over_tasks = p_value(*([mean(column) for column in zip(*scores, strict=True)] for scores in (a, b)))
+    difference = mean(map(mean, b)) - mean(map(mean, a))
+    return [str(len(seeds)), str(len(tasks)), f"{difference:+.2f}", over_seeds, over_tasks]
+
+
+def p_value(first: list[float], second: list[float]) -> str:
+    """Two-sided p of a paired t-test; "" where there are not two pairs, or all differ by the same."""
+    if len(first) < 2 or len({round(b - a, 9) for a, b in zip(first, second, strict=True)}) < 2:
+        return ""
+    p = ttest_rel(second, first).pvalue
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

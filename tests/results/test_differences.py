@@ -1,0 +1,55 @@
+"""Differences of an ablation's points are paired, over seeds and over tasks, and tested as Student tested them."""
+
+from statistics import mean
+
+import pytest
+
+from gte.results.differences import differences
+
+# Student (1908), additional hours of sleep by two drugs on ten patients: t = 4.0621 of 9 degrees, p = 0.002833
+FIRST = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
+SECOND = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
+
+
+def scores(*rows: tuple) -> list[dict]:
+    return [dict(zip(("run", "seed", "metric", "value"), row, strict=True)) for row in rows]
+
+
+def by_seed(run: str, values: list[float], task: str = "STS") -> list[tuple]:
+    return [(f"{run},seed={seed}", seed, task, str(value)) for seed, value in enumerate(values)]
+
+
+def test_ten_seeds_of_students_data_have_his_p_in_any_order_of_rows():
+    rows = scores(*by_seed("alpha=0", FIRST), *by_seed("alpha=1", SECOND))
+    (_, found), (_, turned) = differences(rows, []), differences(rows[::-1], [])
+    assert found == turned == ["alpha: 0 -> 1", "10", "1", "+1.58", "0.003", ""]
+
+
+def test_tasks_are_paired_by_name_and_their_p_is_that_of_the_means_over_seeds():
+    tasks = [f"T{number}" for number in range(10)]
+    rows = [
+        (f"loss=a,seed={seed}", seed, task, x + seed) for seed in (1, 2) for task, x in zip(tasks, FIRST, strict=True)
+    ]
+    rows += [
+        (f"loss=b,seed={seed}", seed, task, x + seed)
+        for seed in (2, 1)
+        for task, x in reversed(list(zip(tasks, SECOND, strict=True)))
+    ]
+    rows += [(f"loss={loss},seed=1", 1, "train/loss", 1e6) for loss in "ab"]  # is no score
+    _, found = differences(scores(*rows), ["b", "a"])
+    assert found == ["loss: b -> a", "2", "10", "-1.58", "", "0.003"]  # both seeds differ by the same: no spread, no p
+
+
+def test_only_points_of_one_line_are_compared_by_what_both_have():
+    rows = by_seed("stage=pretrain,loss=a", [1, 2, 3]) + by_seed("stage=pretrain,loss=b", [3, 5, 5, 90])
+    rows += by_seed("stage=finetune,loss=a", [7, 8])
+    rows += by_seed("stage=pretrain,loss=a", [0], "Other")  # one seed of it alone, and none of b
+    header, *found = differences(scores(*rows), ["pretrain", "finetune", "a", "b"])
+    assert [row[0] for row in found] == ["pretrain, loss: a -> b"] and len(header) == len(found[0])
+    assert found[0][1:4] == ["3", "1", f"{mean([2, 3, 2]):+.2f}"]
+    assert float(found[0][4]) == pytest.approx(0.020, abs=1e-3)  # t = 7 of 2 degrees: p = 1 - 7 / sqrt(51)
+
+
+def test_seeds_of_unequal_tasks_are_not_averaged():
+    rows = by_seed("a=0", [1, 2]) + by_seed("a=1", [2, 3]) + by_seed("a=0", [1], "T") + by_seed("a=1", [1], "T")
+    assert differences(scores(*rows), [])[1] == ["a: 0 -> 1", "", "", "", "", ""]
