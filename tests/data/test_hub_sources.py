@@ -551,7 +551,7 @@ def test_each_group_of_files_of_the_curated_mixture_is_a_source(curated, script,
         assert held == {(row["query"], row["document"]) for row in rows}
         pinned = manifest.configuration["sources"][f"lighton_curated_{name}"]["pinned"]
         assert pinned["revision"] == OLD and all(file.startswith(name) for file in pinned["files"])
-    assert datasets_of([{"sources": manifest.sources}]) == [CURATED]
+    assert datasets_of([{"stage": {}, "sources": manifest.sources}]) == [CURATED]
 
 
 def test_some_groups_are_chosen_by_name_and_filtered_by_overrides(curated, script, tmp_path, small_model, monkeypatch):

@@ -91,7 +91,13 @@ def use_engine(engine: str) -> None:
             ) from None
         if not ray.is_initialized():
             code = str(Path(__file__).resolve().parents[2])
-            ray.init(runtime_env={"env_vars": {"PYTHONPATH": code}}, log_to_driver=False, logging_level="WARNING")
+            # without a dashboard: where this starts a cluster, its processes would take a core for seconds
+            ray.init(
+                runtime_env={"env_vars": {"PYTHONPATH": code}},
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="WARNING",
+            )
         daft.set_runner_ray(noop_if_initialized=True)
     else:
         raise UserError(f"unknown engine '{engine}'; known: native, ray")
