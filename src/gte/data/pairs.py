@@ -339,7 +339,7 @@ def distinct_rows(rows: pa.Table, seen: list[Path] | None) -> tuple[np.ndarray, 
     Returns: the rows' numbers, and the first 64 bits of their hashes.
     """
     high, low, row = (rows.column(name).to_numpy() for name in ("high", "low", "row"))
-    order = np.argsort(high, kind="stable")
+    order = np.argsort(high)  # ties are put in order below
     ordered = high[order]
     equal = ordered[1:] == ordered[:-1]
     tied = np.zeros(len(order), bool)
