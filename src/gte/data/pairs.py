@@ -13,6 +13,7 @@ nor on the engine.
 
 import logging
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from gte.data.reasons import is_fault
 from gte.data.row_groups import join_files
 from gte.data.rows import FATAL, joined_records, keyed_row, leading, part_row, plain_part, raw_records, refusals
 from gte.data.runs import EXAMPLES, KEYED, PART, Runs, read_buckets, write_runs
+from gte.data.slots import one_core
 from gte.data.sources import Raw, Source
 from gte.errors import UserError
 
@@ -90,14 +92,11 @@ def use_engine(engine: str) -> None:
                 "engine=ray needs Ray, which is not installed: pip install -r requirements-ray.txt, or engine=native"
             ) from None
         if not ray.is_initialized():
-            code = str(Path(__file__).resolve().parents[2])
-            # without a dashboard: where this starts a cluster, its processes would take a core for seconds
-            ray.init(
-                runtime_env={"env_vars": {"PYTHONPATH": code}},
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="WARNING",
-            )
+            code = Path(__file__).resolve().parents[2]
+            # Ray tells its processes the folder of the script that runs, which is that of src/prepare.py. For another
+            # folder they need an environment of their own, and those that it has started already are not used
+            elsewhere = None if Path(sys.argv[0]).resolve().parent == code else {"env_vars": {"PYTHONPATH": str(code)}}
+            ray.init(runtime_env=elsewhere, log_to_driver=False, logging_level="WARNING")
         daft.set_runner_ray(noop_if_initialized=True)
     else:
         raise UserError(f"unknown engine '{engine}'; known: native, ray")
@@ -212,7 +211,7 @@ def write_parts(source: Source, raws: list[Raw], buckets: int, work: Path) -> li
     parts, keyed = work / "parts", work / "keyed"
     parts.mkdir(parents=True)
     threads = 1  # a task of Ray has one core
-    if daft.get_or_infer_runner_type() == "native":
+    if daft.get_or_infer_runner_type() == "native" and not one_core():
         threads = min(MOST_THREADS, max(1, allowed_cores() // len(raws)))
     if not source.keyed:
         tasks = [partial(read_raw, number, source, raw, buckets, parts, threads) for number, raw in enumerate(raws)]
