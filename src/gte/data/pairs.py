@@ -12,6 +12,7 @@ nor on the engine.
 """
 
 import logging
+import os
 import shutil
 import sys
 from collections import Counter
@@ -92,14 +93,21 @@ def use_engine(engine: str) -> None:
                 "engine=ray needs Ray, which is not installed: pip install -r requirements-ray.txt, or engine=native"
             ) from None
         if not ray.is_initialized():
-            code = Path(__file__).resolve().parents[2]
-            # Ray tells its processes the folder of the script that runs, which is that of src/prepare.py. For another
-            # folder they need an environment of their own, and those that it has started already are not used
-            elsewhere = None if Path(sys.argv[0]).resolve().parent == code else {"env_vars": {"PYTHONPATH": str(code)}}
-            ray.init(runtime_env=elsewhere, log_to_driver=False, logging_level="WARNING")
+            code = str(Path(__file__).resolve().parents[2])
+            environment = None if is_handed_on(code) else {"env_vars": {"PYTHONPATH": code}}
+            ray.init(runtime_env=environment, log_to_driver=False, logging_level="WARNING")
         daft.set_runner_ray(noop_if_initialized=True)
     else:
         raise UserError(f"unknown engine '{engine}'; known: native, ray")
+
+
+def is_handed_on(code: str) -> bool:
+    """Whether Ray's processes look for modules in this folder anyway: they do in that of the script that runs.
+
+    With an environment of their own they would be started anew, beside those that Ray has ready.
+    """
+    client = "://" in os.environ.get("RAY_ADDRESS", "")
+    return not client and code in sys.path and os.path.dirname(os.path.realpath(sys.argv[0])) == code
 
 
 def make_pairs(
