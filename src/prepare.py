@@ -12,6 +12,7 @@ from gte.overrides import typed
 
 
 def check(cfg: DictConfig) -> None:
+    from gte.data.groups import family_of
     from gte.data.own_files import require_path
     from gte.data.sources import load_source
 
@@ -22,7 +23,7 @@ def check(cfg: DictConfig) -> None:
         require_path(cfg.data.path, "data.")
     elif "raw" in cfg.data:
         for name in cfg.data.sources or []:
-            load_source(str(name))
+            load_source(family_of(str(name)) or str(name))
 
 
 @script("prepare", check)

@@ -30,6 +30,7 @@ from gte.data.shards import Manifest
 from gte.data.sources import FOLDER, Source, load_source, overridden
 from gte.errors import UserError
 from gte.hub import hub_reachable
+from gte.models.card import datasets_of
 
 CARD = "---\nconfigs:\n- config_name: pair\n  data_files:\n  - split: train\n    path: pair/train-*\n---\n"
 OLD, NEW = "a" * 40, "b" * 40
@@ -469,11 +470,11 @@ def test_an_open_source_says_where_it_comes_from_and_what_is_not_known(path):
 def test_the_open_data_sets_name_these_sources():
     listed = {
         name: yaml.safe_load((FOLDER.parent / "data" / f"{name}.yaml").read_text())["sources"]
-        for name in ("open", "open_nomic", "open_finetune")
+        for name in ("open", "open_nomic", "open_finetune", "open_curated")
     }
     names = [path.stem for path in OPEN]
-    assert sorted([*listed["open"], "lighton_fw_edu", *listed["open_nomic"], *listed["open_finetune"]]) == sorted(names)
-    assert [len(listed[name]) for name in listed] == [41, 29, 7]
+    assert sorted(["lighton_fw_edu", *sum(listed.values(), [])]) == sorted(names)
+    assert [len(listed[name]) for name in listed] == [41, 29, 7, 1]
     nomic = sum(load_source(name).pairs for name in listed["open_nomic"])
     assert 234_553_344 < nomic < 240e6  # the report's table counts whole batches of the same splits
     assert sum(load_source(name).pairs for name in listed["open_finetune"]) == 1_880_835
@@ -514,6 +515,105 @@ def test_two_open_sources_are_prepared_and_trained_on(served, script, tmp_path, 
     )  # fmt: skip
     assert code == 0, err
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+
+
+CURATED = "lightonai/embeddings-pre-training-curated"
+
+
+@pytest.fixture
+def curated(served):
+    """Pairs of the data set by group, on the hub as the makers' training code finds them, in five files."""
+    groups = {
+        name: [{"query": f"{name} query {n % 50}", "document": f"{name} text {n % 50}", "similarity": n % 9}
+               for n in range(60)]
+        for name in ("npr", "beir_dbpedia", "fw")
+    }  # fmt: skip
+    files = {"README.md": b"no configuration", "npr.json": b"{}", "old/npr-00000-of-00001.parquet": b"none"}
+    for name, prefix in (("npr", "npr"), ("beir_dbpedia", "beir_dbpedia"), ("fw", "fw-edu")):
+        for part in range(1 + (name != "fw")):
+            rows = groups[name] if name == "fw" else groups[name][part::2]
+            files[f"{prefix}-0000{part}-of-00002.parquet"] = parquet(rows)
+    served.repos = {CURATED: {OLD: files}}
+    return groups
+
+
+def test_each_group_of_files_of_the_curated_mixture_is_a_source(curated, script, tmp_path, small_model, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = script("prepare", "data=open_curated", f"data.tokenizer={small_model}", "data.dir=all")
+    assert code == 0, err
+    assert "lighton_curated: each of its 3 groups of files is a source: beir_dbpedia, fw, npr" in out
+    manifest = Manifest.load(tmp_path / "all")
+    assert sorted(manifest.sources) == [f"lighton_curated_{name}" for name in sorted(curated)]
+    for name, rows in curated.items():
+        facts = manifest.sources[f"lighton_curated_{name}"]
+        assert (facts["read"], facts["kept"], facts["duplicates"]) == (60, 50, 10)
+        held = set(pairs(tmp_path / "all", f"lighton_curated_{name}"))
+        assert held == {(row["query"], row["document"]) for row in rows}
+        pinned = manifest.configuration["sources"][f"lighton_curated_{name}"]["pinned"]
+        assert pinned["revision"] == OLD and all(file.startswith(name) for file in pinned["files"])
+    assert datasets_of([{"stage": {}, "sources": manifest.sources}]) == [CURATED]
+
+
+def test_some_groups_are_chosen_by_name_and_filtered_by_overrides(curated, script, tmp_path, small_model, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = script(
+        "prepare", "data=open_curated", "data.sources=[lighton_curated_npr,lighton_curated_fw]",
+        f"data.tokenizer={small_model}", "data.dir=two",
+        "data.overrides={lighton_curated: {score: similarity, min_score: 4}, lighton_curated_fw: {min_score: 8}}",
+    )  # fmt: skip
+    assert code == 0, err
+    sources = Manifest.load(tmp_path / "two").sources
+    low = {name: sources[f"lighton_curated_{name}"]["rejected"] for name in ("npr", "fw")}
+    assert {name: sum(found.values()) for name, found in low.items()} == {
+        "npr": sum(n % 9 < 4 for n in range(60)), "fw": sum(n % 9 < 8 for n in range(60)),
+    }  # fmt: skip
+    assert all(reason.startswith("filtered: ") for found in low.values() for reason in found)
+
+
+def curated_recipe(folder: Path, *names: str, **overrides: dict) -> Recipe:
+    facts = {"name": "x", "sources": names, "raw": str(folder), "overrides": overrides}
+    return read_recipe({**facts, "tokenizer": None})
+
+
+def test_groups_can_be_skipped_and_unknown_ones_are_answered_with_those_that_are_there(curated, tmp_path):
+    skipped = curated_recipe(tmp_path, "lighton_curated", lighton_curated={"skip_groups": ["beir_dbpedia", "fw"]})
+    assert [source.name for source in skipped.sources] == ["lighton_curated_npr"]
+    line = "source lighton_curated has no group 'nqr', did you mean npr.*; it has: beir_dbpedia, fw, npr"
+    with pytest.raises(UserError, match=line):
+        curated_recipe(tmp_path, "lighton_curated_nqr")
+    with pytest.raises(UserError, match="names the source 'lighton_curated_npr' twice"):
+        curated_recipe(tmp_path, "lighton_curated", "lighton_curated_npr").check()
+    with pytest.raises(UserError, match=r"has no file 'x-\{group\}\.csv'; it has: README.md"):
+        curated_recipe(tmp_path, "lighton_curated", lighton_curated={"groups": "x-{group}.csv"})
+    for pattern in ("*.parquet", "{group}/{group}.parquet", "{group}/*.parquet"):
+        with pytest.raises(UserError, match=r"must be a file name with one \{group\}"):
+            curated_recipe(tmp_path, "lighton_curated", lighton_curated={"groups": pattern})
+
+
+def test_groups_are_those_of_a_folder_where_the_user_has_the_files(tmp_path):
+    folder = tmp_path / "lighton_curated"
+    folder.mkdir()
+    for name in ("paq-00000-of-00002", "paq-00001-of-00002", "mtp-00000-of-00001"):
+        (folder / f"{name}.parquet").write_bytes(parquet([{"query": name, "document": "d"}]))
+    recipe = curated_recipe(tmp_path, "lighton_curated")
+    found = {name: [raw.name for raw in raws] for name, raws in recipe.locate().items()}
+    assert found == {
+        "lighton_curated_mtp": ["mtp-00000-of-00001.parquet"],
+        "lighton_curated_paq": ["paq-00000-of-00002.parquet", "paq-00001-of-00002.parquet"],
+    }
+
+
+def test_a_group_without_the_columns_is_one_line_with_those_that_are_there(served, tmp_path):
+    served.repos = {CURATED: {OLD: {"npr-00000-of-00001.parquet": parquet([{"query": "q", "passage": "d"}])}}}
+    line = (
+        "source lighton_curated_npr: npr-00000-of-00001.parquet of .* has no column 'document'; expected: query, "
+        f"document; it has: query, passage; .*'data.overrides={{{CURATED}: {{document: "
+    )
+    with pytest.raises(UserError, match=line):
+        curated_recipe(tmp_path, "lighton_curated").locate()
+    served.repos = {}
+    with pytest.raises(UserError, match="source lighton_curated: the hub did not give the files of"):
+        curated_recipe(tmp_path / "other", "lighton_curated")
 
 
 def test_an_override_typed_at_the_shell_reaches_the_source(tmp_path):

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import random
+import re
 import resource
 import shutil
 import signal
@@ -29,7 +30,7 @@ from gte.data import pairs as engine
 from gte.data.engine import run_tasks
 from gte.data.module import PairData
 from gte.data.own_files import infer_sources
-from gte.data.pairs import use_engine
+from gte.data.pairs import is_handed_on, use_engine
 from gte.data.prepare import prepare
 from gte.data.recipe import Recipe, Triples, fetch
 from gte.data.records import pair_hash, text_hash
@@ -541,6 +542,39 @@ for across in (False, True):
     assert done.stdout.count("on 1 node, runner ray") == 2 and "rejected" in done.stdout
     for across in (False, True):
         assert contents(tmp_path / f"ray {across}") == contents(tmp_path / f"native {across}")
+
+
+def test_the_script_on_ray_writes_the_bytes_that_native_writes_and_tells_the_seconds(tmp_path, monkeypatch):
+    """Its processes find the code by the script's folder, the test before by an environment of their own."""
+    pytest.importorskip("ray", reason="pip install -r requirements-ray.txt")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    (tmp_path / "mine").mkdir()
+    for name in "ab":
+        (tmp_path / "mine" / f"{name}.jsonl").write_text("\n".join(make_rows(random.Random(name), 300)))
+    settings = ["data=local", "data.path=mine", "data.vocab_size=300"]
+    for name in ("native", "ray"):
+        done = run_script("prepare.py", *settings, f"data.dir={name}", f"engine={name}", "workers=2", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert re.search(r"^pairs: 600 rows, [\d.]+ s, [\d,]+ rows/s on 2 workers$", done.stdout, re.M), done.stdout
+    assert re.search(r"^ray: ready, [\d.]+ s$", done.stdout, re.M)
+    assert contents(tmp_path / "ray") == contents(tmp_path / "native")
+
+
+def test_a_folder_is_handed_to_rays_processes_where_the_script_lies_in_it_and_python_looks_there(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    code, link = tmp_path / "src", tmp_path / "link"
+    code.mkdir()
+    link.symlink_to(code)
+    monkeypatch.setattr("sys.argv", [str(link / "prepare.py")])
+    monkeypatch.setattr("sys.path", [str(link)])
+    assert not is_handed_on(str(code))  # Ray leaves it out: Python does not look in a folder of this name
+    monkeypatch.setattr("sys.path", [str(code)])
+    assert is_handed_on(str(code))
+    monkeypatch.setenv("RAY_ADDRESS", "ray://there:10001")
+    assert not is_handed_on(str(code))
+    monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.setattr("sys.argv", [str(tmp_path / "mine.py")])
+    assert not is_handed_on(str(code))
 
 
 @pytest.fixture(scope="module")

@@ -102,14 +102,8 @@ def configuration(source: Source, raws: list[Raw]) -> dict:
 
     Returns: its own settings, a digest of its raw files' names, sizes and times, and the commit and files of the hub.
     """
-    notes = (
-        "url",
-        "pairs",
-        "estimate",
-        "forms",
-        "answers",
-        "columns",
-    )  # nothing in the prepared folder depends on them
+    # nothing in the prepared folder depends on them
+    notes = ("url", "pairs", "estimate", "forms", "answers", "columns", "groups", "skip_groups")
     stated = {key.name: getattr(source, key.name) for key in fields(Source) if key.name not in notes}
     stated = {
         key: value

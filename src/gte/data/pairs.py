@@ -12,7 +12,9 @@ nor on the engine.
 """
 
 import logging
+import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -31,6 +33,7 @@ from gte.data.reasons import is_fault
 from gte.data.row_groups import join_files
 from gte.data.rows import FATAL, joined_records, keyed_row, leading, part_row, plain_part, raw_records, refusals
 from gte.data.runs import EXAMPLES, KEYED, PART, Runs, read_buckets, write_runs
+from gte.data.slots import one_core
 from gte.data.sources import Raw, Source
 from gte.errors import UserError
 
@@ -91,10 +94,20 @@ def use_engine(engine: str) -> None:
             ) from None
         if not ray.is_initialized():
             code = str(Path(__file__).resolve().parents[2])
-            ray.init(runtime_env={"env_vars": {"PYTHONPATH": code}}, log_to_driver=False, logging_level="WARNING")
+            environment = None if is_handed_on(code) else {"env_vars": {"PYTHONPATH": code}}
+            ray.init(runtime_env=environment, log_to_driver=False, logging_level="WARNING")
         daft.set_runner_ray(noop_if_initialized=True)
     else:
         raise UserError(f"unknown engine '{engine}'; known: native, ray")
+
+
+def is_handed_on(code: str) -> bool:
+    """Whether Ray's processes look for modules in this folder anyway: they do in that of the script that runs.
+
+    With an environment of their own they would be started anew, beside those that Ray has ready.
+    """
+    client = "://" in os.environ.get("RAY_ADDRESS", "")
+    return not client and code in sys.path and os.path.dirname(os.path.realpath(sys.argv[0])) == code
 
 
 def make_pairs(
@@ -206,7 +219,7 @@ def write_parts(source: Source, raws: list[Raw], buckets: int, work: Path) -> li
     parts, keyed = work / "parts", work / "keyed"
     parts.mkdir(parents=True)
     threads = 1  # a task of Ray has one core
-    if daft.get_or_infer_runner_type() == "native":
+    if daft.get_or_infer_runner_type() == "native" and not one_core():
         threads = min(MOST_THREADS, max(1, allowed_cores() // len(raws)))
     if not source.keyed:
         tasks = [partial(read_raw, number, source, raw, buckets, parts, threads) for number, raw in enumerate(raws)]
@@ -333,7 +346,7 @@ def distinct_rows(rows: pa.Table, seen: list[Path] | None) -> tuple[np.ndarray, 
     Returns: the rows' numbers, and the first 64 bits of their hashes.
     """
     high, low, row = (rows.column(name).to_numpy() for name in ("high", "low", "row"))
-    order = np.argsort(high, kind="stable")
+    order = np.argsort(high)  # ties are put in order below
     ordered = high[order]
     equal = ordered[1:] == ordered[:-1]
     tied = np.zeros(len(order), bool)

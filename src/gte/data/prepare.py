@@ -7,6 +7,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,13 +74,13 @@ def prepare(
         report("dry run: nothing is written")
         return None
     stated = recipe.configuration(raws)
-    use_engine(engine)
     out = Path(out)
     with locked(out, "making", "data.dir"):
         if not force and (made := find_complete(out, stated)):
             report(f"{out} is complete and {age(made, recipe)}")
             return made
         refuse_foreign(out)
+        start_engine(engine, recipe, report)
         with Workers(processes(workers, engine, raws), engine) as pool:
             given, looks = tokenizer_and_looks(recipe, raws, pool)
             for note in hub_notes(recipe.sources, raws, recipe.raw):
@@ -98,6 +99,21 @@ def prepare(
                 manifest.save(build)
     report(table(manifest, out))
     return manifest
+
+
+def start_engine(engine: str, recipe: Recipe, report: Report) -> None:
+    """`use_engine`; where that is Ray, tells how long it took. Meanwhile the libraries of tokenizers are imported."""
+    start = time.perf_counter()
+    if engine == "ray" and recipe.tokenizer is not None:
+        Thread(target=import_tokenizers, daemon=True).start()
+    use_engine(engine)
+    if engine == "ray":
+        report(f"ray: ready, {time.perf_counter() - start:.1f} s")
+
+
+def import_tokenizers() -> None:
+    """Import what `load_tokenizer` does, which takes seconds."""
+    from transformers import AutoTokenizer  # noqa: F401
 
 
 def processes(workers: int | None, engine: str, raws: dict[str, list[Raw]]) -> int:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from gte.data.columns import Wanted
 from gte.data.contamination import Decontamination
+from gte.data.groups import load_sources
 from gte.data.locate import configuration, locate
 from gte.data.own_files import infer_sources, pair_files
-from gte.data.sources import Raw, Source, load_source, overridden
+from gte.data.sources import Raw, Source
 from gte.errors import UserError, check_numbers, did_you_mean, say
 from gte.files import put
 from gte.locks import locked
@@ -158,8 +159,8 @@ def read_recipe(data: dict, *, fetch_again: bool = False) -> Recipe:
             notes += [note] if note else []
         data |= {"raw": raw, "sources": sources, "notes": tuple(notes)}
     else:
-        chosen = overridden([load_source(name) for name in names or []], overrides)
-        data["sources"] = [source.in_folder(Path(data["raw"])) for source in chosen]
+        chosen, notes = load_sources(names or [], overrides, Path(data["raw"]))
+        data |= {"sources": [source.in_folder(Path(data["raw"])) for source in chosen], "notes": tuple(notes)}
     data["raw"] = Path(data["raw"])
     if function := data.pop("fetch", None):
         fetch(function, data["raw"], again=fetch_again)

@@ -116,7 +116,7 @@ def read_buckets(folder: Path, buckets: range) -> pa.Table | None:
     """Read the rows of some buckets from all runs of a folder; None where there is no run."""
     batches = []
     for path in sorted(folder.iterdir()):
-        with pa.OSFile(str(path)) as file:
+        with pa.memory_map(str(path)) as file:
             run = pa.ipc.open_file(file)
             batches += [run.get_batch(bucket) for bucket in buckets]
     return pa.Table.from_batches(batches) if batches else None

@@ -17,9 +17,15 @@ from gte.cores import allowed_cores
 from gte.locks import NO_LOCKS
 
 SLOTS = "GTE_SLOTS"  # names the folder of slots to worker processes; empty: this process has one
+ONE_CORE = "GTE_ONE_CORE"  # in the environment of a process that a cluster gives one core
 WAITS = 0.02  # seconds between two looks for a free slot: one process waits in one thread
 ONE_WAITS = threading.Lock()
 OWN = threading.BoundedSemaphore(allowed_cores())  # of a process that is no worker
+
+
+def one_core() -> bool:
+    """Whether this process is a cluster's that has one core, whatever the machine has."""
+    return ONE_CORE in os.environ
 
 
 def make_slots(folder: Path, count: int) -> None:

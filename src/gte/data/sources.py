@@ -45,6 +45,7 @@ class Source:
         hub_split: the data set's split.
         hub_files: patterns of its files on the hub in place of the card's.
         revision: branch, tag or commit on the hub; None is main.
+        groups, skip_groups: see `gte.data.groups`.
         companions: globs of files that the others need beside them.
         url: where a person gets the files.
         query, document, negatives, id, keep, drop, replace: see `gte.data.records.Fields`.
@@ -73,6 +74,8 @@ class Source:
     hub_split: str = "train"
     hub_files: str | list[str] | None = None
     revision: str | None = None
+    groups: str | None = None
+    skip_groups: list[str] = field(default_factory=list)
     companions: list[str] | None = None
     url: str | None = None
     query: Field = None

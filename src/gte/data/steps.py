@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 CLUSTER_BYTES = 2**31  # of raw texts: above, Daft spreads the files of one source over the cluster
 ONE_AT_A_TIME = threading.Lock()  # sources that Daft spreads over the cluster: its settings are the process's
 
+MADE_BEFORE = "made before"
 Report = Callable[[str], None]
 
 
@@ -48,7 +49,7 @@ def write_pairs(
     Sources are made at the same time, except where each depends on those before it, and are told in their order. Where
     one cannot be made the others are, which the next run takes over; then UserError says what the first one's fault is.
     """
-    facts: dict[str, dict] = {}
+    start, read, facts = time.perf_counter(), 0, {}
     width = max(len(source.name) for source in recipe.sources)
     several = [[source] for source in recipe.sources] if recipe.dedup_across else [recipe.sources]
     failed: dict[str, UserError] = {}
@@ -73,7 +74,8 @@ def write_pairs(
             for source in sources
         ]
         sizes = [sum(texts_size(raw) for raw in raws[source.name]) for source in sources]
-        for source, result in zip(sources, workers.each(steps, sizes), strict=True):
+        # one more waits for a worker, which has work while this process flushes what another wrote
+        for source, result in zip(sources, workers.each(steps, sizes, ahead=1), strict=True):
             if isinstance(result, UserError):
                 failed[source.name] = result
                 continue
@@ -83,12 +85,16 @@ def write_pairs(
                 source.category, source.stages, source.licence, tally, made["files"][0]
             )
             report_source(source.name, width, tally, how_long, report)
+            read += tally.read * (how_long != MADE_BEFORE)
         if failed and recipe.dedup_across:
             break
     if failed:
         first, *others = failed
         rest = f"; nor could {', '.join(others)} be made" if others else ""
         raise UserError(f"{failed[first]}{rest}") from failed[first]
+    if read:
+        seconds = time.perf_counter() - start
+        report(f"pairs: {read:,} rows, {seconds:.1f} s, {read / seconds:,.0f} rows/s{workers.at_once}")
     return facts
 
 
@@ -137,7 +143,7 @@ def pairs_step(
         if len(recipe.sources) > 1:
             report(f"{source.name}: failed: {error}")
         raise
-    return made, f"{time.perf_counter() - start:6.1f} s" if is_new else "made before"
+    return made, f"{time.perf_counter() - start:6.1f} s" if is_new else MADE_BEFORE
 
 
 def absolute(raw: Raw) -> Raw:
@@ -181,7 +187,7 @@ def write_triples(name: str, triples: Triples, facts: dict[str, dict], build: Pa
     key = {"pairs": parent["pairs"]["sha256"], "triples": asdict(triples), **maker(TRIPLES_CODE)}
     made, is_new = once(build, f"{name}.pairs", key, partial(mined_triples, name, triples, build))
     rows, negatives = made["rows"], made["negatives"]
-    how_long = f"{time.perf_counter() - start:.1f} s" if is_new else "made before"
+    how_long = f"{time.perf_counter() - start:.1f} s" if is_new else MADE_BEFORE
     report(f"{name}: {rows:,} triples, {negatives / max(1, rows):.1f} negatives each, {how_long}")
     tally = Tally(read=rows, kept=rows, negatives=True)
     return describe_source(parent["category"], ["finetune"], parent["licence"], tally, made["files"][0])
@@ -249,9 +255,9 @@ def write_all_shards(
             if path.name not in kept:
                 path.unlink()
     seconds = time.perf_counter() - start
-    made_before = f", {before:,} made before" if before else ""
-    at_once = f" on {workers.count} workers" if workers.count > 1 else ""
-    report(f"token shards: {rows:,} rows, {seconds:.1f} s, {rows / seconds:,.0f} rows/s{at_once}{made_before}")
+    made_before = f", {before:,} {MADE_BEFORE}" if before else ""
+    rate = f"{rows / seconds:,.0f} rows/s{workers.at_once}"
+    report(f"token shards: {rows:,} rows, {seconds:.1f} s, {rate}{made_before}")
     if counts["cut"]:
         share = f"{counts['cut']:,} of {counts['texts']:,} texts"
         report(f"{share} have data.max_tokens={max_tokens} or more: what is beyond was cut")

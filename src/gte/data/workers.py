@@ -24,7 +24,7 @@ from queue import Empty, LifoQueue, SimpleQueue
 from typing import TypeVar
 
 from gte.cores import allowed_cores
-from gte.data.slots import SLOTS, make_slots
+from gte.data.slots import ONE_CORE, SLOTS, make_slots
 from gte.errors import UserError
 
 MEMORY_EACH = 3 * 2**29  # bytes that a worker may take; so many at most as fit into what is free
@@ -122,10 +122,20 @@ def serve() -> None:
         answers.send(answer(*pickle.loads(waiting.get())))
 
 
+def answer_on_cluster(function: Callable, arguments: tuple) -> tuple[bool, object]:
+    """`answer` in a process of a cluster, which has one core."""
+    os.environ |= {SLOTS: "", ONE_CORE: "1"}
+    return answer(function, arguments)
+
+
+def ready() -> None:
+    """Import what the tasks of a preparation need, about a second's work, before there is one."""
+    import gte.data.tasks  # noqa: F401
+
+
 def answer(function: Callable, arguments: tuple) -> tuple[bool, object]:
     """(True, what the function returns) or (False, the exception that it raises), either fit to be sent."""
     os.environ |= ONE_THREAD
-    os.environ.setdefault(SLOTS, "")  # of a cluster's process, which is one core's
     try:
         return True, function(*arguments)
     except Exception as error:
@@ -160,10 +170,17 @@ class Workers:
         self.over = False
         self.slots: str | None = None
         self.before: str | None = None
+        self.remote: Callable | None = None  # of Ray: `answer` in one of its processes
 
     def __enter__(self) -> "Workers":
         self.before = os.environ.get(SLOTS)
-        if self.engine == "native" and self.count == 1:
+        if self.engine == "ray":
+            import ray
+
+            self.remote = ray.remote(num_cpus=1)(answer_on_cluster).remote
+            for _ in range(self.count):
+                self.remote(ready, ())
+        elif self.engine == "native" and self.count == 1:
             os.environ[SLOTS] = ""  # this process has one slot, or one worker would hold more than two
         elif self.engine == "native":
             try:
@@ -172,6 +189,11 @@ class Workers:
             except OSError as error:
                 raise UserError(f"cannot write to {tempfile.gettempdir()} ({error.strerror}); set TMPDIR") from error
         return self
+
+    @property
+    def at_once(self) -> str:
+        """End of a line about the rate of several of them."""
+        return f" on {self.count} workers" if self.count > 1 else ""
 
     def stop(self) -> None:
         """Ends the processes; a call under way raises UserError."""
@@ -201,7 +223,7 @@ class Workers:
         if self.engine == "ray":
             import ray
 
-            return open_answer(ray.get(ray.remote(num_cpus=1)(answer).remote(function, arguments)))
+            return open_answer(ray.get(self.remote(function, arguments)))
         if self.over:
             raise UserError("stopped")
         try:

@@ -16,7 +16,7 @@ from mteb.models.model_meta import ModelMeta
 from mteb.results import TaskResult
 from pydantic import ValidationError
 
-from gte.data.sources import source_files
+from gte.data.groups import family_of
 from gte.errors import UserError, did_you_mean, first_line
 from gte.evaluation.local import eval_split
 from gte.evaluation.model import EncoderModel
@@ -211,7 +211,8 @@ def write_board(out: Path, label: str, checkpoint: str, model: EncoderModel, res
     cache = mteb.ResultCache(out)
     for result in results:
         cache.save_to_cache(TaskResult.model_validate(result), meta, encode_kwargs={"autocast": model.precision})
-    own = {source for stage in history(checkpoint) for source in sources_of_stage(stage)} - source_files().keys()
+    read = {source for stage in history(checkpoint) for source in sources_of_stage(stage)}
+    own = {source for source in read if family_of(source) is None}
     place = out / "results" / meta.model_name_as_path() / meta.revision
     if not own or "training_datasets" in stated:
         return f"for mteb's board: {place}"

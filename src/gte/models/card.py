@@ -9,7 +9,8 @@ from pathlib import Path
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
-from gte.data.sources import load_source, source_files
+from gte.data.groups import family_of
+from gte.data.sources import load_source
 from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.metrics import notes_on
@@ -146,9 +147,8 @@ def card_licence(folder: str | Path) -> str | None:
 
 def datasets_of(stages: list[dict]) -> list[str]:
     """The hub's names of the data that stages were trained on, of those of our sources that are published there."""
-    ours = source_files()
-    names = dict.fromkeys(source for stage in stages for source in sources_of_stage(stage) if source in ours)
-    return list(dict.fromkeys(hub for name in names if (hub := load_source(name).hub)))
+    names = dict.fromkeys(family_of(source) for stage in stages for source in sources_of_stage(stage))
+    return list(dict.fromkeys(hub for name in names if name and (hub := load_source(name).hub)))
 
 
 def hub_results(scores: dict) -> dict[str, str]:

@@ -193,8 +193,8 @@ def hashed(
     numbers: np.ndarray, query: pa.Array, document: pa.Array, negatives: pa.ListArray | None = None
 ) -> pa.RecordBatch:
     """A batch of HASHED, with what `records.pair_hash` gives for each pair."""
-    spelt = pc.binary_join_element_wise(pc.cast(pc.binary_length(query), TEXT), query, ":")
-    spelt = pc.binary_join_element_wise(spelt, document, "").cast(pa.binary())
+    length = pc.cast(pc.binary_length(query), TEXT)
+    spelt = pc.binary_join_element_wise(length, ":", query, document, "").cast(pa.binary())
     digests = b"".join(map(xxh3_128_digest, spelt.to_pylist()))
     high, low = np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2).T
     if negatives is None:
