@@ -215,7 +215,10 @@ def test_the_model_meta_says_what_the_history_says_and_no_more(run, script, tmp_
     folder, _ = run
     write_sts(tmp_path / "data" / "STS12")
     content = torch.load(folder / "checkpoints" / "last.ckpt")
-    content["history"][0]["sources"] = {"msmarco": {}, "fever": {}, "nli": {}, "my_pairs": {}}
+    content["history"][0]["sources"] = {
+        **{"msmarco": {}, "nli": {}, "my_pairs": {}},
+        **{"lighton_ft_fever": {}, "lighton_curated_quora": {}},  # by the names of open data as by the paper's
+    }
     base = tmp_path / "base"
     base.mkdir()
     (base / "README.md").write_text("---\nlicense: a licence of its own\n---\n# base\n")
@@ -226,7 +229,7 @@ def test_the_model_meta_says_what_the_history_says_and_no_more(run, script, tmp_
     assert code == 0 and "board.training_datasets what of my_pairs" in out, err
     (file,) = (tmp_path / "out" / "results").glob("local__run/*/model_meta.json")
     meta = ModelMeta.model_validate_json_resolved(file.read_text())
-    assert meta.training_datasets == {"MSMARCO", "FEVER"} and meta.languages == ["eng-Latn"]
+    assert meta.training_datasets == {"MSMARCO", "FEVER", "QuoraRetrieval"} and meta.languages == ["eng-Latn"]
     assert {"MSMARCOHardNegatives", "FEVERHardNegatives"} <= meta.get_training_datasets()  # mteb adds its own
     assert meta.license is None and meta.open_weights is None and meta.public_training_code is None
     for key, line in (

@@ -27,17 +27,29 @@ from gte.provenance import sources_of_stage
 from gte.remote import find_checkpoint
 
 # of our sources the data that mteb scores too, by mteb's name; mteb itself adds the sets that are made from these
+CODE = ["CodeSearchNetRetrieval", "COIRCodeSearchNetRetrieval", "CodeSearchNetCCRetrieval"]
 SCORED_TOO = {
     "berri": ["FEVER", "HotpotQA", "MSMARCO", "NQ", "QuoraRetrieval"],
     "dbpedia": ["DBPedia"],  # titles and abstracts of its corpus, no query of it
-    "codesearchnet": ["CodeSearchNetRetrieval", "COIRCodeSearchNetRetrieval", "CodeSearchNetCCRetrieval"],
+    "codesearchnet": CODE,
     "debate_args": ["Touche2020"],  # titles and arguments of its corpus, no query of it
     "fever": ["FEVER"],
     "hotpotqa": ["HotpotQA"],
+    "lighton_beir_dbpedia": ["DBPedia"],
+    "lighton_codesearchnet": CODE,
+    "lighton_ft_fever": ["FEVER"],
+    "lighton_ft_fiqa": ["FiQA2018"],
+    "lighton_ft_hotpotqa": ["HotpotQA"],
+    "lighton_ft_msmarco": ["MSMARCO"],
+    "lighton_ft_nq": ["NQ"],
+    "lighton_msmarco": ["MSMARCO"],
+    "lighton_quora": ["QuoraRetrieval"],
     "medi": ["FEVER", "HotpotQA", "MSMARCO", "NQ", "QuoraRetrieval"],
     "mind": ["MindSmallReranking"],  # titles and abstracts of its news, no click
     "msmarco": ["MSMARCO"],
     "msmarco_documents": ["MSMARCO"],
+    "nomic_codesearch": CODE,
+    "nomic_quora": ["QuoraRetrieval"],
     "nq": ["NQ"],
     "quora": ["QuoraRetrieval"],
 }
@@ -197,6 +209,7 @@ def scored_too(stages: list[dict]) -> set[str]:
     found: set[str] = set()
     for stage in stages:
         for source in sources_of_stage(stage):
+            source = source.replace("lighton_curated_", "lighton_", 1)  # a group has the name of the same data alone
             found.update(SCORED_TOO.get(source, ()))
     return found
 
