@@ -29,6 +29,11 @@ def torchrun(rank: int, world_size: int) -> dict:
     return {"TORCHELASTIC_RUN_ID": "test", "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size}
 
 
+def two_nodes(rank: int, world_size: int) -> dict:
+    """What a process learns from torchrun where each rank is alone on its node."""
+    return torchrun(rank, world_size) | {"LOCAL_RANK": 0, "GROUP_RANK": rank, "LOCAL_WORLD_SIZE": 1}
+
+
 def srun(rank: int, world_size: int) -> dict:
     """What a process learns from srun on one node."""
     job = {"SLURM_JOB_ID": 4242, "SLURM_JOB_NAME": "gte", "SLURM_NNODES": 1, "SLURM_NODEID": 0}
@@ -95,7 +100,10 @@ def work(function: Callable, args: tuple, variables: dict, cwd: Path, log: Path 
 
 
 def script(name: str, *arguments: str) -> None:
-    """`python src/<name>.py <arguments>` on a rank."""
+    """`python src/<name>.py <arguments>` on a rank, without the loss curve, which takes longer than the training."""
+    from gte.results import figures
+
+    figures.loss_curves = lambda *_: None
     sys.argv = [f"{name}.py", *arguments]
     runpy.run_path(str(ROOT / "src" / f"{name}.py"), run_name="__main__")
 

@@ -339,14 +339,22 @@ def hub():
     server.shutdown()
 
 
-def test_a_push_uploads_every_file_of_the_export_and_shows_the_token_nowhere(run, hub, tmp_path):
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    environment |= {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN}
-    environment |= {"HF_HOME": str(tmp_path / "home"), "no_proxy": "127.0.0.1"}
-    options = [f"checkpoint={run[0]}", f"out={tmp_path / 'model'}", "push=me/model", "private=true"]
-    command = [sys.executable, ROOT / "src" / "export.py", *options]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+@pytest.fixture
+def to_hub(hub, monkeypatch):
+    """Pushes go to that hub, with a token."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{hub.server_port}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    return hub
+
+
+def test_a_push_uploads_every_file_of_the_export_and_shows_the_token_nowhere(run, to_hub, script, tmp_path):
+    hub, options = to_hub, [f"checkpoint={run[0]}", "out=model", "push=me/model", "private=true"]
+    code, said, errors = script("export", *options)
+    assert code == 0, errors
     files = {path.relative_to(tmp_path / "model").as_posix(): path for path in (tmp_path / "model").rglob("*")}
     written = {name: path.read_bytes() for name, path in files.items() if path.is_file()}
     assert hub.files == written and "model.safetensors" in written
@@ -354,16 +362,14 @@ def test_a_push_uploads_every_file_of_the_export_and_shows_the_token_nowhere(run
     assert hub.created["visibility"] == "private"
     assert hub.tokens == {f"Bearer {TOKEN}"}
     assert 'SentenceTransformer("me/model")' in written["README.md"].decode()
-    assert "pushed to" in done.stdout
-    assert TOKEN not in done.stdout + done.stderr and not any(TOKEN.encode() in content for content in written.values())
+    assert "pushed to" in said
+    assert TOKEN not in said + errors and not any(TOKEN.encode() in content for content in written.values())
 
 
-def test_a_hub_that_refuses_is_one_line_and_the_export_stays(run, hub, tmp_path, monkeypatch):
+def test_a_hub_that_refuses_is_one_line_and_the_export_stays(run, to_hub, tmp_path):
+    hub = to_hub
     hub.refuses = True
     export(run[0], tmp_path / "model", "m")
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{hub.server_port}")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
     with pytest.raises(UserError, match=r"is complete, but the hub did not take it as me/model: .*403") as refusal:
         push(tmp_path / "model", "me/model")
     assert hub.tokens == {f"Bearer {TOKEN}"} and TOKEN not in str(refusal.value) and "\n" not in str(refusal.value)
