@@ -14,13 +14,21 @@ from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTEXT = multiprocessing.get_context("forkserver")
-IMPORTED = [
+IMPORTED = [  # all that a training or a preparation loads, some of it where it is needed
     "zero_on_cpu",
-    "gte.training.task",
-    "gte.training.callbacks",
-    "gte.training.zero",
+    "gte.build",
     "gte.data.module",
+    "gte.data.prepare",
+    "gte.evaluation.suite",
+    "gte.loss",
     "gte.results.figures",
+    "gte.results.report",
+    "gte.training.callbacks",
+    "gte.training.resume",
+    "gte.training.task",
+    "gte.training.zero",
+    "hydra._internal.hydra",
+    "pandas",
 ]
 
 
