@@ -49,6 +49,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
+def parse_each_file_once() -> None:
+    """Has OmegaConf parse a file once in this process and not twice a script: a fifth of what composing takes."""
+    parsed, load = {}, yaml.load
+
+    def once(stream, Loader):
+        if Loader.__name__ != "OmegaConfLoader" or isinstance(stream, str):
+            return load(stream, Loader)
+        facts = os.fstat(stream.fileno())
+        key = (facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_size)
+        if key not in parsed:
+            parsed[key] = load(stream, Loader)
+        return parsed[key]
+
+    yaml.load = once
+
+
+parse_each_file_once()
+
+
 def pytest_collection_finish() -> None:
     """Looks for garbage in what the tests make alone, and in more of it at a time."""
     gc.freeze()

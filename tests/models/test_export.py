@@ -2,18 +2,17 @@
 
 import base64
 import json
-import os
 import re
-import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import launch
 import numpy as np
 import pytest
 import yaml
-from conftest import RECORD, ROOT
+from conftest import RECORD
 
 from gte.errors import UserError
 from gte.evaluation.model import load_model
@@ -121,13 +120,17 @@ def test_export_holds_safetensors_only_and_a_card_that_says_how_it_was_trained(r
     assert history(tmp_path / "model") == history(run[0]) == [RECORD]
 
 
+def export_here(run: Path, out: Path) -> None:
+    """Exports, and writes down by which seed this process hashes."""
+    export(run, out, "name")
+    Path("seed").write_text(str(hash("a text")))
+
+
 def test_two_processes_export_equal_models_in_equal_bytes(run, tmp_path):
     """safetensors writes its metadata in the order of a hash that differs from process to process: ours is one key."""
-    code = f"from gte.models.export import export; export({str(run[0])!r}, Path({str(tmp_path / 'b')!r}), 'name')"
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONHASHSEED": "7"}
-    other = subprocess.Popen([sys.executable, "-c", "from pathlib import Path; " + code], env=environment)
+    assert launch.start(1, export_here, run[0], tmp_path / "b", cwd=tmp_path, launcher=launch.alone) == [0]
     export(run[0], tmp_path / "a", "name")
-    assert other.wait(120) == 0
+    assert (tmp_path / "seed").read_text() != str(hash("a text"))
     files = [sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
              for folder in (tmp_path / "a", tmp_path / "b")]  # fmt: skip
     assert files[0] == files[1] and Path("model.safetensors") in files[0]
