@@ -16,6 +16,7 @@ from conftest import RECORD
 
 from gte.errors import UserError
 from gte.evaluation.model import load_model
+from gte.hub import hub_reachable
 from gte.models.card import find_scores
 from gte.models.export import check_push, export, push
 from gte.models.load import history, load_encoder
@@ -351,7 +352,9 @@ def to_hub(hub, monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    return hub
+    hub_reachable.cache_clear()
+    yield hub
+    hub_reachable.cache_clear()
 
 
 def test_a_push_uploads_every_file_of_the_export_and_shows_the_token_nowhere(run, to_hub, script, tmp_path):
