@@ -338,7 +338,7 @@ def hub():
     """A hub on 127.0.0.1; what it was given is in its attributes."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
     server.files, server.large, server.tokens, server.created, server.refuses = {}, {}, set(), None, False
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()  # seconds between its looks for an end
     yield server
     server.shutdown()
 
