@@ -338,7 +338,8 @@ def hub():
     """A hub on 127.0.0.1; what it was given is in its attributes."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
     server.files, server.large, server.tokens, server.created, server.refuses = {}, {}, set(), None, False
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()  # seconds between its looks for an end
+    looks = (0.01,)  # seconds between its looks for an end
+    threading.Thread(target=server.serve_forever, args=looks, daemon=True).start()
     yield server
     server.shutdown()
 
