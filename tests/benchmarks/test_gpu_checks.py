@@ -17,7 +17,7 @@ from gte.benchmarks.gpu import __main__ as command
 from gte.benchmarks.gpu import pack
 from gte.benchmarks.gpu.card import cuda_devices
 from gte.benchmarks.gpu.catalogue import CHECKS, Check
-from gte.benchmarks.gpu.checks import attention, encoder
+from gte.benchmarks.gpu.checks import attention, encoder, loss
 from gte.benchmarks.gpu.findings import Findings
 from gte.benchmarks.gpu.runner import run_checks
 from gte.benchmarks.gpu.setting import Setting
@@ -113,9 +113,7 @@ def test_nan_and_what_is_above_the_limit_is_a_fault(tmp_path):
 
 
 def test_the_dry_run_finds_the_device_right(setting, tmp_path, capsys):
-    code = command.main(
-        ["--cpu", "--only", "loss_exact,encoder", "--pack", setting.pack, "--out", str(tmp_path / "out")]
-    )
+    code = command.main(["--cpu", "--only", "encoder", "--pack", setting.pack, "--out", str(tmp_path / "out")])
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert code == 0, capsys.readouterr().out
     assert results["where"]["commit"] and results["where"]["torch"] == torch.__version__
@@ -123,6 +121,20 @@ def test_the_dry_run_finds_the_device_right(setting, tmp_path, capsys):
     assert {"base packed bf16", "minilm padded fp32", "dropout packed fp32", "encode default bf16"} <= set(rows)
     assert 0 < rows["minilm packed fp32"]["gradients"] < 2e-4 < rows["minilm packed bf16"]["gradients"] * 10
     assert "| encoder | ok |" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_the_loss_of_the_device_is_held_against_float64(setting, tmp_path, monkeypatch):
+    sound, broken = (Findings(tmp_path / f"{name}.json") for name in ("sound", "broken"))
+    loss.loss_exact(sound, setting)
+    assert len(sound.rows) == 9 and not sound.faults
+    exact = loss.improved_contrastive_loss
+
+    def wrong(*given, chunk_rows=None, **options):
+        return exact(*given, **options) * (1.001 if chunk_rows else 1)  # where it is in chunks, as on the device
+
+    monkeypatch.setattr(loss, "improved_contrastive_loss", wrong)
+    loss.loss_exact(broken, setting)
+    assert any(line.startswith("improved float32: loss") for line in broken.faults), broken.faults
 
 
 @pytest.mark.slow

@@ -67,7 +67,7 @@ def hub():
     parts = {f"pair/train-0000{part}-of-00002.parquet": parquet(news(part, 1_500)) for part in range(2)}
     handler.repos = {NPR: {OLD: {"README.md": CARD.encode(), **parts}}}
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    Thread(target=server.serve_forever, daemon=True).start()
+    Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()  # seconds between its looks for an end
     yield server
     server.shutdown()
     server.server_close()

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import math
-import subprocess
 import sys
 from pathlib import Path
 
@@ -682,22 +681,18 @@ def minilm() -> str:
     return str(Path(spec.submodule_search_locations[0]) / "model")
 
 
-def run_eval(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "src/eval.py", *arguments], cwd=ROOT, capture_output=True, text=True)
-
-
-def test_a_published_score_is_reproduced_from_the_command_line(tmp_path):
+def test_a_published_score_is_reproduced_from_the_command_line(script, tmp_path):
     data = shared_dir("data") / "eval"
-    done = run_eval(
-        f"checkpoint={{minilm: {minilm()}, bm25: bm25}}",
-        *("suite=sts", f"data_dir={data}", "tasks=[STS17]", "precision=fp32", f"out={tmp_path}"),
+    code, said, errors = script(
+        *("eval", f"checkpoint={{minilm: {minilm()}, bm25: bm25}}", "suite=sts", f"data_dir={data}"),
+        *("tasks=[STS17]", "precision=fp32", f"out={tmp_path}"),
     )
-    assert done.returncode == 0, done.stderr
+    assert code == 0, errors
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["models"]["minilm"]["tasks"]["STS17"]["main_score"] == pytest.approx(87.59, abs=0.05)
     assert results["models"]["minilm"]["tasks"]["STS17"]["texts"] == 500
     assert results["models"]["bm25"]["tasks"] == {} and list(results["models"]["bm25"]["skipped"]) == ["STS17"]
-    assert "87.59" in done.stdout and "87.59" in (tmp_path / "table.md").read_text()
+    assert "87.59" in said and "87.59" in (tmp_path / "table.md").read_text()
 
 
 def test_bad_input_on_the_command_line_is_one_line_and_exit_code_2(script, tmp_path):

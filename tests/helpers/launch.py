@@ -14,19 +14,32 @@ from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTEXT = multiprocessing.get_context("forkserver")
-IMPORTED = [
+IMPORTED = [  # all that a training or a preparation loads, some of it where it is needed
     "zero_on_cpu",
-    "gte.training.task",
-    "gte.training.callbacks",
-    "gte.training.zero",
+    "gte.build",
     "gte.data.module",
+    "gte.data.prepare",
+    "gte.evaluation.suite",
+    "gte.loss",
     "gte.results.figures",
+    "gte.results.report",
+    "gte.training.callbacks",
+    "gte.training.resume",
+    "gte.training.task",
+    "gte.training.zero",
+    "hydra._internal.hydra",
+    "pandas",
 ]
 
 
 def torchrun(rank: int, world_size: int) -> dict:
     """What a process learns from torchrun on one node."""
     return {"TORCHELASTIC_RUN_ID": "test", "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size}
+
+
+def two_nodes(rank: int, world_size: int) -> dict:
+    """What a process learns from torchrun where each rank is alone on its node."""
+    return torchrun(rank, world_size) | {"LOCAL_RANK": 0, "GROUP_RANK": rank, "LOCAL_WORLD_SIZE": 1}
 
 
 def srun(rank: int, world_size: int) -> dict:
@@ -95,7 +108,10 @@ def work(function: Callable, args: tuple, variables: dict, cwd: Path, log: Path 
 
 
 def script(name: str, *arguments: str) -> None:
-    """`python src/<name>.py <arguments>` on a rank."""
+    """`python src/<name>.py <arguments>` on a rank, without the loss curve, which takes longer than the training."""
+    from gte.results import figures
+
+    figures.loss_curves = lambda *_: None
     sys.argv = [f"{name}.py", *arguments]
     runpy.run_path(str(ROOT / "src" / f"{name}.py"), run_name="__main__")
 

@@ -61,14 +61,19 @@ def watched(*arguments: str) -> None:
 class Begun:
     """A script under way in a process forked from one that has imported everything: seconds less than a start.
 
-    `said` is what it has printed. Its other methods are those of subprocess.Popen.
+    `words`: the arguments of `function`, of a script as a user types them. `said` is what it has printed. All else is
+    as in subprocess.Popen.
     """
 
     numbers = itertools.count()
 
-    def __init__(self, folder: Path, *words: str, function=launch.script):
+    def __init__(self, folder: Path, *words, function=launch.script):
         self.log = folder / f"begun-{next(self.numbers)}.log"
         (self.process,) = launch.begin(1, function, *words, cwd=folder, log=self.log, launcher=launch.alone)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
 
     @property
     def said(self) -> str:

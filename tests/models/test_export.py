@@ -2,21 +2,21 @@
 
 import base64
 import json
-import os
 import re
-import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import launch
 import numpy as np
 import pytest
 import yaml
-from conftest import RECORD, ROOT
+from conftest import RECORD
 
 from gte.errors import UserError
 from gte.evaluation.model import load_model
+from gte.hub import hub_reachable
 from gte.models.card import find_scores
 from gte.models.export import check_push, export, push
 from gte.models.load import history, load_encoder
@@ -121,13 +121,17 @@ def test_export_holds_safetensors_only_and_a_card_that_says_how_it_was_trained(r
     assert history(tmp_path / "model") == history(run[0]) == [RECORD]
 
 
+def export_here(run: Path, out: Path) -> None:
+    """Exports, and writes down by which seed this process hashes."""
+    export(run, out, "name")
+    Path("seed").write_text(str(hash("a text")))
+
+
 def test_two_processes_export_equal_models_in_equal_bytes(run, tmp_path):
     """safetensors writes its metadata in the order of a hash that differs from process to process: ours is one key."""
-    code = f"from gte.models.export import export; export({str(run[0])!r}, Path({str(tmp_path / 'b')!r}), 'name')"
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONHASHSEED": "7"}
-    other = subprocess.Popen([sys.executable, "-c", "from pathlib import Path; " + code], env=environment)
+    assert launch.start(1, export_here, run[0], tmp_path / "b", cwd=tmp_path, launcher=launch.alone) == [0]
     export(run[0], tmp_path / "a", "name")
-    assert other.wait(120) == 0
+    assert (tmp_path / "seed").read_text() != str(hash("a text"))
     files = [sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
              for folder in (tmp_path / "a", tmp_path / "b")]  # fmt: skip
     assert files[0] == files[1] and Path("model.safetensors") in files[0]
@@ -334,19 +338,30 @@ def hub():
     """A hub on 127.0.0.1; what it was given is in its attributes."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
     server.files, server.large, server.tokens, server.created, server.refuses = {}, {}, set(), None, False
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    looks = (0.01,)  # seconds between its looks for an end
+    threading.Thread(target=server.serve_forever, args=looks, daemon=True).start()
     yield server
     server.shutdown()
 
 
-def test_a_push_uploads_every_file_of_the_export_and_shows_the_token_nowhere(run, hub, tmp_path):
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    environment |= {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN}
-    environment |= {"HF_HOME": str(tmp_path / "home"), "no_proxy": "127.0.0.1"}
-    options = [f"checkpoint={run[0]}", f"out={tmp_path / 'model'}", "push=me/model", "private=true"]
-    command = [sys.executable, ROOT / "src" / "export.py", *options]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+@pytest.fixture
+def to_hub(hub, monkeypatch):
+    """Pushes go to that hub, with a token."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{hub.server_port}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    hub_reachable.cache_clear()
+    yield hub
+    hub_reachable.cache_clear()
+
+
+def test_a_push_uploads_every_file_of_the_export_and_shows_the_token_nowhere(run, to_hub, script, tmp_path):
+    hub, options = to_hub, [f"checkpoint={run[0]}", "out=model", "push=me/model", "private=true"]
+    code, said, errors = script("export", *options)
+    assert code == 0, errors
     files = {path.relative_to(tmp_path / "model").as_posix(): path for path in (tmp_path / "model").rglob("*")}
     written = {name: path.read_bytes() for name, path in files.items() if path.is_file()}
     assert hub.files == written and "model.safetensors" in written
@@ -354,16 +369,14 @@ def test_a_push_uploads_every_file_of_the_export_and_shows_the_token_nowhere(run
     assert hub.created["visibility"] == "private"
     assert hub.tokens == {f"Bearer {TOKEN}"}
     assert 'SentenceTransformer("me/model")' in written["README.md"].decode()
-    assert "pushed to" in done.stdout
-    assert TOKEN not in done.stdout + done.stderr and not any(TOKEN.encode() in content for content in written.values())
+    assert "pushed to" in said
+    assert TOKEN not in said + errors and not any(TOKEN.encode() in content for content in written.values())
 
 
-def test_a_hub_that_refuses_is_one_line_and_the_export_stays(run, hub, tmp_path, monkeypatch):
+def test_a_hub_that_refuses_is_one_line_and_the_export_stays(run, to_hub, tmp_path):
+    hub = to_hub
     hub.refuses = True
     export(run[0], tmp_path / "model", "m")
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{hub.server_port}")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
     with pytest.raises(UserError, match=r"is complete, but the hub did not take it as me/model: .*403") as refusal:
         push(tmp_path / "model", "me/model")
     assert hub.tokens == {f"Bearer {TOKEN}"} and TOKEN not in str(refusal.value) and "\n" not in str(refusal.value)

@@ -201,10 +201,12 @@ def test_dropout_has_the_mean_and_spread_of_transformers(saved, autocast):
     def draws(fuse: bool) -> torch.Tensor:
         encoder = load(saved, 0.2, fuse)
         torch.manual_seed(0)
-        ids = torch.arange(5, 5 + int(LENGTHS.sum())) % 50 + 5
-        plan = encoder.plan(LENGTHS.numpy(), 128)
+        ids = (torch.arange(5, 5 + int(LENGTHS.sum())) % 50 + 5).repeat(20)
+        lengths = LENGTHS.repeat(20)  # every text twenty times in a chunk, each with a mask of its own
+        plan = encoder.plan(lengths.numpy(), 20 * 128)
         with torch.no_grad(), torch.autocast("cpu", autocast, enabled=autocast is not None):
-            return torch.stack([encoder(ids, LENGTHS, plan) for _ in range(400)])
+            x_ND = torch.cat([encoder(ids, lengths, plan) for _ in range(20)])
+        return x_ND.view(400, len(LENGTHS), -1)
 
     ours, theirs = draws(True), draws(False)
     assert theirs.std(0).mean() > 0.05  # guard: dropout is really there

@@ -670,7 +670,7 @@ def hub(monkeypatch, tmp_path):
     """A hub on 127.0.0.1 that this process asks; `repositories`: what it has, `asked`: what for."""
     handler = type("Models", (Hub,), {"repositories": {}, "asked": Counter()})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    Thread(target=server.serve_forever, daemon=True).start()
+    Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()  # seconds between its looks for an end
     endpoint = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
     monkeypatch.setattr(

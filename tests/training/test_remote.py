@@ -19,17 +19,23 @@ from gte.remote import is_address, local_copy, place
 RUN = "s3://runs/one"
 
 
-@pytest.fixture
-def s3(monkeypatch):
-    """A client of a store with an empty bucket `runs`, to which the environment leads."""
+@pytest.fixture(scope="module")
+def address():
+    """Where a store runs."""
     moto = pytest.importorskip("moto.server", reason="pip install -r requirements-test.txt")
-    import boto3
-    import s3fs
-
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = moto.ThreadedMotoServer(port=0)
     server.start()
-    address = f"http://127.0.0.1:{server.get_host_and_port()[1]}"
+    yield f"http://127.0.0.1:{server.get_host_and_port()[1]}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(address, monkeypatch):
+    """A client of a store with an empty bucket `runs`, to which the environment leads."""
+    import boto3
+    import s3fs
+
     environment = {"AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "key"}
     for name, value in (environment | {"AWS_SECRET_ACCESS_KEY": "s", "AWS_DEFAULT_REGION": "us-east-1"}).items():
         monkeypatch.setenv(name, value)
@@ -37,8 +43,7 @@ def s3(monkeypatch):
     client = boto3.client("s3")
     urllib.request.urlopen(f"{address}/moto-api/reset", data=b"")  # what tests before have left
     client.create_bucket(Bucket="runs")
-    yield client
-    server.stop()
+    return client
 
 
 def names(client) -> list[str]:

@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,13 +39,22 @@ RUNS = {
 }
 
 
+class Runs:
+    """A folder with a run by each of RUNS that a test asks for: `runs / name`."""
+
+    def __init__(self, folder: Path, data: Path):
+        self.folder, self.data, self.made = folder, data, set()
+
+    def __truediv__(self, name: str) -> Path:
+        if name not in self.made:
+            train(2, *RUN, f"data.dir={self.data}", *RUNS[name], f"out={name}", cwd=self.folder)
+            self.made.add(name)
+        return self.folder / name
+
+
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, prepared):
-    """A folder with a run by each of RUNS."""
-    folder = tmp_path_factory.mktemp("zero")
-    for name, arguments in RUNS.items():
-        train(2, *RUN, f"data.dir={prepared}", *arguments, f"out={name}", cwd=folder)
-    return folder
+def runs(tmp_path_factory, prepared) -> Runs:
+    return Runs(tmp_path_factory.mktemp("zero"), prepared)
 
 
 def column(run, key: str) -> list[float]:
@@ -115,7 +125,9 @@ def test_fp16_skips_the_steps_that_overflow_and_halves_the_scale(runs):
     assert scales[1] == scales[0] / 4 < 2**16
 
 
-@pytest.mark.parametrize("name", ["zero", "bf16", "fp16"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("zero", marks=pytest.mark.slow), pytest.param("bf16", marks=pytest.mark.slow), "fp16"]
+)
 def test_a_killed_run_goes_on_exactly(runs, prepared, tmp_path, name):
     shutil.copytree(runs / name, tmp_path / name)
     kept = tmp_path / name / "checkpoints"
