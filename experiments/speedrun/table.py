@@ -1,8 +1,9 @@
 """The run's scores, its loss curve and the baselines as this folder's files: table.py RUN [RESULTS.json ...]
 
 python experiments/speedrun/table.py runs/speedrun
-After `make speedrun`, which leaves both stages and the scores in RUN. RESULTS are further results.json of src/eval.py, with the label all-MiniLM-L6-v2, in place of
-the scores that other experiments have of it. Writes results.csv and curve.csv beside this file and prints the table.
+After `make speedrun`, which leaves both stages and the scores in RUN. RESULTS are further results.json of src/eval.py,
+with the label all-MiniLM-L6-v2, in place of the scores that other experiments have of it. Writes results.csv and
+curve.csv beside this file and prints the table.
 """
 
 import csv
