@@ -54,13 +54,15 @@ speedrun: .venv/run.$(KIND)  ## the best model from random weights, from DATA: e
 	cp -rp $(DATA)/eval/. data/raw/demo/eval/. data/speedrun_raw/tasks && chmod -R u+w data/speedrun_raw
 	$(PY) src/prepare.py data=local data.path=data/speedrun_raw/pairs data.dir=data/speedrun data.mined=null \
 	    data.vocab_size=30000 data.max_tokens=254 data.decontaminate.folder=data/speedrun_raw/tasks
-	$(PY) src/train.py +experiment=speedrun out=$(SPEED)
-	$(PY) src/export.py checkpoint=$(SPEED) out=$(SPEED)/model
+	$(PY) src/train.py +experiment=speedrun out=$(SPEED)/pretrain
+	$(PY) src/export.py checkpoint=$(SPEED)/pretrain average_last=12 out=$(SPEED)/average
+	$(PY) src/train.py +experiment=speedrun_finetune stage.init_from=$(SPEED)/average out=$(SPEED)/finetune
+	$(PY) src/export.py checkpoint=$(SPEED)/finetune out=$(SPEED)/model
 	$(PY) src/eval.py suite=local data_dir=data/speedrun_raw/tasks out=$(SPEED)/eval \
 	    tasks=[STS12,STS13,STS15,STS17,STSBenchmark,SciFact,Banking77Classification,DemoDocstringToCode,DemoHeadingToSection,DemoNameToSummary] \
-	    'checkpoint={speedrun: $(SPEED), BM25: bm25}'
+	    'checkpoint={speedrun: $(SPEED)/model, first stage: $(SPEED)/pretrain, BM25: bm25}'
 	$(PY) src/eval.py suite=codesearchnet tasks=[CodeSearchNetRuby] data_dir=data/speedrun_raw/tasks out=$(SPEED)/eval_code \
-	    'checkpoint={speedrun: $(SPEED), BM25: bm25}'
+	    'checkpoint={speedrun: $(SPEED)/model, first stage: $(SPEED)/pretrain, BM25: bm25}'
 	$(PY) experiments/speedrun/table.py $(SPEED)
 
 test: .venv/test.$(KIND) lint  ## lint and tests

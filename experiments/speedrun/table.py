@@ -1,8 +1,9 @@
 """The run's scores, its loss curve and the baselines as this folder's files: table.py RUN [RESULTS.json ...]
 
 python experiments/speedrun/table.py runs/speedrun
-After `make speedrun`. RESULTS are further results.json of src/eval.py, with the label all-MiniLM-L6-v2, in place of
-the scores that other experiments have of it. Writes results.csv and curve.csv beside this file and prints the table.
+After `make speedrun`, which leaves both stages and the scores in RUN. RESULTS are further results.json of src/eval.py,
+with the label all-MiniLM-L6-v2, in place of the scores that other experiments have of it. Writes results.csv and
+curve.csv beside this file and prints the table.
 """
 
 import csv
@@ -16,7 +17,8 @@ sys.path.insert(0, str(HERE.parents[1] / "src"))
 
 from gte.results.ablation import write_csv  # noqa: E402
 
-OURS, WORDS, LARGE = "speedrun", "BM25", "all-MiniLM-L6-v2"
+OURS, FIRST, WORDS, LARGE = "speedrun", "first stage", "BM25", "all-MiniLM-L6-v2"
+STAGES = ("pretrain", "finetune")
 RELATED = ("STS12", "STS13", "STS15", "STS17")
 WITHIN = 10  # points of all-MiniLM-L6-v2, on code and the demo's tasks
 PUBLISHED = {  # of all-MiniLM-L6-v2 by src/eval.py in float32: experiments/evaluation
@@ -26,7 +28,7 @@ PUBLISHED = {  # of all-MiniLM-L6-v2 by src/eval.py in float32: experiments/eval
 }  # fmt: skip
 EVERY = 20  # steps of the loss curve's points
 MEAN = "mean of STS12, 13, 15, 17"
-COLUMNS = ("task", "score", "metric", "target", "missed_by", "bm25", "all-MiniLM-L6-v2", "commit")
+COLUMNS = ("task", "score", "metric", "target", "missed_by", "first_stage", "bm25", "all-MiniLM-L6-v2", "commit")
 
 
 def scores(files: list[Path]) -> dict[str, dict[str, dict]]:
@@ -52,28 +54,32 @@ def target(task: str, words: float | None, large: float | None) -> float | None:
     return None
 
 
+def losses(stage: str, file: Path) -> list[dict[str, str]]:
+    """The loss of a stage by step, each point the mean of EVERY steps, from its metrics.csv."""
+    with open(file, newline="") as lines:
+        rows = [row for row in csv.DictReader(lines) if row["train/loss"]]
+    blocks = [rows[start : start + EVERY] for start in range(0, len(rows), EVERY)]
+    means = [f"{mean(float(row['train/loss']) for row in block):.4f}" for block in blocks]
+    steps = [str(int(block[-1]["step"]) + 1) for block in blocks]
+    return [{"stage": stage, "step": step, "loss": loss} for step, loss in zip(steps, means, strict=True)]
+
+
 def main(run: str, *results: str) -> None:
     own = [Path(run) / name / "results.json" for name in ("eval", "eval_code")]
     found = scores([*own, *map(Path, results)])
     table = []
     for task, result in found[OURS].items():
-        words, large = (found.get(label, {}).get(task, {}).get("main_score") for label in (WORDS, LARGE))
+        first, words, large = (found.get(label, {}).get(task, {}).get("main_score") for label in (FIRST, WORDS, LARGE))
         wanted = target(task, words, large)
         row = {"task": task, "score": result["main_score"], "metric": result["metric"], "target": wanted}
         row["missed_by"] = None if wanted is None else max(0.0, wanted - result["main_score"])
-        row |= {"bm25": words, LARGE: large}
+        row |= {"first_stage": first, "bm25": words, LARGE: large}
         shown = {key: f"{value:.2f}" if isinstance(value, float) else value or "" for key, value in row.items()}
         table.append(shown | {"commit": json.loads(own[0].read_text())["commit"][:7]})
     write_csv(table, HERE / "results.csv")
-    with open(Path(run) / "metrics.csv", newline="") as lines:
-        rows = [row for row in csv.DictReader(lines) if row["train/loss"]]
-    blocks = [rows[start : start + EVERY] for start in range(0, len(rows), EVERY)]
-    curve = [
-        {"step": int(block[-1]["step"]) + 1, "loss": f"{mean(float(row['train/loss']) for row in block):.4f}"}
-        for block in blocks
-    ]
+    curve = [point for stage in STAGES for point in losses(stage, Path(run) / stage / "metrics.csv")]
     write_csv(curve, HERE / "curve.csv")
-    print("| " + " | ".join(COLUMNS[:-1]) + " |\n|---|---:|---|---:|---:|---:|---:|")
+    print("| " + " | ".join(COLUMNS[:-1]) + " |\n|---|---:|---|---:|---:|---:|---:|---:|")
     for row in table:
         print("| " + " | ".join(row[key] for key in COLUMNS[:-1]) + " |")
 

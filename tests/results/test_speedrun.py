@@ -19,7 +19,7 @@ def rows() -> list[dict[str, str]]:
 def test_the_page_shows_every_task_and_score_of_the_table_and_how_far_each_target_is_missed():
     shown = [line.split("|") for line in (FOLDER / "README.md").read_text().splitlines() if line.startswith("|")]
     cells = {line[1].strip(): [cell.strip() for cell in line[2:-1]] for line in shown}
-    keys = ("score", "metric", "target", "missed_by", "bm25", "all-MiniLM-L6-v2")
+    keys = ("score", "metric", "target", "missed_by", "first_stage", "bm25", "all-MiniLM-L6-v2")
     assert rows() and all(cells[row["task"]] == [row[key] for key in keys] for row in rows())
 
 
@@ -39,6 +39,13 @@ def test_the_model_has_at_most_fifteen_million_parameters():
     )
     assert f"data.vocab_size={VOCABULARY}" in (ROOT / "Makefile").read_text()
     assert sum(weight.numel() for weight in BertModel(config).parameters()) <= 15_000_000
+
+
+def test_the_second_stage_trains_the_model_of_the_first_on_sources_of_its_data():
+    first, second = composed("+experiment=speedrun"), composed("+experiment=speedrun_finetune")
+    assert second.model == first.model and second.data.dir == first.data.dir
+    assert set(second.sources) == set(second.data.weights) < set(first.data.weights)
+    assert second.stage.max_length == first.model.max_length > first.stage.max_length
 
 
 def test_every_source_of_both_corpora_has_a_weight():
