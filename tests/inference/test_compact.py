@@ -198,6 +198,15 @@ def test_a_scheme_of_zeros_reads_zeros():
     assert not vectors.scheme.decode(vectors.codes_MB).any() and isinstance(vectors.scheme, Scheme)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_query_and_no_vector_find_nothing(dtype):
+    vectors, q_ND = compact(unit(9), dtype), unit(4, seed=1)
+    for found in vectors.search(q_ND[:0], 5):
+        assert found.shape == (0, 5)
+    for found in Vectors(vectors.codes_MB[:0], vectors.scheme).search(q_ND, 5):
+        assert found.shape == (4, 0)
+
+
 def test_the_table_of_widths_and_precisions_is_what_reduced_vectors_score(script, small_model, tmp_path):
     """The oracle reduces the vectors by hand and ranks every document; encoding is done once for all cells."""
     rng = np.random.default_rng(0)

@@ -37,7 +37,7 @@ def test_pieces_hold_every_word_once_in_order_at_their_lines_and_are_short(text,
     assert "".join(words) == "".join(text.split())  # only a word longer than a piece is cut
     lines = text.split("\n")
     for line, piece in pieces:
-        assert piece.strip() and len(piece) <= longest + piece.count("\n")
+        assert piece.strip() and len(piece) <= longest
         assert piece.split()[0] in lines[line - 1] or len(lines[line - 1]) > longest
 
 
@@ -49,6 +49,8 @@ def test_paragraphs_headings_and_definitions_begin_a_passage():
     paragraph = "word " * (SHORTEST // 5 + 1)
     text = f"# Title\n\n{paragraph}\n\n## Part\n\n{paragraph}\n"
     assert [(line, piece.split("\n")[0]) for line, piece in split(text, 800)] == [(1, "# Title"), (5, "## Part")]
+    for short, count in ((SHORTEST - 3, 1), (SHORTEST - 2, 2)):  # with the line's end and the blank line
+        assert len(list(split("x" * short + "\n\nnext", 800))) == count
 
 
 def test_rows_of_jsonl_are_passages_of_their_texts():
@@ -56,7 +58,7 @@ def test_rows_of_jsonl_are_passages_of_their_texts():
     assert list(json_rows("\n".join(rows))) == [(1, "a\nb"), (3, "no json"), (5, '["x"]')]
 
 
-def test_a_folder_is_read_whole_but_for_what_is_no_text(tmp_path):
+def test_a_folder_is_read_whole_but_for_what_is_no_text(tmp_path, monkeypatch):
     contents = {
         "a.md": b"alpha",
         "sub/b.py": b"beta",
@@ -78,6 +80,9 @@ def test_a_folder_is_read_whole_but_for_what_is_no_text(tmp_path):
     assert [passage.file for passage in read_folder(tmp_path, 800, ["*.md", "*.rs"])[0]] == ["a.md", "e.rs"]
     with pytest.raises(UserError, match=r"holds no text file like \*\.java"):
         read_folder(tmp_path, 800, ["*.java"])
+    for largest, files in ((5, ["a.md", "e.rs", "sub/b.py"]), (4, ["sub/b.py"])):
+        monkeypatch.setattr("gte.inference.passages.LARGEST", largest)
+        assert [passage.file for passage in read_folder(tmp_path, 800)[0]] == files
 
 
 @pytest.fixture

@@ -159,7 +159,7 @@ def scheme_for(dtype: str, low_D: np.ndarray, high_D: np.ndarray) -> Scheme:
     """
     check_dtype(dtype)
     if dtype == "int8":
-        scale = np.float32(max(np.abs(low_D).max(), np.abs(high_D).max()) / 127 or 1)
+        scale = np.float32(max(np.abs(low_D).max(), np.abs(high_D).max()) / 127)
         low_D, high_D = np.full(len(low_D), -128 * scale), np.full(len(low_D), 127 * scale)
     ranges_2D = np.stack([low_D, high_D]).astype(np.float32) if dtype in ("int8", "uint8") else None
     return Scheme(dtype, len(low_D), ranges_2D)
