@@ -92,6 +92,11 @@ def test_the_nearest_bits_are_those_of_the_lowest_hamming_distance_and_the_best_
     for query in range(7):
         assert rows[query, :8].tolist() == sorted(order[query, :8], key=lambda row: -asymmetric[query, row])
     assert (np.diff(values) <= 0).all()
+    for width in (3, 30, 64, 70):  # codes of less than half a word, of half a one, of one and of more
+        d_ND, q_ND = unit(30, width), unit(4, width, seed=1)
+        distance = ((q_ND > 0)[:, None] != (d_ND > 0)).sum(-1)
+        order = np.lexsort((np.broadcast_to(np.arange(30), distance.shape), distance))
+        np.testing.assert_array_equal(compact(d_ND, "binary").search(q_ND, 20, rescored=0)[1], order[:, :20])
 
 
 def write_texts(folder, name="a.txt", rows=40) -> None:

@@ -224,7 +224,7 @@ class Vectors:
         """
         if self.scheme.dtype not in BITS:
             return best_documents(q_ND, self.blocks(), k)
-        rescored = min(RESCORED * k if rescored is None else rescored, len(self))
+        rescored = RESCORED * k if rescored is None else rescored
         starts = range(0, max(1, len(q_ND)), QUERIES)
         found = [self.search_bits(q_ND[start : start + QUERIES], k, rescored) for start in starts]
         scores, rows = (np.concatenate(parts) for parts in zip(*found, strict=True))
