@@ -203,6 +203,13 @@ def test_a_scheme_of_zeros_reads_zeros():
     assert not vectors.scheme.decode(vectors.codes_MB).any() and isinstance(vectors.scheme, Scheme)
 
 
+def test_blocks_of_mapped_vectors_are_memory_that_pytorch_takes_without_a_warning(tmp_path):
+    np.save(tmp_path / "a.npy", unit(9))
+    vectors = read_vectors(tmp_path / "a.npy")
+    assert not vectors.codes_MB.flags.writeable and all(block.flags.writeable for _, block in vectors.blocks())
+    assert vectors.search(unit(9)[:2], 1)[1].tolist() == [[0], [1]]
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_no_query_and_no_vector_find_nothing(dtype):
     vectors, q_ND = compact(unit(9), dtype), unit(4, seed=1)

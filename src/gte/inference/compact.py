@@ -93,7 +93,7 @@ class Scheme:
         [[0.5, -0.5, 0.5, -0.5]]
         """
         if self.dtype == "float32":
-            return np.asarray(codes_NB, np.float32)
+            return np.array(codes_NB, np.float32)  # a copy: PyTorch warns of memory that is mapped read-only
         if self.dtype in BITS:
             signs_ND = np.unpackbits(self.packed(codes_NB), axis=-1)[:, : self.width]
             return (2 * signs_ND.astype(np.float32) - 1) / np.float32(np.sqrt(self.width))
