@@ -7,10 +7,12 @@ import pytest
 import zstandard
 
 from gte.data.columns import FIND_OUT
+from gte.data.formats import arrays
 from gte.data.formats.arrays import Window, json_rows
 from gte.data.formats.squad import question_rows
 from gte.data.locate import locate
 from gte.data.own_files import infer_sources
+from gte.data.reasons import Reason
 from gte.data.records import Pair, Rejected
 from gte.errors import UserError
 
@@ -81,6 +83,57 @@ def test_an_array_of_malformed_items_is_read_once_through(tmp_path, monkeypatch)
     assert len(looked) <= 2 * 2_000
 
 
+@pytest.mark.parametrize("piece", [1, 7, 50])
+def test_the_rows_are_those_of_one_piece_whatever_the_size_of_the_pieces(tmp_path, monkeypatch, piece):
+    path = tmp_path / "a.json"
+    texts = [array(rows, style, 2, FAULTS[fault]) for rows in (ROWS, LISTS) for style in STYLES for fault in FAULTS]
+    for read_rows, text in [*((json_rows, text) for text in texts), (question_rows, json.dumps(SQUAD))]:
+        path.write_text(text)
+        monkeypatch.undo()
+        expected = list(read_rows(path, 10_000))
+        monkeypatch.setattr(arrays, "PIECE", piece)
+        assert list(read_rows(path, 10_000)) == expected and len(expected) > 3
+
+
+def test_an_item_of_the_limit_is_taken_and_one_of_a_character_more_is_not(tmp_path, monkeypatch):
+    rows = [{"query": "q"}, {"query": "x" * 3_000}, {"query": "r"}]
+    path, longest = tmp_path / "a.json", len(json.dumps(rows[1]))
+    path.write_text(json.dumps(rows))
+    for piece in range(longest, longest + 40):  # with one of them the item alone is held
+        monkeypatch.setattr(arrays, "PIECE", piece)
+        assert list(json_rows(path, longest)) == list(enumerate(rows, 1))
+        told = Rejected(Reason.LONG_ITEM.of(longest - 1), 2)
+        assert list(json_rows(path, longest - 1)) == [(1, rows[0]), told, (3, rows[2])]
+
+
+def test_an_item_without_an_end_is_not_held_far_beyond_the_limit(tmp_path, monkeypatch):
+    path, held, more = tmp_path / "a.json", [], Window.more
+    path.write_text(json.dumps(ROWS[:1])[:-1] + ', {"query": "' + "x" * 200_000)
+    monkeypatch.setattr(arrays, "PIECE", 1_000)
+    monkeypatch.setattr(Window, "more", lambda self: (more(self), held.append(len(self.text)))[0])
+    cut = [Rejected(Reason.LONG_ITEM.of(5_000), 2), Rejected(Reason.UNENDED_ARRAY, 3)]
+    assert list(json_rows(path, 5_000)) == [(1, ROWS[0]), *cut]
+    assert max(held) < 4 * 5_000
+
+
+def test_a_malformed_item_of_several_pieces_ends_by_its_brackets_and_a_longer_one_where_a_row_begins(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(arrays, "PIECE", 2_000)
+    path = tmp_path / "a.json"
+    path.write_text('[{"query": "a" "b", "pos": ["' + "d" * 5_000 + '"]}, {"other": "key"}]')  # no row is known before
+    assert list(json_rows(path, 10_000)) == [Rejected("invalid JSON", 1), (2, {"other": "key"})]
+    nested = ", ".join(["[1, 2]"] * 3_000)
+    path.write_text(f'[["q", "d"], ["q" "e", [{nested}]], ["r", "d"]]')
+    assert list(json_rows(path, 4_000)) == [(1, ["q", "d"]), Rejected("invalid JSON", 2), (3, ["r", "d"])]
+
+
+def test_a_bracket_within_a_malformed_item_ends_neither_it_nor_the_array(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('[["q", "d"], ["r" "s"], "d"], ["t", "d"]]')
+    assert list(json_rows(path, 10_000)) == [(1, ["q", "d"]), Rejected("invalid JSON", 2), (3, ["t", "d"])]
+
+
 def read(folder) -> list:
     (source,) = infer_sources(folder, FIND_OUT)
     return [record for raw in locate(source, folder) for record in source.read(raw)]
@@ -121,9 +174,13 @@ def test_a_paragraph_of_squad_that_cannot_be_read_costs_itself_and_a_cut_file_is
     (tmp_path / "a.json").write_text(text.replace("The mill", 'The "mill'))
     rows = list(question_rows(tmp_path / "a.json", 10_000))
     assert rows[0] == Rejected("invalid JSON", 1) and [row[1]["question"] for row in rows[1:]] == ["who?", "which?"]
+    (tmp_path / "a.json").write_text(text.replace("Nobody", '"Nobody'))  # the last of its array
+    (*_, bad, last) = question_rows(tmp_path / "a.json", 10_000)
+    assert bad == Rejected("invalid JSON", 3) and (last[0], last[1]["question"]) == (4, "which?")
     for cut in (5, 60, 200):
         (tmp_path / "a.json").write_text(text[:-cut])
-        assert [row.reason for row in read(tmp_path) if isinstance(row, Rejected)][-1] == "array without an end"
+        *found, last = question_rows(tmp_path / "a.json", 10_000)
+        assert last == Rejected("array without an end", len(found) + 1)
 
 
 def test_the_answers_of_flat_squad_are_looked_at_too(tmp_path):

@@ -128,6 +128,8 @@ def test_stated_columns_are_taken_per_file_whatever_their_case_and_place(tmp_pat
     write_table(tmp_path / "b.tsv", [["x1", text, other, "z z"] for text, other in PAIRS], "\t")
     stated = {"a": {"query": "subject", "pos": "resolution", "neg": ["b1", "b2"]}, "b": {"query": 2, "pos": 1}}
     a, b = infer_sources(tmp_path, Wanted(columns=stated))
+    by_position, _ = infer_sources(tmp_path, Wanted(columns=stated | {"a": {"query": "subject", "pos": 4}}))
+    assert texts_of(by_position.read(locate(a, tmp_path)[0])) == list(zip(TEXTS, THIRD, strict=True))
     assert texts_of(a.read(locate(a, tmp_path)[0])) == [
         (q, d, n, n) for q, d, n in zip(TEXTS, OTHERS, THIRD, strict=True)
     ]
@@ -137,6 +139,8 @@ def test_stated_columns_are_taken_per_file_whatever_their_case_and_place(tmp_pat
         ({"a": {"qery": "subject", "pos": "resolution"}}, "data.columns.a.qery is no role, did you mean query"),
         ({"faq": {"query": "subject"}}, r"data.columns.faq: neither a role .* nor a file of .* \(a, b\)"),
         ({"a": {"query": "subject"}}, "names only one of query and pos"),
+        ({"a": {"query": "subject", "pos": 5}}, "no column '5'"),
+        ({"a": {"query": "subject", "pos": -1}}, "no column '-1'"),
     ):
         with pytest.raises(UserError, match=line):
             infer_sources(tmp_path, Wanted(columns=wrong))
@@ -220,6 +224,12 @@ def test_what_looks_wrong_is_said_and_what_looks_right_is_not(tmp_path):
     ):
         told = seen(tmp_path, [row | change(n) for n, row in enumerate(good)])
         assert told.count("warning") == 1 and line in told, told
+    for change in (  # half of them are not most
+        lambda n: {"query": str(n)} if n < 20 else {},
+        lambda n: {"pos": "one and the same"} if n < 20 else {},
+        lambda n: {"pos": f"{n:<{99 if n else 9_999}}."},  # the longest has 100 times the median
+    ):
+        assert "warning" not in seen(tmp_path, [row | change(n) for n, row in enumerate(good)])
 
 
 def test_a_list_of_rows_and_sets_keeps_its_shape(tmp_path):

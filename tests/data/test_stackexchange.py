@@ -11,8 +11,9 @@ import pytest
 from conftest import pairs_of, reasons_of, records_of, shared_dir
 
 from gte.data.formats.html import depth, plain_text
+from gte.data.pairs import make_pairs
 from gte.data.records import Pair
-from gte.data.sources import Source
+from gte.data.sources import Raw, Source
 from gte.errors import UserError
 
 QUESTIONS = Source("q", "community_qa", ("pretrain",), "stackexchange_questions", query="title", document="body")
@@ -102,6 +103,14 @@ def test_a_question_gets_its_best_answer_wherever_both_stand(tmp_path, prefer):
         "filtered: question without an answer": unanswered, "filtered: score under 1": low,
         NOT_CHOSEN: 180 - len(expected),
     }  # fmt: skip
+
+
+def test_a_question_stands_before_answers_of_any_score_where_its_rows_are_joined_on_the_disk(tmp_path):
+    path = tmp_path / "raw" / "Posts.xml"
+    path.parent.mkdir()
+    write_posts(path, [answer(2, 1, 2**31 - 1), question(1), answer(3, 1, 1 - 2**31), answer(4, 5, 1), question(5)])
+    tally = make_pairs(ANSWERS, [Raw(path.name, path)], tmp_path / "a.parquet", tmp_path / "work", max_rejected=0.1)
+    assert (tally.read, tally.kept, tally.rejected) == (3, 2, {NOT_CHOSEN: 1})
 
 
 def test_sites_share_no_ids_and_lost_and_repeated_posts_are_counted(tmp_path):

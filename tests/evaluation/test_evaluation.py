@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.evaluation.bm25 import BM25, BM25_WORDS, Words
 from gte.evaluation.model import EncoderModel
-from gte.evaluation.suite import Plan, Suite, exit_code, name_checkpoints, plan
+from gte.evaluation.suite import Plan, Suite, exit_code, name_checkpoints, plan, refuse_without_hub
 from gte.models.device import choose_devices, choose_precision
 from gte.models.load import weights_checksum
 from gte.results.table import as_csv, as_markdown, as_text, gains
@@ -301,6 +302,20 @@ def test_mean_reciprocal_rank_equals_the_loop_and_a_constant_model_gets_chance()
     assert mean_reciprocal_rank(q_ND, np.concatenate([q_ND * 9, d_MD])) > 0.5
     easier = blocked_reciprocal_rank(q_ND, d_MD[:50], size=10)
     assert easier > mean_reciprocal_rank(q_ND, d_MD[:50]) > 0
+    sizes = []
+    for size in (10, 17, 50):
+        blocked_reciprocal_rank(q_ND, d_MD[:50], size=size, rank=lambda q_ND, d_ND: sizes.append(len(q_ND)) or 0.0)
+    assert sizes == [10] * 5 + [17] * 2 + [50]
+
+
+@pytest.mark.parametrize("count", [999, 1000])
+def test_codesearchnet_ranks_within_blocks_of_1000_where_there_is_one(count):
+    from gte.evaluation.codesearchnet import TASKS
+
+    vectors = np.random.default_rng(0).normal(size=(count, 2)).astype(np.float32)
+    model = SimpleNamespace(prompt=lambda *_: "", embed=lambda *_: vectors, embed_queries=lambda *_: vectors)
+    scores = TASKS["CodeSearchNetRuby"]()._evaluate_subset(model, (["q"] * count, ["d"] * count))
+    assert set(scores) == ({"mrr", "mrr_1k"} if count == 1000 else {"mrr"})
 
 
 def test_codesearchnet_ranks_among_test_and_dev(tmp_path):
@@ -404,8 +419,10 @@ def test_a_row_beside_table_7_says_where_its_candidates_are_fewer(tmp_path):
 
 def test_a_code_that_holds_its_own_docstring_is_read_by_its_tokens(tmp_path):
     from gte.data.task_folder import Folder
-    from gte.evaluation.codesearchnet import TASKS
+    from gte.evaluation.codesearchnet import TASKS, holds_docstring
 
+    for line, held in (("the square", False), ("the square root", True)):  # two words may stand anywhere
+        assert holds_docstring({"docstring": line, "code": f"{line} of x"}) is held
     code = 'def f(x):\n    """Returns the square of x.\n    """\n    return x * x'
     row = {"docstring": "Returns the square of x.\n", "code": code}
     for tokens, wanted, notes in (
@@ -592,6 +609,11 @@ def test_unknown_tasks_and_the_hub_without_a_network_are_one_line(monkeypatch):
     with pytest.raises(UserError, match=r"did not give BIOSSES .*data_dir=DIR, the data in DIR/BIOSSES") as error:
         make_task("BIOSSES", None).load()
     assert "\n" not in str(error.value)
+    monkeypatch.setattr("gte.evaluation.board.in_cache", lambda task: False)
+    names = ["STS12", "STS13", "STS14", "STS15"]
+    for count, end in ((3, "STS12, STS13, STS14; pass"), (4, "STS14 and 1 more; pass")):
+        with pytest.raises(UserError, match=end):
+            refuse_without_hub(Suite("mine"), Plan(dict.fromkeys(names[:count]), {}))
 
 
 def test_a_split_that_the_hubs_data_lack_is_one_line(monkeypatch):

@@ -8,11 +8,13 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset, DatasetDict
 from evaluations import WIDTH, KnownEncoder, evaluate
 from task_folders import write_retrieval, write_rows, write_sts
 
 from gte.errors import UserError
 from gte.evaluation.bm25 import BM25
+from gte.evaluation.local import number_labels
 from gte.evaluation.model import EncoderModel
 from gte.evaluation.suite import Suite, plan, run_suite
 from gte.evaluation.tasks import make_task
@@ -305,6 +307,15 @@ def test_two_classes_score_alike_whatever_their_labels_are(tmp_path, first, seco
         assert given == plain and {"accuracy", "f1", "ap"} <= given.keys()
     else:
         assert given["accuracy"] == plain["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("given", "numbered"), [([1, 2, 1], [1, 2, 1]), ([3, 2, 3], [1, 0, 1]), ([0, 2, 3], [0, 2, 3])]
+)
+def test_two_labels_are_numbered_where_none_of_them_is_1(given, numbered):
+    splits = DatasetDict(test=Dataset.from_dict({"text": [*"abc"], "label": given}))
+    number_labels(splits, "label", "test")
+    assert splits["test"]["label"][:] == numbered
 
 
 def test_true_and_false_are_1_and_0_beside_numbers(tmp_path):

@@ -214,3 +214,6 @@ def test_evaluations_may_be_a_suite_by_name(tmp_path, capsys, monkeypatch):
         plan_evaluation(None, "nano")
     with pytest.raises(UserError, match="keep_best=eval/STS12 is not measured"):
         check_keep_best("eval/STS12", None, 10, Plan({"STS13": None}, {}))
+    for count, end in ((5, "eval/T4$"), (6, r"eval/T4, \.\.\.$")):
+        with pytest.raises(UserError, match=end):
+            check_keep_best("ndcg", None, 10, Plan(dict.fromkeys(f"T{n}" for n in range(count)), {}))

@@ -28,6 +28,7 @@ def compact(x_ND: np.ndarray, dtype: str) -> Vectors:
 @pytest.mark.parametrize("dtype", ["uint8", "binary", "ubinary"])
 def test_codes_are_those_of_sentence_transformers(dtype):
     x_ND = unit(300)
+    x_ND[::7, ::5] = 0
     theirs = quantize_embeddings(x_ND, precision=dtype)
     ours = compact(x_ND, dtype)
     assert ours.codes_MB.dtype == theirs.dtype
@@ -91,6 +92,11 @@ def test_the_nearest_bits_are_those_of_the_lowest_hamming_distance_and_the_best_
     for query in range(7):
         assert rows[query, :8].tolist() == sorted(order[query, :8], key=lambda row: -asymmetric[query, row])
     assert (np.diff(values) <= 0).all()
+    for width in (3, 30, 64, 70):  # codes of less than half a word, of half a one, of one and of more
+        d_ND, q_ND = unit(30, width), unit(4, width, seed=1)
+        distance = ((q_ND > 0)[:, None] != (d_ND > 0)).sum(-1)
+        order = np.lexsort((np.broadcast_to(np.arange(30), distance.shape), distance))
+        np.testing.assert_array_equal(compact(d_ND, "binary").search(q_ND, 20, rescored=0)[1], order[:, :20])
 
 
 def write_texts(folder, name="a.txt", rows=40) -> None:
@@ -195,6 +201,22 @@ def test_a_setting_that_cannot_be_meant_is_one_line(script, small_model, tmp_pat
 def test_a_scheme_of_zeros_reads_zeros():
     vectors = compact(np.zeros((3, 8), np.float32), "int8")
     assert not vectors.scheme.decode(vectors.codes_MB).any() and isinstance(vectors.scheme, Scheme)
+
+
+def test_blocks_of_mapped_vectors_are_memory_that_pytorch_takes_without_a_warning(tmp_path):
+    np.save(tmp_path / "a.npy", unit(9))
+    vectors = read_vectors(tmp_path / "a.npy")
+    assert not vectors.codes_MB.flags.writeable and all(block.flags.writeable for _, block in vectors.blocks())
+    assert vectors.search(unit(9)[:2], 1)[1].tolist() == [[0], [1]]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_query_and_no_vector_find_nothing(dtype):
+    vectors, q_ND = compact(unit(9), dtype), unit(4, seed=1)
+    for found in vectors.search(q_ND[:0], 5):
+        assert found.shape == (0, 5)
+    for found in Vectors(vectors.codes_MB[:0], vectors.scheme).search(q_ND, 5):
+        assert found.shape == (4, 0)
 
 
 def test_the_table_of_widths_and_precisions_is_what_reduced_vectors_score(script, small_model, tmp_path):

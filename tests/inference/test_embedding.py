@@ -15,7 +15,7 @@ from trainings import Begun
 
 from gte.encoder import Encoder
 from gte.errors import UserError
-from gte.inference.compact import read_vectors
+from gte.inference.compact import read_vectors, scheme_file
 from gte.inference.embedder import Embedder, embed_texts
 from gte.inference.texts import Text, read_texts
 
@@ -69,6 +69,20 @@ def test_rows_without_a_text_are_named_with_their_reason(tmp_path):
         (6, "no JSON object"),
         (7, "invalid UTF-8"),
     ]
+
+
+def test_blank_lines_are_no_rows_and_a_damaged_row_group_is_named_by_its_first_row(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n\n  \n{"text": "two"}\n')
+    assert list(read_texts(str(tmp_path / "a.jsonl"))) == [Text(1, "1", "one"), Text(4, "4", "two")]
+    file = tmp_path / "a.parquet"
+    texts = [f"text {row}" for row in range(2 * 1024)]
+    pq.write_table(pa.table({"text": texts}), file, row_group_size=1024, use_dictionary=False)
+    place = pq.read_metadata(file).row_group(1).column(0).data_page_offset
+    data = bytearray(file.read_bytes())
+    data[place : place + 40] = bytes(40)
+    file.write_bytes(data)
+    *found, last = read_texts(str(file))
+    assert [text.text for text in found] == texts[:1024] and last == Text(1025, "1025", None, "damaged file")
 
 
 def test_npy_holds_row_for_row_what_encode_gives(script, small_model, encoder, tmp_path):
@@ -212,6 +226,9 @@ def test_a_kill_leaves_no_codes_beside_the_ranges_of_others(encoder, tmp_path, m
         assert not out.exists()
     embed_texts(texts_of(20), Embedder(encoder, prefix="x "), out, work, source="s", dtype="uint8")
     assert not np.array_equal(read_vectors(out).scheme.ranges_2D, before.scheme.ranges_2D)
+    work.mkdir()
+    embed_texts(texts_of(20), Embedder(encoder), out, work, source="s")
+    assert read_vectors(out).scheme.dtype == "float32" and not scheme_file(out).exists()
 
 
 def test_memory_is_bounded_by_a_block_however_long_the_stream(encoder, tmp_path, monkeypatch):

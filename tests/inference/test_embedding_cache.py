@@ -1,5 +1,6 @@
 """Embeddings kept on disk, exact search in blocks, several processes: all give what one pass over everything gives."""
 
+import errno
 import math
 import resource
 import signal
@@ -200,6 +201,27 @@ def test_a_model_that_gives_all_texts_one_vector_finds_the_first_rows(ranked):
     backwards = {"q": [f"d{i}" for i in reversed(range(70))]} if ranked else None
     found = model.search(queries, top_k=9, top_ranked=backwards, **settings)["q"]
     assert list(found) == [f"d{i}" for i in range(9)] and len(set(found.values())) == 1
+
+
+def test_a_cache_is_full_where_something_was_not_kept_and_one_beyond_its_limit_keeps_nothing_more(tmp_path):
+    vectors_ND, size = np.ones((9, WIDTH), np.float32), 4 * WIDTH + 16
+    cache = VectorCache(WIDTH, tmp_path, limit_bytes=9 * size)
+    cache.add(text_keys([f"a {i}" for i in range(9)]), vectors_ND)
+    assert len(cache) == 9 and not cache.full
+    smaller = VectorCache(WIDTH, tmp_path, limit_bytes=5 * size)
+    smaller.add(text_keys([f"b {i}" for i in range(9)]), vectors_ND)
+    assert len(smaller) == 9 and smaller.full and not smaller.disk_full
+
+
+def test_a_disk_that_fails_is_no_disk_that_is_full(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    cache = VectorCache(WIDTH, tmp_path)
+    monkeypatch.setattr(cache, "append", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        cache.add(text_keys(["a"]), np.ones((1, WIDTH), np.float32))
+    assert not cache.full
 
 
 def test_a_full_cache_is_told_once_with_the_way_out(tmp_path, capsys, monkeypatch):

@@ -13,6 +13,7 @@ from gte.errors import UserError
 from gte.inference.embedder import Embedder
 from gte.inference.index import as_table, update
 from gte.inference.passages import SHORTEST, Passage, json_rows, read_folder, split
+from gte.locks import locked
 
 CODE = '''"""A module."""
 
@@ -37,7 +38,7 @@ def test_pieces_hold_every_word_once_in_order_at_their_lines_and_are_short(text,
     assert "".join(words) == "".join(text.split())  # only a word longer than a piece is cut
     lines = text.split("\n")
     for line, piece in pieces:
-        assert piece.strip() and len(piece) <= longest + piece.count("\n")
+        assert piece.strip() and len(piece) <= longest
         assert piece.split()[0] in lines[line - 1] or len(lines[line - 1]) > longest
 
 
@@ -49,6 +50,9 @@ def test_paragraphs_headings_and_definitions_begin_a_passage():
     paragraph = "word " * (SHORTEST // 5 + 1)
     text = f"# Title\n\n{paragraph}\n\n## Part\n\n{paragraph}\n"
     assert [(line, piece.split("\n")[0]) for line, piece in split(text, 800)] == [(1, "# Title"), (5, "## Part")]
+    for short, count in ((SHORTEST - 3, 1), (SHORTEST - 2, 2)):  # with the line's end and the blank line
+        assert len(list(split("x" * short + "\n\nnext", 800))) == count
+    assert [len(list(split("ab\ncd", longest))) for longest in (4, 5)] == [2, 1]
 
 
 def test_rows_of_jsonl_are_passages_of_their_texts():
@@ -56,7 +60,7 @@ def test_rows_of_jsonl_are_passages_of_their_texts():
     assert list(json_rows("\n".join(rows))) == [(1, "a\nb"), (3, "no json"), (5, '["x"]')]
 
 
-def test_a_folder_is_read_whole_but_for_what_is_no_text(tmp_path):
+def test_a_folder_is_read_whole_but_for_what_is_no_text(tmp_path, monkeypatch):
     contents = {
         "a.md": b"alpha",
         "sub/b.py": b"beta",
@@ -78,6 +82,9 @@ def test_a_folder_is_read_whole_but_for_what_is_no_text(tmp_path):
     assert [passage.file for passage in read_folder(tmp_path, 800, ["*.md", "*.rs"])[0]] == ["a.md", "e.rs"]
     with pytest.raises(UserError, match=r"holds no text file like \*\.java"):
         read_folder(tmp_path, 800, ["*.java"])
+    for largest, files in ((5, ["a.md", "e.rs", "sub/b.py"]), (4, ["sub/b.py"])):
+        monkeypatch.setattr("gte.inference.passages.LARGEST", largest)
+        assert [passage.file for passage in read_folder(tmp_path, 800)[0]] == files
 
 
 @pytest.fixture
@@ -97,6 +104,28 @@ def test_the_index_embeds_only_what_is_new_and_equals_one_made_anew(embedder, tm
     assert update(file, changed, embedder).passages == changed and update(file, changed, embedder).new == 0
     other = Embedder(embedder.encoder, prefix="x ")
     assert update(file, changed, other).new == 3  # another embedder's vectors are no use
+
+
+def test_what_another_process_wrote_meanwhile_is_not_embedded_again(embedder, tmp_path, monkeypatch):
+    file, passages = tmp_path / "index.parquet", [Passage("a", 1, "one"), Passage("a", 3, "two words")]
+    update(file, passages[:1], embedder)
+
+    def locked_late(*names: object):
+        monkeypatch.undo()
+        update(file, passages, embedder)
+        return locked(*names)
+
+    monkeypatch.setattr("gte.inference.index.locked", locked_late)
+    index = update(file, passages, embedder)
+    assert index.new == 0 and index.passages == passages
+
+
+def test_a_line_of_the_table_as_wide_as_the_terminal_is_not_cut():
+    table = as_table([(0.5, Passage("a", 1, "some words"))], 200)
+    widest = max(map(len, table.split("\n")))
+    assert as_table([(0.5, Passage("a", 1, "some words"))], widest) == table
+    cut = as_table([(0.5, Passage("a", 1, "some words"))], widest - 1)
+    assert cut.endswith("…") and max(map(len, cut.split("\n"))) == widest - 1
 
 
 def test_hits_are_those_of_the_highest_cosine_in_order(embedder, tmp_path):

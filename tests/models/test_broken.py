@@ -201,6 +201,18 @@ def test_good_is_whole_written_before_the_streak_and_of_finite_vectors(run, tmp_
     assert last_good(tmp_path / "kept") is None
 
 
+def test_a_folder_of_deepspeed_is_good_where_each_of_its_files_is_intact(run, tmp_path):
+    content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    parts = tmp_path / "step-0000001.ckpt" / "checkpoint"
+    parts.mkdir(parents=True)
+    torch.save(content | {"module": content["state_dict"]}, parts / "mp_rank_00_model_states.pt")
+    state = parts / "zero_pp_rank_1_mp_rank_00_optim_states.pt"
+    torch.save({"optimizer_state_dict": torch.ones(300)}, state)
+    assert why_not_good(parts.parent) is None and last_good(tmp_path) == parts.parent
+    state.write_bytes(state.read_bytes()[:900])
+    assert re.fullmatch(f"it is truncated.*, {state.name}", why_not_good(parts.parent)) and last_good(tmp_path) is None
+
+
 def test_an_onnx_graph_with_vectors_that_are_not_finite_is_refused(run, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     from gte.models.onnx import write_onnx

@@ -17,7 +17,19 @@ from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.models.load import check_same_model, describe, history, initialize
 from gte.provenance import segments_of, sources_of_stage
-from gte.training.changes import ANEW, CHANGES, DATA, NEVER, RULES, changes, continued, rule_of, settings_of, table
+from gte.training.changes import (
+    ANEW,
+    CHANGES,
+    DATA,
+    NEVER,
+    RULES,
+    changes,
+    continued,
+    earlier_epochs,
+    rule_of,
+    settings_of,
+    table,
+)
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +140,21 @@ def test_a_change_is_found_by_the_name_that_is_typed(begun, path, value, setting
     node[name] = value
     assert [change.setting for change in changes(record, now)] == [setting]
     assert rule_of(setting).verdict == verdict
+
+
+def test_a_first_run_that_lies_elsewhere_now_is_no_change_and_one_that_came_or_went_is_one():
+    def found(before: str | None, now: str | None) -> list[str]:
+        records = ({"stage": {"init_from": path}} for path in (before, now))
+        return [change.setting for change in changes(*records)]
+
+    assert found("here", "there") == found(None, None) == []
+    assert found("here", None) == found(None, "here") == ["stage.init_from"]
+
+
+def test_sources_of_a_record_without_their_contents_are_compared_by_their_rows():
+    facts = {"sources": {"a": {"rows": 9}}, "data": {"sources": {"a": "x"}}}
+    assert changes({"sources": {"a": {"rows": 9}}}, facts) == []
+    assert [change.said for change in changes({"sources": {"a": {"rows": 8}}}, facts)] == ["other contents: a"]
 
 
 @pytest.mark.parametrize(
@@ -262,6 +289,13 @@ def test_where_nothing_changed_the_segment_goes_on():
     record = facts | {"steps": 5, "segments": continued(None, facts, [])}
     record["segments"][-1] |= {"last_step": 5}
     assert continued(record, facts, []) == record["segments"]
+    record["segments"][-1]["data"] = None  # of a version that did not keep it
+    assert [part["first_step"] for part in continued(record, facts, [])] == [0, 5]
+
+
+def test_the_epochs_of_a_stage_before_its_last_part_are_summed():
+    parts = [{"epochs": {"a": 1.5, "b": 1.0}}, {"epochs": {"a": 0.5}}, {"epochs": {"a": 9.0}}]
+    assert earlier_epochs(parts) == {"a": 2.0, "b": 1.0} and earlier_epochs(parts[:1]) == {}
 
 
 def test_all_sources_of_a_stage_are_named():

@@ -168,9 +168,9 @@ def test_recomputed_layers_change_no_loss(script, prepared, tmp_path, dropping):
 
 def test_compiled_dropout_is_not_recomputed_on_cuda(pretrained):
     sizes = {"max_length": 64, "global_batch": 32, "group_size": 1, "batch_tokens": 2048, "lr_scale": 1.0}
-    kept, again = (
-        Stage(name="pretrain", steps=1, epochs=None, init_from=None, recompute_fraction=fraction, **sizes)
-        for fraction in (0.0, 0.5)
+    kept, again, layers = (
+        Stage(name="pretrain", steps=1, epochs=None, init_from=None, recompute_fraction=fraction, **sizes, **more)
+        for fraction, more in ((0.0, {}), (0.5, {}), (0.0, {"recompute_layers": True}))
     )
     encoder = Encoder.from_pretrained(pretrained)
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
@@ -178,8 +178,9 @@ def test_compiled_dropout_is_not_recomputed_on_cuda(pretrained):
     encoder.compiled = True
     check_compiled(encoder, again, cpu)
     check_compiled(encoder, kept, cuda)
-    with pytest.raises(UserError, match=r"model.compile=true with dropout .* stage.recompute_fraction=0"):
-        check_compiled(encoder, again, cuda)
+    for recomputing in (again, layers):
+        with pytest.raises(UserError, match=r"model.compile=true with dropout .* stage.recompute_fraction=0"):
+            check_compiled(encoder, recomputing, cuda)
     encoder.lm.config.update({"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
     for part in encoder.modules():
         if isinstance(part, torch.nn.Dropout):

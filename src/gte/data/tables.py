@@ -47,13 +47,15 @@ def table_rows(
     text = texts(lines(path, max_line) if items is None else items, rejected)
     rows = split_lines(text, delimiter, take) if quoting == "none" else quoted_rows(text, delimiter, max_line, take)
     columns = None
-    for row, lines_read, cells in rows:
+    for found in rows:
         yield from rejected
-        broken = bool(rejected) and lines_read > 1  # the row may have lost a line of its own
+        after_rejected = bool(rejected)
         rejected.clear()
-        if isinstance(cells, Rejected | Taken):
-            yield cells
-        elif broken:
+        if isinstance(found, Rejected | Taken):
+            yield found
+            continue
+        row, lines_read, cells = found
+        if after_rejected and lines_read > 1:  # the row may have lost a line of its own
             yield Rejected(Reason.REJECTED_LINE, row)
         elif header and columns is None:
             columns = [cell.strip() for cell in cells]
@@ -72,8 +74,8 @@ def table_rows(
 
 def quoted_rows(
     text: Iterator[str], delimiter: str, max_cell: int, take: Take | None = None
-) -> Iterator[tuple[int, int, list[str] | Rejected | Taken]]:
-    """(row, lines of the row, cells) by RFC-4180; a rejection in place of cells that csv cannot read.
+) -> Iterator[tuple[int, int, list[str]] | Rejected | Taken]:
+    """(row, lines of the row, cells) by RFC-4180; a rejection in place of a row that csv cannot read.
 
     A quote that is never closed, or closed by that of a later row, costs its own line: the lines behind it are read
     anew, as rows. It is told by what cannot be parsed, by MAX_ROW_LINES, and by lines within the quotes that are all
@@ -86,7 +88,7 @@ def quoted_rows(
         source.begin_row()
         if take and source.is_between_rows() and (taken := take(source.width)).lines:
             source.number += taken.lines
-            yield source.number, taken.lines, taken
+            yield taken
             continue
         try:
             cells = next(rows)
@@ -96,13 +98,12 @@ def quoted_rows(
             return
         except (csv.Error, Runaway):
             if len(source.taken) == 1:
-                yield source.number, 1, Rejected(Reason.MALFORMED_ROW, source.number)
+                yield Rejected(Reason.MALFORMED_ROW, source.number)
             else:
-                first = source.rewind()
-                yield first, 1, Rejected(Reason.OPEN_QUOTE, first)
+                yield Rejected(Reason.OPEN_QUOTE, source.rewind())
             continue
         if source.number <= source.doubted and source.stray_quote():
-            yield source.number, 1, Rejected(Reason.MALFORMED_ROW, source.number)
+            yield Rejected(Reason.MALFORMED_ROW, source.number)
             continue
         source.width = source.width or len(cells)
         yield source.number, len(source.taken), cells
@@ -182,13 +183,13 @@ class Rewindable:
 
 def split_lines(
     text: Iterator[str], delimiter: str, take: Take | None = None
-) -> Iterator[tuple[int, int, list[str] | Taken]]:
+) -> Iterator[tuple[int, int, list[str]] | Taken]:
     """(row, lines of the row, cells) of lines split at every delimiter; none for a blank line."""
     number = width = 0
     while True:
         if take and width and (taken := take(width)).lines:
             number += taken.lines
-            yield number, taken.lines, taken
+            yield taken
             continue
         line = next(text, None)
         if line is None:

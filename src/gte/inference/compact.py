@@ -93,7 +93,7 @@ class Scheme:
         [[0.5, -0.5, 0.5, -0.5]]
         """
         if self.dtype == "float32":
-            return np.asarray(codes_NB, np.float32)
+            return np.array(codes_NB, np.float32)  # a copy: PyTorch warns of memory that is mapped read-only
         if self.dtype in BITS:
             signs_ND = np.unpackbits(self.packed(codes_NB), axis=-1)[:, : self.width]
             return (2 * signs_ND.astype(np.float32) - 1) / np.float32(np.sqrt(self.width))
@@ -159,7 +159,7 @@ def scheme_for(dtype: str, low_D: np.ndarray, high_D: np.ndarray) -> Scheme:
     """
     check_dtype(dtype)
     if dtype == "int8":
-        scale = np.float32(max(np.abs(low_D).max(), np.abs(high_D).max()) / 127 or 1)
+        scale = np.float32(max(np.abs(low_D).max(), np.abs(high_D).max()) / 127)
         low_D, high_D = np.full(len(low_D), -128 * scale), np.full(len(low_D), 127 * scale)
     ranges_2D = np.stack([low_D, high_D]).astype(np.float32) if dtype in ("int8", "uint8") else None
     return Scheme(dtype, len(low_D), ranges_2D)
@@ -224,7 +224,7 @@ class Vectors:
         """
         if self.scheme.dtype not in BITS:
             return best_documents(q_ND, self.blocks(), k)
-        rescored = min(RESCORED * k if rescored is None else rescored, len(self))
+        rescored = RESCORED * k if rescored is None else rescored
         starts = range(0, max(1, len(q_ND)), QUERIES)
         found = [self.search_bits(q_ND[start : start + QUERIES], k, rescored) for start in starts]
         scores, rows = (np.concatenate(parts) for parts in zip(*found, strict=True))

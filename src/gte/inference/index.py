@@ -100,7 +100,7 @@ def update(file: Path, passages: list[Passage], embedder: Embedder, dtype: str =
     if seen is not None:
         found = load(file, embedder.identity, dtype)
         kept, known, scheme = found
-        if passages == kept and scheme is not None:  # nothing is written: a folder that is read-only or busy will do
+        if passages == kept:  # nothing is written: a folder that is read-only or busy will do
             return Index(passages, Vectors(np.stack([known[passage.text] for passage in passages]), scheme), 0)
     with locked(file, "updating", "out="):
         if found is None or stamp(file) != seen:  # another process has written it meanwhile

@@ -227,11 +227,11 @@ class Tape:
     def line(self) -> bytes:
         """The next line, of a longer one the next MAX_RECORD bytes; b'' at the end."""
         held = self.hold(1)
-        while (end := self.data.find(b"\n", self.at)) < 0 and held < MAX_RECORD:
+        while not (end := self.data.find(b"\n", self.at) + 1) and held < MAX_RECORD:
             before, held = held, self.hold(2 * held)
             if held == before:
                 break
-        return self.read(min(end + 1 - self.at if end >= 0 else held, MAX_RECORD))
+        return self.read(min(end - self.at if end else held, MAX_RECORD))
 
     def line_after_blanks(self) -> bytes:
         """The next line that is not blank; b'' at the end."""
@@ -242,9 +242,9 @@ class Tape:
     def record_follows(self, length: int) -> bool:
         """Whether, after so many bytes and MAX_RECORD of blank lines at most, a record begins or the file ends."""
         ahead = 2**10
-        while self.hold(length + ahead) >= length:
+        while (held := self.hold(length + ahead)) >= length:
             place = BLANKS.match(self.data, self.at + length).end()
-            if len(self.data) - self.at < length + ahead:  # the end is held
+            if held < length + ahead:  # the end is held
                 rest = self.data[place:]
                 return bool(VERSION.match(rest) or CUT_VERSION.fullmatch(rest) or not rest.strip())
             if len(self.data) - place >= 2**5 or ahead > MAX_RECORD:
