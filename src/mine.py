@@ -9,14 +9,14 @@ from gte.build import listed, plain, script
 
 
 def check(cfg: DictConfig) -> None:
+    from gte.data.groups import family_of
     from gte.data.own_files import local_source
-    from gte.data.sources import source_files
     from gte.early import check_models
 
     settings = plain(cfg)
     files = [name for name in listed(settings["in"]) if not Path(name).is_dir()]
     for name in [*files, *(listed(settings["corpus"]) or [])]:
-        if Path(name).exists() or name not in source_files():
+        if Path(name).exists() or not family_of(name):
             local_source(Path(name))
     check_models([settings["checkpoint"]])
 

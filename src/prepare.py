@@ -12,9 +12,8 @@ from gte.overrides import typed
 
 
 def check(cfg: DictConfig) -> None:
-    from gte.data.groups import family_of
+    from gte.data.groups import load_family
     from gte.data.own_files import require_path
-    from gte.data.sources import load_source
 
     out = Path(cfg.out)
     if "data.dir" in typed() and Path(cfg.data.dir).resolve() != out.resolve():
@@ -23,7 +22,7 @@ def check(cfg: DictConfig) -> None:
         require_path(cfg.data.path, "data.")
     elif "raw" in cfg.data:
         for name in cfg.data.sources or []:
-            load_source(family_of(str(name)) or str(name))
+            load_family(str(name))
 
 
 @script("prepare", check)

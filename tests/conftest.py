@@ -14,7 +14,8 @@ import torch
 import yaml
 from hypothesis import settings
 
-gc.disable()  # until the tests are collected: what they import stays, and looking for garbage in it takes seconds
+from gte.cores import near_cores
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("WANDB_MODE", "offline")
 # the same examples each time, however slow the machine
@@ -22,6 +23,7 @@ settings.register_profile("same", deadline=None, derandomize=True, database=None
 settings.load_profile("same")
 
 ROOT = Path(__file__).resolve().parents[1]
+CONF = ROOT / "conf"
 
 
 def shared_dir(name: str) -> Path:
@@ -43,6 +45,11 @@ LONGEST = [  # files in the order of their seconds: none of these begins last, a
 ]
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than cores: the longest tests wait for processes of their own a good part of their time."""
+    return near_cores() + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the longest files first; xdist hands files out in this order (--no-loadscope-reorder)."""
     places = {name: place for place, name in enumerate(LONGEST)}
@@ -50,22 +57,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def parse_each_file_once() -> None:
-    """Has OmegaConf parse a file once in this process and not twice a script: a fifth of what composing takes."""
+    """Has OmegaConf parse a file of conf once in this process, not twice a script: a fifth of what composing takes."""
     parsed, load = {}, yaml.load
 
     def once(stream, Loader):
-        if Loader.__name__ != "OmegaConfLoader" or isinstance(stream, str):
+        name = getattr(stream, "name", None)
+        if Loader.__name__ != "OmegaConfLoader" or not isinstance(name, str) or not Path(name).is_relative_to(CONF):
             return load(stream, Loader)
-        facts = os.fstat(stream.fileno())
-        key = (facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_size)
-        if key not in parsed:
-            parsed[key] = load(stream, Loader)
-        return parsed[key]
+        if name not in parsed:
+            parsed[name] = load(stream, Loader)
+        return parsed[name]
 
     yaml.load = once
 
 
-parse_each_file_once()
+def pytest_configure(config: pytest.Config) -> None:
+    """Readies a process of tests; those that it starts are as a user's."""
+    parse_each_file_once()
+    if hasattr(config, "workerinput"):  # of xdist: the others wait
+        gc.disable()  # until the tests are collected: what they import stays, and looking for garbage takes seconds
 
 
 def pytest_collection_finish() -> None:

@@ -23,6 +23,7 @@ from fake_hub import DataHub
 
 from gte.data import hub_files
 from gte.data.locate import locate
+from gte.data.mining import mine_files
 from gte.data.prepare import prepare
 from gte.data.recipe import Recipe, read_recipe
 from gte.data.records import Pair, Rejected, Triple
@@ -590,17 +591,48 @@ def test_groups_can_be_skipped_and_unknown_ones_are_answered_with_those_that_are
             curated_recipe(tmp_path, "lighton_curated", lighton_curated={"groups": pattern})
 
 
+@pytest.mark.parametrize(
+    ("names", "overrides", "line"),
+    [
+        ([""], {"": {"skip_groups": ["nqr"]}}, "lighton_curated has no group 'nqr', did you mean npr"),
+        ([""], {"": {"skip_groups": "npr"}}, "skip_groups is 'npr'; it must be a list of groups"),
+        ([""], {"": {"skip_groups": None}}, "skip_groups is None; it must be a list of groups"),
+        ([""], {"": {"groups": None}}, "groups is 'None'; it must be a file name with one {group}"),
+        ([""], {"": {"files": "x"}}, "data.overrides: lighton_curated: files is not read there: groups says which"),
+        (["_npr"], {"_npr": {"groups": "x"}}, "data.overrides: lighton_curated_npr: groups is not read there"),
+        (["_npr"], {"": {"skip_groups": ["npr"]}}, "the group 'npr' is asked for, and left out by skip_groups"),
+    ],
+)
+def test_what_is_said_of_groups_acts_or_is_refused_in_one_line(curated, tmp_path, names, overrides, line):
+    with pytest.raises(UserError, match=re.escape(line)) as error:
+        curated_recipe(
+            tmp_path,
+            *(f"lighton_curated{name}" for name in names),
+            **{f"lighton_curated{name}": changes for name, changes in overrides.items()},
+        )
+    assert "\n" not in str(error.value)
+
+
 def test_groups_are_those_of_a_folder_where_the_user_has_the_files(tmp_path):
     folder = tmp_path / "lighton_curated"
     folder.mkdir()
     for name in ("paq-00000-of-00002", "paq-00001-of-00002", "mtp-00000-of-00001"):
-        (folder / f"{name}.parquet").write_bytes(parquet([{"query": name, "document": "d"}]))
+        (folder / f"{name}.parquet").write_bytes(parquet([{"query": name, "document": f"of {name}"}]))
+    (folder / "README.md").write_text("")
+    (folder / "whole.parquet").write_bytes(parquet([{"query": "q", "document": "d"}]))
     recipe = curated_recipe(tmp_path, "lighton_curated")
+    assert recipe.notes == (
+        "lighton_curated: each of its 2 groups of files is a source: mtp, paq; of no group, not read: whole.parquet",
+    )
     found = {name: [raw.name for raw in raws] for name, raws in recipe.locate().items()}
     assert found == {
         "lighton_curated_mtp": ["mtp-00000-of-00001.parquet"],
         "lighton_curated_paq": ["paq-00000-of-00002.parquet", "paq-00001-of-00002.parquet"],
     }
+    said = "\n".join(mine_files(["lighton_curated_paq"], tmp_path / "mined", raw=tmp_path, draw="top"))
+    assert "lighton_curated_paq: read 2, kept 2" in said
+    with pytest.raises(UserError, match=r"a source: mtp, paq.*; name one of them, lighton_curated_mtp for instance"):
+        list(mine_files(["lighton_curated"], tmp_path / "mined", raw=tmp_path))
 
 
 def test_a_group_without_the_columns_is_one_line_with_those_that_are_there(served, tmp_path):

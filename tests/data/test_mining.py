@@ -210,6 +210,7 @@ def test_answers_come_from_the_raw_rows(tmp_path):
         (["a.jsonl"], {"corpus": ["a.jsonl"], "corpus_field": "body"}, r"a has no row that can be used"),
         (["a.jsonl"], {"answers": "answers"}, r"answers=answers: no row has an answer there"),
         (["a.jsonl"], {"negatives": 0}, r"negatives=0 must be at least 1"),
+        (["a.jsonl"], {}, r"none of the 1 pairs found a negative; nothing was written: a smaller margin="),
     ],
 )
 def test_inputs_that_cannot_be_meant_are_refused_in_one_line_and_nothing_is_written(tmp_path, names, options, line):

@@ -23,7 +23,7 @@ from preparations import (
     silent,
     undisturbed,
 )
-from trainings import Begun, wait_for
+from trainings import PATIENCE, Begun, wait_for
 
 from gte.data import lineage, made_by, pairs, tasks
 from gte.data.module import PairData
@@ -63,11 +63,12 @@ def test_a_run_killed_at_a_random_moment_leaves_nothing_half_made_and_a_rerun_co
         return process.said.partition("no tokenizer is named")[2].count("\n") > lines
 
     wait_for(has_told if lines else (tmp_path / ".out.building").exists, process)
+    assert not lines or has_told(), process.said
     time.sleep(random.SystemRandom().random() * 0.2)
     process.kill()
     code = process.wait()
     if out.exists():  # the kill came after its last step
-        assert code in (0, -signal.SIGKILL) and contents(out) == contents(undisturbed), process.said
+        assert lines and code in (0, -signal.SIGKILL) and contents(out) == contents(undisturbed), process.said
     else:
         assert code == -signal.SIGKILL, process.said
     prepare(recipe, out, report=said.append)
@@ -180,7 +181,8 @@ def wait_amid_the_pairs(go: Path) -> None:
     count_parts = pairs.count_parts
 
     def waiting(*arguments):
-        while not go.exists():
+        limit = time.monotonic() + PATIENCE  # no test waits for longer
+        while not go.exists() and time.monotonic() < limit:
             time.sleep(0.01)
         return count_parts(*arguments)
 
@@ -195,8 +197,9 @@ def test_of_two_processes_at_once_one_makes_the_folder_and_the_other_says_so(thr
     first = Begun(tmp_path, raw, out, False, wait_amid_the_pairs, go, function=prepare_folder)
     wait_for((site / ".out.building").exists, first)
     second = Begun(tmp_path, raw, out, function=prepare_folder)
-    assert second.wait() == 1 and f"another process is making {out} (pid {first.pid} on " in second.said, second.said
+    code = second.wait()
     go.touch()
+    assert code == 1 and f"another process is making {out} (pid {first.pid} on " in second.said, second.said
     assert first.wait() == 0 and "written to" in first.said, first.said
     assert contents(out) == contents(undisturbed)
     assert sorted(path.name for path in site.iterdir()) == ["out"]

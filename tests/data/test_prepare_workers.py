@@ -108,8 +108,8 @@ def test_workers_end_with_the_process_that_asked_and_a_rerun_completes(long, tmp
     process = Begun(tmp_path, recipe.raw, tmp_path / "out", function=prepare_by_ranges)
     parts = (tmp_path / ".out.building" / "work").glob
     wait_for(lambda: any(parts("*/parts")) and len(workers_of(process.pid)) == 2, process)
-    time.sleep(random.SystemRandom().random() * 0.3)
     workers = workers_of(process.pid)
+    time.sleep(random.SystemRandom().random() * 0.05)
     assert len(workers) == 2, process.poll()
     process.send_signal(number)
     assert process.wait() != 0, process.said
@@ -206,7 +206,8 @@ def test_the_script_on_ray_writes_the_bytes_that_native_writes_and_tells_the_sec
 
 
 def test_a_folder_is_handed_to_rays_processes_where_the_script_lies_in_it_and_python_looks_there(tmp_path, monkeypatch):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name in ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        monkeypatch.delenv(name, raising=False)
     code, link = tmp_path / "src", tmp_path / "link"
     code.mkdir()
     link.symlink_to(code)
@@ -218,6 +219,9 @@ def test_a_folder_is_handed_to_rays_processes_where_the_script_lies_in_it_and_py
     monkeypatch.setenv("RAY_ADDRESS", "ray://there:10001")
     assert not is_handed_on(str(code))
     monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert not is_handed_on(str(code))  # ray job submit
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR")
     monkeypatch.setattr("sys.argv", [str(tmp_path / "mine.py")])
     assert not is_handed_on(str(code))
 
@@ -226,5 +230,5 @@ def test_an_engine_that_is_not_there_is_named():
     with pytest.raises(UserError, match="unknown engine 'spark'; known: native, ray"):
         use_engine("spark")
     if importlib.util.find_spec("ray") is None:
-        with pytest.raises(UserError, match="pip install ray"):
+        with pytest.raises(UserError, match=r"requirements-ray\.txt"):
             use_engine("ray")

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import sys
 import threading
@@ -131,7 +132,7 @@ def test_two_processes_export_equal_models_in_equal_bytes(run, tmp_path):
     """safetensors writes its metadata in the order of a hash that differs from process to process: ours is one key."""
     assert launch.start(1, export_here, run[0], tmp_path / "b", cwd=tmp_path, launcher=launch.alone) == [0]
     export(run[0], tmp_path / "a", "name")
-    assert (tmp_path / "seed").read_text() != str(hash("a text"))
+    assert "PYTHONHASHSEED" in os.environ or (tmp_path / "seed").read_text() != str(hash("a text"))
     files = [sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
              for folder in (tmp_path / "a", tmp_path / "b")]  # fmt: skip
     assert files[0] == files[1] and Path("model.safetensors") in files[0]

@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from gte.data.columns import FIND_OUT, Wanted
+from gte.data.groups import family_of, load_sources
 from gte.data.locate import locate
 from gte.data.mixture import mix, permute
 from gte.data.own_files import infer_source, local_source, pair_files
 from gte.data.preview import describe, preview
 from gte.data.ranking import Ranker, Search, embed_behind, rank_bm25, rank_dense
 from gte.data.records import Field, Pair, Rejected, Triple, normalize
-from gte.data.sources import Source, load_source, source_files
+from gte.data.sources import Source
 from gte.errors import UserError
 from gte.files import read_json, whole, write_json
 
@@ -38,6 +39,15 @@ class Mined:
     texts: list[list[str]] = field(default_factory=list)
     random: int = 0
     answered: int = 0
+
+    def require_some(self) -> list[list[str]]:
+        """`texts`; UserError where no pair has a negative."""
+        if not any(self.texts):
+            raise UserError(
+                f"none of the {len(self.texts):,} pairs found a negative; nothing was written: a smaller margin=, "
+                "relative_margin= or skip=, more documents (corpus=) or another checkpoint= may find some"
+            )
+        return self.texts
 
 
 def mine(
@@ -243,8 +253,8 @@ def mine_files(
         answers, rows: the column that holds an answer or a list of them; the first so many pairs of each.
         raw, wanted, settings: where sources have their folders; columns that the user names; those of `mine`.
         by, dense: the name of what ranks; the encoder, with its prompts by source, None for BM25.
-    Each file appears when it is complete. Raises: UserError for what cannot be read or overwritten, for two inputs of
-    one name, and for `answers` that no row has.
+    Each file appears when it is complete. Raises UserError: what cannot be read or overwritten, two inputs of one name,
+    `answers` that no row has, no negative.
     """
     names = [str(file) for name in names for file in files_of(name)]
     sources = [find_source(name, raw, replace(wanted, several=len(names) > 1)) for name in names]
@@ -274,7 +284,7 @@ def mine_files(
         asked=[pair for start, share in zip(starts, shares, strict=False) for pair in range(start, start + share)],
         **settings,
     )
-    left = iter(mined.texts)
+    left = iter(mined.require_some())
     for name, each, share, target in zip(names, inputs, shares, targets, strict=True):
         line = write_mined(target, each.records[:share], list(islice(left, share)))
         if Path(name).is_file():
@@ -334,8 +344,11 @@ def find_source(name: str, raw: Path, wanted: Wanted) -> tuple[Source, Path]:
 
     Raises UserError for a source whose rows give their pairs only together with others.
     """
-    if not Path(name).exists() and name in source_files():
-        source = load_source(name).in_folder(raw)
+    if not Path(name).exists() and family_of(name):
+        sources, notes = load_sources([name], {}, raw)
+        if notes:
+            raise UserError(f"{notes[0]}; name one of them, {sources[0].name} for instance")
+        source = sources[0].in_folder(raw)
         if source.keyed:
             raise UserError(
                 f"{name} joins rows of its files; prepare it first, and mine <data.dir>/pairs/{name}.parquet"

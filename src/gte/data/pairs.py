@@ -74,6 +74,7 @@ def use_engine(engine: str) -> None:
 
     Raises UserError for another engine, and where Ray is not installed.
     """
+    check_engine(engine)
     if engine == "native" and not chosen:  # asking Daft which engine it would take imports Ray: 0.4 s, 40 MB
         chosen.append(engine)
         try:
@@ -85,7 +86,7 @@ def use_engine(engine: str) -> None:
         return  # it may be set only once
     elif engine == "native":
         daft.set_runner_native()
-    elif engine == "ray":
+    else:
         try:
             import ray
         except ImportError:
@@ -97,17 +98,22 @@ def use_engine(engine: str) -> None:
             environment = None if is_handed_on(code) else {"env_vars": {"PYTHONPATH": code}}
             ray.init(runtime_env=environment, log_to_driver=False, logging_level="WARNING")
         daft.set_runner_ray(noop_if_initialized=True)
-    else:
+
+
+def check_engine(engine: str) -> None:
+    """UserError for an engine that there is not."""
+    if engine not in ("native", "ray"):
         raise UserError(f"unknown engine '{engine}'; known: native, ray")
 
 
 def is_handed_on(code: str) -> bool:
     """Whether Ray's processes look for modules in this folder anyway: they do in that of the script that runs.
 
-    With an environment of their own they would be started anew, beside those that Ray has ready.
+    With an environment of their own they would be started anew, beside those that Ray has ready. Not where Ray's client
+    or `ray job submit` started this process: theirs do not look there.
     """
-    client = "://" in os.environ.get("RAY_ADDRESS", "")
-    return not client and code in sys.path and os.path.dirname(os.path.realpath(sys.argv[0])) == code
+    elsewhere = "://" in os.environ.get("RAY_ADDRESS", "") or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    return not elsewhere and code in sys.path and os.path.dirname(os.path.realpath(sys.argv[0])) == code
 
 
 def make_pairs(

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from gte.data.contamination import REASONS, Decontamination, EvaluationTexts, sa
 from gte.data.folder import WORK, building_site, find_complete, refuse_foreign
 from gte.data.locate import hub_notes
 from gte.data.made_by import age, recipe_code, versions
-from gte.data.pairs import texts_size, use_engine
+from gte.data.pairs import check_engine, texts_size, use_engine
 from gte.data.pairs_file import leading_groups, pair_batches
 from gte.data.preview import describe, preview
 from gte.data.reasons import ENDS
@@ -66,8 +67,7 @@ def prepare(
         dry_run: whether to show how the user's files are read, write nothing and return None.
     """
     recipe.check()
-    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
-        raise UserError(f"workers={workers} must be a whole number of at least 1, or null for a core each")
+    check_machines(engine, workers)
     raws = recipe.locate()
     if dry_run:
         show(recipe, raws, look_at(recipe, raws, Workers(1)), report)
@@ -101,10 +101,17 @@ def prepare(
     return manifest
 
 
+def check_machines(engine: str, workers: int | None) -> None:
+    """UserError for an engine or a number of workers that cannot be meant."""
+    check_engine(engine)
+    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
+        raise UserError(f"workers={workers} must be a whole number of at least 1, or null for a core each")
+
+
 def start_engine(engine: str, recipe: Recipe, report: Report) -> None:
     """`use_engine`; where that is Ray, tells how long it took. Meanwhile the libraries of tokenizers are imported."""
     start = time.perf_counter()
-    if engine == "ray" and recipe.tokenizer is not None:
+    if engine == "ray" and recipe.tokenizer is not None and find_spec("ray"):
         Thread(target=import_tokenizers, daemon=True).start()
     use_engine(engine)
     if engine == "ray":

@@ -170,7 +170,7 @@ class Workers:
         self.over = False
         self.slots: str | None = None
         self.before: str | None = None
-        self.remote: Callable | None = None  # of Ray: `answer` in one of its processes
+        self.remote: Callable | None = None  # of Ray: `answer_on_cluster` in one of its processes
 
     def __enter__(self) -> "Workers":
         self.before = os.environ.get(SLOTS)

@@ -163,6 +163,8 @@ def with_whole_columns(data: datasets.Dataset | dict) -> datasets.Dataset | dict
         data = copy.copy(data)
         data.__class__ = WholeColumns
         return data
+    if not isinstance(data, dict):  # streamed
+        return data
     return type(data)({name: with_whole_columns(part) for name, part in data.items()})
 
 
