@@ -14,8 +14,6 @@ import torch
 import yaml
 from hypothesis import settings
 
-from gte.cores import near_cores
-
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("WANDB_MODE", "offline")
 # the same examples each time, however slow the machine
@@ -43,11 +41,6 @@ LONGEST = [  # files in the order of their seconds: none of these begins last, a
     *("test_evaluation_folders", "test_board", "test_prompts", "test_hub_sources", "test_report", "test_encoder"),
     *("test_configs", "test_fuzz", "test_page_sums", "test_broken", "test_notebooks", "test_loss", "test_gather"),
 ]
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than cores: the longest tests wait for processes of their own a good part of their time."""
-    return near_cores() + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -157,7 +157,8 @@ def test_a_damaged_pairs_file_is_named_where_shards_are_made_of_it(tmp_path):
         list(tasks.pair_batches(tmp_path / "a.parquet", 700))
 
 
-@pytest.mark.parametrize("across", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow  # the test after it sees that Ray's bytes are those of native
+@pytest.mark.parametrize("across", [False, True])
 def test_a_ray_cluster_writes_the_bytes_that_native_writes_wherever_it_reads(tmp_path, across):
     """In this process's place and, as large sources are, spread over the cluster."""
     pytest.importorskip("ray", reason="pip install -r requirements-ray.txt")

@@ -70,7 +70,7 @@ def inputs(tmp_path, small_model) -> Path:
 SCRIPTS = {
     "embed": ["embed", "checkpoint=model", "in=raw/a.jsonl", "field=query", "out={out}/e.npy"],
     "export": ["export", "checkpoint=model", "out={out}/model"],
-    "mine": ["mine", "in=raw/a.jsonl", "out={out}/mined"],
+    "mine": ["mine", "in=raw/a.jsonl", "fill=true", "out={out}/mined"],
     "search": ["search", "checkpoint=model", "folder=raw", "query=word", "out={out}/index"],
     "eval": ["eval", "checkpoint=model", "suite=local", "data_dir=tasks", "out={out}/scores"],
     "prepare": ["prepare", "data=local", "data.path=raw", "data.dir={out}/data", "data.vocab_size=200"],
