@@ -23,9 +23,9 @@ from pathlib import Path
 from gte.locks import locked
 with locked(Path(sys.argv[1]), "writing to", "out="):
     if os.fork() == 0:
+        print("held", flush=True)  # by the child, which has let the lock go once it runs
         time.sleep(30)
         os._exit(0)
-    print("held", flush=True)
     time.sleep(30)
 """
 
