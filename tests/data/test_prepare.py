@@ -14,12 +14,12 @@ from preparations import (
     contents,
     make_raw,
     make_rows,
+    prepare_undisturbed,
     raw_lines,
     read_pairs,
     recipe_of,
     sentence,
     silent,
-    undisturbed,
 )
 
 from gte.data import pairs as engine
@@ -38,7 +38,7 @@ from gte.stage import Stage
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory) -> tuple[Path, Path, Recipe]:
-    return undisturbed(tmp_path_factory.mktemp("prepared"))
+    return prepare_undisturbed(tmp_path_factory.mktemp("prepared"))
 
 
 def test_pairs_are_the_set_that_a_python_set_finds_and_the_lowest_row_survives(prepared):

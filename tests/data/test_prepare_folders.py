@@ -18,10 +18,10 @@ from preparations import (
     make_raw,
     make_rows,
     prepare_folder,
+    prepare_undisturbed,
     read_pairs,
     recipe_of,
     silent,
-    undisturbed,
 )
 from trainings import PATIENCE, Begun, wait_for
 
@@ -37,7 +37,7 @@ from gte.stage import Stage
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory) -> tuple[Path, Path, Recipe]:
-    return undisturbed(tmp_path_factory.mktemp("prepared"))
+    return prepare_undisturbed(tmp_path_factory.mktemp("prepared"))
 
 
 @pytest.fixture(scope="module")

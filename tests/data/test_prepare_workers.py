@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT
-from preparations import contents, make_rows, prepare_by_ranges, sentence, silent, undisturbed
+from preparations import contents, make_rows, prepare_by_ranges, prepare_undisturbed, sentence, silent
 from spans import most_at_a_time, span_of_sleep
 from trainings import Begun, wait_for
 
@@ -162,7 +162,7 @@ def test_a_damaged_pairs_file_is_named_where_shards_are_made_of_it(tmp_path):
 def test_a_ray_cluster_writes_the_bytes_that_native_writes_wherever_it_reads(tmp_path, across):
     """In this process's place and, as large sources are, spread over the cluster."""
     pytest.importorskip("ray", reason="pip install -r requirements-ray.txt")
-    _, _, recipe = undisturbed(tmp_path / "prepared")
+    _, _, recipe = prepare_undisturbed(tmp_path / "prepared")
     again = replace(recipe.sources[0], name="again", folder="words", files="[ab].jsonl.gz")
     changed = replace(recipe, dedup_across=across, sources=[*recipe.sources, again], max_rejected=0.2)
     prepare(changed, tmp_path / "native", report=silent)

@@ -101,7 +101,7 @@ def raw_lines(raw: Path) -> list[tuple[str, int, str]]:
     ]
 
 
-def undisturbed(folder: Path) -> tuple[Path, Path, Recipe]:
+def prepare_undisturbed(folder: Path) -> tuple[Path, Path, Recipe]:
     """(raw, out, recipe) of a preparation of `make_raw` that nobody disturbed."""
     recipe = recipe_of(folder / "raw", make_raw(folder / "raw"))
     prepare(recipe, folder / "out", report=silent)

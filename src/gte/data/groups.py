@@ -109,14 +109,14 @@ def groups_of(source: Source, raw: Path) -> tuple[list[str], list[str]]:
     # up to the first dash, say, so that no group's files are another's as well
     before, after = (re.escape(part).replace(r"\*", "[^/]*") for part in source.groups.split(MARK))
     pattern = re.compile(rf"{before}(\w[\w.]*?){after}")
-    group_of = {path: match and match[1] for path in paths for match in [pattern.fullmatch(path)]}
-    groups = sorted({group for group in group_of.values() if group})
+    group_of = {path: match[1] for path in paths if (match := pattern.fullmatch(path))}
+    groups = sorted(set(group_of.values()))
     for group in source.skip_groups:
         known_group(group, replace(source, skip_groups=[]), groups)
     found = [group for group in groups if group not in source.skip_groups]
     if not found:
         raise UserError(f"source {source.name}: {where} has no file '{source.groups}'; it has: {some(paths)}")
-    return found, [path for path in paths if not group_of[path] and fnmatch(path, source.files)]
+    return found, [path for path in paths if path not in group_of and fnmatch(path, source.files)]
 
 
 def member(source: Source, group: str) -> Source:

@@ -26,8 +26,8 @@ from gte.models.load import history
 from gte.provenance import sources_of_stage
 from gte.remote import find_checkpoint
 
-# of our sources the data that mteb scores too, by mteb's name; mteb itself adds the sets that are made from these
 CODE = ["CodeSearchNetRetrieval", "COIRCodeSearchNetRetrieval", "CodeSearchNetCCRetrieval"]
+# of our sources the data that mteb scores too, by mteb's name; mteb itself adds the sets that are made from these
 SCORED_TOO = {
     "berri": ["FEVER", "HotpotQA", "MSMARCO", "NQ", "QuoraRetrieval"],
     "dbpedia": ["DBPedia"],  # titles and abstracts of its corpus, no query of it
