@@ -46,11 +46,12 @@ def held_out(pairs: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     """SIZE pairs, the same wherever this runs: of unique query and document, in the order of their hashes."""
     queries, documents = set(), set()
     for query, document in sorted(pairs, key=lambda pair: md5("\0".join(pair).encode()).hexdigest()):
-        if len(queries) < SIZE and len(query.split()) >= LEAST_WORDS and query not in queries:
-            if document not in documents:
-                queries.add(query)
-                documents.add(document)
-                yield query, document
+        if len(queries) == SIZE:
+            return
+        if len(query.split()) >= LEAST_WORDS and query not in queries and document not in documents:
+            queries.add(query)
+            documents.add(document)
+            yield query, document
 
 
 def write_task(folder: Path, asked: list[tuple[str, str]], others: list[str] = ()) -> int:

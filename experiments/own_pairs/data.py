@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from held_out import read, write_task  # noqa: E402
+from held_out import read, write_task
 
 KINDS = {"arxiv_title_abstract": ("title", "abstract"), "python_docstring_code": ("docstring", "code")}
 
