@@ -39,6 +39,7 @@ def main(cfg: DictConfig) -> None:
     from gte.results.ablation import (
         by_line,
         by_point,
+        check_groups,
         collect,
         grid_order,
         losses_by_line,
@@ -65,8 +66,10 @@ def main(cfg: DictConfig) -> None:
         write_csv(scores, out / "results.csv")
         write_csv(curves, out / "loss.csv")
         stages = [history(Path(cfg.runs) / run) for run in dict.fromkeys(row["run"] for row in curves)]
-    text = markdown(table(scores, order))
-    for name, content in (("table.md", text), ("differences.md", markdown(differences(scores, order)))):
+    groups = cfg.groups or {}
+    check_groups(scores, groups)
+    text = markdown(table(scores, order, groups))
+    for name, content in (("table.md", text), ("differences.md", markdown(differences(scores, order, groups)))):
         with whole(out / name) as partial:
             partial.write_text(content)
 

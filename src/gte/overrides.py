@@ -35,7 +35,8 @@ if hasattr(argparse.ArgumentParser, "_check_help"):  # Python 3.14 looks at each
     # Hydra 1.3.8 gives --shell-completion an object in place of a text, so that it need not be made before it is shown
     of_action = argparse.HelpFormatter._get_help_string
     argparse.HelpFormatter._get_help_string = lambda formatter, action: str(of_action(formatter, action))
-OPEN = ("data.columns", "columns", "data.weights", "grids", "source_sets")  # mappings whose keys are the user's
+# mappings whose keys are the user's
+OPEN = ("data.columns", "columns", "data.weights", "grids", "groups", "source_sets")
 
 
 def read_arguments(script: str, arguments: list[str]) -> list[str]:

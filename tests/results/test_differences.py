@@ -4,6 +4,8 @@ from statistics import mean
 
 import pytest
 
+from gte.errors import UserError
+from gte.results.ablation import check_groups, table
 from gte.results.differences import differences
 
 # Student (1908), additional hours of sleep by two drugs on ten patients: t = 4.0621 of 9 degrees, p = 0.002833
@@ -53,3 +55,23 @@ def test_only_points_of_one_line_are_compared_by_what_both_have():
 def test_seeds_of_unequal_tasks_are_not_averaged():
     rows = by_seed("a=0", [1, 2]) + by_seed("a=1", [2, 3]) + by_seed("a=0", [1], "T") + by_seed("a=1", [1], "T")
     assert differences(scores(*rows), [])[1] == ["a: 0 -> 1", "", "", "", "", ""]
+
+
+def test_a_group_is_the_mean_of_its_tasks_and_has_its_own_p():
+    rows = by_seed("a=0", [1, 2, 3], "STS12") + by_seed("a=1", [3, 5, 5], "STS12")
+    rows += by_seed("a=0", [5, 6, 7], "STS13") + by_seed("a=1", [7, 9, 9], "STS13")
+    rows += by_seed("a=0", [50, 50, 50], "Ruby") + by_seed("a=1", [40, 40, 40], "Ruby")
+    groups = {"similarity": ["STS*"], "code": ["Ruby"], "all": ["STS1?", "Ruby"]}
+    found = scores(*rows)
+    check_groups(found, groups)
+    assert table(found, [], groups)[0] == ["point", "seeds", "similarity", "code", "all", "mean of tasks"]
+    assert table(found, [], groups)[2] == ["a 1", "3", "6.33 ± 1.15", "40.00 ± 0.00", *["17.56 ± 0.77"] * 2]
+    header, row = differences(found, [], groups)
+    assert header[-3:] == ["similarity", "code", "all"]
+    assert row[-3:-1] == ["+2.33 (0.020)", "-10.00"]  # t = 7 of 2 degrees, as above; no spread, no p
+    assert row[-1] == f"{row[3]} ({row[4]})"
+
+
+def test_a_pattern_that_fits_no_task_is_refused_by_its_group():
+    with pytest.raises(UserError, match=r"groups.science: Scifact fits none of the tasks: STS"):
+        check_groups(scores(*by_seed("a=0", [1])), {"science": ["Scifact"]})

@@ -238,7 +238,8 @@ def test_points_end_when_their_launcher_is_killed(tmp_path):
 @pytest.mark.slow
 @pytest.mark.chaos
 def test_a_sweep_of_trainings_stops_by_a_signal_and_the_same_command_goes_on(prepared, tmp_path):
-    point = [*TINY, f"data.dir={prepared}", "seed=1", "evaluate_every=null", "checkpoint_every=3"]
+    point = [*TINY, f"data.dir={prepared}", "seed=1", "loss=improved", "evaluate_every=null"]
+    point += ["checkpoint_every=3"]
     sweep = [sys.executable, ROOT / "src/train.py", "-m", "+experiment=batch_size", "scale=laptop"]
     command = [*sweep, *point, "stage.global_batch=8,16"]  # after that of TINY
     variables = os.environ | {"OMP_NUM_THREADS": "1"}

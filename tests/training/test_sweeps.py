@@ -165,45 +165,47 @@ def sweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 def test_a_sweep_trains_its_points_and_a_rerun_what_is_missing(prepared, script, tmp_path):
-    point = [*SMALL, f"data.dir={prepared}", "seed=1"]
+    point = [*SMALL, f"data.dir={prepared}", "seed=1", "loss=improved"]
     done = sweep(tmp_path, "+experiment=batch_size", "scale=laptop", "stage.global_batch=100000,8", *point)
     runs = tmp_path / "multirun/batch_size"
+    trained, stepless = (f"loss=improved,batch={batch},seed=1" for batch in (8, 16))
     assert done.returncode == 1, done.stderr
-    assert "error: 1 of 2 points failed: multirun/batch_size/batch=100000,seed=1 (exit code 2)" in done.stderr
+    failed = "multirun/batch_size/loss=improved,batch=100000,seed=1 (exit code 2)"
+    assert f"error: 1 of 2 points failed: {failed}" in done.stderr
     assert "fewer than one global batch of 100000" in done.stderr and "Traceback" not in done.stderr
-    kept = runs / "batch=8,seed=1/checkpoints/last.ckpt"
+    kept = runs / trained / "checkpoints/last.ckpt"
     assert history(kept)[-1]["steps"] == 4
     before = kept.stat().st_mtime_ns
 
     again = sweep(tmp_path, "+experiment=batch_size", "scale=laptop", "stage.global_batch=8", *point)
     assert again.returncode == 0 and "was done already" in again.stdout
-    assert kept.stat().st_mtime_ns == before and len(read_rows(runs / "batch=8,seed=1/metrics.csv")) == 4
+    assert kept.stat().st_mtime_ns == before and len(read_rows(runs / trained / "metrics.csv")) == 4
 
     other = sweep(tmp_path, "+experiment=batch_size", "scale=laptop", "stage.global_batch=8", *point, "optim.lr=1e-3")
     assert other.returncode == 1 and "of a finished run with other settings: optim.lr=0.001 (was 0.002)" in other.stderr
 
-    shutil.copytree(runs / "batch=8,seed=1/.hydra", runs / "batch=16,seed=1/.hydra")  # of a run that made no step
+    shutil.copytree(runs / trained / ".hydra", runs / stepless / ".hydra")
     code, _, err = script("collect", "name=batch_size", f"runs={runs}", "out=collected")
-    assert code == 0 and "left out" in err and "batch=16" in err
+    assert code == 0 and "left out" in err and stepless in err
     row, spent = read_rows(Path("collected/results.csv"))
-    losses = [float(row["train/loss"]) for row in read_rows(runs / "batch=8,seed=1/metrics.csv")]
-    assert (row["run"], row["seed"], row["metric"]) == ("batch=8,seed=1", "1", "train/loss")
+    losses = [float(row["train/loss"]) for row in read_rows(runs / trained / "metrics.csv")]
+    assert (row["run"], row["seed"], row["metric"]) == (trained, "1", "train/loss")
     assert float(row["value"]) == pytest.approx(sum(losses) / 4, abs=1e-4)
     assert "stage.global_batch=8" in row["overrides"] and len(row["commit"]) >= 40
-    rates = [float(row["train/pairs_per_s"]) for row in read_rows(runs / "batch=8,seed=1/metrics.csv")]
+    rates = [float(row["train/pairs_per_s"]) for row in read_rows(runs / trained / "metrics.csv")]
     assert spent["metric"] == "train/seconds"
     assert float(spent["value"]) == pytest.approx(sum(8 / rate for rate in rates), abs=1e-4)
     curve = [float(point["loss"]) for point in read_rows(Path("collected/loss.csv"))]
     assert curve == pytest.approx(losses, abs=1e-4)
     written = {name: Path("collected", name).read_bytes() for name in ("report.html", "loss.svg", "results.csv")}
-    assert b"batch=8,seed=1" in written["report.html"]
+    assert trained.encode() in written["report.html"]
     for name in ("report.html", "loss.svg"):
         Path("collected", name).unlink()
     code, _, err = script("collect", "name=batch_size", "runs=null", "out=collected")
     assert code == 0, err
     assert Path("collected/loss.svg").read_bytes() == written["loss.svg"]
     assert Path("collected/results.csv").read_bytes() == written["results.csv"]
-    assert b"batch=8,seed=1" in Path("collected/report.html").read_bytes()
+    assert trained.encode() in Path("collected/report.html").read_bytes()
 
 
 @pytest.mark.slow
@@ -223,12 +225,12 @@ def test_four_points_of_two_ranks_are_four_jobs_of_two_ranks(prepared, tmp_path)
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_other_launchers_run_the_same_points(prepared, tmp_path, launcher):
-    point = [*SMALL, f"data.dir={prepared}", "seed=1", f"hydra/launcher={launcher}"]
+    point = [*SMALL, f"data.dir={prepared}", "seed=1", "loss=improved", f"hydra/launcher={launcher}"]
     done = sweep(tmp_path, "+experiment=batch_size", "scale=laptop", "stage.global_batch=8,100000,16", *point)
     assert done.returncode == 1, done.stderr
     assert "batch=100000,seed=1" in done.stderr
     runs = tmp_path / "multirun/batch_size"
-    assert [history(runs / f"batch={batch},seed=1")[-1]["steps"] for batch in (8, 16)] == [4, 4]
+    assert [history(runs / f"loss=improved,batch={batch},seed=1")[-1]["steps"] for batch in (8, 16)] == [4, 4]
 
 
 def test_tables_have_mean_and_spread_over_seeds_in_the_grids_order():

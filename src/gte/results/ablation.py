@@ -5,7 +5,8 @@ A run's directory is named after its point, `key=value,key=value`; so is `run` i
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -20,6 +21,7 @@ from gte.stage import Stage
 
 COLUMNS = ("run", "commit", "overrides", "seed", "metric", "value")
 CURVE_POINTS = 50  # of a loss curve: each the mean over that share of the steps
+Groups = Mapping[str, Sequence[str]]  # a group's name -> the names of its tasks, or patterns such as STS*
 LAST_STEPS = 20  # that the training loss of a run is the mean of
 
 
@@ -183,13 +185,37 @@ def scores_by_seconds(scores: list[dict], order: list[str]) -> dict[str, list[tu
     return found
 
 
-def table(scores: list[dict], order: list[str]) -> Table:
-    """A row a point, a column a metric and their mean: mean ± standard deviation over seeds."""
+def in_group(metric: str, patterns: Sequence[str]) -> bool:
+    """Whether one of a group's patterns is the task's name or fits it, as STS* fits STS12."""
+    return any(fnmatchcase(metric, pattern) for pattern in patterns)
+
+
+def check_groups(scores: list[dict], groups: Groups) -> None:
+    """Raises UserError for a pattern that fits no task of `scores`: its group would be another than was meant."""
+    tasks = sorted({row["metric"] for row in scores if not row["metric"].startswith("train/")})
+    for name, patterns in groups.items():
+        for pattern in patterns:
+            if not any(in_group(task, [pattern]) for task in tasks):
+                raise UserError(f"groups.{name}: {pattern} fits none of the tasks: {', '.join(tasks)}")
+
+
+def table(scores: list[dict], order: list[str], groups: Groups | None = None) -> Table:
+    """A row a point, a column a metric and their mean: mean ± standard deviation over seeds.
+
+    Args:
+        scores: rows as `collect` gives them.
+        order: the values of the grid in order.
+        groups: columns in place of those of the single tasks, each the mean of its tasks.
+    """
     metrics = list(dict.fromkeys(row["metric"] for row in scores))
-    rows = [["point", "seeds", *metrics, "mean of tasks"]]
+    rows = [["point", "seeds", *(groups or metrics), "mean of tasks"]]
     for entry, values in by_point(scores, order).items():
         label = ", ".join(f"{key} {value}" for key, value in entry)
-        cells = [spread(values.get(metric, [])) for metric in metrics]
+        if groups:
+            parts = [{name: values[name] for name in values if in_group(name, group)} for group in groups.values()]
+            cells = [spread(overall(part)) for part in parts]
+        else:
+            cells = [spread(values.get(metric, [])) for metric in metrics]
         rows.append([label, str(max(map(len, values.values()))), *cells, spread(overall(values))])
     return rows
 

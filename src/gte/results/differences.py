@@ -5,13 +5,13 @@ from statistics import mean
 
 from scipy.stats import ttest_rel
 
-from gte.results.ablation import point, rank
+from gte.results.ablation import Groups, in_group, point, rank
 from gte.results.paper import Table
 
 HEADER = ["points", "seeds", "tasks", "difference", "p over seeds", "p over tasks"]
 
 
-def differences(scores: list[dict], order: list[str]) -> Table:
+def differences(scores: list[dict], order: list[str], groups: Groups | None = None) -> Table:
     """A row for each two points that differ in their last key alone: how far the second scores above the first.
 
     The difference is the mean over the seeds and tasks that both have, in points of 100. Each p is that of a paired
@@ -21,6 +21,7 @@ def differences(scores: list[dict], order: list[str]) -> Table:
     Args:
         scores: rows as `gte.results.ablation.collect` gives them.
         order: the values of the grid in order.
+        groups: a further column each, the difference over its tasks alone and in brackets the p over seeds.
 
     >>> rows = [("a=0", 1, "STS", 60), ("a=0", 2, "STS", 62), ("a=1", 1, "STS", 63), ("a=1", 2, "STS", 64)]
     >>> keys = ("run", "seed", "metric", "value")
@@ -35,12 +36,19 @@ def differences(scores: list[dict], order: list[str]) -> Table:
             found.setdefault(entry, {})[row["seed"], row["metric"]] = float(row["value"])
     for entry in sorted(found, key=lambda entry: rank(entry, order)):
         lines.setdefault((*entry[:-1], entry[-1][0]), []).append(entry)
-    rows = [HEADER]
+    rows = [[*HEADER, *(groups or {})]]
     for *others, key in lines:
         of_line = ", ".join(value for _, value in others)
         for first, second in combinations(lines[(*others, key)], 2):
             label = f"{key}: {first[-1][1]} -> {second[-1][1]}"
             compared = compare(found[first], found[second])
+            for patterns in (groups or {}).values():
+                a, b = (
+                    {pair: value for pair, value in found[point].items() if in_group(pair[1], patterns)}
+                    for point in (first, second)
+                )
+                _, _, difference, p, _ = compare(a, b)
+                compared.append(f"{difference} ({p})" if p else difference)
             rows.append([f"{of_line}, {label}" if of_line else label, *compared])
     return rows
 
