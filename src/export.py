@@ -9,9 +9,12 @@ from gte.build import plain, script
 
 def check(cfg: DictConfig) -> None:
     from gte.early import check_models, check_result
+    from gte.errors import UserError
 
+    if cfg.mix_share is not None and cfg.mix_with is None:
+        raise UserError(f"mix_share={cfg.mix_share:g} is the share of another model: name it by mix_with=")
     check_result(Path(cfg.out))
-    check_models([cfg.checkpoint])
+    check_models([model for model in (cfg.checkpoint, cfg.mix_with) if model is not None])
 
 
 @script("export", check, alone=("out",))
@@ -23,7 +26,8 @@ def main(cfg: DictConfig) -> None:
         check_push(cfg.push)
     settings = plain(cfg)
     options = {key: settings[key] for key in ("results", "onnx", "int8", "sts", "license", "trust_remote_code")}
-    options |= {"averaged": settings["average_last"], "truncate_dim": settings["truncate_dim"]}
+    options |= {key: settings[key] for key in ("mix_with", "mix_share", "truncate_dim")}
+    options["averaged"] = settings["average_last"]
     for comparison in export(cfg.checkpoint, out, cfg.name or cfg.push or out.name, **options):
         print(comparison)
     print(f"exported to {out}: load it with sentence_transformers.SentenceTransformer('{out}')")

@@ -26,7 +26,7 @@ SECRET = re.compile(  # api_key=X, settings={api_key: X}, s3://X:Y@...
 LITERAL = {
     "cache", "checkpoint", "checkpoint_dir", "corpus", "data.decontaminate.folder", "data.delimiter", "data.dir",
     "data.mined", "data.path", "data.raw", "data.tokenizer", "data.tokenizer_revision", "data_dir", "delimiter",
-    "evaluate.data_dir", "folder", "hydra.run.dir", "hydra.sweep.dir", "in", "loss.guide", "model",
+    "evaluate.data_dir", "folder", "hydra.run.dir", "hydra.sweep.dir", "in", "loss.guide", "mix_with", "model",
     "model.name_or_path",
     "model.revision", "name", "out", "paths.data", "paths.raw", "ranges", "report", "results", "resume",
     "stage.init_from", "sts",

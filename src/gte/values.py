@@ -296,6 +296,8 @@ SEARCH = {
 }
 EXPORT = {
     "average_last": whole(2).or_one_of(None),
+    "mix_with": NAME.or_one_of(None),
+    "mix_share": SHARE.or_one_of(None),
     "truncate_dim": whole(1).or_one_of(None),
     "checkpoint": NAME,
     "out": NAME,

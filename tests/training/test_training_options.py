@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from math import cos, pi
 from pathlib import Path
 
@@ -128,6 +129,23 @@ def test_export_averages_the_last_checkpoints_each_loaded_once(script, prepared,
     assert "the mean of 2 checkpoints" in (tmp_path / "model" / "README.md").read_text()
     with pytest.raises(UserError, match="average_last=1 must be at least 2"):
         average_last(tmp_path / "run", 1)
+
+
+def test_export_mixes_a_model_with_the_one_that_it_was_trained_from(script, prepared, tmp_path):
+    run(script, prepared, "stage.steps=4", "checkpoint_every=2", "keep_initial=true", "out=run")
+    start = tmp_path / "run" / "checkpoints" / "step-0000000.ckpt"
+    old, new = (encoder_from_checkpoint(path).state_dict() for path in (start, start.with_name("last.ckpt")))
+    code, _, err = script("export", "checkpoint=run", "out=model", f"mix_with={start}", "mix_share=0.25")
+    assert code == 0, err
+    for key, value in Encoder.from_pretrained(tmp_path / "model").state_dict().items():
+        torch.testing.assert_close(value, 0.75 * new[key] + 0.25 * old[key])
+    assert "0.75 × those of the last step + 0.25 × step-0000000.ckpt" in (tmp_path / "model" / "README.md").read_text()
+    refused = partial(script.refused, "export", "checkpoint=run", "out=no")
+    assert "mix_share=0.3 is the share of another model" in refused("mix_share=0.3")
+    assert "a share, from 0 to 1" in refused(f"mix_with={start}", "mix_share=2")
+    run(script, prepared, "stage.steps=1", "model.hidden_size=16", "model.num_attention_heads=1", "out=other")
+    assert "other holds another model" in refused("mix_with=other")
+    assert "nothing_here" in refused("mix_with=nothing_here")
 
 
 @pytest.mark.parametrize("loss", ["improved", "vanilla"])

@@ -1,10 +1,13 @@
-"""The mean of the weights of a run's last checkpoints."""
+"""Means of weights: of a run's last checkpoints, and of a model and the one that its training began with."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from gte.encoder import Encoder
 from gte.errors import UserError, tell
+from gte.models.load import alike, load_encoder
 from gte.models.saved import LAST, load_good, steps_newest_first
 from gte.remote import place
 
@@ -58,3 +61,23 @@ def average_last(checkpoint: str | Path, count: int) -> Encoder:
     own = encoder.state_dict()
     encoder.load_state_dict({name: (weight / count).to(own[name].dtype) for name, weight in total.items()})
     return encoder
+
+
+def mix(encoder: Encoder, other: str | Path, share: float) -> None:
+    """Set the encoder's weights to (1 - share) of its own and `share` of another model's, such as the one it was
+    trained from: what a model unlearns when it learns one domain comes back, most of what it learnt stays.
+
+    Wortsman et al., Robust fine-tuning of zero-shot models (arXiv:2109.01903).
+
+    Args:
+        encoder: the model, which is changed.
+        other: anything that `load_encoder` takes; the same architecture and tokenizer.
+        share: of `other`, between 0 and 1.
+    Raises: UserError where it is another model, pools in another way or reads texts by another tokenizer.
+    """
+    weights = alike(encoder, load_encoder(other), f"mix_with={other}")
+    mixed = {
+        name: torch.lerp(weight.double(), weights[f"encoder.{name}"].double(), share).to(weight.dtype)
+        for name, weight in encoder.state_dict().items()
+    }
+    encoder.load_state_dict(mixed)

@@ -12,9 +12,9 @@ from gte.encoder import Encoder
 from gte.errors import UserError, first_line
 from gte.files import whole, write_json
 from gte.hub import hub_reachable
-from gte.models.averaging import average_last
+from gte.models.averaging import average_last, mix
 from gte.models.broken import broken
-from gte.models.card import find_scores, hub_results, model_card
+from gte.models.card import find_scores, hub_results, model_card, published
 from gte.models.load import HISTORY_FILE, history, load_encoder, truncate, weights_checksum
 from gte.models.onnx import Comparison, check_graph, require_onnx, write_onnx
 from gte.models.pretrained import POOLING_FLAGS, POOLINGS
@@ -40,6 +40,8 @@ def export(
     sts: str | None = None,
     license: str | None = None,
     averaged: int | None = None,
+    mix_with: str | None = None,
+    mix_share: float | None = None,
     truncate_dim: int | None = None,
     trust_remote_code: bool = False,
 ) -> list[Comparison]:
@@ -54,6 +56,8 @@ def export(
         sts: folder of an STS task on whose sentences the ONNX graphs are compared.
         license: of the model; None is the base model's.
         averaged: export the mean of so many last checkpoints of a run; None exports the last one.
+        mix_with: another checkpoint of the same model, and
+        mix_share: its share in the weights; None is 0.5.
         truncate_dim: the width that loaders cut the vectors to; None is the model's own. The weights stay whole.
         trust_remote_code: run the Python files that a model directory brings along.
     Returns: the comparisons of the ONNX graphs with the PyTorch model.
@@ -73,6 +77,12 @@ def export(
     if onnx or int8:
         require_onnx()
     encoder, stages = intact_model(checkpoint, averaged, trust_remote_code)
+    if mix_with is not None:
+        share = 0.5 if mix_share is None else mix_share
+        mix(encoder, mix_with, share)
+        if stages:
+            own = stages[-1].get("averaged", "those of the last step")
+            stages[-1] = stages[-1] | {"averaged": f"{1 - share:g} × {own} + {share:g} × {published(mix_with)}"}
     uncut = weights_checksum(encoder) if results and truncate_dim is not None else None
     truncate(encoder, truncate_dim)
     if onnx or int8:

@@ -240,30 +240,36 @@ def initialize(encoder: Encoder, init_from: str | Path) -> None:
     Raises: UserError where it is another model, pools in another way or reads texts by another tokenizer.
     """
     other = load_encoder(init_from)
-    if fingerprint(other.tokenizer) != fingerprint(encoder.tokenizer):
-        raise UserError(
-            f"stage.init_from={init_from} was trained with another tokenizer ({len(other.tokenizer)} entries, "
-            f"here {len(encoder.tokenizer)}); choose the data and model that it was trained with"
-        )
-    if wrong := broken(other):
-        raise UserError(f"stage.init_from={init_from}: {wrong}; name an earlier checkpoint of its run, RUN/step-*.ckpt")
-    weights = {f"encoder.{key}": value for key, value in other.state_dict().items()}
-    fitting_weights(encoder, weights, Path(init_from))
-    if differing := other_computing(other.lm.config, encoder.lm.config):
-        raise UserError(
-            f"stage.init_from={init_from} computes in another way: {differing}; choose model= as it is there"
-        )
+    weights = alike(encoder, other, f"stage.init_from={init_from}")
     theirs, ours = other.settings, encoder.settings
-    if theirs.pooling != ours.pooling:
-        raise UserError(
-            f"stage.init_from={init_from} pools by {theirs.pooling}, the model of this stage by {ours.pooling}; set "
-            f"model.pooling={theirs.pooling}"
-        )
     if theirs.prompts or history(init_from):
         words = {key: getattr(theirs, key) for key in ("prompts", "default_prompt", "include_prompt")}
         encoder.settings = ours = replace(ours, **words)
     encoder.settings = replace(ours, truncate_dim=theirs.truncate_dim or ours.truncate_dim)
     load_weights(encoder, weights, Path(init_from))
+
+
+def alike(encoder: Encoder, other: Encoder, named: str) -> dict:
+    """The weights of `other`, as a checkpoint's state_dict has them, where they mean in `encoder` what they mean there.
+
+    named: the setting that names `other`. Raises UserError where it is another model, pools in another way, reads texts
+    by another tokenizer or gives no text a finite vector.
+    """
+    if fingerprint(other.tokenizer) != fingerprint(encoder.tokenizer):
+        raise UserError(
+            f"{named} was trained with another tokenizer ({len(other.tokenizer)} entries, "
+            f"here {len(encoder.tokenizer)}); choose the data and model that it was trained with"
+        )
+    if wrong := broken(other):
+        raise UserError(f"{named}: {wrong}; name an earlier checkpoint of its run, RUN/step-*.ckpt")
+    weights = {f"encoder.{key}": value for key, value in other.state_dict().items()}
+    fitting_weights(encoder, weights, Path(named.partition("=")[2]))
+    if differing := other_computing(other.lm.config, encoder.lm.config):
+        raise UserError(f"{named} computes in another way: {differing}; choose model= as it is there")
+    theirs, ours = other.settings.pooling, encoder.settings.pooling
+    if theirs != ours:
+        raise UserError(f"{named} pools by {theirs}, the model of this stage by {ours}; set model.pooling={theirs}")
+    return weights
 
 
 def weights_checksum(encoder: Encoder) -> str:
