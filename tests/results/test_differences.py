@@ -42,12 +42,13 @@ def test_tasks_are_paired_by_name_and_their_p_is_that_of_the_means_over_seeds():
     assert found == ["loss: b -> a", "2", "10", "-1.58", "", "0.003"]  # both seeds differ by the same: no spread, no p
 
 
-def test_only_points_of_one_line_are_compared_by_what_both_have():
+def test_points_that_differ_in_one_key_are_compared_by_what_both_have():
     rows = by_seed("stage=pretrain,loss=a", [1, 2, 3]) + by_seed("stage=pretrain,loss=b", [3, 5, 5, 90])
     rows += by_seed("stage=finetune,loss=a", [7, 8])
     rows += by_seed("stage=pretrain,loss=a", [0], "Other")  # one seed of it alone, and none of b
     header, *found = differences(scores(*rows), ["pretrain", "finetune", "a", "b"])
-    assert [row[0] for row in found] == ["pretrain, loss: a -> b"] and len(header) == len(found[0])
+    assert len(header) == len(found[0])
+    assert [row[0] for row in found] == ["pretrain, loss: a -> b", "a, stage: pretrain -> finetune"]
     assert found[0][1:4] == ["3", "1", f"{mean([2, 3, 2]):+.2f}"]
     assert float(found[0][4]) == pytest.approx(0.020, abs=1e-3)  # t = 7 of 2 degrees: p = 1 - 7 / sqrt(51)
 

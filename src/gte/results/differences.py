@@ -1,5 +1,6 @@
 """Whether the points of an ablation differ: paired over seeds and over tasks."""
 
+from collections.abc import Sequence
 from itertools import combinations
 from statistics import mean
 
@@ -12,7 +13,7 @@ HEADER = ["points", "seeds", "tasks", "difference", "p over seeds", "p over task
 
 
 def differences(scores: list[dict], order: list[str], groups: Groups | None = None) -> Table:
-    """A row for each two points that differ in their last key alone: how far the second scores above the first.
+    """A row for each two points that differ in one key alone, the last key first: how far the second scores above.
 
     The difference is the mean over the seeds and tasks that both have, in points of 100. Each p is that of a paired
     t-test of both points' means: over seeds, each the mean of its tasks (would other seeds show it?), and over tasks,
@@ -28,29 +29,47 @@ def differences(scores: list[dict], order: list[str], groups: Groups | None = No
     >>> differences([dict(zip(keys, row)) for row in rows], [])[1]
     ['a: 0 -> 1', '2', '1', '+2.50', '0.126', '']
     """
-    lines: dict[tuple, list[tuple]] = {}
     found: dict[tuple, dict[tuple, float]] = {}
     for row in scores:
         entry = tuple(point(row["run"]).items())
         if not row["metric"].startswith("train/"):
             found.setdefault(entry, {})[row["seed"], row["metric"]] = float(row["value"])
-    for entry in sorted(found, key=lambda entry: rank(entry, order)):
-        lines.setdefault((*entry[:-1], entry[-1][0]), []).append(entry)
+    points = sorted(found, key=lambda entry: rank(entry, order))
     rows = [[*HEADER, *(groups or {})]]
-    for *others, key in lines:
-        of_line = ", ".join(value for _, value in others)
-        for first, second in combinations(lines[(*others, key)], 2):
-            label = f"{key}: {first[-1][1]} -> {second[-1][1]}"
-            compared = compare(found[first], found[second])
-            for patterns in (groups or {}).values():
-                a, b = (
-                    {pair: value for pair, value in found[point].items() if in_group(pair[1], patterns)}
-                    for point in (first, second)
-                )
-                _, _, difference, p, _ = compare(a, b)
-                compared.append(f"{difference} ({p})" if p else difference)
-            rows.append([f"{of_line}, {label}" if of_line else label, *compared])
+    for place in range(max(map(len, points), default=0) - 1, -1, -1):
+        for first, second in combinations(points, 2):
+            if [*map(key_of, first)] == [*map(key_of, second)] and differing(first, second) == [place]:
+                compared = compare(found[first], found[second])
+                for patterns in (groups or {}).values():
+                    a, b = (only(found[entry], patterns) for entry in (first, second))
+                    _, _, difference, p, _ = compare(a, b)
+                    compared.append(f"{difference} ({p})" if p else difference)
+                rows.append([label(first, second, place), *compared])
     return rows
+
+
+def key_of(pair: tuple[str, str]) -> str:
+    return pair[0]
+
+
+def differing(first: tuple, second: tuple) -> list[int]:
+    """The places of the keys by which two points differ."""
+    return [place for place, (one, other) in enumerate(zip(first, second, strict=True)) if one != other]
+
+
+def label(first: tuple, second: tuple, place: int) -> str:
+    """What both points have in common, then the key at `place` with its two values.
+
+    >>> label((("stage", "pretrain"), ("loss", "vanilla")), (("stage", "pretrain"), ("loss", "improved")), 1)
+    'pretrain, loss: vanilla -> improved'
+    """
+    common = [value for k, (_, value) in enumerate(first) if k != place]
+    return ", ".join([*common, f"{first[place][0]}: {first[place][1]} -> {second[place][1]}"])
+
+
+def only(of: dict[tuple, float], patterns: Sequence[str]) -> dict[tuple, float]:
+    """The scores of the tasks that are in a group, by (seed, task)."""
+    return {pair: value for pair, value in of.items() if in_group(pair[1], patterns)}
 
 
 def compare(first: dict[tuple, float], second: dict[tuple, float]) -> list[str]:
