@@ -4,13 +4,19 @@ PY := .venv/bin/python
 DEMO := runs/demo
 DATA ?= ../shared/data
 SPEED := runs/speedrun
+CORPORA := data/ablations
+SWEEP = OMP_NUM_THREADS=1 $(PY) src/train.py -m +experiment=$(NAME) scale=laptop workers=1 hydra.launcher.parallel=2 \
+    'evaluate.data_dir=[$(CORPORA)/demo/eval,data/held_out]'
+GATHER = $(PY) src/collect.py name=$(NAME) 'groups={similarity: [STS*], SciFact: [SciFact], held-out pairs: [Held*], \
+    Ruby: [Ruby], demo retrieval: [DemoDocstringToCode, DemoHeadingToSection, DemoNameToSummary], \
+    demo others: [DemoRelatedness, DemoSourceKind, DemoTopic]}'
 PIP = $(PY) -m pip install --quiet --disable-pip-version-check
 # LOCKED=1: exactly the packages of requirements.lock, by their hashes, and torch of the pinned version
 KIND = $(if $(LOCKED),locked,installed)
 ONLY = $(if $(CHECKS),--only $(CHECKS))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo speedrun test test-all chaos gpu gpu-here gpu-pack lint lock audit collect notebooks clean
+.PHONY: help demo speedrun ablation test test-all chaos gpu gpu-here gpu-pack lint lock audit collect notebooks clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -95,6 +101,19 @@ gpu-pack: .venv/test.$(KIND)  ## fill .gpu and .whl for a CUDA machine without a
 lint: .venv/test.$(KIND)  ## style checks
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+
+$(CORPORA)/pairs/manifest.json: | .venv/run.$(KIND)
+	$(PY) experiments/held_out.py $(DATA) data/held_out
+	$(PY) src/prepare.py data=demo data.dir=$(CORPORA)/demo data.decontaminate.folder=data/held_out
+	$(PY) src/prepare.py data=local data.path=$(DATA)/pairs data.dir=$(CORPORA)/pairs data.mined=null \
+	    data.decontaminate.folder=data/held_out
+
+# more settings of one corpus: DEMO_ONLY="..." PAIRS_ONLY="sources=pairs_two,pairs_five,all"
+ablation: $(CORPORA)/pairs/manifest.json  ## NAME=objective: at laptop scale on the demo corpus and the pairs of DATA: experiments/
+	$(SWEEP) data=demo data.dir=$(CORPORA)/demo $(DEMO_ONLY)
+	$(GATHER)
+	$(SWEEP) data=local data.dir=$(CORPORA)/pairs hydra.sweep.dir=multirun/pairs/$(NAME) $(PAIRS_ONLY)
+	$(GATHER) runs=multirun/pairs/$(NAME) out=experiments/$(NAME)/pairs
 
 collect: .venv/run.$(KIND)  ## NAME=mixing_ratio: an experiment's runs into experiments/NAME/
 	$(PY) src/collect.py name=$(NAME) $(if $(RUNS),runs=$(RUNS))
