@@ -146,7 +146,11 @@ class Processes(Launcher):
         """The point's exit code; it starts once the `earlier` one, whose model it starts from, is done."""
         if earlier is not None:
             earlier.result()
-        command = [sys.executable, sys.argv[0], *overrides, "hydra.mode=RUN", f"hydra.run.dir='{folder}'"]
+        places = [
+            f"hydra.sweep.dir='{self.config.hydra.sweep.dir}'",
+            f"hydra.run.dir='{folder}'",
+        ]  # `pretrained` reads one
+        command = [sys.executable, sys.argv[0], *overrides, "hydra.mode=RUN", *places]
         if self.parallel == 1:
             return self.wait_for(command, folder)
         folder.mkdir(parents=True, exist_ok=True)

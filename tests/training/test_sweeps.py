@@ -12,6 +12,8 @@ import yaml
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 
 from gte.curves import read_rows
 from gte.models.load import history
@@ -78,6 +80,7 @@ def test_the_ends_of_every_grid_compose(name, scale):
 @pytest.fixture
 def started(script, monkeypatch, tmp_path):
     """Commands of the points, which are not run; their exit codes are those in `codes`, then 0."""
+    Plugins.instance()  # finds the launcher, and loads its module anew
     import hydra_plugins.processes as processes
 
     for data in ("demo", "pretrain"):
@@ -101,6 +104,18 @@ def test_a_point_is_a_process_of_its_own_with_its_own_directory(script, started)
         assert command[1] == str(ROOT / "src/train.py") and "-m" not in command
         assert {"hydra.mode=RUN", f"data.alpha={alpha}", "seed=7", "model=tiny", "scale=laptop"} <= set(command)
         assert f"hydra.run.dir='multirun/mixing_ratio/alpha={alpha},seed=7'" in command
+
+
+def test_a_point_knows_the_sweeps_directory_as_the_command_line_has_it(script, started):
+    sweep = ["-m", "+experiment=training_stages", "+experiment/stages=Full", "scale=laptop", "seed=1"]
+    code, _, err = script("train", *sweep, "hydra.sweep.dir=multirun/other=place")
+    assert code == 0, err
+    (command,) = started.commands
+    assert "hydra.sweep.dir='multirun/other=place'" in command
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        cfg = compose("train", command[2:], return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        assert cfg.stage.init_from == "multirun/other=place/stages=PT,seed=1"
 
 
 def test_failed_points_are_named_and_the_others_run(script, started):
