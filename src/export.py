@@ -19,16 +19,17 @@ def check(cfg: DictConfig) -> None:
 
 @script("export", check, alone=("out",))
 def main(cfg: DictConfig) -> None:
-    from gte.models.export import check_push, export, push
+    from gte.models.export import Weights, check_push, export, push
 
     out = Path(cfg.out)
     if cfg.push:
         check_push(cfg.push)
     settings = plain(cfg)
-    options = {key: settings[key] for key in ("results", "onnx", "int8", "sts", "license", "trust_remote_code")}
-    options |= {key: settings[key] for key in ("mix_with", "mix_share", "truncate_dim")}
-    options["averaged"] = settings["average_last"]
-    for comparison in export(cfg.checkpoint, out, cfg.name or cfg.push or out.name, **options):
+    options = {
+        key: settings[key] for key in ("results", "onnx", "int8", "sts", "license", "truncate_dim", "trust_remote_code")
+    }
+    weights = Weights(*(settings[key] for key in ("average_last", "mix_with", "mix_share")))
+    for comparison in export(cfg.checkpoint, out, cfg.name or cfg.push or out.name, weights=weights, **options):
         print(comparison)
     print(f"exported to {out}: load it with sentence_transformers.SentenceTransformer('{out}')")
     if cfg.push:

@@ -1,6 +1,7 @@
 """Models out: an Encoder becomes a directory that others load, and the directory goes to the model hub."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, get_token
@@ -29,6 +30,21 @@ OLDEST_FLAGS = [
 ]
 
 
+@dataclass(frozen=True)
+class Weights:
+    """Which weights of a checkpoint are exported.
+
+    Attributes:
+        average_last: the mean of so many last checkpoints of the run; None takes the last one's.
+        mix_with: another checkpoint of the same model, which gives `mix_share` of the weights.
+        mix_share: from 0 to 1; None is 0.5.
+    """
+
+    average_last: int | None = None
+    mix_with: str | None = None
+    mix_share: float | None = None
+
+
 def export(
     checkpoint: str | Path,
     out: Path,
@@ -39,9 +55,7 @@ def export(
     int8: bool = False,
     sts: str | None = None,
     license: str | None = None,
-    averaged: int | None = None,
-    mix_with: str | None = None,
-    mix_share: float | None = None,
+    weights: Weights | None = None,
     truncate_dim: int | None = None,
     trust_remote_code: bool = False,
 ) -> list[Comparison]:
@@ -55,9 +69,7 @@ def export(
         onnx, int8: whether onnx/model.onnx, and onnx/model_int8.onnx, are written.
         sts: folder of an STS task on whose sentences the ONNX graphs are compared.
         license: of the model; None is the base model's.
-        averaged: export the mean of so many last checkpoints of a run; None exports the last one.
-        mix_with: another checkpoint of the same model, and
-        mix_share: its share in the weights; None is 0.5.
+        weights: which weights; None takes those of the last step.
         truncate_dim: the width that loaders cut the vectors to; None is the model's own. The weights stay whole.
         trust_remote_code: run the Python files that a model directory brings along.
     Returns: the comparisons of the ONNX graphs with the PyTorch model.
@@ -76,13 +88,7 @@ def export(
     check_result(out)
     if onnx or int8:
         require_onnx()
-    encoder, stages = intact_model(checkpoint, averaged, trust_remote_code)
-    if mix_with is not None:
-        share = 0.5 if mix_share is None else mix_share
-        mix(encoder, mix_with, share)
-        if stages:
-            own = stages[-1].get("averaged", "those of the last step")
-            stages[-1] = stages[-1] | {"averaged": f"{1 - share:g} × {own} + {share:g} × {published(mix_with)}"}
+    encoder, stages = intact_model(checkpoint, weights or Weights(), trust_remote_code)
     uncut = weights_checksum(encoder) if results and truncate_dim is not None else None
     truncate(encoder, truncate_dim)
     if onnx or int8:
@@ -101,16 +107,23 @@ def export(
     return comparisons
 
 
-def intact_model(checkpoint: str | Path, averaged: int | None, trust_remote_code: bool) -> tuple[Encoder, list[dict]]:
+def intact_model(checkpoint: str | Path, weights: Weights, trust_remote_code: bool) -> tuple[Encoder, list[dict]]:
     """The encoder to export and the stages that made it. Raises UserError for weights that are of no use."""
+    averaged = weights.average_last
     encoder = average_last(checkpoint, averaged) if averaged else load_encoder(checkpoint, trust_remote_code)
     if wrong := broken(encoder):
         raise UserError(
             f"{checkpoint} is not exported: {wrong}; name an earlier checkpoint of its run, RUN/step-*.ckpt"
         )
+    said = f"the mean of {averaged} checkpoints" if averaged else None
+    if weights.mix_with is not None:
+        share = 0.5 if weights.mix_share is None else weights.mix_share
+        mix(encoder, weights.mix_with, share)
+        own = said or "those of the last step"
+        said = f"{1 - share:g} × {own} + {share:g} × {published(weights.mix_with)}"
     stages = history(checkpoint)
-    if averaged and stages:
-        stages[-1] = stages[-1] | {"averaged": f"the mean of {averaged} checkpoints"}
+    if said and stages:
+        stages[-1] = stages[-1] | {"averaged": said}
     return encoder, stages
 
 
