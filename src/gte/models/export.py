@@ -32,7 +32,7 @@ OLDEST_FLAGS = [
 
 @dataclass(frozen=True)
 class Weights:
-    """Which weights of a checkpoint are exported.
+    """Choice of the weights of a checkpoint that are exported.
 
     Attributes:
         average_last: the mean of so many last checkpoints of the run; None takes the last one's.

@@ -13,7 +13,7 @@ HEADER = ["points", "seeds", "tasks", "difference", "p over seeds", "p over task
 
 
 def differences(scores: list[dict], order: list[str], groups: Groups | None = None) -> Table:
-    """A row for each two points that differ in one key alone, the last key first: how far the second scores above.
+    """Compare each two points that differ in one key alone, a row each, the last key first: second less first.
 
     The difference is the mean over the seeds and tasks that both have, in points of 100. Each p is that of a paired
     t-test of both points' means: over seeds, each the mean of its tasks (would other seeds show it?), and over tasks,
@@ -58,7 +58,7 @@ def differing(first: tuple, second: tuple) -> list[int]:
 
 
 def label(first: tuple, second: tuple, place: int) -> str:
-    """What both points have in common, then the key at `place` with its two values.
+    """Say what both points have in common, then the key at `place` with its two values.
 
     >>> label((("stage", "pretrain"), ("loss", "vanilla")), (("stage", "pretrain"), ("loss", "improved")), 1)
     'pretrain, loss: vanilla -> improved'
