@@ -146,10 +146,8 @@ class Processes(Launcher):
         """The point's exit code; it starts once the `earlier` one, whose model it starts from, is done."""
         if earlier is not None:
             earlier.result()
-        places = [
-            f"hydra.sweep.dir='{self.config.hydra.sweep.dir}'",
-            f"hydra.run.dir='{folder}'",
-        ]  # `pretrained` reads one
+        # an experiment's `pretrained` is a run in the sweep's directory
+        places = [f"hydra.sweep.dir='{self.config.hydra.sweep.dir}'", f"hydra.run.dir='{folder}'"]
         command = [sys.executable, sys.argv[0], *overrides, "hydra.mode=RUN", *places]
         if self.parallel == 1:
             return self.wait_for(command, folder)

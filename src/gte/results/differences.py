@@ -38,7 +38,7 @@ def differences(scores: list[dict], order: list[str], groups: Groups | None = No
     rows = [[*HEADER, *(groups or {})]]
     for place in range(max(map(len, points), default=0) - 1, -1, -1):
         for first, second in combinations(points, 2):
-            if [*map(key_of, first)] == [*map(key_of, second)] and differing(first, second) == [place]:
+            if differing(first, second) == [place]:
                 compared = compare(found[first], found[second])
                 for patterns in (groups or {}).values():
                     a, b = (only(found[entry], patterns) for entry in (first, second))
@@ -48,12 +48,10 @@ def differences(scores: list[dict], order: list[str], groups: Groups | None = No
     return rows
 
 
-def key_of(pair: tuple[str, str]) -> str:
-    return pair[0]
-
-
 def differing(first: tuple, second: tuple) -> list[int]:
-    """The places of the keys by which two points differ."""
+    """The places of the keys by which two points differ; none where they have other keys."""
+    if [key for key, _ in first] != [key for key, _ in second]:
+        return []
     return [place for place, (one, other) in enumerate(zip(first, second, strict=True)) if one != other]
 
 
