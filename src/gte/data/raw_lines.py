@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import zstandard
+from isal import igzip, isal_zlib
 
 from gte.data.reasons import Reason, kind_of
 from gte.data.records import Rejected
@@ -24,7 +25,9 @@ MAGIC = {
 }  # fmt: skip
 BOMB_BYTES, BOMB_RATIO = 2**30, 200  # text packs 3 to 20 times; more than both is no text
 # what the unpackers raise for a bad archive; OSError without a number is one of these
-DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, zstandard.ZstdError)
+DAMAGE = (
+    EOFError, OSError, zlib.error, isal_zlib.error, lzma.LZMAError, zipfile.BadZipFile, zstandard.ZstdError,
+)  # fmt: skip
 
 
 class Unreadable(Exception):
@@ -114,10 +117,23 @@ def plain_chunks(stream: io.BufferedIOBase) -> Iterator[bytes]:
 
 
 def gzip_chunks(stream: io.BufferedIOBase) -> Iterator[bytes]:
-    """The content of all members of a gzip archive. Raises one of DAMAGE where it is none, or cut."""
+    """The content of all members of a gzip archive. Raises one of DAMAGE where it is none, or cut.
+
+    ISA-L unpacks in two fifths of the time that Python takes, but of what stands before damage it gives less: from there
+    on Python reads once more.
+    """
     if not stream.peek(1):
         raise EOFError
-    yield from plain_chunks(gzip.GzipFile(fileobj=stream))
+    given = 0
+    try:
+        for chunk in plain_chunks(igzip.IGzipFile(fileobj=stream)):
+            given += len(chunk)
+            yield chunk
+    except DAMAGE:
+        stream.seek(0)
+        whole = gzip.GzipFile(fileobj=stream)
+        whole.seek(given)
+        yield from plain_chunks(whole)
 
 
 def zstd_chunks(stream: io.BufferedIOBase) -> Iterator[bytes]:
