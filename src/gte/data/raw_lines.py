@@ -119,8 +119,8 @@ def plain_chunks(stream: io.BufferedIOBase) -> Iterator[bytes]:
 def gzip_chunks(stream: io.BufferedIOBase) -> Iterator[bytes]:
     """The content of all members of a gzip archive. Raises one of DAMAGE where it is none, or cut.
 
-    ISA-L unpacks in two fifths of the time that Python takes, but of what stands before damage it gives less: from there
-    on Python reads once more.
+    ISA-L unpacks in two fifths of the time that Python takes, but of what stands before damage it gives less: from
+    there on Python reads once more.
     """
     if not stream.peek(1):
         raise EOFError
