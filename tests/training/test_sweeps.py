@@ -70,7 +70,8 @@ def test_the_grids_at_full_scale_are_the_papers():
 @pytest.mark.parametrize("scale", ["paper", "laptop"])
 @pytest.mark.parametrize("name", sorted(EXPERIMENTS))
 def test_the_ends_of_every_grid_compose(name, scale):
-    grid = values(EXPERIMENTS[name]["grids"][scale])
+    shared = yaml.safe_load((ROOT / "conf/hydra/sweeper/grids.yaml").read_text())["shared"]
+    grid = values(shared.get(scale, {}) | EXPERIMENTS[name]["grids"][scale])
     for end in (0, -1):
         chosen = [f"{key}={choices[end]}" for key, choices in grid.items()]
         GlobalHydra.instance().clear()
