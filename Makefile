@@ -108,12 +108,12 @@ $(CORPORA)/pairs/manifest.json: | .venv/run.$(KIND)
 	$(PY) src/prepare.py data=local data.path=$(DATA)/pairs data.dir=$(CORPORA)/pairs data.mined=null \
 	    data.decontaminate.folder=data/held_out
 
-# more settings of one corpus: DEMO_ONLY="..." PAIRS_ONLY="sources=pairs_two,pairs_five,all"
+# more settings of one corpus: DEMO_ONLY="..." PAIRS_ONLY="sources=pairs_two,pairs_five,all"; DEMO_ALONE=1: without the pairs
 ablation: $(CORPORA)/pairs/manifest.json  ## NAME=objective: at laptop scale on the demo corpus and the pairs of DATA: experiments/
 	$(SWEEP) data=demo data.dir=$(CORPORA)/demo $(DEMO_ONLY)
 	$(GATHER)
-	$(SWEEP) data=local data.dir=$(CORPORA)/pairs hydra.sweep.dir=multirun/pairs/$(NAME) $(PAIRS_ONLY)
-	$(GATHER) runs=multirun/pairs/$(NAME) out=experiments/$(NAME)/pairs
+	$(if $(DEMO_ALONE),,$(SWEEP) data=local data.dir=$(CORPORA)/pairs hydra.sweep.dir=multirun/pairs/$(NAME) $(PAIRS_ONLY))
+	$(if $(DEMO_ALONE),,$(GATHER) runs=multirun/pairs/$(NAME) out=experiments/$(NAME)/pairs)
 
 collect: .venv/run.$(KIND)  ## NAME=mixing_ratio: an experiment's runs into experiments/NAME/
 	$(PY) src/collect.py name=$(NAME) $(if $(RUNS),runs=$(RUNS))

@@ -10,7 +10,7 @@ from sentence_transformers.losses import MultipleNegativesRankingLoss
 FOUR = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")  # Eq. 6 of the paper
 pairs, name, out, steps, precision = sys.argv[1:]
 model = SentenceTransformer(name, device="cpu")
-model.max_seq_length = 128
+whole, model.max_seq_length = model.max_seq_length, 128
 files = sorted(Path(pairs).glob("*.csv"))
 data = {file.stem: load_dataset("csv", data_files=str(file), split="train").remove_columns("id") for file in files}
 arguments = SentenceTransformerTrainingArguments(
@@ -20,4 +20,5 @@ arguments = SentenceTransformerTrainingArguments(
 )  # fmt: skip
 loss = MultipleNegativesRankingLoss(model, scale=100, directions=FOUR, partition_mode="joint")
 SentenceTransformerTrainer(model, arguments, train_dataset=data, loss=loss).train()
+model.max_seq_length = whole  # else it would be scored by texts half as long as ours
 model.save_pretrained(out)

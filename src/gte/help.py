@@ -10,7 +10,7 @@ from gte.errors import UserError, did_you_mean
 FLAGS = {"-h", "--help"}
 HIDDEN = {"optim": {"adamw"}, "trainer": {"base"}}  # shared parts of a group's files that are no choice
 CHANGED_BY = {"scale": "stage.KEY=VALUE", "experiment": "KEY=VALUE"}  # groups whose files set keys of others
-GRID = "an experiment; those of the paper have a grid, whose runs -m makes and src/collect.py gathers"
+GRID = "an experiment: all but the speedruns have a grid, whose runs -m makes and src/collect.py gathers"
 
 
 def help_of(conf: Path, name: str, arguments: list[str], about: str) -> str | None:
