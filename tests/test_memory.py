@@ -1,6 +1,7 @@
 """A step's memory is that of one chunk, whatever the number of pairs."""
 
 import csv
+import os
 import random
 import subprocess
 import sys
@@ -9,8 +10,10 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from gte import memory
 from gte.data.prepare import prepare
 from gte.data.recipe import read_recipe
+from gte.precision import native_bf16
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +49,41 @@ def test_peak_memory_of_a_step_is_flat_from_512_to_8192_pairs(many_pairs, tmp_pa
     small = peak(512, 1.0)
     assert peak(512, 0.0) > 1.4 * small  # guard: the chunks of even the small step take more together
     assert peak(8192, 1.0) == pytest.approx(small, rel=0.2)
+
+
+def test_products_of_ever_new_shapes_leave_no_memory_behind():
+    """600 shapes in bf16, each with a buffer of 2 MB."""
+    if not native_bf16("cpu"):
+        pytest.skip("no native bf16: oneDNN prepares these products in another way")
+    code = """if True:
+        import sys
+        from gte.memory import bound_primitives, resident_memory
+        if sys.argv[1] == "bound":
+            bound_primitives()
+        import torch
+        rows, weight = torch.ones(2_600, 64).bfloat16(), torch.ones(512, 64).bfloat16()
+        torch.nn.functional.linear(rows, weight)
+        before = resident_memory()
+        for number in range(600):
+            torch.nn.functional.linear(rows[: 2_000 + number], weight)
+        print((resident_memory() - before) / 2**20)
+    """
+    environment = {key: value for key, value in os.environ.items() if key not in memory.PRIMITIVES}
+    environment |= {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    left, bound = (
+        float(subprocess.check_output([sys.executable, "-c", code, way], env=environment, text=True))
+        for way in ("leave", "bound")
+    )
+    assert left > 600
+    assert bound < 0.7 * left
+
+
+def test_every_script_bounds_the_products_that_are_kept(script, monkeypatch):
+    for name in memory.PRIMITIVES:
+        monkeypatch.delenv(name, raising=False)
+    code, _, _ = script("export", "checkpoint=nothing", "out=x")
+    assert code
+    assert {os.environ[name] for name in memory.PRIMITIVES} == {str(memory.KEPT_PRIMITIVES)}
+    monkeypatch.setenv(memory.PRIMITIVES[0], "7")
+    memory.bound_primitives()
+    assert os.environ[memory.PRIMITIVES[0]] == "7"

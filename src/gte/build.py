@@ -25,6 +25,7 @@ from gte.early import NO_CUDA, check_trainer
 from gte.errors import PointsFailed, UserError, first_line, tell
 from gte.help import help_of
 from gte.locks import locked
+from gte.memory import bound_primitives
 from gte.one_line import dead_process, one_line
 from gte.overrides import (
     CONF,
@@ -105,6 +106,7 @@ def script(name: str, check: Callable[[DictConfig], object] | None = None, alone
 def work(main: Callable[[DictConfig], int | None], cfg: DictConfig) -> int:
     """Calls a script's main in the run directory, on the cores that are free; returns its exit code."""
     cfg.out = HydraConfig.get().runtime.output_dir
+    bound_primitives()
     line = CORES.start()
     if line and is_first_rank():
         tell(line)
