@@ -37,8 +37,8 @@ def bound_primitives() -> None:
     """Has oneDNN keep fewer of the products that it has prepared, unless the environment says how many.
 
     It keeps 1,024, one a shape, and in bf16 each with a buffer as large as its result. Packed texts have another shape
-    with each chunk: a model of 8M parameters grew to 3.2 GB, now to 1.4. Acts where PyTorch has not computed yet. Sources:
-    oneDNN's manual, "Primitive Cache"; PyTorch's environment variables.
+    with each chunk: a model of 8M parameters grew to 3.2 GB, now to 1.4. Acts where PyTorch has not computed yet.
+    Sources: oneDNN's manual, "Primitive Cache"; PyTorch's environment variables.
     """
     for name in PRIMITIVES:
         os.environ.setdefault(name, str(KEPT_PRIMITIVES))
