@@ -131,6 +131,24 @@ def test_export_averages_the_last_checkpoints_each_loaded_once(script, prepared,
         average_last(tmp_path / "run", 1)
 
 
+def test_an_average_takes_no_checkpoint_of_a_branch_that_the_run_has_left(script, prepared, tmp_path):
+    run(script, prepared, "stage.steps=8", "checkpoint_every=2", "out=run")
+    folder = tmp_path / "run" / "checkpoints"
+    again = ["stage.steps=6", "checkpoint_every=2", "optim.lr=1e-3"]
+    run(script, prepared, *again, f"resume={folder / 'step-0000002.ckpt'}", "out=run")
+    assert (folder / "step-0000008.ckpt").exists()  # of the branch that was left
+    own = [encoder_from_checkpoint(folder / f"step-000000{step}.ckpt").state_dict() for step in (4, 6)]
+    for start in ("run", "run/checkpoints/last.ckpt"):
+        for key, value in average_last(tmp_path / start, 2).state_dict().items():
+            torch.testing.assert_close(value, (own[0][key] + own[1][key]) / 2)
+    with pytest.raises(UserError, match=r"average_last=4: .* keeps 3 step-\*.ckpt"):
+        average_last(tmp_path / "run", 4)
+    average_last(folder / "step-0000008.ckpt", 4)  # by its name it may be asked for
+    (folder / "last.ckpt").write_bytes(b"cut")
+    with pytest.raises(UserError, match=r"last.ckpt.*; or name the step-\*.ckpt that is the newest to average"):
+        average_last(tmp_path / "run", 2)
+
+
 def test_export_mixes_a_model_with_the_one_that_it_was_trained_from(script, prepared, tmp_path):
     run(script, prepared, "stage.steps=4", "checkpoint_every=2", "keep_initial=true", "out=run")
     start = tmp_path / "run" / "checkpoints" / "step-0000000.ckpt"
