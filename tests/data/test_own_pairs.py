@@ -1,5 +1,6 @@
 """From a careless file to a trained model in three commands, and what is refused on the way."""
 
+import gzip
 import json
 import random
 from itertools import pairwise
@@ -67,6 +68,34 @@ def test_mined_negatives_of_changed_rows_are_refused_and_of_other_files_not_used
     assert not (tmp_path / "data/local").exists()
     code, out, _ = script("prepare", "data=local", "data.path=my_pairs", f"model={small_model}", "data.mined=null")
     assert code == 0 and not Manifest.load("data/local").sources["faq"]["negatives"]
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (lambda packed: packed[: len(packed) // 2], "damaged archive"),
+        (lambda packed: b"", "damaged archive"),
+        (lambda packed: packed[:-12] + bytes(12), "damaged archive"),
+        (lambda packed: gzip.compress(b"".join(gzip.decompress(packed).splitlines(True)[:7])), "has 7 rows, 40 were"),
+        (lambda packed: gzip.compress(b"[1]\n" + gzip.decompress(packed)), "no mined negatives on line 1"),
+    ],
+    ids=["cut", "empty", "altered", "shorter", "foreign"],
+)
+def test_mined_negatives_that_are_not_as_they_were_written_are_refused(script, small_model, tmp_path, how, message):
+    write_pairs(tmp_path / "my_pairs")
+    assert script("mine", "in=my_pairs", "negatives=2")[0] == 0
+    file = tmp_path / "data/mined/faq.jsonl.gz"
+    file.write_bytes(how(file.read_bytes()))
+    line = script.refused("prepare", "data=local", "data.path=my_pairs", f"model={small_model}")
+    assert message in line and "faq.jsonl.gz" in line and "src/mine.py in=my_pairs/faq.csv" in line
+    assert not (tmp_path / "data/local").exists()
+
+
+def test_negatives_of_the_first_rows_alone_are_taken(script, small_model, tmp_path):
+    write_pairs(tmp_path / "my_pairs")
+    assert script("mine", "in=my_pairs", "negatives=2", "rows=9")[0] == 0
+    code, _, err = script("prepare", "data=local", "data.path=my_pairs", f"model={small_model}")
+    assert code == 0 and Manifest.load("data/local").sources["faq"]["negatives"], err
 
 
 def test_own_negatives_stay_beside_the_mined_ones(script, small_model, tmp_path):
