@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 
 from gte.data.module import PairData, group_size_of
 from gte.data.shards import Manifest
@@ -40,7 +41,10 @@ def test_three_commands_train_on_own_pairs_with_their_negatives(script, small_mo
     assert code == 0 and "with the negatives of" in out and "too few columns, first faq.csv:42" in out, err
     code, out, err = script("train", "stage=finetune", "data=local", f"model={small_model}", *SMALL, "out=runs/mine")
     assert code == 0 and "in groups of 4" in out, err
-    assert json.loads((tmp_path / "runs/mine/training.json").read_text())[-1]["stage"]["group_size"] == 4
+    record = json.loads((tmp_path / "runs/mine/training.json").read_text())[-1]
+    assert record["stage"]["group_size"] == 4 and record["sources"]["faq"]["category"] == "local"
+    assert script("export", "checkpoint=runs/mine", "out=model")[0] == 0
+    assert ModelCard.load("model/README.md").data.language is None  # of one's own files nobody knows it
     manifest = Manifest.load("data/local")
     shown = manifest.sources["faq"]["columns"]
     assert (shown["query"], shown["document"], shown["unused"]) == ("Question", "Answer", ["Id"])
