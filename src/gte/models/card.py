@@ -109,11 +109,9 @@ def model_card(
         lines += onnx_lines(name, encoder, comparisons)
     for number, stage in enumerate(stages, 1):
         lines += stage_lines(number, stage)
-    if not stages:
-        lines += ["", "How it was trained is not recorded in the checkpoint."]
+    lines += [] if stages else ["", "How it was trained is not recorded in the checkpoint."]
     lines += ["", "## Configuration", "", "```json", encoder.lm.config.to_json_string().strip(), "```"]
-    lines += ["", f"Exported at commit {commit}."]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", f"Exported at commit {commit}."]) + "\n"
 
 
 def published(name: str) -> str:

@@ -69,8 +69,7 @@ def export(
         results: an evaluation's results.json, or its folder, for the card and for .eval_results/, which the hub shows.
         onnx, int8: whether onnx/model.onnx, and onnx/model_int8.onnx, are written.
         sts: folder of an STS task on whose sentences the ONNX graphs are compared.
-        license: of the model; None is the base model's.
-        language: a code or several; None is English where all training data are of conf/source, otherwise unnamed.
+        license, language: for the card; None is the base model's, and English where all its data are of conf/source.
         weights: which weights; None takes those of the last step.
         truncate_dim: the width that loaders cut the vectors to; None is the model's own. The weights stay whole.
         trust_remote_code: run the Python files that a model directory brings along.
@@ -104,8 +103,7 @@ def export(
         write_json(folder / HISTORY_FILE, stages)
         said = {"scores": scores, "comparisons": comparisons, "license": license, "language": language}
         (folder / "README.md").write_text(model_card(encoder, stages, name, git_commit(), **said))
-        if scores:
-            write_hub_results(scores, folder / ".eval_results")
+        write_hub_results(scores, folder / ".eval_results")
     return comparisons
 
 
@@ -138,9 +136,10 @@ def weights_of(stages: list[dict]) -> str:
     return f"those of step {last.get('steps', 0):,}" + (f" (chosen by {chosen})" if chosen else "")
 
 
-def write_hub_results(scores: dict, folder: Path) -> None:
+def write_hub_results(scores: dict | None, folder: Path) -> None:
     """Writes the scores as the hub shows them, a file a task; no folder where it shows none of them."""
-    for task, text in hub_results(scores).items():
+    files = hub_results(scores) if scores else {}
+    for task, text in files.items():
         folder.mkdir(exist_ok=True)
         (folder / f"{task}.yaml").write_text(text)
 
