@@ -25,9 +25,8 @@ def main(cfg: DictConfig) -> None:
     if cfg.push:
         check_push(cfg.push)
     settings = plain(cfg)
-    options = {
-        key: settings[key] for key in ("results", "onnx", "int8", "sts", "license", "truncate_dim", "trust_remote_code")
-    }
+    taken = ("results", "onnx", "int8", "sts", "license", "language", "truncate_dim", "trust_remote_code")
+    options = {key: settings[key] for key in taken}
     weights = Weights(*(settings[key] for key in ("average_last", "mix_with", "mix_share")))
     for comparison in export(cfg.checkpoint, out, cfg.name or cfg.push or out.name, weights=weights, **options):
         print(comparison)

@@ -3,12 +3,15 @@
 import inspect
 import itertools
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch
 from configs import CONF, composed
 from hydra.utils import get_method, instantiate
 from omegaconf import OmegaConf
+from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from gte.build import build
 from gte.optim import Optim
@@ -120,8 +123,30 @@ def test_the_papers_numbers_are_in_the_configuration():
     for loss in ("improved", "vanilla"):
         assert composed(f"loss={loss}").loss.temperature == 0.01
     assert composed("data=pretrain").data.alpha == 0.5
-    assert composed("trainer=deepspeed").trainer.strategy == {"_target_": "gte.training.zero.Zero", "stage": 1}
+    zero = composed("trainer=deepspeed").trainer.strategy
+    assert (zero._target_, zero.stage) == ("gte.training.zero.Zero", 1)
     assert {composed(f"trainer={name}").trainer.precision for name in ("gpu", "ddp", "deepspeed")} == {"16-mixed"}
+
+
+@pytest.mark.parametrize("trainer", ["ddp", "deepspeed"])
+def test_ranks_wait_for_an_evaluation_of_hours(trainer, monkeypatch):
+    if trainer == "deepspeed":
+        pytest.importorskip("deepspeed", reason="pip install -r requirements-deepspeed.txt")
+    strategy = instantiate(composed(f"trainer={trainer}").trainer.strategy)
+    strategy.cluster_environment, strategy.parallel_devices = LightningEnvironment(), [torch.device("cpu")]
+    monkeypatch.setattr(strategy, "_set_node_environment_variables", lambda: None, raising=False)
+    limits = []
+
+    def connect(*args, timeout: timedelta, **options):
+        limits.append(timeout)
+
+    monkeypatch.setattr("pytorch_lightning.strategies.ddp._init_dist_connection", connect)
+    if trainer == "deepspeed":
+        monkeypatch.setattr("deepspeed.init_distributed", connect)
+        strategy._init_deepspeed_distributed()
+    else:
+        strategy.setup_distributed()
+    assert limits == [timedelta(hours=12)]
 
 
 def test_the_demo_corpus_brings_laptop_sizes_which_the_command_line_still_overrides():

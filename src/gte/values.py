@@ -294,6 +294,14 @@ SEARCH = {
     "trust_remote_code": TRUTH,
     "out": NAME,
 }
+LANGUAGE_CODE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*|multilingual|code")  # as the hub names languages
+LANGUAGE = Kind(
+    lambda value: (
+        value is None
+        or (value and all(LANGUAGE_CODE.fullmatch(str(one)) for one in (value if isinstance(value, list) else [value])))
+    ),
+    "a code, fr, a list of them, [en,de], or null",
+)
 EXPORT = {
     "average_last": whole(2).or_one_of(None),
     "mix_with": NAME.or_one_of(None),
@@ -304,6 +312,7 @@ EXPORT = {
     "name": NAME.or_one_of(None),
     "results": NAME.or_one_of(None),
     "license": NAME.or_one_of(None),
+    "language": LANGUAGE,
     "onnx": TRUTH,
     "int8": TRUTH,
     "sts": NAME.or_one_of(None),

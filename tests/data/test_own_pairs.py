@@ -1,11 +1,13 @@
 """From a careless file to a trained model in three commands, and what is refused on the way."""
 
+import gzip
 import json
 import random
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 
 from gte.data.module import PairData, group_size_of
 from gte.data.shards import Manifest
@@ -39,7 +41,10 @@ def test_three_commands_train_on_own_pairs_with_their_negatives(script, small_mo
     assert code == 0 and "with the negatives of" in out and "too few columns, first faq.csv:42" in out, err
     code, out, err = script("train", "stage=finetune", "data=local", f"model={small_model}", *SMALL, "out=runs/mine")
     assert code == 0 and "in groups of 4" in out, err
-    assert json.loads((tmp_path / "runs/mine/training.json").read_text())[-1]["stage"]["group_size"] == 4
+    record = json.loads((tmp_path / "runs/mine/training.json").read_text())[-1]
+    assert record["stage"]["group_size"] == 4 and record["sources"]["faq"]["category"] == "local"
+    assert script("export", "checkpoint=runs/mine", "out=model")[0] == 0
+    assert ModelCard.load("model/README.md").data.language is None  # of one's own files nobody knows it
     manifest = Manifest.load("data/local")
     shown = manifest.sources["faq"]["columns"]
     assert (shown["query"], shown["document"], shown["unused"]) == ("Question", "Answer", ["Id"])
@@ -67,6 +72,34 @@ def test_mined_negatives_of_changed_rows_are_refused_and_of_other_files_not_used
     assert not (tmp_path / "data/local").exists()
     code, out, _ = script("prepare", "data=local", "data.path=my_pairs", f"model={small_model}", "data.mined=null")
     assert code == 0 and not Manifest.load("data/local").sources["faq"]["negatives"]
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (lambda packed: packed[: len(packed) // 2], "damaged archive"),
+        (lambda packed: b"", "damaged archive"),
+        (lambda packed: packed[:-12] + bytes(12), "damaged archive"),
+        (lambda packed: gzip.compress(b"".join(gzip.decompress(packed).splitlines(True)[:7])), "has 7 rows, 40 were"),
+        (lambda packed: gzip.compress(b"[1]\n" + gzip.decompress(packed)), "no mined negatives on line 1"),
+    ],
+    ids=["cut", "empty", "altered", "shorter", "foreign"],
+)
+def test_mined_negatives_that_are_not_as_they_were_written_are_refused(script, small_model, tmp_path, how, message):
+    write_pairs(tmp_path / "my_pairs")
+    assert script("mine", "in=my_pairs", "negatives=2")[0] == 0
+    file = tmp_path / "data/mined/faq.jsonl.gz"
+    file.write_bytes(how(file.read_bytes()))
+    line = script.refused("prepare", "data=local", "data.path=my_pairs", f"model={small_model}")
+    assert message in line and "faq.jsonl.gz" in line and "src/mine.py in=my_pairs/faq.csv" in line
+    assert not (tmp_path / "data/local").exists()
+
+
+def test_negatives_of_the_first_rows_alone_are_taken(script, small_model, tmp_path):
+    write_pairs(tmp_path / "my_pairs")
+    assert script("mine", "in=my_pairs", "negatives=2", "rows=9")[0] == 0
+    code, _, err = script("prepare", "data=local", "data.path=my_pairs", f"model={small_model}")
+    assert code == 0 and Manifest.load("data/local").sources["faq"]["negatives"], err
 
 
 def test_own_negatives_stay_beside_the_mined_ones(script, small_model, tmp_path):

@@ -17,12 +17,13 @@ from task_folders import write_retrieval, write_rows, write_sts
 
 from gte.data.sources import source_files
 from gte.errors import UserError, did_you_mean
-from gte.evaluation.board import SCORED_TOO, check_stated, newer, parts_of, task_results
+from gte.evaluation.board import SCORED_TOO, check_stated, model_meta, newer, parts_of, task_results
 from gte.evaluation.local import english_subset, eval_split
-from gte.evaluation.model import EncoderModel
+from gte.evaluation.model import EncoderModel, load_model
 from gte.evaluation.suite import Plan, Suite, plan, run_suite
 from gte.evaluation.tasks import Task, known
-from gte.models.card import hub_results, metadata
+from gte.models.card import hub_results, metadata, own_sources
+from gte.models.load import history
 from gte.results.paper import averages
 from gte.results.table import as_markdown, as_text, cells
 
@@ -229,7 +230,7 @@ def test_the_model_meta_says_what_the_history_says_and_no_more(run, script, tmp_
     assert code == 0 and "board.training_datasets what of my_pairs" in out, err
     (file,) = (tmp_path / "out" / "results").glob("local__run/*/model_meta.json")
     meta = ModelMeta.model_validate_json_resolved(file.read_text())
-    assert meta.training_datasets == {"MSMARCO", "FEVER", "QuoraRetrieval"} and meta.languages == ["eng-Latn"]
+    assert meta.training_datasets == {"MSMARCO", "FEVER", "QuoraRetrieval"} and meta.languages is None
     assert {"MSMARCOHardNegatives", "FEVERHardNegatives"} <= meta.get_training_datasets()  # mteb adds its own
     assert meta.license is None and meta.open_weights is None and meta.public_training_code is None
     for key, line in (
@@ -238,6 +239,14 @@ def test_the_model_meta_says_what_the_history_says_and_no_more(run, script, tmp_
         ("release_date: soon", "board.release_date=soon: mteb does not take it"),
     ):
         assert line in script.refused("eval", *arguments, f"board={{{key}}}")
+    del content["history"][0]["sources"]["my_pairs"]
+    torch.save(content, folder / "checkpoints" / "last.ckpt")
+    model = load_model(str(folder), "fp32", None, "cpu", progress=False)
+    assert model_meta("run", str(folder), model, {}).languages == ["eng-Latn"]
+    content["history"][0]["sources"]["msmarco"] = {"category": "local"}  # a file of that name
+    torch.save(content, folder / "checkpoints" / "last.ckpt")
+    meta = model_meta("run", str(folder), model, {})
+    assert meta.languages is None and meta.training_datasets == {"FEVER", "QuoraRetrieval"}
     check_stated({"public_training_code": "https://example.org/code", "training_datasets": ["STS12"]})
 
 
@@ -293,10 +302,28 @@ def test_the_hubs_result_files_are_mtebs_own_entries(tmp_path):
     assert "STS13" not in hub_results(scores)
 
 
-def test_the_card_names_language_data_sets_and_base_model():
+def test_the_card_names_data_sets_base_model_and_a_language_that_is_known(tmp_path):
+    def card(stages: list, language: str | list | None = None):
+        return ModelCard(f"---\n{metadata('me/model', None, 'mit', stages, language).strip()}\n---\n").data
+
     stage = {"stage": {"init_from": None}, "model": {"name_or_path": "google-bert/bert-base-uncased"}}
-    stages = [stage | {"sources": {"npr": {}, "arxiv": {}, "mine": {}}}, stage | {"sources": {"npr": {}}}]
-    card = ModelCard(f"---\n{metadata('me/model', None, 'mit', stages).strip()}\n---\n")
-    assert card.data.language == "en" and card.data.datasets == ["sentence-transformers/npr"]
-    assert card.data.base_model == "google-bert/bert-base-uncased"
-    assert ModelCard(f"---\n{metadata('me/model', None, None, []).strip()}\n---\n").data.language is None
+    ours, mine = {"npr": {}, "arxiv": {}}, {"npr": {"category": "news"}, "faq": {"category": "local"}}
+    found = card([stage | {"sources": ours}, stage | {"sources": {"npr": {}}}])
+    assert found.language == "en" and found.datasets == ["sentence-transformers/npr"]
+    assert found.base_model == "google-bert/bert-base-uncased"
+    assert card([stage | {"sources": {"our_triples": {"category": "news"}}}]).language == "en"
+    for sources in (mine, {"mine": {}}, {"npr": {"category": "local"}}):  # a file may have the name of a source
+        found = card([stage | {"sources": ours}, stage | {"sources": sources}])
+        assert found.language is None and found.datasets == ["sentence-transformers/npr"]
+        assert card([stage | {"sources": sources}], "fr").language == "fr"
+    assert card([stage | {"sources": {"npr": {"category": "local"}}}], ["en", "de"]).datasets is None
+    assert card([]).language is None and card([], ["en", "de"]).language == ["en", "de"]
+
+
+def test_a_model_of_ones_own_files_has_no_language_but_the_one_that_is_said(run, script):
+    assert own_sources(history(run[0]))
+    assert script("export", f"checkpoint={run[0]}", "out=silent")[0] == 0
+    assert ModelCard.load("silent/README.md").data.language is None
+    assert script("export", f"checkpoint={run[0]}", "out=said", "language=[en,de]")[0] == 0
+    assert ModelCard.load("said/README.md").data.language == ["en", "de"]
+    assert "language" in script.refused("export", f"checkpoint={run[0]}", "out=no", "language=French")

@@ -162,6 +162,9 @@ def test_the_best_is_exported_and_evaluated_by_its_name_in_the_run(script, prepa
     assert code == 0, err
     texts = ["one text", "another text about blue"]
     assert "- chosen by: eval/Related = -10.00, the highest" in (tmp_path / "model" / "README.md").read_text()
+    assert script("export", "checkpoint=run/best.ckpt", "mix_with=run/checkpoints/last.ckpt", "out=mixed")[0] == 0
+    words = "0.5 × those of step 2 (chosen by eval/Related = -10.00, the highest during training) + 0.5 × last.ckpt"
+    assert f"- weights: {words}\n" in (tmp_path / "mixed" / "README.md").read_text()
     exported = SentenceTransformer(str(tmp_path / "model")).encode(texts)
     best, last = (load_encoder(f"run/checkpoints/{name}").encode(texts) for name in ("step-0000002.ckpt", "last.ckpt"))
     np.testing.assert_allclose(exported, best, atol=1e-6)

@@ -3,6 +3,7 @@
 import errno
 import math
 import resource
+import shutil
 import signal
 
 import numpy as np
@@ -16,7 +17,7 @@ from gte.errors import UserError
 from gte.evaluation import model as model_module
 from gte.evaluation.bm25 import BM25, document_texts
 from gte.evaluation.cache import VectorCache, text_keys
-from gte.evaluation.model import EncoderModel
+from gte.evaluation.model import EncoderModel, load_model
 from gte.nearest import best_documents, from_keys, order_keys
 
 
@@ -296,15 +297,42 @@ def test_scores_do_not_depend_on_the_block(tmp_path, monkeypatch):
 
 
 def test_two_processes_embed_as_one(small_model):
-    from gte.models.load import load_encoder
+    from gte.models.load import load_encoder, weights_checksum
     from gte.models.pool import EncoderPool
 
     texts = [f"a row of {i} words and then some" * (1 + i % 5) for i in range(45)]
-    pool = EncoderPool(str(small_model), ["cpu", "cpu"])
     encoder = load_encoder(small_model)
+    pool = EncoderPool(str(small_model), ["cpu", "cpu"], weights_checksum(encoder))
     try:
         found = EncoderModel(encoder, pool=pool).embed([*texts, texts[0]])
         assert len(pool.processes._processes) == 2
     finally:
         pool.close()
     np.testing.assert_allclose(found, encoder.encode([*texts, texts[0]]), atol=1e-6)
+
+
+@pytest.mark.parametrize("later", ["other weights", "gone"])
+def test_a_checkpoint_that_is_replaced_before_a_process_loads_it_gives_no_vector(small_model, tmp_path, later):
+    from gte.models.load import load_encoder, weights_checksum
+    from gte.models.pool import EncoderPool
+
+    shutil.copytree(small_model, tmp_path / "model")
+    encoder = load_encoder(tmp_path / "model")
+    pool = EncoderPool(str(tmp_path / "model"), ["cpu", "cpu"], weights_checksum(encoder))
+    message = "does not exist"
+    shutil.rmtree(tmp_path / "model")
+    if later == "other weights":
+        message = "was replaced while it was being loaded"
+        next(encoder.parameters()).data[0, 0] += 1
+        encoder.save(tmp_path / "model")
+    try:
+        with pytest.raises(UserError, match=message):
+            EncoderModel(encoder, pool=pool).embed(["one text"])
+    finally:
+        pool.close()
+
+
+def test_prompts_of_an_evaluation_are_no_other_weights_to_its_processes(small_model):
+    model = load_model(str(small_model), "fp32", None, ["cpu", "cpu"], False, prompts={"query": "q: "})
+    model.pool.close()
+    assert model.encoder.settings.prompts == {"query": "q: "}

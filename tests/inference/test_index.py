@@ -1,6 +1,7 @@
 """Search in a folder: every line is in a passage, the index follows the files, results are ranked by cosine."""
 
 import json
+import os
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,7 +13,7 @@ from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.inference.embedder import Embedder
 from gte.inference.index import as_table, update
-from gte.inference.passages import SHORTEST, Passage, json_rows, read_folder, split
+from gte.inference.passages import SHORTEST, Passage, json_rows, read_folder, require_folder, split
 from gte.locks import locked
 
 CODE = '''"""A module."""
@@ -85,6 +86,21 @@ def test_a_folder_is_read_whole_but_for_what_is_no_text(tmp_path, monkeypatch):
     for largest, files in ((5, ["a.md", "e.rs", "sub/b.py"]), (4, ["sub/b.py"])):
         monkeypatch.setattr("gte.inference.passages.LARGEST", largest)
         assert [passage.file for passage in read_folder(tmp_path, 800)[0]] == files
+
+
+def test_a_file_whose_name_is_no_utf8_is_skipped_and_counted_and_the_others_are_found(script, small_model, tmp_path):
+    for folder, file in ((b"", b"caf\xe9.md"), (b"", b"good.md"), (b"sub\xff", b"b.md")):
+        inner = os.path.join(os.fsencode(tmp_path / "texts"), folder)
+        os.makedirs(inner, exist_ok=True)
+        with open(os.path.join(inner, file), "wb") as text:
+            text.write(b"many words in a row")
+    given = [f"checkpoint={small_model}", "query=words", "out=index"]
+    code, out, err = script("search", "folder=texts", *given)
+    assert code == 0 and "1 passages of 1 files" in out and "2 files left out: a name that is no UTF-8" in out, err
+    assert "good.md:1" in out and len(list((tmp_path / "index").glob("*.parquet"))) == 1
+    os.rename(os.path.join(os.fsencode(tmp_path), b"texts"), os.path.join(os.fsencode(tmp_path), b"caf\xe9"))
+    with pytest.raises(UserError, match="is no UTF-8; rename the folder"):
+        require_folder(tmp_path / os.fsdecode(b"caf\xe9"))
 
 
 @pytest.fixture

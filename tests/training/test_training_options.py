@@ -99,6 +99,10 @@ def test_the_average_is_that_of_the_formula_and_survives_a_resume(script, prepar
     for name, said in (("ema", True), ("last", False)):
         assert script("export", f"checkpoint={folder}/{name}.ckpt", f"out={name}")[0] == 0
         assert ("moving average over the steps" in (tmp_path / name / "README.md").read_text()) == said
+    start = f"mix_with={folder}/step-0000000.ckpt"
+    assert script("export", f"checkpoint={folder}/ema.ckpt", start, "out=mixed")[0] == 0
+    words = "- weights: 0.5 × moving average over the steps, decay 0.7 + 0.5 × step-0000000.ckpt\n"
+    assert words in Path("mixed/README.md").read_text()
     line = script.refused("train", *TINY, f"data.dir={prepared}", *options, f"resume={folder}/ema.ckpt", "out=no")
     assert "holds weights alone" in line
     run(script, prepared, *options, f"resume={folder / 'step-0000003.ckpt'}", "out=resumed")
@@ -131,6 +135,24 @@ def test_export_averages_the_last_checkpoints_each_loaded_once(script, prepared,
         average_last(tmp_path / "run", 1)
 
 
+def test_an_average_takes_no_checkpoint_of_a_branch_that_the_run_has_left(script, prepared, tmp_path):
+    run(script, prepared, "stage.steps=8", "checkpoint_every=2", "out=run")
+    folder = tmp_path / "run" / "checkpoints"
+    again = ["stage.steps=6", "checkpoint_every=2", "optim.lr=1e-3"]
+    run(script, prepared, *again, f"resume={folder / 'step-0000002.ckpt'}", "out=run")
+    assert (folder / "step-0000008.ckpt").exists()  # of the branch that was left
+    own = [encoder_from_checkpoint(folder / f"step-000000{step}.ckpt").state_dict() for step in (4, 6)]
+    for start in ("run", "run/checkpoints/last.ckpt"):
+        for key, value in average_last(tmp_path / start, 2).state_dict().items():
+            torch.testing.assert_close(value, (own[0][key] + own[1][key]) / 2)
+    with pytest.raises(UserError, match=r"average_last=4: .* keeps 3 step-\*.ckpt"):
+        average_last(tmp_path / "run", 4)
+    average_last(folder / "step-0000008.ckpt", 4)  # by its name it may be asked for
+    (folder / "last.ckpt").write_bytes(b"cut")
+    with pytest.raises(UserError, match=r"last.ckpt.*; or name the step-\*.ckpt that is the newest to average"):
+        average_last(tmp_path / "run", 2)
+
+
 def test_export_mixes_a_model_with_the_one_that_it_was_trained_from(script, prepared, tmp_path):
     run(script, prepared, "stage.steps=4", "checkpoint_every=2", "keep_initial=true", "out=run")
     start = tmp_path / "run" / "checkpoints" / "step-0000000.ckpt"
@@ -139,7 +161,11 @@ def test_export_mixes_a_model_with_the_one_that_it_was_trained_from(script, prep
     assert code == 0, err
     for key, value in Encoder.from_pretrained(tmp_path / "model").state_dict().items():
         torch.testing.assert_close(value, 0.75 * new[key] + 0.25 * old[key])
-    assert "0.75 × those of the last step + 0.25 × step-0000000.ckpt" in (tmp_path / "model" / "README.md").read_text()
+    assert "- weights: 0.75 × those of step 4 + 0.25 × step-0000000.ckpt\n" in Path("model/README.md").read_text()
+    code, _, err = script("export", "checkpoint=model", "out=again", f"mix_with={start}")
+    assert code == 0, err
+    line = "- weights: 0.5 × (0.75 × those of step 4 + 0.25 × step-0000000.ckpt) + 0.5 × step-0000000.ckpt\n"
+    assert line in Path("again/README.md").read_text()
     refused = partial(script.refused, "export", "checkpoint=run", "out=no")
     assert "mix_share=0.3 is the share of another model" in refused("mix_share=0.3")
     assert "a share, from 0 to 1" in refused(f"mix_with={start}", "mix_share=2")

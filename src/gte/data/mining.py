@@ -16,6 +16,7 @@ import numpy as np
 from gte.data.columns import FIND_OUT, Wanted
 from gte.data.groups import family_of, load_sources
 from gte.data.locate import locate
+from gte.data.mined import INDEX
 from gte.data.mixture import mix, permute
 from gte.data.own_files import infer_source, local_source, pair_files
 from gte.data.preview import describe, preview
@@ -27,7 +28,6 @@ from gte.files import read_json, whole, write_json
 
 TOKENS = re.compile(r"[^\W_]+|[^\w\s]|_")  # runs of letters and digits, and other marks one by one
 REMEMBERED = 100_000  # documents whose tokens are kept while answers are looked for
-INDEX = ".mined.json"  # hidden: the folder may be one of pairs
 DRAWN = 64  # random documents drawn at a time
 
 

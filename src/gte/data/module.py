@@ -245,13 +245,14 @@ class PairData(pl.LightningDataModule):
             )
 
     def source_facts(self) -> dict[str, dict]:
-        """Rows, licence and probability p_i of each source that is trained on, and its prompts, where it has any."""
+        """Rows, licence, category and p_i of each source that is trained on, and its prompts, where it has any."""
         facts = {}
         for name, table, prompts, p in zip(
             self.source_names, self.tables, self.prompts, self.mixture.probabilities.tolist(), strict=True
         ):
-            licence = self.manifest.sources[name]["licence"]
-            facts[name] = {"rows": len(table), "licence": licence, "probability": round(p, 6)}
+            prepared = self.manifest.sources[name]
+            kept = {key: prepared.get(key) for key in ("licence", "category")}
+            facts[name] = {"rows": len(table), **kept, "probability": round(p, 6)}
             if prompts:
                 facts[name]["prompts"] = {kind: prompt.words for kind, prompt in prompts.items()}
         return facts

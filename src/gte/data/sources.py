@@ -17,9 +17,9 @@ import yaml
 from gte.data import hub_files
 from gte.data.cleaning import encodable
 from gte.data.hub_files import HubError, HubFile
-from gte.data.raw_lines import MAX_LINE, lines
+from gte.data.mined import with_mined
 from gte.data.readers import join, reader
-from gte.data.records import Field, Fields, Keyed, KeyedRow, Record, Rejected, Triple
+from gte.data.records import Field, Fields, Keyed, KeyedRow, Record
 from gte.errors import UserError, did_you_mean
 from gte.shipped import shipped
 
@@ -325,29 +325,6 @@ def check_addresses(path: Path, form: dict) -> None:
 def fits(name: str, pattern: str) -> bool:
     """Whether the name of a file of an archive or of the hub ends as a source's glob says."""
     return fnmatch.fnmatchcase(f"/{name}", f"*/{pattern.removeprefix('**/')}")
-
-
-def with_mined(found: Iterator[Record], file: Path, raw: Path | zipfile.Path) -> Iterator[Record]:
-    """The records of a file with the negatives that `mine` found for them, in the same order, beside their own.
-
-    Raises UserError where these were mined for other rows.
-    """
-    again = f"mine them again: python src/mine.py in={raw}, or leave them out: data.mined=null"
-    rows = (json.loads(item[1]) for item in lines(file, MAX_LINE) if not isinstance(item, Rejected))
-    for record in found:
-        row = None if isinstance(record, Rejected) else next(rows, None)
-        if row is None:
-            yield record
-            continue
-        if (row["query"], row["pos"]) != record[:2]:
-            raise UserError(f"{file} has the negatives of other rows than {raw}, from row {record.row} on; {again}")
-        own = record.negatives if isinstance(record, Triple) else []
-        texts = list(dict.fromkeys([*own, *(text for text in row["neg"] if text != record.document)]))
-        if texts:
-            record = Triple(record.query, record.document, texts, record.row, record.answers, record.way)
-        yield record
-    if next(rows, None) is not None:
-        raise UserError(f"{file} has the negatives of more rows than {raw} has; {again}")
 
 
 def raw_files(source: Source, folder: Path, raw_folder: Path) -> list[Raw]:

@@ -16,14 +16,12 @@ from mteb.models.model_meta import ModelMeta
 from mteb.results import TaskResult
 from pydantic import ValidationError
 
-from gte.data.groups import family_of
 from gte.errors import UserError, did_you_mean, first_line
 from gte.evaluation.local import eval_split
 from gte.evaluation.model import EncoderModel
 from gte.evaluation.tasks import Task, known
-from gte.models.card import base_of, card_licence
+from gte.models.card import base_of, card_licence, catalogue_sources, own_sources
 from gte.models.load import history
-from gte.provenance import sources_of_stage
 from gte.remote import find_checkpoint
 
 CODE = ["CodeSearchNetRetrieval", "COIRCodeSearchNetRetrieval", "CodeSearchNetCCRetrieval"]
@@ -168,7 +166,7 @@ def model_meta(label: str, checkpoint: str, model: EncoderModel, stated: dict) -
     fields = NOT_KNOWN | {
         "name": name or f"local/{label.replace('/', '_')}",
         "revision": getattr(lm.config, "_commit_hash", None) or facts["weights"].removeprefix("sha256:")[:40],
-        "languages": ["eng-Latn"] if stages else None,  # of all sources
+        "languages": ["eng-Latn"] if stages and not own_sources(stages) else None,  # of all conf/source
         "n_parameters": facts["parameters"],
         "n_embedding_parameters": embeddings and embeddings.weight.numel(),
         "memory_usage_mb": round(4 * facts["parameters"] / 2**20),  # of float32, as export writes it
@@ -207,10 +205,9 @@ def refusal(key: str, value: object) -> str | None:
 def scored_too(stages: list[dict]) -> set[str]:
     """mteb's names of the data that stages were trained on."""
     found: set[str] = set()
-    for stage in stages:
-        for source in sources_of_stage(stage):
-            source = source.replace("lighton_curated_", "lighton_", 1)  # a group has the name of the same data alone
-            found.update(SCORED_TOO.get(source, ()))
+    for source in catalogue_sources(stages):
+        source = source.replace("lighton_curated_", "lighton_", 1)  # a group has the name of the same data alone
+        found.update(SCORED_TOO.get(source, ()))
     return found
 
 
@@ -224,8 +221,7 @@ def write_board(out: Path, label: str, checkpoint: str, model: EncoderModel, res
     cache = mteb.ResultCache(out)
     for result in results:
         cache.save_to_cache(TaskResult.model_validate(result), meta, encode_kwargs={"autocast": model.precision})
-    read = {source for stage in history(checkpoint) for source in sources_of_stage(stage)}
-    own = {source for source in read if family_of(source) is None}
+    own = own_sources(history(checkpoint))
     place = out / "results" / meta.model_name_as_path() / meta.revision
     if not own or "training_datasets" in stated:
         return f"for mteb's board: {place}"

@@ -370,8 +370,8 @@ def load_model(
         return BM25(BM25_WORDS[checkpoint])
     devices = [device] if isinstance(device, str) else device
     encoder = load_encoder(checkpoint)
+    pool = EncoderPool(checkpoint, devices, weights_checksum(encoder)) if len(devices) > 1 else None
     encoder.settings = with_prompts(encoder.settings, prompts)
-    pool = EncoderPool(checkpoint, devices) if len(devices) > 1 else None
     if pool is None:
         encoder.to(devices[0])
     folder = None

@@ -8,6 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
+from gte.data.cleaning import encodable
 from gte.errors import UserError
 from gte.files import json_object
 
@@ -39,7 +40,7 @@ def read_folder(folder: Path, longest: int, include: list[str] | None = None) ->
         folder: to read.
         longest: characters of a passage, at most.
         include: patterns of file names, such as *.md; None is all.
-    Returns: the passages, and the number of files that are no text, by reason.
+    Returns: the passages, and the number of files that are no text or whose name is none, by reason.
     Raises: UserError where no text is found.
 
     >>> import tempfile
@@ -57,12 +58,13 @@ def read_folder(folder: Path, longest: int, include: list[str] | None = None) ->
             if name.startswith(".") or (include and not any(fnmatch(name, pattern) for pattern in include)):
                 continue
             path = Path(root, name)
-            text = read_text(path)
+            file = path.relative_to(folder).as_posix()
+            text = read_text(path) if encodable(file) else ValueError("a name that is no UTF-8")
             if isinstance(text, ValueError):
                 left_out[str(text)] += 1
                 continue
             pieces = json_rows(text) if name.endswith(".jsonl") else split(text, longest)
-            passages += [Passage(path.relative_to(folder).as_posix(), *piece) for piece in pieces]
+            passages += [Passage(file, *piece) for piece in pieces]
     if not passages:
         like = f" like {', '.join(include)}" if include else ""
         raise UserError(f"folder={folder} holds no text file{like}")
@@ -70,7 +72,9 @@ def read_folder(folder: Path, longest: int, include: list[str] | None = None) ->
 
 
 def require_folder(folder: Path) -> None:
-    """Raise UserError where the folder to search is not there."""
+    """Raise UserError where the folder to search is not there, or no index can be named after it."""
+    if not encodable(str(folder.resolve())):
+        raise UserError(f"the name of folder={str(folder.resolve())!r} is no UTF-8; rename the folder")
     if not folder.is_dir():
         raise UserError(f"folder={folder} is no folder; name one with texts to search")
 

@@ -2,14 +2,18 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from gte.encoder import Encoder
 from gte.errors import UserError, tell
-from gte.models.load import alike, load_encoder
+from gte.models.load import alike, load_encoder, steps_of
 from gte.models.saved import LAST, load_good, steps_newest_first
-from gte.remote import place
+from gte.remote import local_copy, place
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 
 def good_encoders(steps: list, count: int) -> Iterator[Encoder]:
@@ -31,12 +35,24 @@ def good_encoders(steps: list, count: int) -> Iterator[Encoder]:
     raise UserError(f"average_last={count}: only {good} step-*.ckpt of the run are good; average fewer")
 
 
+def up_to_last(steps: list, last: "Path | UPath") -> list:
+    """Those of a run's step-*.ckpt that are of no later step than its last.ckpt; all of them where it has none."""
+    if not last.exists():
+        return steps
+    try:
+        reached = steps_of(local_copy(last))
+    except UserError as error:
+        raise UserError(f"{error}; or name the step-*.ckpt that is the newest to average") from error
+    return [step for step in steps if int(step.stem.removeprefix("step-")) <= reached]
+
+
 def average_last(checkpoint: str | Path, count: int) -> Encoder:
     """The encoder whose weights are the mean of a run's `count` newest step-*.ckpt.
 
     checkpoint: the run's directory or address, or one of its step-*.ckpt, which is then the newest that counts. Those
-    that are not good (`load_good`) are not taken.
-    Raises UserError where `checkpoint` is no run's, or has fewer of them.
+    that are not good (`load_good`) are not taken, nor those of later steps than last.ckpt's: a run that was resumed
+    from an earlier step, and has not come as far again, did not make them.
+    Raises UserError where `checkpoint` is no run's, or has fewer of them, and where its last.ckpt cannot be read.
     """
     if count < 2:
         raise UserError(f"average_last={count} must be at least 2; null takes the last checkpoint alone")
@@ -47,6 +63,8 @@ def average_last(checkpoint: str | Path, count: int) -> Encoder:
         steps = [step for step in steps if step.name <= there.name]
     elif there.suffix == ".ckpt" and there.name != LAST:
         raise UserError(f"average_last={count} takes a run, or a step-*.ckpt of it, not {there.name}")
+    else:
+        steps = up_to_last(steps, folder / LAST)
     if len(steps) < count:
         raise UserError(
             f"average_last={count}: {checkpoint} keeps {len(steps)} step-*.ckpt; train with checkpoint_every= so that "

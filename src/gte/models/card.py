@@ -10,7 +10,7 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
 from gte.data.groups import family_of
-from gte.data.sources import load_source
+from gte.data.sources import LOCAL, load_source
 from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.metrics import notes_on
@@ -61,6 +61,7 @@ def model_card(
     scores: dict | None = None,
     comparisons: list[Comparison] = (),
     license: str | None = None,
+    language: str | list[str] | None = None,
 ) -> str:
     """Write the model card of an exported model.
 
@@ -72,6 +73,7 @@ def model_card(
         scores: of `find_scores`; they go into the hub's metadata too.
         comparisons: of the ONNX graphs with the PyTorch model.
         license: None is the base model's.
+        language: None is English where all sources are of conf/source, otherwise none is named.
     Returns: the text of README.md.
 
     >>> from gte.data.tokenizer import train_tokenizer
@@ -83,7 +85,7 @@ def model_card(
     parameters = sum(p.numel() for p in encoder.parameters())
     lines = [
         "---",
-        metadata(name, scores, license, stages).strip(),
+        metadata(name, scores, license, stages, language).strip(),
         "---",
         f"# {name}",
         "",
@@ -107,11 +109,9 @@ def model_card(
         lines += onnx_lines(name, encoder, comparisons)
     for number, stage in enumerate(stages, 1):
         lines += stage_lines(number, stage)
-    if not stages:
-        lines += ["", "How it was trained is not recorded in the checkpoint."]
+    lines += [] if stages else ["", "How it was trained is not recorded in the checkpoint."]
     lines += ["", "## Configuration", "", "```json", encoder.lm.config.to_json_string().strip(), "```"]
-    lines += ["", f"Exported at commit {commit}."]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", f"Exported at commit {commit}."]) + "\n"
 
 
 def published(name: str) -> str:
@@ -145,9 +145,29 @@ def card_licence(folder: str | Path) -> str | None:
         return None
 
 
+def own_sources(stages: list[dict]) -> set[str]:
+    """The sources of stages that are a user's own files: those that conf/source does not describe.
+
+    A record of an earlier version has no categories: of it whatever has no name in conf/source counts as such.
+    """
+    found = set()
+    for stage in stages:
+        for segment in segments_of(stage):
+            for name, facts in segment["sources"].items():
+                category = facts.get("category")
+                if category == LOCAL or (category is None and family_of(name) is None):
+                    found.add(name)
+    return found
+
+
+def catalogue_sources(stages: list[dict]) -> list[str]:
+    """The other sources of stages, those that conf/source describes. A file in a later stage may have such a name."""
+    return [name for stage in stages for name in sources_of_stage(stage) if name not in own_sources([stage])]
+
+
 def datasets_of(stages: list[dict]) -> list[str]:
     """The hub's names of the data that stages were trained on, of those of our sources that are published there."""
-    names = dict.fromkeys(family_of(source) for stage in stages for source in sources_of_stage(stage))
+    names = dict.fromkeys(family_of(source) for source in catalogue_sources(stages))
     return list(dict.fromkeys(hub for name in names if name and (hub := load_source(name).hub)))
 
 
@@ -174,12 +194,20 @@ def hub_results(scores: dict) -> dict[str, str]:
     return files
 
 
-def metadata(name: str, scores: dict | None, license: str | None, stages: list[dict]) -> str:
+def metadata(
+    name: str,
+    scores: dict | None,
+    license: str | None,
+    stages: list[dict],
+    language: str | list[str] | None = None,
+) -> str:
     """The card's YAML head; scores as the hub's model-index. The licence is the base model's where none is given.
 
-    What was trained here is English, as all sources are; the data sets are those that the hub has.
+    All sources of conf/source are English; of a user's own files nobody knows. The data sets are those of the hub.
     """
     base = base_of(stages)
+    if language is None and stages and not own_sources(stages):
+        language = "en"
     results = [
         EvalResult(
             task_type=task["type"],
@@ -197,7 +225,7 @@ def metadata(name: str, scores: dict | None, license: str | None, stages: list[d
         tags=["sentence-transformers", "feature-extraction", "sentence-similarity", "text-embedding"],
         base_model=base[0],
         datasets=datasets_of(stages) or None,
-        language="en" if stages else None,
+        language=language,
         license=license or base[1],
         model_name=name if results else None,
         eval_results=results or None,
@@ -308,9 +336,8 @@ def stage_lines(number: int, record: dict) -> list[str]:
         facts["loss"] += ", repeated texts masked"
     if record.get("averaged"):
         facts["weights"] = record["averaged"]
-    best = record.get("best")
-    if best and not record.get("averaged") and best["step"] == record["steps"]:
-        facts["chosen by"] = f"{best['metric']} = {best['score']:.2f}, the highest during training"
+    if chosen := chosen_by(record):
+        facts["chosen by"] = chosen
     changed = [
         f"- changed after step {segment['first_step']:,}: {', '.join(segment['changed'])}"
         for segment in segments
@@ -326,18 +353,29 @@ def stage_lines(number: int, record: dict) -> list[str]:
     ]
 
 
+def chosen_by(record: dict) -> str | None:
+    """The score by which the step of a stage's weights was chosen; None of the last step, and of means of weights."""
+    best = record.get("best")
+    if not best or record.get("averaged") or best["step"] != record["steps"]:
+        return None
+    return f"{best['metric']} = {best['score']:.2f}, the highest during training"
+
+
 def source_lines(segments: list[dict]) -> list[str]:
     """The sources of a stage with their licences, those of all its segments; where these differ, by steps."""
-    several = any(segment["sources"] != segments[0]["sources"] for segment in segments)
-    rows = []
-    for segment in segments if several else segments[:1]:
-        steps = f" {segment['first_step'] + 1:,} to {segment['last_step']:,} |" if several else ""
-        for name, source in segment["sources"].items():
-            share = f"{source.get('probability', nan):.1%}"
-            rows.append(f"| {name} | {source['rows']:,} | {share} | {source['licence']} |{steps}")
+    parts = [[source_row(name, source) for name, source in segment["sources"].items()] for segment in segments]
+    several = any(part != parts[0] for part in parts)
+    rows = [] if several else parts[0]
+    for segment, part in zip(segments, parts, strict=True) if several else ():
+        rows += [f"{row} {segment['first_step'] + 1:,} to {segment['last_step']:,} |" for row in part]
     return [
         "",
         f"| source | rows | share of batches | licence |{' steps |' if several else ''}",
         f"|---|---:|---:|---|{'---|' if several else ''}",
         *rows,
     ]
+
+
+def source_row(name: str, source: dict) -> str:
+    """A row of the table of sources."""
+    return f"| {name} | {source['rows']:,} | {source.get('probability', nan):.1%} | {source['licence']} |"

@@ -15,7 +15,7 @@ from gte.files import whole, write_json
 from gte.hub import hub_reachable
 from gte.models.averaging import average_last, mix
 from gte.models.broken import broken
-from gte.models.card import find_scores, hub_results, model_card, published
+from gte.models.card import chosen_by, find_scores, hub_results, model_card, published
 from gte.models.load import HISTORY_FILE, history, load_encoder, truncate, weights_checksum
 from gte.models.onnx import Comparison, check_graph, require_onnx, write_onnx
 from gte.models.pretrained import POOLING_FLAGS, POOLINGS
@@ -55,6 +55,7 @@ def export(
     int8: bool = False,
     sts: str | None = None,
     license: str | None = None,
+    language: str | list[str] | None = None,
     weights: Weights | None = None,
     truncate_dim: int | None = None,
     trust_remote_code: bool = False,
@@ -68,7 +69,7 @@ def export(
         results: an evaluation's results.json, or its folder, for the card and for .eval_results/, which the hub shows.
         onnx, int8: whether onnx/model.onnx, and onnx/model_int8.onnx, are written.
         sts: folder of an STS task on whose sentences the ONNX graphs are compared.
-        license: of the model; None is the base model's.
+        license, language: for the card; None is the base model's, and English where all its data are of conf/source.
         weights: which weights; None takes those of the last step.
         truncate_dim: the width that loaders cut the vectors to; None is the model's own. The weights stay whole.
         trust_remote_code: run the Python files that a model directory brings along.
@@ -100,10 +101,9 @@ def export(
         write_model(encoder, folder)
         comparisons = write_onnx(encoder, folder / "onnx", int8, sts) if onnx or int8 else []
         write_json(folder / HISTORY_FILE, stages)
-        card = model_card(encoder, stages, name, git_commit(), scores=scores, comparisons=comparisons, license=license)
-        (folder / "README.md").write_text(card)
-        if scores:
-            write_hub_results(scores, folder / ".eval_results")
+        said = {"scores": scores, "comparisons": comparisons, "license": license, "language": language}
+        (folder / "README.md").write_text(model_card(encoder, stages, name, git_commit(), **said))
+        write_hub_results(scores, folder / ".eval_results")
     return comparisons
 
 
@@ -116,20 +116,30 @@ def intact_model(checkpoint: str | Path, weights: Weights, trust_remote_code: bo
             f"{checkpoint} is not exported: {wrong}; name an earlier checkpoint of its run, RUN/step-*.ckpt"
         )
     said = f"the mean of {averaged} checkpoints" if averaged else None
+    stages = history(checkpoint)
     if weights.mix_with is not None:
         share = 0.5 if weights.mix_share is None else weights.mix_share
         mix(encoder, weights.mix_with, share)
-        own = said or "those of the last step"
+        own = said or weights_of(stages)
         said = f"{1 - share:g} × {own} + {share:g} × {published(weights.mix_with)}"
-    stages = history(checkpoint)
     if said and stages:
         stages[-1] = stages[-1] | {"averaged": said}
     return encoder, stages
 
 
-def write_hub_results(scores: dict, folder: Path) -> None:
+def weights_of(stages: list[dict]) -> str:
+    """The weights of a checkpoint in words: the mean that its history says they are, or those of a step, and why."""
+    last = stages[-1] if stages else {}
+    if said := last.get("averaged"):
+        return f"({said})" if " × " in said else said
+    chosen = chosen_by(last) if last else None
+    return f"those of step {last.get('steps', 0):,}" + (f" (chosen by {chosen})" if chosen else "")
+
+
+def write_hub_results(scores: dict | None, folder: Path) -> None:
     """Writes the scores as the hub shows them, a file a task; no folder where it shows none of them."""
-    for task, text in hub_results(scores).items():
+    files = hub_results(scores) if scores else {}
+    for task, text in files.items():
         folder.mkdir(exist_ok=True)
         (folder / f"{task}.yaml").write_text(text)
 

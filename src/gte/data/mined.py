@@ -1,0 +1,60 @@
+"""The negatives that `mine` found for a user's pairs, read beside them."""
+
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from gte.data.raw_lines import MAX_LINE, lines
+from gte.data.records import Record, Rejected, Triple
+from gte.errors import UserError
+from gte.files import read_json
+
+INDEX = ".mined.json"  # hidden: the folder may be one of pairs
+
+
+def with_mined(found: Iterator[Record], file: Path, raw: Path | zipfile.Path) -> Iterator[Record]:
+    """Put the negatives that `mine` found for the records of a file beside their own.
+
+    Args:
+        found: the records, in the order in which they were mined.
+        file: the mined negatives, a jsonl.gz; of the first rows alone where no more were mined.
+        raw: the file of the records.
+    Returns: an iterator of the records.
+    Raises: UserError where these were mined for other rows, and for a file that is damaged or shorter than it was
+        written.
+    """
+    again = f"mine them again: python src/mine.py in={raw}, or leave them out: data.mined=null"
+    rows = mined_rows(file, again)
+    for record in found:
+        row = None if isinstance(record, Rejected) else next(rows, None)
+        if row is None:
+            yield record
+            continue
+        if (row["query"], row["pos"]) != record[:2]:
+            raise UserError(f"{file} has the negatives of other rows than {raw}, from row {record.row} on; {again}")
+        own = record.negatives if isinstance(record, Triple) else []
+        texts = list(dict.fromkeys([*own, *(text for text in row["neg"] if text != record.document)]))
+        if texts:
+            record = Triple(record.query, record.document, texts, record.row, record.answers, record.way)
+        yield record
+    if next(rows, None) is not None:
+        raise UserError(f"{file} has the negatives of more rows than {raw} has; {again}")
+
+
+def mined_rows(file: Path, again: str) -> Iterator[dict]:
+    """The {"query", "pos", "neg"} rows of a file of mined negatives; `again` ends the line of the UserErrors."""
+    number = 0
+    for item in lines(file, MAX_LINE):
+        if isinstance(item, Rejected):
+            raise UserError(f"{file} cannot be read after line {number}: {item.reason}; {again}")
+        number, line = item
+        try:
+            row = json.loads(line)
+            yield {key: row[key] for key in ("query", "pos", "neg")}
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{file} has no mined negatives on line {number}; {again}") from error
+    index = file.parent / INDEX
+    facts = read_json(index).get(file.name.removesuffix(".jsonl.gz"), {}) if index.exists() else {}
+    if facts.get("rows", number) != number:
+        raise UserError(f"{file} has {number:,} rows, {facts['rows']:,} were mined; {again}")
