@@ -189,7 +189,7 @@ def test_a_pre_training_is_known_however_its_path_is_written(script, started, tm
     (tmp_path / "linked").symlink_to("multirun/x")
     started.codes = [3]
     stages = ["+experiment=training_stages", "+experiment/stages=PT,Full", "scale=laptop", "seed=1"]
-    places = [f"hydra.sweep.dir={written}", f"'pretrained=\"{pretrained}\"'".strip("'")]
+    places = [f"hydra.sweep.dir={written}", f'pretrained="{pretrained}"']
     code, out, _ = script("train", "-m", *stages, *(text.format(cwd=tmp_path) for text in places))
     assert code == 1 and stages_of(started.commands) == ["PT"] and ": not started" in out
 

@@ -73,7 +73,7 @@ def measured(folder: Path, facts: dict) -> dict[tuple[int, str], float]:
     """(steps trained, metric) -> value of a run, scores in points of 100; their mean is not one of its own.
 
     An evaluation after training counts in place of one during it of the same step and task: it says what data and what
-    precision it was made with. Where they differ by more than rounding, a line tells it.
+    precision it was made with. Where they differ by more than rounding, a line tells by how much at most.
     """
     found = {}
     rows = read_rows(folder / "metrics.csv")
@@ -84,12 +84,14 @@ def measured(folder: Path, facts: dict) -> dict[tuple[int, str], float]:
     steps, rates = facts["steps"], read_metric(folder / "metrics.csv", "train/pairs_per_s")
     found[steps, "train/loss"] = mean(float(row["train/loss"]) for row in rows[-LAST_STEPS:] if row["train/loss"])
     found[steps, "train/seconds"] = seconds(rates, facts["stage"]["global_batch"])
+    apart = {}
     for (step, task), (value, file) in evaluated(folder, facts).items():
         during = found.get((step, task), value)
         if abs(during - value) > ROUNDING:
-            told = f"{value:.3f} in {file}, which counts, and {during:.3f} in training"
-            tell(f"note: {folder}: {task} at step {step} is {told}")
+            apart[abs(during - value)] = f"{task} at step {step} {value:.3f} in {file}, {during:.3f} in training"
         found[step, task] = value
+    if apart:
+        tell(f"note: {folder}: results.json counts where an evaluation in training differs, most {apart[max(apart)]}")
     return found
 
 
