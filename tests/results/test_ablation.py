@@ -61,6 +61,8 @@ def test_a_runs_scores_are_those_of_its_own_checkpoints_by_their_plain_vectors(r
     score(run, "all", *others, *kept, *own, *earlier)
     assert scored(run) == {20: 61.5, 40: 70, 10: 50}
     assert not capsys.readouterr().err
+    score(run, "all", *others, *kept, own[-1])
+    assert scored(run) == {20: 61.5, 40: 70} and not capsys.readouterr().err
     score(run, "all", *others, *kept)
     assert scored(run) == {20: 61.5}
     (line,) = capsys.readouterr().err.splitlines()
