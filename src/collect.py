@@ -45,6 +45,7 @@ def main(cfg: DictConfig) -> None:
         losses_by_line,
         scores_by_seconds,
         table,
+        tell_lacking,
         write_csv,
     )
     from gte.results.differences import differences
@@ -68,6 +69,7 @@ def main(cfg: DictConfig) -> None:
         stages = [history(Path(cfg.runs) / run) for run in dict.fromkeys(row["run"] for row in curves)]
     groups = cfg.groups or {}
     check_groups(scores, groups)
+    tell_lacking(scores)
     text = markdown(table(scores, order, groups))
     for name, content in (("table.md", text), ("differences.md", markdown(differences(scores, order, groups)))):
         with whole(out / name) as partial:

@@ -9,10 +9,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
@@ -25,6 +26,7 @@ from gte.build import build, require_prepared
 from gte.early import check_trainer
 from gte.errors import ERASE, PointsFailed, Stopped, UserError
 from gte.overrides import refuse_unknown_keys
+from gte.remote import is_address
 from gte.values import TRAIN, check_values
 
 # Before a point becomes `train.py`: on Linux the kernel sends it SIGTERM when the launcher dies, of SIGKILL too
@@ -38,11 +40,23 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
+class Point(NamedTuple):
+    """A point of a sweep as it was composed: what it is started with, and the places that it writes and reads."""
+
+    number: int
+    overrides: list[str]
+    subdir: str
+    folder: Path
+    checkpoints: str | Path
+    init_from: str | None
+
+
 class Processes(Launcher):
     """Runs `parallel` points at a time. All of them run, whichever fail; then PointsFailed names those that did.
 
     A point's directory is hydra.sweep.dir/hydra.sweep.subdir. Where several run at a time, each prints to output.log
-    in its own. Every point is composed and checked before the first one starts.
+    in its own. Every point is composed and checked before the first one starts. A point that starts from the model of
+    an earlier one waits for it, and is not started where that one failed: it has failed with the same exit code.
 
     SIGTERM or Ctrl-C ends the points that run after their step under way, with a checkpoint, begins no other one and
     raises Stopped; a second one kills them. Where this process is killed itself, Linux tells the points to end.
@@ -62,21 +76,22 @@ class Processes(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         setup_globals()
         refuse_several_experiments(job_overrides)
-        points: dict[Path, list[str]] = {}
-        needed: dict[Path, str | None] = {}
+        points: dict[Path, Point] = {}
         for number, overrides in enumerate(job_overrides, initial_job_idx):
-            folder, init_from = self.place(overrides, number)
-            if folder in points:
+            point = self.place(overrides, number)
+            same = points.setdefault(normalized(point.folder), point)
+            if same is not point:
                 raise UserError(
-                    f"two points would write {folder}: {' '.join(points[folder])}, and {' '.join(overrides)}; give "
-                    "each a directory of its own by hydra.sweep.subdir="
+                    f"two points would write {point.folder}: {' '.join(same.overrides)}, and {' '.join(overrides)}; "
+                    "give each a directory of its own by hydra.sweep.subdir="
                 )
-            points[folder], needed[folder] = list(overrides), init_from
-        running: dict[str, Future[int]] = {}
+        refuse_shared_checkpoints(points.values())
+        running: dict[Path, Future[int]] = {}
         with self.told_to_stop(), ThreadPoolExecutor(self.parallel) as pool:  # which begins them in this order
-            for folder, overrides in points.items():
-                running[str(folder)] = pool.submit(self.run, folder, overrides, running.get(needed[folder] or ""))
-        codes = {folder: one.result() for folder, one in running.items()}
+            for folder, point in points.items():
+                future = pool.submit(self.run, point, trained_by(point.init_from, running))
+                running |= {folder: future, normalized(point.checkpoints): future}
+        codes = {str(point.folder): running[folder].result() for folder, point in points.items()}
         left = [folder for folder, code in codes.items() if code]
         if self.signals and left:
             raise Stopped(
@@ -88,10 +103,10 @@ class Processes(Launcher):
             raise PointsFailed(
                 f"{len(failed)} of {len(points)} points failed: {', '.join(failed)}; the same command runs them again"
             )
-        return [JobReturn(overrides=point, status=JobStatus.COMPLETED) for point in points.values()]
+        return [JobReturn(overrides=point.overrides, status=JobStatus.COMPLETED) for point in points.values()]
 
-    def place(self, overrides: Sequence[str], number: int) -> tuple[Path, str | None]:
-        """The directory of a point, and what its training starts from.
+    def place(self, overrides: Sequence[str], number: int) -> Point:
+        """Compose and check a point.
 
         Raises UserError where its configuration is incomplete, has unknown keys or values that cannot be meant, or its
         data are not prepared.
@@ -100,7 +115,8 @@ class Processes(Launcher):
         with open_dict(cfg):
             cfg.hydra.job.num = cfg.hydra.job.id = number
         HydraConfig.instance().set_config(cfg)
-        folder = Path(cfg.hydra.sweep.dir) / cfg.hydra.sweep.subdir
+        subdir = str(cfg.hydra.sweep.subdir)
+        folder = Path(cfg.hydra.sweep.dir) / subdir
         with open_dict(cfg):
             del cfg.hydra
         refuse_unknown_keys(cfg, self.config.hydra.job.config_name)
@@ -113,7 +129,8 @@ class Processes(Launcher):
         for part in (cfg.stage, cfg.optim):
             build(part)
         check_trainer(resolved["trainer"])
-        return folder, resolved["stage"]["init_from"]
+        checkpoints = resolved["checkpoint_dir"] or folder / "checkpoints"
+        return Point(number, list(overrides), subdir, folder, checkpoints, resolved["stage"]["init_from"])
 
     @contextmanager
     def told_to_stop(self) -> Iterator[None]:
@@ -142,13 +159,22 @@ class Processes(Launcher):
         start = ERASE if os.isatty(2) else ""  # a point's bar may stand there
         os.write(2, f"{start}note: {signal.Signals(number).name} {what}{then}\n".encode())  # print is not reentrant
 
-    def run(self, folder: Path, overrides: list[str], earlier: Future | None) -> int:
-        """The point's exit code; it starts once the `earlier` one, whose model it starts from, is done."""
-        if earlier is not None:
-            earlier.result()
-        # an experiment's `pretrained` is a run in the sweep's directory
-        places = [f"hydra.sweep.dir='{self.config.hydra.sweep.dir}'", f"hydra.run.dir='{folder}'"]
-        command = [sys.executable, sys.argv[0], *overrides, "hydra.mode=RUN", *places]
+    def run(self, point: Point, earlier: Future | None) -> int:
+        """The point's exit code; it starts once the `earlier` one, whose model it starts from, is done.
+
+        Where that one failed or was stopped, this one is not started and has its exit code: a checkpoint may be there,
+        but it is none of the model that was asked for.
+        """
+        folder = point.folder
+        if earlier is not None and (code := earlier.result()):
+            how = "was stopped" if code == Stopped.exit_code else "failed"
+            print(f"== {folder}: not started, {point.init_from} that it starts from {how}", flush=True)
+            return code
+        # an experiment's `pretrained` is a run in the sweep's directory, and a checkpoint_dir may hold the point's
+        # subdir or its number, of which a process that runs alone would not know: it would make None of the number
+        places = [f"hydra.sweep.dir='{self.config.hydra.sweep.dir}'", f"hydra.sweep.subdir='{point.subdir}'"]
+        places += [f"hydra.job.num={point.number}", f"hydra.run.dir='{folder}'"]
+        command = [sys.executable, sys.argv[0], *point.overrides, "hydra.mode=RUN", *places]
         if self.parallel == 1:
             return self.wait_for(command, folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -182,3 +208,31 @@ def refuse_several_experiments(job_overrides: Sequence[Sequence[str]]) -> None:
     }
     if len(chosen) > 1:
         raise UserError(f"several experiments in one command: {', '.join(sorted(chosen))}; run one after the other")
+
+
+def normalized(path: str | Path) -> Path:
+    """The path that is the same however a place is written, with a symlink or dots in it; an address as it is."""
+    return Path(path) if is_address(path) else Path(path).resolve()
+
+
+def trained_by(init_from: str | None, running: Mapping[Path, Future[int]]) -> Future[int] | None:
+    """The point that makes what `init_from` names: its directory, its checkpoints, or something in them."""
+    if not init_from:
+        return None
+    path = normalized(init_from)
+    return next((running[one] for one in (path, *path.parents) if one in running), None)
+
+
+def refuse_shared_checkpoints(points: Iterable[Point]) -> None:
+    """UserError where several points would keep their checkpoints in one folder, each over the other's."""
+    writers: dict[Path, list[Point]] = {}
+    for point in points:
+        writers.setdefault(normalized(point.checkpoints), []).append(point)
+    for sharing in writers.values():
+        if len(sharing) > 1:
+            shared = sharing[0].checkpoints
+            raise UserError(
+                f"{len(sharing)} points would keep their checkpoints in checkpoint_dir={shared}: "
+                f"{', '.join(str(point.folder) for point in sharing)}; give each a folder of its own: "
+                f"'checkpoint_dir={shared}/${{hydra:sweep.subdir}}'"
+            )

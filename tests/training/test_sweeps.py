@@ -156,6 +156,79 @@ def test_a_fine_tuning_waits_for_the_pre_training_that_it_starts_from(script, st
     assert events.index("FT begins") < events.index("PT ends") < events.index("Full begins")
 
 
+def stages_of(commands: list[list[str]]) -> list[str]:
+    return [command[-1].partition("stages=")[2].partition(",")[0] for command in commands]
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+@pytest.mark.parametrize("code, how", [(3, "failed"), (-9, "failed"), (75, "was stopped")])
+def test_a_fine_tuning_of_a_failed_pre_training_is_not_started_and_fails_with_its_code(
+    script, started, monkeypatch, parallel, code, how
+):
+    import hydra_plugins.processes as processes
+
+    def run(self, command, folder, **_):
+        started.commands.append(command)
+        return code if "stages=PT," in command[-1] else 0
+
+    monkeypatch.setattr(processes.Processes, "wait_for", run)
+    sweep = ["+experiment=training_stages", "scale=laptop", "seed=1,2", f"hydra.launcher.parallel={parallel}"]
+    exit_code, out, err = script("train", "-m", *sweep)
+    assert exit_code == 1 and sorted(stages_of(started.commands)) == ["FT", "FT", "PT", "PT"]
+    for seed in (1, 2):
+        full, pretrained = (f"multirun/training_stages/stages={stage},seed={seed}" for stage in ("Full", "PT"))
+        assert f"== {full}: not started, {pretrained} that it starts from {how}" in out.splitlines()
+        assert f"{full} (exit code {code})" in err
+    assert "error: 4 of 6 points failed" in err
+
+
+@pytest.mark.parametrize("written", ["multirun/x/", "./multirun/x", "multirun//y/../x", "{cwd}/multirun/x", "linked"])
+@pytest.mark.parametrize("pretrained", ["{cwd}/multirun/x/stages=PT,seed=1", "multirun/x/stages=PT,seed=1/best.ckpt"])
+def test_a_pre_training_is_known_however_its_path_is_written(script, started, tmp_path, written, pretrained):
+    (tmp_path / "multirun/x").mkdir(parents=True)
+    (tmp_path / "linked").symlink_to("multirun/x")
+    started.codes = [3]
+    stages = ["+experiment=training_stages", "+experiment/stages=PT,Full", "scale=laptop", "seed=1"]
+    places = [f"hydra.sweep.dir={written}", f'pretrained="{pretrained}"']
+    code, out, _ = script("train", "-m", *stages, *(text.format(cwd=tmp_path) for text in places))
+    assert code == 1 and stages_of(started.commands) == ["PT"] and ": not started" in out
+
+
+def test_a_pre_training_is_known_by_the_address_of_its_checkpoints(script, started):
+    started.codes = [3]
+    stages = ["+experiment=training_stages", "+experiment/stages=PT,Full", "scale=laptop", "seed=1"]
+    kept = ["checkpoint_dir=s3://bucket/${hydra:sweep.subdir}", 'pretrained="s3://bucket/stages=PT,seed=1/best.ckpt"']
+    code, out, _ = script("train", "-m", *stages, *kept)
+    assert code == 1 and stages_of(started.commands) == ["PT"] and ": not started" in out
+
+
+@pytest.mark.parametrize("kept", ["kept", "s3://bucket/kept", "multirun/mixing_ratio/../kept/", "${paths.data}/kept"])
+def test_points_that_share_their_checkpoints_are_refused_by_their_names(script, started, kept):
+    sweep = ["+experiment=mixing_ratio", "scale=laptop", "seed=1", "data.alpha=0,1", f"checkpoint_dir={kept}"]
+    line = script.refused("train", "-m", *sweep)
+    shared = kept.replace("${paths.data}", "data")
+    assert f"2 points would keep their checkpoints in checkpoint_dir={shared}: " in line
+    assert "alpha=0,seed=1, multirun/mixing_ratio/alpha=1,seed=1; give each" in line and not started.commands
+    assert line.endswith(f"'checkpoint_dir={shared}/${{hydra:sweep.subdir}}'")
+
+
+@pytest.mark.parametrize("own", ["${hydra:sweep.subdir}", "${hydra:job.num}", "${data.alpha}"])
+def test_what_tells_the_checkpoints_of_points_apart_does_so_in_their_processes(script, started, own):
+    """A single run's own hydra.job.num is None, and its subdir one of no sweep."""
+    sweep = ["+experiment=mixing_ratio", "scale=laptop", "seed=1", "data.alpha=0,1", f"checkpoint_dir=kept/{own}"]
+    code, _, err = script("train", "-m", *sweep)
+    assert code == 0, err
+    found = []
+    for command in started.commands:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+            cfg = compose("train", command[2:], return_hydra_config=True)
+            HydraConfig.instance().set_config(cfg)
+            found.append(cfg.checkpoint_dir)
+    expected = {"${hydra:sweep.subdir}": ["alpha=0,seed=1", "alpha=1,seed=1"]}.get(own, ["0", "1"])
+    assert found == [f"kept/{name}" for name in expected]
+
+
 @pytest.mark.parametrize(
     "arguments, said",
     [

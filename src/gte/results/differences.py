@@ -6,7 +6,7 @@ from statistics import mean
 
 from scipy.stats import ttest_rel
 
-from gte.results.ablation import Groups, in_group, point, rank
+from gte.results.ablation import Groups, by_point, in_group, tasks_of
 from gte.results.paper import Table
 
 HEADER = ["points", "seeds", "tasks", "difference", "p over seeds", "p over tasks"]
@@ -17,7 +17,8 @@ def differences(scores: list[dict], order: list[str], groups: Groups | None = No
 
     The difference is the mean over the seeds and tasks that both have, in points of 100. Each p is that of a paired
     t-test of both points' means: over seeds, each the mean of its tasks (would other seeds show it?), and over tasks,
-    each the mean of its seeds (would other tasks?). Nothing is corrected for the number of rows.
+    each the mean of its seeds (would other tasks?). Nothing is corrected for the number of rows. Raises UserError where
+    a seed of a point has two values of a task.
 
     Args:
         scores: rows as `gte.results.ablation.collect` gives them.
@@ -30,11 +31,10 @@ def differences(scores: list[dict], order: list[str], groups: Groups | None = No
     ['a: 0 -> 1', '2', '1', '+2.50', '0.126', '']
     """
     found: dict[tuple, dict[tuple, float]] = {}
-    for row in scores:
-        entry = tuple(point(row["run"]).items())
-        if not row["metric"].startswith("train/"):
-            found.setdefault(entry, {})[row["seed"], row["metric"]] = float(row["value"])
-    points = sorted(found, key=lambda entry: rank(entry, order))
+    for entry, metrics in by_point(scores, order).items():
+        for metric, values in tasks_of(metrics).items():
+            found.setdefault(entry, {}).update({(seed, metric): value for seed, value in values.items()})
+    points = list(found)
     rows = [[*HEADER, *(groups or {})]]
     for place in range(max(map(len, points), default=0) - 1, -1, -1):
         for first, second in combinations(points, 2):

@@ -100,7 +100,9 @@ def write_experiment_report(
     figures = [dots("Mean of tasks", "points of 100", rows_of(points, overall))]
     for metric in metric_names:
         unit = {"train/loss": "nats", "train/seconds": "seconds"}.get(metric, "points of 100")
-        figures.append(dots(metric, unit, rows_of(points, lambda found, metric=metric: found.get(metric, []))))
+        figures.append(
+            dots(metric, unit, rows_of(points, lambda found, metric=metric: list(found.get(metric, {}).values())))
+        )
     panels = []
     for title, group in losses_by_line(losses, order).items():
         for part in chunks(list(group.items())):

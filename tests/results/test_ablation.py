@@ -1,0 +1,188 @@
+"""An ablation counts a run's own scores, each once, and means over seeds that have all tasks."""
+
+import json
+from pathlib import Path
+
+import pytest
+from task_folders import write_retrieval, write_sts
+from trainings import TINY
+
+from gte.curves import read_rows
+from gte.errors import UserError
+from gte.results.ablation import (
+    by_line,
+    by_point,
+    grid_order,
+    losses_by_line,
+    measured,
+    overall,
+    point,
+    scores_by_seconds,
+    table,
+    tell_lacking,
+)
+from gte.results.differences import differences
+
+FACTS = {"steps": 40, "stage": {"global_batch": 8}, "best": {"step": 20}}
+TRAINED = ["train/loss", "train/seconds"]
+
+
+def entry(checkpoint: object, score: float, **more: object) -> dict:
+    return {"checkpoint": str(checkpoint), "width": 32, **more, "tasks": {"STS": {"main_score": score}}}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch) -> Path:
+    """A run's directory, as the working directory names it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/a=1/checkpoints").mkdir(parents=True)
+    run = Path("runs/a=1")
+    (run / "metrics.csv").write_text("step,train/loss,train/pairs_per_s,eval/STS\n19,2,8,61.5\n39,1,8,\n")
+    return run
+
+
+def score(run: Path, name: str, *entries: dict) -> None:
+    (run / "eval" / name).mkdir(parents=True, exist_ok=True)
+    models = {f"m{number}": one for number, one in enumerate(entries)}
+    (run / "eval" / name / "results.json").write_text(json.dumps({"models": models}))
+
+
+def scored(run: Path) -> dict[int, float]:
+    found = measured(run, FACTS)
+    assert [metric for _, metric in found if metric != "STS"] == TRAINED
+    return {step: value for (step, metric), value in found.items() if metric == "STS"}
+
+
+def test_a_runs_scores_are_those_of_its_own_checkpoints_by_their_plain_vectors(run, capsys):
+    others = [entry("bm25", 1), entry("runs/a=10", 2), entry("runs", 3), entry(run / "checkpoints/ema.ckpt", 4)]
+    kept = [entry(f"{run} int8", 5, vectors="int8"), entry(f"{run} 16 fp32", 6, vectors="float32", width=16)]
+    own = [entry(run, 70), entry(run / "checkpoints/last.ckpt", 70), entry(f"{run} fp32", 70, vectors="float32")]
+    earlier = [entry(run / "step-0000010.ckpt", 50), entry(run.resolve() / "checkpoints/best.ckpt", 61.5)]
+    score(run, "all", *others, *kept, *own, *earlier)
+    assert scored(run) == {20: 61.5, 40: 70, 10: 50}
+    assert not capsys.readouterr().err
+    score(run, "all", *others, *kept, own[-1])
+    assert scored(run) == {20: 61.5, 40: 70} and not capsys.readouterr().err
+    score(run, "all", *others, *kept)
+    assert scored(run) == {20: 61.5}
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("left out: runs/a=1/eval/all/results.json, no model in it is a checkpoint of runs/a=1")
+
+
+def test_a_runs_scores_are_found_through_links_to_it_and_to_its_checkpoints(run, tmp_path):
+    run.rename(tmp_path / "disk")
+    run.symlink_to(tmp_path / "disk")
+    (run / "checkpoints").rename(tmp_path / "large")
+    (run / "checkpoints").symlink_to(tmp_path / "large")
+    for number, named in enumerate((run, tmp_path / "disk", "disk/../disk/", run / "checkpoints/last.ckpt", "large")):
+        score(run, "all", entry("bm25", 1), entry(named, 70 + number))
+        assert scored(run) == {20: 61.5, 40: 70 + number}
+
+
+def test_two_scores_of_one_step_and_task_are_refused_by_their_files_and_equal_ones_count_once(run):
+    score(run, "one", entry(run, 70.125))
+    score(run, "two", entry(run / "checkpoints/last.ckpt", 70.125))
+    assert scored(run)[40] == 70.125
+    score(run, "two", entry(run / "checkpoints/step-0000040.ckpt", 70.25))
+    named = "STS at step 40 is 70.125 in runs/a=1/eval/one/results.json, 70.250 in runs/a=1/eval/two/results.json"
+    with pytest.raises(UserError, match=named):
+        measured(run, FACTS)
+
+
+def test_a_score_in_training_and_one_after_it_count_once_and_that_of_the_file_is_the_one(run, capsys):
+    score(run, "best", entry(run / "best.ckpt", 61.5004))
+    assert scored(run)[20] == pytest.approx(61.5, abs=1e-3) and not capsys.readouterr().err
+    score(run, "best", entry(run / "best.ckpt", 61.75))
+    assert scored(run) == {20: 61.75}
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "STS at step 20 61.750 in runs/a=1/eval/best/results.json, 61.500 in training" in line
+
+
+def test_eval_beside_bm25_others_and_coarse_vectors_leaves_one_score_a_run_in_the_collected_table(
+    script, prepared, tmp_path
+):
+    write_sts(tmp_path / "suite" / "Related")
+    write_retrieval(tmp_path / "suite" / "Found", documents=20)
+    runs = [f"runs/alpha={alpha},seed=1" for alpha in ("0", "1")]
+    for seed, run in enumerate(runs):
+        arguments = [f"data.dir={prepared}", f"hydra.run.dir='{run}'", "stage.steps=2", f"seed={seed}"]
+        code, _, err = script("train", *TINY, *arguments)
+        assert code == 0, err
+    mine, other = runs
+    named = f"checkpoint={{bm25: bm25, ours: '{mine}', other: '{other}'}}"
+    for out, more in (("all", []), ("coarse", ["precisions=[fp32,int8]"])):
+        eval = ["suite=local", "data_dir=suite", f"out='{mine}/eval/{out}'", "precision=fp32", *more]
+        code, _, err = script("eval", named, *eval)
+        assert code == 0, err
+    code, _, err = script("collect", "name=mixing_ratio", "runs=runs", "out=collected")
+    assert code == 0, err
+    models = json.loads(Path(mine, "eval/all/results.json").read_text())["models"]
+    results = models["ours"]["tasks"]
+    assert results["Related"]["main_score"] != models["other"]["tasks"]["Related"]["main_score"]
+    found = [row for row in read_rows(Path("collected/results.csv")) if not row["metric"].startswith("train/")]
+    assert {row["metric"]: float(row["value"]) for row in found} == {
+        name: pytest.approx(task["main_score"], abs=1e-4) for name, task in results.items()
+    }
+    assert len(found) == 2 and {row["run"] for row in found} == {Path(mine).name}
+
+
+def rows(*of: tuple) -> list[dict]:
+    return [dict(zip(("run", "seed", "metric", "value"), row, strict=True)) for row in of]
+
+
+@pytest.mark.parametrize(
+    "run, expected",
+    [
+        ("alpha=0.5,seed=1", {"alpha": "0.5"}),
+        ("widths=[384,256],seed=1", {"widths": "[384,256]"}),
+        ("w={a: [1,2], b: 3},x=(4,5)", {"w": "{a: [1,2], b: 3}", "x": "(4,5)"}),
+        ("key=a=b", {"key": "a=b"}),
+        ("alpha=1,again", {"alpha": "1"}),
+        ("seed=1", {"run": "seed=1"}),
+        ("seed=1,step=400", {"step": "400"}),
+        ("0", {"run": "0"}),
+        ("0,step=400", {"run": "0", "step": "400"}),
+        ("plain,seed=2", {"run": "plain"}),
+        ("a=[1,seed=1", {"a": "[1,seed=1"}),
+        ("a=1],b=2", {"a": "1]", "b": "2"}),
+    ],
+)
+def test_a_point_is_its_keys_outside_brackets_or_the_run_itself(run, expected):
+    assert point(run) == expected
+
+
+def test_runs_named_by_numbers_or_with_lists_are_points_of_their_own_in_every_table(tmp_path):
+    scores = rows(*((name, 1, "STS", str(50 + place)) for place, name in enumerate(("10", "9", "w=[4,2],seed=1"))))
+    assert [row[0] for row in table(scores, [])[1:]] == ["run 9", "run 10", "w [4,2]"]
+    assert [row[0] for row in differences(scores, [])[1:]] == ["run: 9 -> 10"]
+    assert by_line(scores, [])["ours"] == [("9", [51.0]), ("10", [50.0]), ("[4,2]", [52.0])]
+    curves = losses_by_line([{"run": name, "step": 1, "loss": 2} for name in ("10", "9", "w=[4,2],seed=1")], [])
+    assert {x: len(seeds) for x, seeds in curves[""].items()} == {"9": 1, "10": 1, "[4,2]": 1}
+    assert grid_order({"laptop": {"widths": "[4,2],[2]"}})[2:] == ["[4,2]", "[2]"]
+
+
+def test_means_pair_tasks_by_seed_and_leave_out_seeds_that_lack_one(capsys):
+    scores = rows(
+        *(("a=0,seed=1", 1, "A", "10"), ("a=0,seed=2", 2, "A", "20"), ("a=0,seed=3", 3, "A", "90")),
+        *(("a=0,seed=2", 2, "B", "40"), ("a=0,seed=1", 1, "B", "20"), ("a=1,seed=3", 3, "A", "5")),
+        *(("a=0,seed=3", 3, "train/seconds", "9"), ("a=0,seed=2", 2, "train/seconds", "7")),
+        *(("a=0,seed=1", 1, "train/seconds", "8"), ("a=1,seed=3", 3, "train/seconds", "0")),
+    )
+    assert overall(by_point(scores, [])[("a", "0"),]) == [15.0, 30.0]
+    assert by_line(scores, []) == {"ours": [("0", [15.0, 30.0]), ("1", [5.0])]}
+    assert scores_by_seconds(scores, []) == {"0": [(8.0, 15.0), (7.0, 30.0)]}
+    _, first, second = table(scores, [])
+    assert first[:3] == ["a 0", "3", "40.00 ± 43.59"] and first[-1] == "22.50 ± 10.61" and second[-1] == "5.00"
+    assert table(scores, [], {"of A": ["A"]})[1][2] == "40.00 ± 43.59"  # of a group that the seed has all of
+    assert not capsys.readouterr().err
+    tell_lacking(scores)
+    assert capsys.readouterr().err.splitlines() == ["left out of the mean of tasks: a 0, seed 3, which lacks B"]
+
+
+def test_a_seed_with_two_values_of_a_point_is_refused_by_its_runs():
+    twice = rows(("a=1,x,seed=1", 1, "A", "10"), ("a=1,y,seed=1", 1, "A", "20"))
+    for read in (by_point, table, differences):
+        with pytest.raises(UserError, match=r"A of seed 1 is 10\.0 in the run a=1,x,seed=1 and 20\.0 in a=1,y,seed=1"):
+            read(twice, [])
+    twice[1]["value"] = "10"
+    assert table(twice, [])[1] == ["a 1", "1", "10.00", "10.00"]
