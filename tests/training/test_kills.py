@@ -217,6 +217,10 @@ def test_only_the_newest_and_the_multiples_stay(script, prepared, tmp_path):
     names = sorted(file.name for file in (tmp_path / "run" / "checkpoints").iterdir())
     assert names == ["last.ckpt", *(f"step-{step:07d}.ckpt" for step in (0, 6, 12, 14))]
     assert (tmp_path / "run/checkpoints/last.ckpt").samefile(tmp_path / "run/checkpoints/step-0000014.ckpt")
+    back = ["resume=run/checkpoints/step-0000006.ckpt", "stage.steps=10", *asked[:3], "out=run"]
+    assert script("train", *TINY, f"data.dir={prepared}", *back)[0] == 0
+    names = {file.name for file in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert {"step-0000008.ckpt", "step-0000010.ckpt"} <= names  # the steps that were left behind are not newer
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import torch
 from gte.encoder import Encoder
 from gte.errors import UserError, tell
 from gte.models.load import alike, load_encoder, steps_of
-from gte.models.saved import LAST, load_good, steps_newest_first
+from gte.models.saved import LAST, load_good, step_of, steps_newest_first
 from gte.remote import local_copy, place
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def up_to_last(steps: list, last: "Path | UPath") -> list:
         reached = steps_of(local_copy(last))
     except UserError as error:
         raise UserError(f"{error}; or name the step-*.ckpt that is the newest to average") from error
-    return [step for step in steps if int(step.stem.removeprefix("step-")) <= reached]
+    return [step for step in steps if step_of(step) <= reached]
 
 
 def average_last(checkpoint: str | Path, count: int) -> Encoder:

@@ -19,6 +19,11 @@ def steps_newest_first(folder: "Path | UPath") -> list:
     return sorted((file for file in folder.glob("step-*.ckpt") if file.name != INITIAL), key=str, reverse=True)
 
 
+def step_of(file: "Path | UPath") -> int:
+    """The step that a step-*.ckpt is named after."""
+    return int(file.stem.removeprefix("step-"))
+
+
 def newest_first(folder: "Path | UPath") -> list:
     """The checkpoints of a directory or address that training can resume from. UserError where that cannot be read."""
     last = folder / LAST

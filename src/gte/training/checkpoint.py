@@ -20,7 +20,7 @@ from torch import Tensor
 from gte.data.collate import Batch
 from gte.errors import UserError, first_line, tell
 from gte.files import remove, whole
-from gte.models.saved import INITIAL, LAST, newest_first, steps_newest_first
+from gte.models.saved import INITIAL, LAST, newest_first, step_of, steps_newest_first
 from gte.remote import place
 
 if TYPE_CHECKING:
@@ -171,8 +171,9 @@ class Checkpoints(Checkpoint):
             tell(f"note: {file} was removed as soon as it was written")
             return
         if self.keep_last is not None:
-            for old in steps_newest_first(self.folder)[self.keep_last :]:
-                passing = self.keep_every is None or int(old.stem.removeprefix("step-")) % self.keep_every
+            steps = [step for step in steps_newest_first(self.folder) if step_of(step) <= step_of(file)]
+            for old in steps[self.keep_last :]:  # later ones are of a run that was resumed before them
+                passing = self.keep_every is None or step_of(old) % self.keep_every
                 if passing and old.name != good:
                     remove(old)
 
