@@ -35,7 +35,7 @@ def main(model: str, work: str, steps: str, *precisions: str) -> None:
             SRC / "prepare.py", "data=local", f"data.path={folder}/pairs", f"model={model}", f"data.dir={data}"
         )
         sizes = ["stage.max_length=128", "stage.global_batch=64", f"stage.steps={steps}", "stage.epochs=null"]
-        memory = ["stage.recompute_fraction=0", "stage.batch_tokens=2048"]
+        memory = ["stage.recompute_fraction=0", "stage.batch_tokens=8192"]
         setting = ["trainer=cpu", f"trainer.precision={PRECISION[precision]}", f"data.dir={data}", f"out={ours}"]
         trained = timed(SRC / "train.py", "stage=finetune", "data=local", f"model={model}", *sizes, *memory, *setting)
         other = timed(HERE / "peer.py", folder / "pairs", model, peer, steps, precision)
