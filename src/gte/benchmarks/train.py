@@ -57,7 +57,7 @@ def run(
     max_length: int = 128,
     steps: int = 4,
     rounds: int = 3,
-    batch_tokens: int = 4096,
+    batch_tokens: int = 8192,
     recompute_fraction: float = 0.0,
     mini_batch: int | list[int] | None = None,
     device: str = "cpu",
