@@ -162,7 +162,11 @@ def own_sources(stages: list[dict]) -> set[str]:
 
 def catalogue_sources(stages: list[dict]) -> list[str]:
     """The other sources of stages, those that conf/source describes. A file in a later stage may have such a name."""
-    return [name for stage in stages for name in sources_of_stage(stage) if name not in own_sources([stage])]
+    found = []
+    for stage in stages:
+        own = own_sources([stage])
+        found += [name for name in sources_of_stage(stage) if name not in own]
+    return found
 
 
 def datasets_of(stages: list[dict]) -> list[str]:
