@@ -25,12 +25,12 @@ def test_weights_by_name_are_the_probabilities_whatever_their_order_and_sum(prep
 @pytest.mark.parametrize(
     ("weights", "line"),
     [
-        ({"colours": 1, "shapes": 1, "times": 1}, r"data.weights.triples=None must be a number above 0; sources="),
+        ({"colours": 1, "shapes": 1, "times": 1}, r"data.weights has no triples: it gives every source .* sources="),
         ({"colours": 1, "shapes": 0, "times": 1, "triples": 1}, r"data.weights.shapes=0 must be a number above 0"),
         ({"colours": 1, "shapes": "2", "times": 1, "triples": 1}, r"data.weights.shapes=2 must be a number above 0"),
-        ({"colours": True}, r"data.weights.colours=True must be a number above 0"),
+        ({"colours": True, "shapes": 1, "times": 1, "triples": 1}, r"data.weights.colours=True must be a number"),
         ({"coulours": 1}, r"data.weights names 'coulours'; the sources in .* are colours, shapes, times, triples"),
-        ({}, r"data.weights.colours=None must be a number above 0"),
+        ({}, r"data.weights has no colours, shapes, times, triples: "),
     ],
 )
 def test_weights_that_cannot_be_meant_are_refused_in_one_line(prepared, weights, line):

@@ -139,8 +139,13 @@ class PairData(pl.LightningDataModule):
                 raise UserError(
                     f"data.weights names '{name}'; the sources in {self.folder} are {', '.join(self.manifest.sources)}"
                 )
+        if missing := [name for name in self.source_names if name not in weights]:
+            raise UserError(
+                f"data.weights has no {', '.join(missing)}: it gives every source that is used a number, and "
+                "sources=[...] leaves one out"
+            )
         for name in self.source_names:
-            weight = weights.get(name)
+            weight = weights[name]
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
                 raise UserError(
                     f"data.weights.{name}={weight} must be a number above 0; sources=[...] leaves a source out"
