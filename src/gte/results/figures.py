@@ -6,6 +6,7 @@ notebook, the figure stays open. No panel has more than six curves. matplotlib i
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from math import ceil, log10
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -203,11 +204,21 @@ def draw_points(panel: "Axes", curves: Mapping[str, Points], hollow: str = "\n")
 
 
 def scale_numbers(panel: "Axes", places: list[float]) -> None:
-    """Ticks at the numbers themselves; by their logarithm where they span more than a factor of 10."""
-    if places[0] > 0 and places[-1] / places[0] > 10:
+    """Ticks at the numbers themselves; by their logarithm where they rise by factors or span more than 10."""
+    if is_geometric(places) or (places[0] > 0 and places[-1] / places[0] > 10):
         panel.set_xscale("log")
     panel.set_xticks(places, [f"{place / 1000:g}k" if place >= 10_000 else f"{place:g}" for place in places])
     panel.minorticks_off()
+
+
+def is_geometric(places: list[float]) -> bool:
+    """Whether numbers rise by factors, as batches of 64, 256, 512 do, and steps of 400, 800, 1,200 do not.
+
+    >>> is_geometric([64, 256, 512]), is_geometric([400, 800, 1200]), is_geometric([0, 0.5, 1])
+    (True, False, False)
+    """
+    factors = [after / before for before, after in pairwise(places)] if places[0] > 0 else []
+    return len(factors) > 1 and min(factors) >= 2
 
 
 def loss_of_points(curves: Mapping[str, Mapping[str, Sequence[Curve]]], title: str, out: Path | None = None) -> None:
