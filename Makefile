@@ -16,14 +16,14 @@ KIND = $(if $(LOCKED),locked,installed)
 ONLY = $(if $(CHECKS),--only $(CHECKS))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo speedrun ablation test test-all chaos gpu gpu-here gpu-pack lint lock audit collect notebooks clean
+.PHONY: help demo speedrun ablation named has-pairs test test-all chaos gpu gpu-here gpu-pack lint lock audit collect notebooks clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 14) else "needs Python 3.11 to 3.14, found %d.%d: make PYTHON=python3.12 ..." % v)'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 .venv/run.installed: requirements.txt | .venv/bin/python
 	$(PIP) -r requirements.txt
@@ -52,8 +52,15 @@ demo: .venv/run.$(KIND)  ## the whole job on a laptop: prepare, pre-train, fine-
 	    'checkpoint={BM25: bm25, random weights: $(DEMO)/pretrain/checkpoints/step-0000000.ckpt, pre-trained: $(DEMO)/pretrain, fine-tuned: $(DEMO)/finetune}'
 	$(PY) -c 'from sentence_transformers import SentenceTransformer as S; m = S("$(DEMO)/model"); print("sentence-transformers loads $(DEMO)/model:", m.encode(["a text"]).shape[1], "dimensions")'
 
+has-pairs:
+	@test -d "$(DATA)/pairs" && test -d "$(DATA)/eval" || \
+	    { echo "error: DATA=$(DATA) must hold pairs/*.jsonl.gz and eval/: experiments/README.md says what they are" >&2; exit 2; }
+
+named:
+	@test -n "$(NAME)" || { echo "error: NAME= is missing, an experiment of conf/experiment: NAME=objective" >&2; exit 2; }
+
 # data.path and data.decontaminate.folder each take one folder, and links that lead out of it are refused: copies
-speedrun: .venv/run.$(KIND)  ## the best model from random weights, from DATA: experiments/speedrun
+speedrun: has-pairs .venv/run.$(KIND)  ## the best model from random weights, from DATA: experiments/speedrun
 	$(PY) src/prepare.py data=demo
 	rm -rf data/speedrun_raw && mkdir -p data/speedrun_raw/pairs data/speedrun_raw/tasks
 	cp -p $(DATA)/pairs/*.jsonl.gz data/raw/demo/*/*.jsonl.gz data/speedrun_raw/pairs
@@ -103,19 +110,20 @@ lint: .venv/test.$(KIND)  ## style checks
 	$(PY) -m ruff format --check .
 
 $(CORPORA)/pairs/manifest.json: | .venv/run.$(KIND)
+	@$(MAKE) --no-print-directory has-pairs
 	$(PY) experiments/held_out.py $(DATA) data/held_out
 	$(PY) src/prepare.py data=demo data.dir=$(CORPORA)/demo data.decontaminate.folder=data/held_out
 	$(PY) src/prepare.py data=local data.path=$(DATA)/pairs data.dir=$(CORPORA)/pairs data.mined=null \
 	    data.decontaminate.folder=data/held_out
 
 # more settings of one corpus: DEMO_ONLY="..." PAIRS_ONLY="sources=pairs_two,pairs_five,all"; DEMO_ALONE=1: without the pairs
-ablation: $(CORPORA)/pairs/manifest.json  ## NAME=objective: at laptop scale on the demo corpus and the pairs of DATA: experiments/
+ablation: named $(CORPORA)/pairs/manifest.json  ## NAME=objective: at laptop scale on the demo corpus and the pairs of DATA: experiments/
 	$(SWEEP) data=demo data.dir=$(CORPORA)/demo $(DEMO_ONLY)
 	$(GATHER)
 	$(if $(DEMO_ALONE),,$(SWEEP) data=local data.dir=$(CORPORA)/pairs hydra.sweep.dir=multirun/pairs/$(NAME) $(PAIRS_ONLY))
 	$(if $(DEMO_ALONE),,$(GATHER) runs=multirun/pairs/$(NAME) out=experiments/$(NAME)/pairs)
 
-collect: .venv/run.$(KIND)  ## NAME=mixing_ratio: an experiment's runs into experiments/NAME/
+collect: named .venv/run.$(KIND)  ## NAME=mixing_ratio: an experiment's runs into experiments/NAME/
 	$(PY) src/collect.py name=$(NAME) $(if $(RUNS),runs=$(RUNS))
 
 .venv/lock.installed: requirements-lock.txt | .venv/bin/python
@@ -144,5 +152,6 @@ $(DEMO)/model:
 notebooks: .venv/notebooks.$(KIND) | $(DEMO)/model  ## run the notebooks (on the demo) and write them as HTML to runs/notebooks
 	$(PY) -m nbconvert --to html --execute --output-dir runs/notebooks notebooks/*.ipynb
 
-clean:  ## remove prepared data and runs (not .venv)
-	rm -rf data runs multirun
+clean:  ## remove prepared data, runs and their models; data/raw stays but for the demo's, and .venv
+	rm -rf runs multirun data/raw/demo
+	[ ! -d data ] || find data -mindepth 1 -maxdepth 1 ! -name raw -exec rm -rf {} +

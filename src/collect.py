@@ -1,4 +1,4 @@
-"""Gather an experiment's runs, or write a run's page: python src/collect.py name=mixing_ratio | report=RUN_DIR"""
+"""Gather a sweep's runs, or write a run's page: python src/collect.py name=mixing_ratio | report=RUN_DIR"""
 
 from functools import cache
 from pathlib import Path
@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from gte.build import script
 from gte.errors import UserError
-from gte.overrides import CONF
+from gte.overrides import CONF, typed
 
 PAPER = {"mixing_ratio": "table10", "training_steps": "table8", "training_stages": "table9", "objective": "table11"}
 
@@ -20,11 +20,16 @@ def check(cfg: DictConfig) -> None:
 
 @cache
 def read_grids(name: str) -> dict:
-    """The grids of an experiment by scale, read once. Raises UserError where there is none of that name, or no grid."""
+    """The grids of an experiment by scale, read once; none of a sweep of one's own, of which runs= and out= are given.
+
+    Raises UserError where there is no experiment of that name, or no grid in it.
+    """
     file = CONF / "experiment" / f"{name}.yaml"
+    if not file.exists() and {"runs", "out"} <= typed():
+        return {}
     if not file.exists():
         known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
-        raise UserError(f"there is no experiment {name}; there are: {known}")
+        raise UserError(f"there is no experiment {name}; there are: {known}; of another sweep give runs= and out=")
     grids = yaml.safe_load(file.read_text()).get("grids")
     if grids is None:
         raise UserError(f"the experiment {name} is a single run without a grid; its page: collect.py report=RUN_DIR")

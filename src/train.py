@@ -125,6 +125,8 @@ def main(cfg: DictConfig) -> int | None:
             tell_changes(begun, changed)
         if resume:
             print(f"{data.stage.name}: goes on after step {steps_of(resume)}, from {resume}", flush=True)
+        elif cfg.resume == "auto":
+            print(f"{data.stage.name}: begins at step 0, as {folder} holds no checkpoint to resume from", flush=True)
     trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
     return tell_end(cfg, task, data, evaluation, folder) if trainer.is_global_zero else None
 

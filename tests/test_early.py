@@ -19,6 +19,7 @@ ERRORS = [  # script, arguments, what the line says
     ("train", [*TINY, "optim.lr=-1"], "optim.lr must be positive"),
     ("train", [*TINY, "stage.init_from=runs/gone"], "checkpoint runs/gone does not exist"),
     ("train", [*TINY, "resume=gone.ckpt"], "resume=gone.ckpt does not exist"),
+    ("train", [*TINY, "resume=auto"], "resume=auto needs the run's directory: out=RUN_DIR"),
     ("train", [*TINY, "sources=[gone]"], "prepared has no source 'gone' for stage pretrain; it has: colours"),
     ("train", [*TINY, "stage.global_batch=100"], "source times has 90 rows, fewer than one global batch of 100"),
     ("train", [*TINY, "loss.guide=runs/gone", "loss.mask_margin=0"], "checkpoint runs/gone does not exist"),

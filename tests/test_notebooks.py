@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -58,6 +59,13 @@ def write_lines(file: Path, rows: list[dict]) -> None:
 
 def test_there_are_notebooks():
     assert NOTEBOOKS
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda file: file.stem)
+def test_a_notebook_reads_the_environment_variables_that_it_names(notebook):
+    words = "".join("".join(cell["source"]) for cell in json.loads(notebook.read_text())["cells"])
+    for name in re.findall(r"environment variable `(\w+)`", words):
+        assert f'os.environ.get("{name}"' in words
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -1,6 +1,7 @@
 """Checks of what the user named that take no heavy library: before one is loaded and before anything is written."""
 
 import ctypes
+import re
 import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from upath import UPath
 
 BM25 = ("bm25", "bm25-stemmed", "bm25-mteb")  # what `checkpoint=` names beside models
+DATED = r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d"  # a run's directory that was not named, conf/train.yaml
 NO_CUDA = "this machine has no CUDA device for the chosen trainer; use trainer=cpu"
 
 
@@ -96,6 +98,9 @@ def check_new_run(out: Path, folder: Path, resume: str | None) -> None:
         folder: on this machine, where it keeps its checkpoints.
         resume: as in conf/train.yaml.
     """
+    if resume == "auto" and folder.parent == out and not out.exists() and re.fullmatch(DATED, out.name):
+        others = sorted(run for run in out.parent.glob("*") if re.fullmatch(DATED, run.name))
+        raise UserError(f"resume=auto needs the run's directory: out={others[-1] if others else 'RUN_DIR'}")
     begun = [file for file in folder.glob("*.ckpt") if file.name == "last.ckpt" or file.name.startswith("step-")]
     if resume is None and [file for file in begun if file.name != "step-0000000.ckpt"]:
         raise UserError(holds_a_run(out, folder))

@@ -1,6 +1,7 @@
 """Training as a user runs it: it learns, logs, keeps checkpoints, goes on exactly, and refuses what cannot be meant."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -66,6 +67,7 @@ def test_a_resumed_run_says_from_which_step_it_goes_on_and_of_how_many(script, p
         lines.append(out + err)
     first, second = lines
     assert "step 3/3" in first and "step 7/7" in second
+    assert re.search("begins at step 0, as .*run/checkpoints holds no checkpoint", first) and "begins at" not in second
     assert "/?" not in first + second and "step 0/7" not in second
     assert ("from step 3 on" in second) if terminal else ("step 3/7: goes on from here" in second)
     assert "from step" not in first and "goes on from here" not in first
