@@ -25,7 +25,7 @@ def read_grids(name: str) -> dict:
     Raises UserError where there is no experiment of that name, or no grid in it.
     """
     file = CONF / "experiment" / f"{name}.yaml"
-    if not file.exists() and {"runs", "out"} <= typed():
+    if not file.exists() and {"runs", "out"} <= typed().keys():
         return {}
     if not file.exists():
         known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))

@@ -124,6 +124,9 @@ def test_eval_beside_bm25_others_and_coarse_vectors_leaves_one_score_a_run_in_th
         name: pytest.approx(task["main_score"], abs=1e-4) for name, task in results.items()
     }
     assert len(found) == 2 and {row["run"] for row in found} == {Path(mine).name}
+    code, _, err = script("collect", "name=mine", "runs=runs", "out=own")  # a sweep that is no experiment
+    assert code == 0 and Path("own/table.md").read_text() == Path("collected/table.md").read_text(), err
+    assert "there is no experiment mine; there are: " in script.refused("collect", "name=mine", "runs=runs")
 
 
 def rows(*of: tuple) -> list[dict]:
