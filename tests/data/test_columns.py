@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gte.data.columns import FIND_OUT, Wanted, find_delimiter
+from gte.data.columns import FIND_OUT, Wanted
 from gte.data.locate import locate
 from gte.data.own_files import infer_sources
+from gte.data.own_tables import find_delimiter
 from gte.data.preview import describe, preview
 from gte.data.records import Pair, Rejected, Triple
 from gte.errors import UserError

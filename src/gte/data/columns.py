@@ -4,7 +4,6 @@ Nothing is guessed: half of a layout, several columns of unknown names, an instr
 setting that says what is meant.
 """
 
-import csv
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -41,8 +40,6 @@ STATED = {
 # SQuAD's questions without an answer in their paragraph, as its JSON and `datasets` spell them
 UNANSWERED = {"is_impossible": [True], "answers": [[], {"text": [], "answer_start": []}]}
 SAMPLE = 1_000  # rows of a file that are looked at
-DELIMITERS = ",\t;|"
-LIKELY_NAME = re.compile(r"[^\W\d][\w.-]*( [\w.-]+){0,2}")  # a column's name: up to three words, no sentence's mark
 
 
 @dataclass(frozen=True)
@@ -273,47 +270,6 @@ def find(path: Path, name: Field, columns: list) -> Field:
         many = "several columns" if alike else "no column"
         raise UserError(f"{path} has {many} '{name}'{did_you_mean(name, columns)}; it has: {listed(columns)}")
     return alike[0]
-
-
-def find_header(first: list[str], others: list[list[str]]) -> bool:
-    """Whether the first row of a table names its columns.
-
-    It does where a name is known, or where all of its cells could be names and no other row's cells could.
-    """
-    names = [normal(cell) for cell in first]
-    if any(map(known_name, names)):
-        return could_be_names([cell for cell in first if not known_name(normal(cell))])
-    if len(set(names)) != len(names):
-        return False
-    return bool(others) and could_be_names(first) and sum(map(could_be_names, others)) * 10 < len(others)
-
-
-def could_be_names(cells: list[str]) -> bool:
-    """Whether all cells of a row could be names of columns."""
-    return all(LIKELY_NAME.fullmatch(cell.strip()) for cell in cells)
-
-
-def known_name(name: str) -> bool:
-    """Whether a column's name belongs to a known layout."""
-    alone = name in KNOWN or name in SCORES or name in INSTRUCTIONS or NEGATIVE.fullmatch(name)
-    return bool(name) and bool(alone or IDENTITY.fullmatch(name))
-
-
-def find_delimiter(lines: list[str], usual: str) -> str:
-    """The character that splits the first lines of a table alike; the usual one where several do, or none."""
-    best, most = usual, 0.0
-    csv.field_size_limit(max(csv.field_size_limit(), *map(len, lines), 1))  # a cell may be a file of code
-    for delimiter in [usual, *DELIMITERS.replace(usual, "")]:
-        try:
-            widths = [len(row) for row in csv.reader(lines, delimiter=delimiter) if row]
-        except csv.Error:  # a carriage return within a line
-            continue
-        if not widths or widths[0] < 2:
-            continue
-        alike = sum(width == widths[0] for width in widths) / len(widths)
-        if alike > most + 0.2:  # texts hold commas, too
-            best, most = delimiter, alike
-    return best
 
 
 def is_text(name: str | int, values: list) -> bool:

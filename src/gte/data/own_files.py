@@ -16,17 +16,13 @@ from gte.data.columns import (
     SAMPLE,
     Wanted,
     choose_columns,
-    could_be_names,
-    find_delimiter,
-    find_header,
-    flat,
     normal,
 )
+from gte.data.own_tables import infer_table
 from gte.data.raw_lines import MAX_LINE, lines
 from gte.data.readers import decoded_rows
 from gte.data.records import ANY_POSITIVE, Fields, Rejected, records
 from gte.data.sources import LOCAL, STAGES, Source
-from gte.data.tables import table_rows
 from gte.errors import UserError, first_line
 
 LOCAL_FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
@@ -219,49 +215,6 @@ def refuse_layout(path: Path, format: str, rows: list) -> None:
 def has_shape(row: dict) -> bool:
     """Whether an object is one of a shape that has no columns: a set of texts, or a pair as a list."""
     return isinstance(row.get("set"), list) or ("query" not in row and isinstance(row.get("text"), list))
-
-
-def infer_table(path: Path, source: Source, wanted: Wanted) -> dict:
-    """Fields and options of a csv or tsv file."""
-    first = [
-        item[1].decode(errors="replace") for item in islice(lines(path, MAX_LINE), 50) if isinstance(item[1], bytes)
-    ]
-    usual = "\t" if source.reader == "tsv" else ","
-    delimiter = wanted.separator() or find_delimiter([line for line in first if line.strip()], usual)
-    quoting = "none" if source.reader == "tsv" and delimiter == usual else "minimal"
-    options = {} if delimiter == usual else {"delimiter": delimiter}
-    if source.reader == "tsv" and options:
-        options["quoting"] = quoting
-    sample = table_rows(path, header=False, delimiter=delimiter, quoting=quoting)
-    rows = [row[1] for row in islice(sample, SAMPLE) if not isinstance(row, Rejected)]
-    if not rows or len(rows[0]) < 2:
-        raise UserError(
-            f"{path} has one column; a query and a document are needed; what separates its columns? "
-            f"'{wanted.prefix}delimiter=\";\"'"
-        )
-    header = wanted.header
-    if header is None:
-        stated = [name for name in flat(wanted.of(source.name).values()) if not isinstance(name, dict)]
-        header = any(isinstance(name, str) for name in stated) or (not stated and find_header(rows[0], rows[1:]))
-    columns = [cell.strip() for cell in rows[0]] if header else list(range(len(rows[0])))
-    as_dicts = [dict(zip(columns, row, strict=False)) for row in rows[header:]]
-    try:
-        chosen = choose_columns(path, source.name, columns, as_dicts, wanted)
-    except UserError as error:
-        if wanted.header is not None:
-            raise
-        other = "is a row" if header else "names them"
-        raise UserError(f"{error}; {wanted.prefix}header={str(not header).lower()} if its first line {other}") from None
-    if not header and wanted.header is None and could_be_names(rows[0]):
-        chosen["columns"]["note"] = f"its first line is taken as a pair; {wanted.prefix}header=true if it is names"
-    if "keep" in chosen:
-        chosen["keep"] = {name: as_texts(values) for name, values in chosen["keep"].items()}
-    return {**chosen, "options": {"header": bool(header), **options}}
-
-
-def as_texts(values: object) -> list[str]:
-    """The value or values that a cell must hold, as a table spells them."""
-    return [str(value) for value in (values if isinstance(values, list) else [values])]
 
 
 def parquet_sample(path: Path) -> tuple[list[str], list[dict]]:
