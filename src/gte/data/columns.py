@@ -39,6 +39,9 @@ STATED = {
 }  # fmt: skip
 # SQuAD's questions without an answer in their paragraph, as its JSON and `datasets` spell them
 UNANSWERED = {"is_impossible": [True], "answers": [[], {"text": [], "answer_start": []}]}
+OF_FILES = ("columns", "score", "min_score", "header", "delimiter", "quoting")  # settings that `Wanted` takes
+QUOTING = ("minimal", "none")
+UNNAMED = "(no name)"
 SAMPLE = 1_000  # rows of a file that are looked at
 
 
@@ -52,6 +55,7 @@ class Wanted:
         min_score: the least score that a pair must have.
         header: whether csv and tsv files begin with the columns' names; None finds out.
         delimiter: of csv and tsv files; None finds out.
+        quoting: of their cells, minimal (RFC 4180) or none (quotes are text); None finds out.
         prefix: of the settings, as the user types them.
         several: whether there are several files, which may differ.
 
@@ -64,6 +68,7 @@ class Wanted:
     min_score: float | None = None
     header: bool | None = None
     delimiter: str | None = None
+    quoting: str | None = None
     prefix: str = "data."  # of the settings, as the user types them
     several: bool = False  # files, which may differ
 
@@ -95,6 +100,8 @@ class Wanted:
                 )
         if self.delimiter is not None and (not isinstance(self.delimiter, str) or len(self.separator()) != 1):
             raise UserError(f"{self.prefix}delimiter={self.delimiter!r} must be one character, or tab")
+        if self.quoting not in (None, *QUOTING):
+            raise UserError(f"{self.prefix}quoting={self.quoting} must be {' or '.join(QUOTING)}")
         if self.min_score is not None and (isinstance(self.min_score, bool | str) or self.score is False):
             raise UserError(f"{self.prefix}min_score={self.min_score} needs a number and {self.prefix}score=COLUMN")
 
@@ -312,7 +319,7 @@ def flat(values: Iterable) -> list:
 
 def listed(columns: Sequence) -> str:
     """Spell the columns' names for an error."""
-    return ", ".join(" ".join(str(column).split())[:60] for column in columns)
+    return ", ".join(" ".join(str(column).split())[:60] or UNNAMED for column in columns)
 
 
 def quoted(name: str | int) -> str:

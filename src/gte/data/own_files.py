@@ -3,12 +3,9 @@
 import glob
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-
-import pyarrow.parquet as pq
 
 from gte.data.columns import (
     FIND_OUT,
@@ -20,10 +17,10 @@ from gte.data.columns import (
 )
 from gte.data.own_tables import infer_table
 from gte.data.raw_lines import MAX_LINE, lines
-from gte.data.readers import decoded_rows
 from gte.data.records import ANY_POSITIVE, Fields, Rejected, records
+from gte.data.samples import json_values, parquet_sample
 from gte.data.sources import LOCAL, STAGES, Source
-from gte.errors import UserError, first_line
+from gte.errors import UserError
 
 LOCAL_FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
 OTHER_FILES = {
@@ -215,30 +212,3 @@ def refuse_layout(path: Path, format: str, rows: list) -> None:
 def has_shape(row: dict) -> bool:
     """Whether an object is one of a shape that has no columns: a set of texts, or a pair as a list."""
     return isinstance(row.get("set"), list) or ("query" not in row and isinstance(row.get("text"), list))
-
-
-def parquet_sample(path: Path) -> tuple[list[str], list[dict]]:
-    """The columns of a parquet file and its first rows. Raises UserError where it is none."""
-    try:
-        file = pq.ParquetFile(path)
-        batch = next(file.iter_batches(batch_size=SAMPLE), None)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is no parquet file: {first_line(error)}") from error
-    rows = [] if batch is None else [row for row in decoded_rows(batch) if row is not None]
-    return file.schema_arrow.names, rows
-
-
-def json_values(path: Path, format: str) -> Iterator:
-    """The values of a file's rows, None for one that is no JSON."""
-    if format in ("json", "squad"):
-        from gte.data.formats.arrays import json_rows
-        from gte.data.formats.squad import question_rows
-
-        read = {"json": json_rows, "squad": question_rows}[format]
-        yield from (None if isinstance(row, Rejected) else row[1] for row in read(path, MAX_LINE))
-        return
-    for item in lines(path, MAX_LINE):
-        try:
-            yield None if isinstance(item, Rejected) else json.loads(item[1])
-        except (ValueError, RecursionError):
-            yield None

@@ -4,7 +4,7 @@ from collections import Counter
 from statistics import median
 
 from gte.data.columnar.read import first_records
-from gte.data.columns import is_number
+from gte.data.columns import UNNAMED, is_number
 from gte.data.reasons import is_fault
 from gte.data.records import Pair, Record, Rejected, Triple
 from gte.data.sources import Raw, Source
@@ -26,11 +26,10 @@ def preview(source: Source, raws: list[Raw]) -> dict:
         if len(records) == LOOKED_AT:
             break
     pairs = [record for record in records if not isinstance(record, Rejected)]
-    note = source.columns.get("note")
     return {
-        **{key: value for key, value in source.columns.items() if key != "note"},
+        **{key: value for key, value in source.columns.items() if key != "notes"},
         "examples": [[pair.query, pair.document] for pair in pairs[:EXAMPLES]],
-        "warnings": [*([note] if note else []), *doubts(records, pairs)],
+        "warnings": [*source.columns.get("notes", []), *doubts(records, pairs)],
     }
 
 
@@ -84,7 +83,7 @@ def spelt(value: object) -> str:
         return ", ".join(map(spelt, value))
     if isinstance(value, dict):
         return ", ".join(f"{spelt(key)} {values}" for key, values in value.items())
-    return f"column {value + 1}" if isinstance(value, int) else " ".join(value.split())
+    return f"column {value + 1}" if isinstance(value, int) else " ".join(value.split()) or UNNAMED
 
 
 def shorten(text: str, width: int = 60) -> str:
