@@ -1,6 +1,8 @@
 """Users' files as the field's tools write them: pairs are found in all of them or asked for, never lost in silence."""
 
 import csv
+import gzip
+import json
 import random
 
 import pandas as pd
@@ -11,6 +13,7 @@ from gte.data.columns import Wanted
 from gte.data.locate import locate
 from gte.data.own_files import infer_sources
 from gte.data.preview import describe, preview
+from gte.data.records import Rejected
 from gte.errors import UserError
 
 QUESTIONS = [f"What does river number {n} do?" for n in range(40)]
@@ -100,5 +103,37 @@ def test_quoting_can_be_said_and_is_asked_about_where_rows_are_of_both_kinds(tmp
     (tmp_path / "a.tsv").rename(tmp_path / "a.csv")
     assert texts_of(read(tmp_path, Wanted(quoting="none", delimiter="tab"))) == plain
     assert "data.quoting=some" in script.refused("prepare", "data=local", "data.path=a.csv", "data.quoting=some")
-    with pytest.raises(UserError, match="data.quoting=some must be minimal or none"):
+    with pytest.raises(UserError, match=r"data.quoting=some must be minimal or none"):
         read(tmp_path, Wanted(quoting="some"))
+
+
+def write_rows(path, rows: list) -> None:
+    """A file of JSON lines, packed as its name says."""
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+def test_lists_in_text_are_the_documents_of_another_columns_query(tmp_path):
+    several = [[f"{answer} First.", f"{answer} Then."] for answer in ANSWERS]
+    expected = [(question, text) for question, texts in zip(QUESTIONS, several, strict=True) for text in texts]
+    for name in ("title", "question", "query"):
+        rows = [{"id": f"x{n}", name: q, "text": d} for n, (q, d) in enumerate(zip(QUESTIONS, several, strict=True))]
+        write_rows(tmp_path / "a.jsonl", rows)
+        assert texts_of(read(tmp_path)) == expected, name
+        assert f"query = {name}, document = text" in shown(tmp_path)
+    write_rows(tmp_path / "a.jsonl", [{"text": texts, "id": f"x{n}"} for n, texts in enumerate(several)])
+    assert texts_of(read(tmp_path)) == list(map(tuple, several))
+    write_rows(tmp_path / "a.jsonl", [{"text": texts, "place": "by the sea"} for texts in several])
+    with pytest.raises(UserError, match=r"query and document\? .*'text' are pairs by themselves only where no other"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("odd", [{"text": ["one text", "another text"]}, {"set": ["one text", "another text"]}])
+def test_a_row_of_another_shape_does_not_change_how_the_others_are_read(tmp_path, odd):
+    rows = [{"question": question, "answer": answer} for question, answer in PAIRS]
+    write_rows(tmp_path / "a.jsonl", [*rows[:20], odd, *rows[20:]])
+    found = read(tmp_path)
+    assert found.pop(20) == Rejected("missing query", 21) and texts_of(found) == PAIRS
+    write_rows(tmp_path / "a.jsonl", [*({"query": query, "pos": document} for query, document in PAIRS), odd])
+    assert texts_of(read(tmp_path)) == [*PAIRS, ("one text", "another text")]
+    assert "a.jsonl): lists and sets of texts" in shown(tmp_path)

@@ -13,6 +13,7 @@ from gte.data.columns import (
     SAMPLE,
     Wanted,
     choose_columns,
+    is_text,
     normal,
 )
 from gte.data.own_tables import infer_table
@@ -23,6 +24,7 @@ from gte.data.sources import LOCAL, STAGES, Source
 from gte.errors import UserError
 
 LOCAL_FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
+SHAPES = "lists and sets of texts"
 OTHER_FILES = {
     "xlsx": "save it as CSV",
     "xls": "save it as CSV",
@@ -172,17 +174,22 @@ def infer_columns(path: Path, source: Source, wanted: Wanted) -> dict:
     refuse_layout(path, source.reader, rows)
     objects = [row for row in rows if isinstance(row, dict)]
     stated = wanted.of(source.name)
-    if not stated and (not objects or any(has_shape(row) for row in objects)):
+    if not stated and by_shape(objects):
         if all(isinstance(record, Rejected) for row in rows for record in records(row, Fields(), 1)):
             raise UserError(f"{path}: a query and a document are needed, its first row is {json.dumps(rows[0])[:80]}")
-        return {"columns": {"shape": "lists and sets of texts"}}
-    if not objects:
-        objects = [dict(enumerate(row)) for row in rows]
+        return {"columns": {"shape": SHAPES}}
+    of_shape = any(map(has_shape, objects))
+    objects = objects or [dict(enumerate(row)) for row in rows]
     columns = list(dict.fromkeys(key for row in objects for key in row))
-    chosen = choose_columns(path, source.name, columns, objects, wanted)
+    try:
+        chosen = choose_columns(path, source.name, columns, objects, wanted)
+    except UserError as error:
+        hint = "; lists in 'text' are pairs by themselves only where no other column holds text" if of_shape else ""
+        raise UserError(f"{error}{hint}") from None
     as_shape = chosen["query"] == "query" and chosen["document"] in ANY_POSITIVE and "score" not in chosen
     if not stated and as_shape and chosen["negatives"] in (None, "neg"):
-        return {"columns": chosen["columns"]}  # by the row's shape: another row may have another one of ANY_POSITIVE
+        # by the row's shape: another row may have another one of ANY_POSITIVE
+        return {"columns": {"shape": SHAPES} if of_shape else chosen["columns"]}
     return chosen
 
 
@@ -207,6 +214,15 @@ def refuse_layout(path: Path, format: str, rows: list) -> None:
                 f"{path} is one object whose '{inner[0]}' is an array; if these are the rows, write it alone to "
                 "a .json file"
             )
+
+
+def by_shape(objects: list[dict]) -> bool:
+    """Whether rows have no columns to choose from: all are lists or sets, or lists in `text` are the only texts."""
+    if all(isinstance(row.get("set"), list) for row in objects):
+        return True
+    names = dict.fromkeys(key for row in objects for key in row if key not in ("set", "text"))
+    others = any(is_text(name, [row.get(name) for row in objects]) for name in names)
+    return any(map(has_shape, objects)) and not others
 
 
 def has_shape(row: dict) -> bool:
