@@ -72,6 +72,7 @@ SETTINGS = {
     "joined": {"query": ["query", "x"], "document": ["x", "pos"]},
     "lengths": {"query": "query", "document": "pos", "min_query": 2, "min_document": 3, "max_document": 100},
     "filters": {"query": "query", "document": "pos", "keep": {"x": ["a", "b"]}, "drop": {"query": "two\nlines"}},
+    "numbers": {"query": "query", "document": "pos", "keep": {"x": [0.5, 1, 0, None]}},
     "score": {"query": "query", "document": "pos", "score": "x", "min_score": 0.5},
     "answers": {"query": "query", "document": "pos", "answers": "x"},
     "places": {"query": 1, "document": 0, "negatives": 2},
@@ -118,7 +119,7 @@ def json_line(rng: random.Random, shape: str, odd: float) -> bytes:
     value = {
         "object": {"query": query, "pos": document},
         "more": {"x": rng.choice(["a", "b", "c"]), "query": query, "pos": document, "other": rng.choice(ODD_VALUES)},
-        "scored": {"query": query, "pos": document, "x": rng.choice([0.4, 0.5, 1, 2**60])},
+        "scored": {"query": query, "pos": document, "x": rng.choice([0.4, 0.5, 1, 2**60, 0, -0.0])},
         "negatives": {"query": query, "pos": document, "neg": rng.choice([several, [document]])},
         "documents": {"query": query, "pos": several},
         "both": {"query": query, "pos": several, "neg": rng.choice([[], [negative]])},

@@ -5,6 +5,7 @@ import gzip
 import json
 import random
 
+import numpy as np
 import pandas as pd
 import pytest
 from own_files import read, texts_of
@@ -13,7 +14,8 @@ from gte.data.columns import Wanted
 from gte.data.locate import locate
 from gte.data.own_files import infer_sources
 from gte.data.preview import describe, preview
-from gte.data.records import Rejected
+from gte.data.records import Pair, Rejected
+from gte.data.samples import later_lines
 from gte.errors import UserError
 
 QUESTIONS = [f"What does river number {n} do?" for n in range(40)]
@@ -137,3 +139,94 @@ def test_a_row_of_another_shape_does_not_change_how_the_others_are_read(tmp_path
     write_rows(tmp_path / "a.jsonl", [*({"query": query, "pos": document} for query, document in PAIRS), odd])
     assert texts_of(read(tmp_path)) == [*PAIRS, ("one text", "another text")]
     assert "a.jsonl): lists and sets of texts" in shown(tmp_path)
+
+
+LABELLED = {
+    "ones first": [1] * 1500 + [0] * 1500, "zeros first": [0] * 1500 + [1] * 1500, "zeros in the middle":
+    [1] * 1400 + [0] * 200 + [1] * 1400, "zeros last": [1] * 2900 + [0] * 100, "texts": ["yes"] * 1500 + ["no"] * 1500,
+}  # fmt: skip
+TEXTS = [(f"question {n} of many", f"answer {n} of many") for n in range(3000)]
+
+
+def labelled(path, labels: list) -> None:
+    frame = pd.DataFrame(TEXTS, columns=["sentence1", "sentence2"]).assign(label=labels)
+    suffix = path.name.partition(".")[2]
+    if suffix == "parquet":
+        frame.to_parquet(path, index=False, row_group_size=700)
+    elif suffix.startswith(("csv", "tsv")):
+        frame.to_csv(path, sep="\t" if suffix == "tsv" else ",", index=False)
+    elif suffix == "json":
+        path.write_text(json.dumps(frame.to_dict("records")))
+    else:
+        write_rows(path, frame.to_dict("records"))
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "json", "csv", "csv.gz", "tsv", "parquet"])
+@pytest.mark.parametrize("labels", LABELLED.values(), ids=LABELLED.keys())
+def test_labels_that_change_behind_the_first_rows_are_asked_about(tmp_path, suffix, labels):
+    labelled(tmp_path / f"a.{suffix}", labels)
+    with pytest.raises(
+        UserError, match=r"has the column 'label' .*which pairs belong together\? data.min_score=NUMBER"
+    ):
+        read(tmp_path)
+    assert texts_of(read(tmp_path, Wanted(score=False))) == TEXTS
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "parquet"])
+def test_a_row_of_another_label_than_all_that_were_looked_at_is_filtered_and_counted(tmp_path, monkeypatch, suffix):
+    labels = [1] * 3000
+    labelled(tmp_path / f"a.{suffix}", labels)
+    assert texts_of(read(tmp_path)) == TEXTS and "keep = label 1" in shown(tmp_path)
+    (source,) = infer_sources(tmp_path)
+    labels[2222] = 0
+    labelled(tmp_path / f"a.{suffix}", labels)
+    monkeypatch.setattr("gte.data.own_files.infer_columns", lambda *_: {
+        key: getattr(source, key) for key in ("query", "document", "keep", "options", "columns")})  # fmt: skip
+    found = read(tmp_path)
+    assert texts_of([record for record in found if isinstance(record, Pair)]) == TEXTS[:2222] + TEXTS[2223:]
+    (other,) = (record.reason for record in found if isinstance(record, Rejected))
+    assert other == f"filtered: label is not {'1' if suffix != 'csv' else repr('1')}"
+
+
+def test_labels_that_are_missing_or_no_number_filter_no_row(tmp_path):
+    for label in (None, float("nan"), ["x"], {"x": 1}):
+        write_rows(tmp_path / "a.jsonl", [{"query": q, "answer": d, "label": label} for q, d in PAIRS])
+        assert texts_of(read(tmp_path)) == PAIRS, label
+    write_rows(
+        tmp_path / "a.jsonl",
+        [{"question": q, "answer": d} | dict([("label", 1.0)] * (n % 2)) for n, (q, d) in enumerate(PAIRS)],
+    )
+    assert texts_of(read(tmp_path)) == PAIRS
+    (tmp_path / "a.jsonl").unlink()
+    lines = [f'{q},"{d}",{"" if n % 2 else 1}' for n, (q, d) in enumerate(PAIRS)]
+    (tmp_path / "a.csv").write_text("\n".join(["question,answer,label", *lines]))
+    assert texts_of(read(tmp_path)) == PAIRS
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "json"])
+@pytest.mark.parametrize("first", [1500, 2900])
+def test_negatives_that_only_later_rows_have_are_found(tmp_path, suffix, first):
+    rows = [{"question": q, "answer": d} | ({"negatives": [f"wrong {n}"]} if n >= first else {})
+            for n, (q, d) in enumerate(TEXTS)]  # fmt: skip
+    if suffix == "json":
+        (tmp_path / "a.json").write_text(json.dumps(rows))
+    else:
+        write_rows(tmp_path / f"a.{suffix}", rows)
+    expected = [(*pair, f"wrong {n}") if n >= first else pair for n, pair in enumerate(TEXTS)]
+    assert texts_of(read(tmp_path)) == expected
+
+
+def test_the_places_that_are_looked_at_are_whole_lines_each_once_up_to_the_end(tmp_path):
+    rng = random.Random(1)
+    for count in (10, 1_000, 1_001, 1_033, 2_500, 60_000):
+        lines = [b"%d " % n + b"x" * rng.randrange(60) + b"\n" for n in range(count)]
+        for name in ("a.txt", "a.txt.gz"):
+            (tmp_path / name).write_bytes(gzip.compress(b"".join(lines)) if name.endswith("gz") else b"".join(lines))
+            found = [line for place in later_lines(tmp_path / name) for line in place]
+            numbers = [int(line.split()[0]) for line in found]
+            assert found == [lines[n] for n in numbers] and numbers == sorted(set(numbers))
+            if count > 1_000:
+                steps = np.diff([999, *numbers, count])
+                assert numbers[0] == 1_000 and steps.max() <= max(100, (count - 1_000) / 16), (name, count)
+            else:
+                assert not found

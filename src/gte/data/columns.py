@@ -166,9 +166,12 @@ def choose_columns(path: Path, source: str, columns: list, rows: list[dict], wan
         negatives = [name for name in columns if NEGATIVE.fullmatch(normal(name)) and name not in taken]
         found["negatives"] = negatives[0] if len(negatives) == 1 else negatives or None
     keep = {find(path, name, columns): values for name, values in (stated.get("keep") or {}).items()}
+    taken = [*flat(found.values()), *keep]
     score = found.pop("score", None)
     if score is None:
-        score = choose_score(path, columns, rows, wanted, [*flat(found.values()), *keep])
+        score = choose_score(path, columns, rows, wanted, taken)
+        if wanted.score is None and wanted.min_score is None:
+            keep |= constant_scores([name for name in score_columns(columns) if name not in taken], rows)
     elif wanted.min_score is None:
         raise UserError(
             f"{path}: the column '{score}' needs the least score of a pair: {wanted.prefix}min_score=NUMBER"
@@ -245,8 +248,8 @@ def choose_score(path: Path, columns: list, rows: list[dict], wanted: Wanted, ta
                 f"{wanted.prefix}score={wanted.score} needs the least score of a pair: {wanted.prefix}min_score=NUMBER"
             )
         return names[0] if names else None  # of several files one may have it
-    for name in columns:
-        if normal(name) not in SCORES or name in taken:
+    for name in score_columns(columns):
+        if name in taken:
             continue
         if wanted.min_score is not None:
             return name
@@ -261,6 +264,24 @@ def choose_score(path: Path, columns: list, rows: list[dict], wanted: Wanted, ta
                 f"{wanted.prefix}score=false takes all"
             )
     return None
+
+
+def score_columns(columns: list) -> list[str]:
+    """The columns that are named like scores or labels."""
+    return [name for name in columns if normal(name) in SCORES]
+
+
+def constant_scores(names: list[str], rows: list[dict]) -> dict[str, object]:
+    """The value, of all that were looked at, of each of these columns: a row with another one is filtered out, and
+    counted, as its texts may not belong together."""
+    found = {}
+    for name in names:
+        values = [row.get(name) for row in rows]
+        held = [value for value in values if value is not None and value != ""]
+        if held and isinstance(held[0], str | int | float) and held[0] == held[0]:  # NaN is no value
+            empty = [value for value in ("", None) if value in values]
+            found[name] = [held[0], *empty] if empty else held[0]
+    return found
 
 
 def find(path: Path, name: Field, columns: list) -> Field:

@@ -4,7 +4,6 @@ import glob
 import json
 import re
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 from gte.data.columns import (
@@ -15,11 +14,12 @@ from gte.data.columns import (
     choose_columns,
     is_text,
     normal,
+    score_columns,
 )
 from gte.data.own_tables import infer_table
 from gte.data.raw_lines import MAX_LINE, lines
 from gte.data.records import ANY_POSITIVE, Fields, Rejected, records
-from gte.data.samples import json_values, parquet_sample
+from gte.data.samples import json_sample, parquet_sample, parquet_values
 from gte.data.sources import LOCAL, STAGES, Source
 from gte.errors import UserError
 
@@ -167,11 +167,13 @@ def infer_columns(path: Path, source: Source, wanted: Wanted) -> dict:
     """Fields and options of a user's file as its first rows show them; of rows whose shape says it all no fields."""
     if source.reader == "parquet":
         columns, rows = parquet_sample(path)
+        rows += [{name: value} for name in score_columns(columns) for value in parquet_values(path, name)]
         return choose_columns(path, source.name, columns, rows, wanted)
     if source.reader in ("csv", "tsv"):
         return infer_table(path, source, wanted)
-    rows = [value for value in islice(json_values(path, source.reader), SAMPLE) if isinstance(value, dict | list)]
+    rows, later = json_sample(path, source.reader)
     refuse_layout(path, source.reader, rows)
+    rows += later
     objects = [row for row in rows if isinstance(row, dict)]
     stated = wanted.of(source.name)
     if not stated and by_shape(objects):
@@ -186,7 +188,9 @@ def infer_columns(path: Path, source: Source, wanted: Wanted) -> dict:
     except UserError as error:
         hint = "; lists in 'text' are pairs by themselves only where no other column holds text" if of_shape else ""
         raise UserError(f"{error}{hint}") from None
-    as_shape = chosen["query"] == "query" and chosen["document"] in ANY_POSITIVE and "score" not in chosen
+    as_shape = (
+        chosen["query"] == "query" and chosen["document"] in ANY_POSITIVE and not {"score", "keep"} & chosen.keys()
+    )
     if not stated and as_shape and chosen["negatives"] in (None, "neg"):
         # by the row's shape: another row may have another one of ANY_POSITIVE
         return {"columns": {"shape": SHAPES} if of_shape else chosen["columns"]}

@@ -20,6 +20,7 @@ from gte.data.columns import (
     flat,
     is_number,
     normal,
+    score_columns,
 )
 from gte.data.raw_lines import MAX_LINE, lines
 from gte.data.records import Rejected
@@ -57,6 +58,8 @@ def infer_table(path: Path, source: Source, wanted: Wanted) -> dict:
         header = any(isinstance(name, str) for name in stated) or (not stated and find_header(rows[0], rows[1:]))
     columns = [cell.strip() for cell in rows[0]] if header else list(range(len(rows[0])))
     as_dicts = [dict(zip(columns, row, strict=False)) for row in rows[header:]]
+    if not any("\n" in cell for row in rows for cell in row):  # or a line may be a part of a row
+        as_dicts += later_scores(path, columns, delimiter, quoting)
     try:
         chosen = choose_columns(path, source.name, columns, as_dicts, wanted)
     except UserError as error:
@@ -73,6 +76,23 @@ def infer_table(path: Path, source: Source, wanted: Wanted) -> dict:
     if "keep" in chosen:
         chosen["keep"] = {name: as_texts(values) for name, values in chosen["keep"].items()}
     return {**chosen, "options": {"header": bool(header), **options}}
+
+
+def later_scores(path: Path, columns: list, delimiter: str, quoting: str) -> list[dict]:
+    """The scores and labels of some rows behind the first ones, as rows with nothing else."""
+    names = score_columns(columns)
+    if not names:
+        return []
+    strict = {"strict": True} if quoting == "minimal" else {"quoting": csv.QUOTE_NONE}
+    found = []
+    for line in (line for place in later_lines(path) for line in place):
+        try:
+            cells = next(csv.reader([line.decode(errors="replace")], delimiter=delimiter, **strict), [])
+        except csv.Error:
+            continue
+        if len(cells) == len(columns):
+            found.append({name: cells[columns.index(name)] for name in names})
+    return found
 
 
 def find_quoting(path: Path, format: str, delimiter: str, wanted: Wanted = FIND_OUT) -> tuple[str, str | None]:
@@ -149,7 +169,7 @@ def count_quotes(lines: list[str], delimiter: str, width: int = 0) -> Quotes:
 
 def as_texts(values: object) -> list[str]:
     """The value or values that a cell must hold, as a table spells them."""
-    return [str(value) for value in (values if isinstance(values, list) else [values])]
+    return [str(value) for value in (values if isinstance(values, list) else [values]) if value is not None]
 
 
 def find_header(first: list[str], others: list[list[str]]) -> bool:
