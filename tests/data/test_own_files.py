@@ -149,7 +149,11 @@ TEXTS = [(f"question {n} of many", f"answer {n} of many") for n in range(3000)]
 
 
 def labelled(path, labels: list) -> None:
-    frame = pd.DataFrame(TEXTS, columns=["sentence1", "sentence2"]).assign(label=labels)
+    save(pd.DataFrame(TEXTS, columns=["sentence1", "sentence2"]).assign(label=labels), path)
+
+
+def save(frame: pd.DataFrame, path) -> None:
+    """A frame as a file of the format that its name says."""
     suffix = path.name.partition(".")[2]
     if suffix == "parquet":
         frame.to_parquet(path, index=False, row_group_size=700)
@@ -230,3 +234,43 @@ def test_the_places_that_are_looked_at_are_whole_lines_each_once_up_to_the_end(t
                 assert numbers[0] == 1_000 and steps.max() <= max(100, (count - 1_000) / 16), (name, count)
             else:
                 assert not found
+
+
+SPELT = {
+    "python": [str([f"{text} It isn't.", text]) for text in WRONG],
+    "json": [json.dumps([text, text]) for text in WRONG],
+    "numpy": [str(np.array([text, "x"])) for text in WRONG],
+    "objects": [str([{"title": "t", "text": text}]) for text in WRONG],
+    "some empty": [str([text]) if n % 2 else "[]" for n, text in enumerate(WRONG)],
+}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+@pytest.mark.parametrize("role", ["neg", "pos"])
+@pytest.mark.parametrize("spelt", SPELT.values(), ids=SPELT.keys())
+def test_lists_that_are_spelt_in_cells_are_refused_with_the_files_that_hold_them(tmp_path, spelt, role, suffix):
+    frame = pd.DataFrame({"query": QUESTIONS, "pos": ANSWERS, "neg": WRONG}).assign(**{role: spelt})
+    save(frame, tmp_path / f"a.{suffix}")
+    with pytest.raises(
+        UserError, match=rf"a.{suffix}: the cells of '{role}' are lists as text.* \.jsonl and \.parquet"
+    ) as e:
+        read(tmp_path)
+    assert "\n" not in str(e.value)
+
+
+def test_texts_in_brackets_are_texts(tmp_path):
+    for texts in (
+        [f"[{n}]" for n in range(40)], ["[see above]", "(a word, another)", "{x}", "[1, 2]"] * 10, ["[]", *WRONG[1:]],
+        [f"['{text}']" if n < 20 else text for n, text in enumerate(WRONG)],
+    ):  # fmt: skip
+        save(pd.DataFrame({"query": QUESTIONS, "pos": [f"{n} {text}" for n, text in enumerate(WRONG)], "neg": texts}),
+             tmp_path / "a.csv")  # fmt: skip
+        assert [record.negatives for record in read(tmp_path)] == [[text] for text in texts]
+
+
+def test_the_preview_shows_a_negative(tmp_path):
+    negatives = [[text] if n > 7 else [] for n, text in enumerate(WRONG)]
+    save(pd.DataFrame({"query": QUESTIONS, "pos": ANSWERS, "neg": negatives}), tmp_path / "a.jsonl")
+    assert f"    not  {WRONG[8]}" in shown(tmp_path).splitlines()
+    save(pd.DataFrame({"query": QUESTIONS, "pos": ANSWERS}), tmp_path / "a.jsonl")
+    assert "    not  " not in shown(tmp_path)

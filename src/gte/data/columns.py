@@ -4,7 +4,10 @@ Nothing is guessed: half of a layout, several columns of unknown names, an instr
 setting that says what is meant.
 """
 
+import ast
+import json
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -42,6 +45,7 @@ UNANSWERED = {"is_impossible": [True], "answers": [[], {"text": [], "answer_star
 OF_FILES = ("columns", "score", "min_score", "header", "delimiter", "quoting")  # settings that `Wanted` takes
 QUOTING = ("minimal", "none")
 UNNAMED = "(no name)"
+LOOKED_INTO = 100  # cells of a column, for lists that are spelt in them
 SAMPLE = 1_000  # rows of a file that are looked at
 
 
@@ -178,6 +182,7 @@ def choose_columns(path: Path, source: str, columns: list, rows: list[dict], wan
         )
     drop = found.pop("drop", {})
     refuse_twice(path, columns, [*found.values(), *keep])
+    refuse_spelt_lists(path, flat(found.values()), rows)
     used = [*flat(found.values()), *keep, *drop, score]
     shown = {"unused": [name for name in columns if name not in used]}
     if score is not None:
@@ -224,6 +229,37 @@ def refuse_twice(path: Path, columns: list, used: Iterable) -> None:
         if len(places) > 1 and isinstance(name, str):
             first, second = (f"'{columns[place - 1]}' (column {place})" for place in places[:2])
             raise UserError(f"{path} has two columns of one name, {first} and {second}; rename or remove one")
+
+
+def refuse_spelt_lists(path: Path, used: list, rows: list[dict]) -> None:
+    """Raises UserError where most cells of a column that is used spell a list, as pandas writes lists to a csv file."""
+    for name in used:
+        cells = [row[name] for row in rows if isinstance(row.get(name), str) and row[name].strip()][:LOOKED_INTO]
+        if 2 * sum(map(spells_list, cells)) > len(cells):
+            column = f"column {name + 1}" if isinstance(name, int) else f"'{name}'"
+            raise UserError(
+                f"{path}: the cells of {column} are lists as text, {listed([cells[0]])} for one; .jsonl and .parquet "
+                f"files hold lists: in pandas read_csv(FILE, converters={{{name!r}: ast.literal_eval}}), then "
+                "to_json(FILE, orient='records', lines=True)"
+            )
+
+
+def spells_list(cell: str) -> bool:
+    """Whether a cell is a list, or an object, of texts as JSON or Python spells it."""
+    cell = cell.strip()
+    if cell[0] + cell[-1] not in ("[]", "{}", "()"):
+        return False
+    try:
+        value = json.loads(cell)
+    except (ValueError, RecursionError):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of escapes that Python will not take any more
+                value = ast.literal_eval(cell)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            return False
+    items = value.values() if isinstance(value, dict) else value
+    return isinstance(value, list | tuple | dict) and all(isinstance(item, str | list | dict) for item in items)
 
 
 def refuse_instruction(path: Path, source: str, texts: list, query: str, document: str, wanted: Wanted) -> None:

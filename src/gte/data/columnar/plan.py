@@ -58,7 +58,7 @@ def object_plan(
 
 
 def are_numbers(kind: pa.DataType | None, values: object) -> bool:
-    """Whether Arrow finds no number among a filter's that Python does not; of those it misses, as -0.0, Python decides."""
+    """Whether Arrow finds no number among a filter's that Python does not; those it misses, as -0.0, Python reads."""
     values = [value for value in (values if isinstance(values, list) else [values]) if value is not None]
     return kind == NUMBER and all(type(value) in (int, float) and abs(value) < 2**53 for value in values)
 
