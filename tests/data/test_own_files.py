@@ -4,10 +4,12 @@ import csv
 import gzip
 import json
 import random
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from own_files import read, texts_of
 
 from gte.data.columns import Wanted
@@ -274,3 +276,65 @@ def test_the_preview_shows_a_negative(tmp_path):
     assert f"    not  {WRONG[8]}" in shown(tmp_path).splitlines()
     save(pd.DataFrame({"query": QUESTIONS, "pos": ANSWERS}), tmp_path / "a.jsonl")
     assert "    not  " not in shown(tmp_path)
+
+
+def test_folders_with_files_of_pairs_and_links_to_nothing_are_named(tmp_path, script):
+    inner = tmp_path / "own/data/2020"
+    inner.mkdir(parents=True)
+    (tmp_path / "own/pictures").mkdir()
+    (tmp_path / "own/pictures/a.png").write_bytes(b"x")
+    (tmp_path / "own/.cache").mkdir()
+    for folder in (inner, tmp_path / "own/.cache"):
+        save(FRAME, folder / "a.parquet")
+    line = script.refused("prepare", "data=local", "data.path=own", "dry_run=true")
+    assert (
+        "it holds data/ (a folder: data.path=own/data/2020)" in line and "pictures" not in line and ".cache" not in line
+    )
+    assert "it holds data/ (a folder: in=own/data/2020)" in script.refused("mine", "in=own")
+    save(FRAME, tmp_path / "own/a.csv")
+    (tmp_path / "own/b.jsonl").symlink_to(tmp_path / "gone")
+    code, out, err = script("prepare", "data=local", "data.path=own", "dry_run=true")
+    told = "not read: b.jsonl (a link to nothing), data/ (a folder: data.path=own/data/2020)"
+    assert code == 0 and told in out, err
+    code, out, err = script("mine", "in=own", "negatives=1", "fill=true")
+    assert code == 0 and told.replace("data.path", "in") in out, err
+
+
+def test_links_to_files_elsewhere_are_read_as_the_hubs_cache_has_them(tmp_path):
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshots/abc").mkdir(parents=True)
+    write_rows(tmp_path / "blobs/1f", [{"query": query, "pos": document} for query, document in PAIRS])
+    link = tmp_path / "snapshots/abc/train.jsonl"
+    link.symlink_to("../../blobs/1f")
+    assert texts_of(read(link.parent)) == PAIRS == texts_of(read(link))
+
+
+def test_a_column_of_scores_that_no_file_has_is_refused_with_or_without_a_least_score(tmp_path, script):
+    rows = [{"question": q, "answer": d, "quality": n} for n, (q, d) in enumerate(PAIRS)]
+    write_rows(tmp_path / "a.jsonl", rows)
+    line = (
+        r"data.score=qualty: no file of .* has that column, did you mean quality\?; there are: question, answer, qual"
+    )
+    for least in (None, 0.5):
+        with pytest.raises(UserError, match=line):
+            infer_sources(tmp_path, Wanted(score="qualty", min_score=least))
+    assert "score=qualty: no file of" in script.refused("mine", "in=a.jsonl", "score=qualty", "min_score=1")
+    assert "columns.qery: neither a role" in script.refused("mine", "in=a.jsonl", "columns={qery: question}")
+    write_rows(tmp_path / "b.jsonl", [{"question": q, "answer": d} for q, d in PAIRS])
+    kept = infer_sources(tmp_path, Wanted(score="quality", min_score=30))  # of several files one may have it
+    assert [source.score for source in kept] == ["quality", None]
+
+
+@pytest.mark.parametrize("names", [("instruction", "input", "output"), ("instruction", "context", "response"),
+                                   ("prompt", "input", "completion")])  # fmt: skip
+def test_what_an_instruction_is_applied_to_is_asked_for(tmp_path, names):
+    asked, given, answer = names
+    rows = [{asked: "Translate.", given: q if n % 2 else "", answer: d} for n, (q, d) in enumerate(PAIRS)]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    with pytest.raises(UserError, match=f"has the column '{given}' beside '{asked}' and '{answer}'; put it beh") as e:
+        read(tmp_path)
+    settings = re.findall(r"'data\.columns=(\{[^']*\})'", str(e.value))
+    assert len(settings) == 2
+    joined, alone = (read(tmp_path, Wanted(columns=yaml.safe_load(setting))) for setting in settings)
+    assert texts_of(joined) == [(f"Translate.: {q}" if n % 2 else "Translate.", d) for n, (q, d) in enumerate(PAIRS)]
+    assert texts_of(alone) == [("Translate.", d) for _, d in PAIRS]

@@ -33,6 +33,7 @@ LAYOUTS = (
 )  # fmt: skip
 NEGATIVE = re.compile(r"(hard_)?neg(ative)?s?(_?\d+)?|negative_passages|hard_negative_ctxs|sent2")
 SCORES = ("score", "label", "similarity", "similarity_score", "relatedness_score", "relevance")
+INPUTS = ("input", "inputs", "context")  # of an instruction, as Alpaca and Dolly have them
 INSTRUCTIONS = ("instruction", "prompt", "task_instruction", "query_instruction")
 IDENTITY = re.compile(r"(.*_)?(id|ids|idx|index|uuid|guid|hash)|([qpd]|doc|passage|question)ids?|unnamed:_\d+|")
 KNOWN = {name for names in chain.from_iterable(LAYOUTS) for name in names}
@@ -264,7 +265,14 @@ def spells_list(cell: str) -> bool:
 
 def refuse_instruction(path: Path, source: str, texts: list, query: str, document: str, wanted: Wanted) -> None:
     """Raises UserError where an instruction stands beside the query: a model that reads it makes other vectors."""
+    beside = INPUTS if normal(query) in INSTRUCTIONS else ()
     for name in texts:
+        if normal(name) in beside and name != document:
+            raise UserError(
+                f"{path} has the column '{name}' beside '{query}' and '{document}'; put it behind the query: "
+                f"{wanted.setting(source, f'[{quoted(query)}, {quoted(name)}]', document)}, or leave it out: "
+                f"{wanted.setting(source, query, document)}"
+            )
         if normal(name) in INSTRUCTIONS and name not in (query, document):
             raise UserError(
                 f"{path} has the column '{name}' beside '{query}' and '{document}'; put it before the query: "

@@ -18,11 +18,11 @@ from gte.data.groups import family_of, load_sources
 from gte.data.locate import locate
 from gte.data.mined import INDEX
 from gte.data.mixture import mix, permute
-from gte.data.own_files import infer_source, local_source, pair_files
+from gte.data.own_files import infer_source, local_source, pair_files, require_scores, split_name
 from gte.data.preview import describe, preview
 from gte.data.ranking import Ranker, Search, embed_behind, rank_bm25, rank_dense
 from gte.data.records import Field, Pair, Rejected, Triple, normalize
-from gte.data.sources import Source
+from gte.data.sources import LOCAL, Source
 from gte.errors import UserError
 from gte.files import read_json, whole, write_json
 
@@ -256,8 +256,16 @@ def mine_files(
     Each file appears when it is complete. Raises UserError: what cannot be read or overwritten, two inputs of one name,
     `answers` that no row has, no negative.
     """
+    for name in names:
+        if Path(name).is_dir() and (others := pair_files(Path(name), "in")[1]):
+            yield f"note: {name}: not read: {', '.join(others)}"
     names = [str(file) for name in names for file in files_of(name)]
+    own = [name for name in names if Path(name).is_file()]
+    if own:
+        wanted.check([split_name(Path(name))[0] for name in own], Path(own[0]).parent)
     sources = [find_source(name, raw, replace(wanted, several=len(names) > 1)) for name in names]
+    if own:
+        require_scores([source for source, _ in sources if source.category == LOCAL], Path(own[0]).parent, wanted)
     targets = [folder / f"{source.name}.jsonl.gz" for source, _ in sources]
     refuse_writing_over(names, targets, corpus)
     inputs = [read(replace(source, answers=answers or source.answers), where) for source, where in sources]
@@ -314,9 +322,10 @@ def files_of(name: str) -> list:
     """The files of pairs in a folder; anything else by its own name. Raises UserError for a folder without any."""
     if not Path(name).is_dir():
         return [name]
-    files, _ = pair_files(Path(name))
+    files, others = pair_files(Path(name), "in")
     if not files:
-        raise UserError(f"in={name}: the folder holds no .jsonl, .csv, .tsv or .parquet file")
+        held = f"; it holds {', '.join(others[:5])}" if others else ""
+        raise UserError(f"in={name}: the folder holds no .jsonl, .csv, .tsv or .parquet file{held}")
     return files
 
 

@@ -2,8 +2,10 @@
 
 import glob
 import json
+import os
 import re
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from gte.data.columns import (
@@ -12,7 +14,9 @@ from gte.data.columns import (
     SAMPLE,
     Wanted,
     choose_columns,
+    flat,
     is_text,
+    listed,
     normal,
     score_columns,
 )
@@ -21,11 +25,13 @@ from gte.data.raw_lines import MAX_LINE, lines
 from gte.data.records import ANY_POSITIVE, Fields, Rejected, records
 from gte.data.samples import json_sample, parquet_sample, parquet_values
 from gte.data.sources import LOCAL, STAGES, Source
-from gte.errors import UserError
+from gte.errors import UserError, did_you_mean
 
 LOCAL_FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
 SHAPES = "lists and sets of texts"
+FOLDERS = 1_000  # below a folder, in which files are looked for
 OTHER_FILES = {
+    "ndjson": "name it .jsonl",
     "xlsx": "save it as CSV",
     "xls": "save it as CSV",
     "ods": "save it as CSV",
@@ -52,7 +58,7 @@ def infer_sources(path: str | Path, wanted: Wanted = FIND_OUT) -> list[Source]:
     ('faq', 'question', 'answer')
     """
     path = require_path(path, wanted.prefix)
-    files, others = pair_files(path)
+    files, others = pair_files(path, f"{wanted.prefix}path")
     found: dict[str, Path] = {}
     for file in files:
         stem, _ = split_name(file)
@@ -66,12 +72,27 @@ def infer_sources(path: str | Path, wanted: Wanted = FIND_OUT) -> list[Source]:
     wanted = replace(wanted, several=len(found) > 1)
     wanted.check(list(found), path)
     sources = [infer_source(file, wanted) for file in found.values()]
-    if wanted.min_score is not None and not any(source.score is not None for source in sources):
+    require_scores(sources, path, wanted)
+    return sources
+
+
+def require_scores(sources: list[Source], path: str | Path, wanted: Wanted) -> None:
+    """Raises UserError where the user names a column of scores, or a least one, and no file has such a column."""
+    if any(source.score is not None for source in sources):
+        return
+    if isinstance(wanted.score, str):
+        roles = [list(value) if isinstance(value, dict) else value for source in sources
+                 for role, value in source.columns.items() if role not in ("shape", "notes")]  # fmt: skip
+        known = list(dict.fromkeys(flat(roles)))
+        raise UserError(
+            f"{wanted.prefix}score={wanted.score}: no file of {path} has that column"
+            f"{did_you_mean(wanted.score, known)}; there are: {listed(known)}"
+        )
+    if wanted.min_score is not None:
         raise UserError(
             f"{wanted.prefix}min_score={wanted.min_score:g}: no file of {path} has a column of scores; name it: "
             f"{wanted.prefix}score=COLUMN"
         )
-    return sources
 
 
 def require_path(path: str | Path, prefix: str) -> Path:
@@ -81,21 +102,41 @@ def require_path(path: str | Path, prefix: str) -> Path:
     return Path(path)
 
 
-def pair_files(path: Path) -> tuple[list[Path], list[str]]:
-    """The files of a folder that may hold pairs, in order of name; and what else is there, with what to do about it."""
+def pair_files(path: Path, setting: str = "data.path") -> tuple[list[Path], list[str]]:
+    """The files of a folder that may hold pairs, in order of name; and what else is there, with what to do about it.
+
+    setting: that names the folder, as the user types it.
+    """
     if path.is_file():
         return ([path], []) if split_name(path)[1] in LOCAL_FORMATS else ([], [other_file(path)])
     files, others = [], []
     for file in sorted(path.iterdir()):
-        stem, suffix = split_name(file)
-        if not file.is_file() or file.name.startswith("."):
+        if file.name.startswith("."):
             continue
-        rows = suffix in LOCAL_FORMATS and (suffix != "json" or holds_rows(file))
-        if stem and rows:
+        if file.is_dir() and (folder := folder_of_pairs(file)):
+            others.append(f"{file.name}/ (a folder: {setting}={folder})")
+        elif file.is_symlink() and not file.exists():
+            others.append(f"{file.name} (a link to nothing)")
+        elif file.is_file() and may_hold_pairs(file):
             files.append(file)
-        else:
+        elif file.is_file():
             others.append(other_file(file))
     return files, others
+
+
+def may_hold_pairs(path: Path) -> bool:
+    """Whether a file's name says so, and of a .json file what it begins with."""
+    stem, suffix = split_name(path)
+    return bool(stem) and suffix in LOCAL_FORMATS and (suffix != "json" or holds_rows(path))
+
+
+def folder_of_pairs(folder: Path) -> Path | None:
+    """The first folder, this one or below it, with a file that may hold pairs; None where FOLDERS hold none."""
+    for root, folders, files in islice(os.walk(folder), FOLDERS):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if any(may_hold_pairs(Path(root, name)) for name in sorted(files) if not name.startswith(".")):
+            return Path(root)
+    return None
 
 
 def other_file(path: Path) -> str:
