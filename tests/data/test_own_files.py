@@ -10,14 +10,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from conftest import shared_dir
 from own_files import read, texts_of
 
 from gte.data.columns import Wanted
 from gte.data.locate import locate
+from gte.data.mining import read_corpus
 from gte.data.own_files import infer_sources
+from gte.data.own_tables import find_quoting
 from gte.data.preview import describe, preview
 from gte.data.records import Pair, Rejected
 from gte.data.samples import later_lines
+from gte.data.tables import table_rows
 from gte.errors import UserError
 
 QUESTIONS = [f"What does river number {n} do?" for n in range(40)]
@@ -338,3 +342,22 @@ def test_what_an_instruction_is_applied_to_is_asked_for(tmp_path, names):
     joined, alone = (read(tmp_path, Wanted(columns=yaml.safe_load(setting))) for setting in settings)
     assert texts_of(joined) == [(f"Translate.: {q}" if n % 2 else "Translate.", d) for n, (q, d) in enumerate(PAIRS)]
     assert texts_of(alone) == [("Translate.", d) for _, d in PAIRS]
+
+
+def test_real_tables_between_tabs_are_quoted_or_not_as_their_rows_show():
+    samples = shared_dir("data/raw_samples")
+    path = samples / "arxiv_tsv/cs.GL.tsv"  # as pandas wrote it
+    (quoting, note) = find_quoting(path, "tsv")
+    with open(path, newline="", encoding="utf-8") as file:
+        expected = list(csv.reader(file, delimiter="\t"))
+    found = [cells for _, cells in table_rows(path, header=False, delimiter="\t", quoting=quoting)]
+    assert note is None and found == expected and {len(cells) for cells in found} == {15}
+    for name in ("mind_news/news.tsv", "glue/raw/mnli_1.0.0/MNLI/train.tsv", "glue/raw/qqp_1.0.0/QQP/train.tsv"):
+        assert find_quoting(samples / name, "tsv") == ("none", None), name
+
+
+def test_candidates_of_a_quoted_tsv_file_are_its_texts(tmp_path):
+    frame = pd.DataFrame({"id": range(40), "text": QUOTED})
+    for name in ("c.tsv", "c.csv"):
+        save(frame, tmp_path / name)
+        assert [text.document for text in read_corpus(tmp_path / name, "text").records] == QUOTED

@@ -19,6 +19,7 @@ from gte.data.locate import locate
 from gte.data.mined import INDEX
 from gte.data.mixture import mix, permute
 from gte.data.own_files import infer_source, local_source, pair_files, require_scores, split_name
+from gte.data.own_tables import find_quoting
 from gte.data.preview import describe, preview
 from gte.data.ranking import Ranker, Search, embed_behind, rank_bm25, rank_dense
 from gte.data.records import Field, Pair, Rejected, Triple, normalize
@@ -369,7 +370,9 @@ def find_source(name: str, raw: Path, wanted: Wanted) -> tuple[Source, Path]:
 def read_corpus(path: Path, text: Field) -> Input:
     """The texts of a file's column, or of several joined, as documents."""
     source = local_source(path)
-    options = {"header": True} if source.reader in ("csv", "tsv") else {}
+    options = {}
+    if source.reader in ("csv", "tsv"):
+        options = {"header": True, "quoting": find_quoting(path, source.reader)[0]}
     return read(replace(source, query=text, document=text, options=options), path.parent)
 
 

@@ -95,7 +95,7 @@ def later_scores(path: Path, columns: list, delimiter: str, quoting: str) -> lis
     return found
 
 
-def find_quoting(path: Path, format: str, delimiter: str, wanted: Wanted = FIND_OUT) -> tuple[str, str | None]:
+def find_quoting(path: Path, format: str, delimiter: str = "\t", wanted: Wanted = FIND_OUT) -> tuple[str, str | None]:
     """Find out whether the cells of a table are quoted as RFC 4180 has it, "minimal", or their quotes are text, "none".
 
     A csv file's are quoted. Between tabs quotes are text, as MS MARCO has it, unless more rows need their quotes, as
