@@ -277,9 +277,9 @@ def test_texts_in_brackets_are_texts(tmp_path):
 def test_the_preview_shows_a_negative(tmp_path):
     negatives = [[text] if n > 7 else [] for n, text in enumerate(WRONG)]
     save(pd.DataFrame({"query": QUESTIONS, "pos": ANSWERS, "neg": negatives}), tmp_path / "a.jsonl")
-    assert f"    not  {WRONG[8]}" in shown(tmp_path).splitlines()
+    assert f"    negative: {WRONG[8]}" in shown(tmp_path).splitlines()
     save(pd.DataFrame({"query": QUESTIONS, "pos": ANSWERS}), tmp_path / "a.jsonl")
-    assert "    not  " not in shown(tmp_path)
+    assert "negative: " not in shown(tmp_path)
 
 
 def test_folders_with_files_of_pairs_and_links_to_nothing_are_named(tmp_path, script):

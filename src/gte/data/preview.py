@@ -85,7 +85,7 @@ def describe(name: str, file: str, shown: dict) -> list[str]:
     lines = [f"{name} ({file}): {used}{unused}"]
     lines += [f"    {shorten(query)}  ->  {shorten(document)}" for query, document in shown["examples"]]
     if shown.get("negative"):
-        lines.append(f"    not  {shorten(shown['negative'])}")
+        lines.append(f"    negative: {shorten(shown['negative'])}")
     return lines + [f"    warning: {warning}" for warning in shown["warnings"]]
 
 
