@@ -96,6 +96,9 @@ def test_quotes_that_are_text_stay_text_between_tabs(tmp_path):
         pairs = [(rng.choice(STRAY) + f" {n}" * (n % 2), f"{rng.choice(STRAY)} {n}") for n in range(200)]
         (tmp_path / "a.tsv").write_text("".join("\t".join(pair) + "\n" for pair in pairs))
         assert texts_of(read(tmp_path)) == pairs
+    pairs = [(f"q {n}", [f'"{document}', f'{document}"'][n % 2]) for n, document in enumerate(ANSWERS)]
+    (tmp_path / "a.tsv").write_text("".join("\t".join(pair) + "\n" for pair in pairs))
+    assert texts_of(read(tmp_path)) == pairs  # one begins with a quote, the next ends with one: yet two rows
 
 
 def test_quoting_can_be_said_and_is_asked_about_where_rows_are_of_both_kinds(tmp_path, script):
@@ -224,6 +227,20 @@ def test_negatives_that_only_later_rows_have_are_found(tmp_path, suffix, first):
         write_rows(tmp_path / f"a.{suffix}", rows)
     expected = [(*pair, f"wrong {n}") if n >= first else pair for n, pair in enumerate(TEXTS)]
     assert texts_of(read(tmp_path)) == expected
+
+
+@pytest.mark.parametrize("suffix", ["jsonl.gz", "json"])
+def test_a_file_that_is_not_looked_at_to_its_end_says_so_unless_its_negatives_are_known(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr("gte.data.samples.UNPACKED", 2**15)
+    monkeypatch.setattr("gte.data.samples.ITEMS", 200)
+    frame = pd.DataFrame(TEXTS, columns=["question", "answer"])
+    save(frame, tmp_path / f"a.{suffix}")
+    line = f"warning: no row behind its first {'1,200 items' if suffix == 'json' else '0 MiB'} was looked at: negatives"
+    assert line in shown(tmp_path)
+    save(frame.assign(negative="wrong"), tmp_path / f"a.{suffix}")
+    assert "looked at" not in shown(tmp_path)
+    save(frame[:1_100], tmp_path / f"a.{suffix}")
+    assert "looked at" not in shown(tmp_path)
 
 
 def test_the_places_that_are_looked_at_are_whole_lines_each_once_up_to_the_end(tmp_path):

@@ -212,7 +212,7 @@ def infer_columns(path: Path, source: Source, wanted: Wanted) -> dict:
         return choose_columns(path, source.name, columns, rows, wanted)
     if source.reader in ("csv", "tsv"):
         return infer_table(path, source, wanted)
-    rows, later = json_sample(path, source.reader)
+    rows, later, unseen = json_sample(path, source.reader)
     refuse_layout(path, source.reader, rows)
     rows += later
     objects = [row for row in rows if isinstance(row, dict)]
@@ -235,6 +235,11 @@ def infer_columns(path: Path, source: Source, wanted: Wanted) -> dict:
     if not stated and as_shape and chosen["negatives"] in (None, "neg"):
         # by the row's shape: another row may have another one of ANY_POSITIVE
         return {"columns": {"shape": SHAPES} if of_shape else chosen["columns"]}
+    if unseen and not chosen["negatives"]:
+        chosen["columns"]["notes"] = [
+            f"no row behind its first {unseen} was looked at: negatives that begin there are not read; in a plain "
+            ".jsonl file they are found"
+        ]
     return chosen
 
 

@@ -27,7 +27,7 @@ LONG = 2**20  # bytes of lines behind which no other line is read at a place
 def later_lines(path: Path) -> Iterator[list[bytes]]:
     """Lines behind the first SAMPLE of a text file, place by place: of a plain file in as many seeks, up to its end.
 
-    An archive is unpacked for them, up to UNPACKED bytes.
+    An archive is unpacked for them, up to UNPACKED bytes; an empty place says that there is more.
     """
     try:
         with open_raw(path) as stream:
@@ -35,8 +35,10 @@ def later_lines(path: Path) -> Iterator[list[bytes]]:
                 stream.readline(MAX_LINE)
             if path.suffix in KINDS:
                 held = 0
-                while held < UNPACKED and (found := next_lines(stream, THERE_UNPACKED)):
-                    yield found
+                while found := next_lines(stream, THERE_UNPACKED):
+                    yield found if held < UNPACKED else []
+                    if held >= UNPACKED:
+                        return
                     held += sum(map(len, found)) + len(stream.read(apart(held))) + len(stream.readline(MAX_LINE))
                 return
             start, size = stream.tell(), path.stat().st_size
@@ -45,7 +47,8 @@ def later_lines(path: Path) -> Iterator[list[bytes]]:
                 if at > stream.tell():
                     stream.seek(at)
                     stream.readline(MAX_LINE)  # the rest of one
-                yield next_lines(stream, THERE)
+                if found := next_lines(stream, THERE):
+                    yield found
     except Unreadable:  # as reading will say
         return
 
@@ -64,17 +67,24 @@ def next_lines(stream: io.BufferedIOBase, count: int) -> list[bytes]:
     return found
 
 
-def json_sample(path: Path, format: str) -> tuple[list, list]:
-    """The values of the first rows of a file, and of some of the others; only objects and lists."""
+def json_sample(path: Path, format: str) -> tuple[list, list, str | None]:
+    """The values of the first rows of a file, and of some of the others, only objects and lists.
+
+    The third says, for the user, behind what part of the file no row was looked at; None where there is no such row.
+    """
     from gte.data.formats.arrays import starts_array
 
     values = json_values(path, format)
     first = list(islice(values, SAMPLE))
     if format == "json" and starts_array(path):
         later = list(islice(values, 0, ITEMS, 16))
+        unseen = f"{SAMPLE + ITEMS:,} items" if next(values, None) is not None else None
     else:
-        later = [json_value(line) for found in later_lines(path) for line in found if format != "squad"]
-    return tuple([value for value in part if isinstance(value, dict | list)] for part in (first, later))
+        places = list(later_lines(path)) if format != "squad" else []
+        later = [json_value(line) for found in places for line in found]
+        unseen = f"{UNPACKED // 2**20:,} MiB" if [] in places else None
+    first, later = ([value for value in part if isinstance(value, dict | list)] for part in (first, later))
+    return first, later, unseen
 
 
 def json_values(path: Path, format: str) -> Iterator:
