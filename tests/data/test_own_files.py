@@ -8,6 +8,8 @@ import re
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from conftest import shared_dir
@@ -211,6 +213,10 @@ def test_labels_that_are_missing_or_no_number_filter_no_row(tmp_path):
     )
     assert texts_of(read(tmp_path)) == PAIRS
     (tmp_path / "a.jsonl").unlink()
+    columns = {"question": QUESTIONS, "answer": ANSWERS, "label": [float("nan")] * 40}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    assert texts_of(read(tmp_path)) == PAIRS
+    (tmp_path / "a.parquet").unlink()
     lines = [f'{q},"{d}",{"" if n % 2 else 1}' for n, (q, d) in enumerate(PAIRS)]
     (tmp_path / "a.csv").write_text("\n".join(["question,answer,label", *lines]))
     assert texts_of(read(tmp_path)) == PAIRS
