@@ -257,16 +257,8 @@ def mine_files(
     Each file appears when it is complete. Raises UserError: what cannot be read or overwritten, two inputs of one name,
     `answers` that no row has, no negative.
     """
-    for name in names:
-        if Path(name).is_dir() and (others := pair_files(Path(name), "in")[1]):
-            yield f"note: {name}: not read: {', '.join(others)}"
-    names = [str(file) for name in names for file in files_of(name)]
-    own = [name for name in names if Path(name).is_file()]
-    if own:
-        wanted.check([split_name(Path(name))[0] for name in own], Path(own[0]).parent)
-    sources = [find_source(name, raw, replace(wanted, several=len(names) > 1)) for name in names]
-    if own:
-        require_scores([source for source, _ in sources if source.category == LOCAL], Path(own[0]).parent, wanted)
+    names, sources, notes = find_inputs(names, raw, wanted)
+    yield from notes
     targets = [folder / f"{source.name}.jsonl.gz" for source, _ in sources]
     refuse_writing_over(names, targets, corpus)
     inputs = [read(replace(source, answers=answers or source.answers), where) for source, where in sources]
@@ -319,15 +311,26 @@ def write_mined(target: Path, records: Sequence[Pair | Triple], negatives: Seque
     return f"{line}; {own:,} rows had negatives of their own, which are not in it" if own else line
 
 
-def files_of(name: str) -> list:
-    """The files of pairs in a folder; anything else by its own name. Raises UserError for a folder without any."""
-    if not Path(name).is_dir():
-        return [name]
-    files, others = pair_files(Path(name), "in")
-    if not files:
+def find_inputs(
+    names: Sequence[str], raw: Path, wanted: Wanted
+) -> tuple[list[str], list[tuple[Source, Path]], list[str]]:
+    """Each file of pairs, of folders too, or other name; its source and folder; notes on the folders' other files.
+
+    Raises UserError for a folder without any, and for columns and scores that no file has.
+    """
+    found, notes = [], []
+    for name in names:
+        files, others = pair_files(Path(name), "in") if Path(name).is_dir() else ([name], [])
         held = f"; it holds {', '.join(others[:5])}" if others else ""
-        raise UserError(f"in={name}: the folder holds no .jsonl, .csv, .tsv or .parquet file{held}")
-    return files
+        if not files:
+            raise UserError(f"in={name}: the folder holds no .jsonl, .csv, .tsv or .parquet file{held}")
+        notes += [f"note: {name}: not read: {', '.join(others)}"] if others else []
+        found += map(str, files)
+    if own := [Path(name) for name in found if Path(name).is_file()]:
+        wanted.check([split_name(file)[0] for file in own], own[0].parent)
+    sources = [find_source(name, raw, replace(wanted, several=len(found) > 1)) for name in found]
+    require_scores([source for source, _ in sources if source.category == LOCAL], ", ".join(found), wanted)
+    return found, sources, notes
 
 
 def note_mined(folder: Path, name: str, file: str, facts: dict) -> None:

@@ -78,7 +78,7 @@ def infer_sources(path: str | Path, wanted: Wanted = FIND_OUT) -> list[Source]:
 
 def require_scores(sources: list[Source], path: str | Path, wanted: Wanted) -> None:
     """Raises UserError where the user names a column of scores, or a least one, and no file has such a column."""
-    if any(source.score is not None for source in sources):
+    if not sources or any(source.score is not None for source in sources):
         return
     if isinstance(wanted.score, str):
         roles = [list(value) if isinstance(value, dict) else value for source in sources
