@@ -154,7 +154,7 @@ def count_quotes(lines: list[str], delimiter: str, width: int = 0) -> Quotes:
         text = "".join(held).rstrip("\r\n")
         cells = each.findall(text) if whole.fullmatch(text) else []
         width = width or len(cells) or text.count(delimiter) + 1
-        as_lines = len(held) > 1 and all(line.count(delimiter) + 1 == width for line in held)
+        as_lines = len(held) > 1 < width and all(line.count(delimiter) + 1 == width for line in held)
         rows += 1
         if len(cells) != width or as_lines:
             stray += '"' in lines[place]
