@@ -23,7 +23,7 @@ def check(cfg: DictConfig) -> None:
 
 @script("mine", check, alone=("out",))
 def main(cfg: DictConfig) -> None:
-    from gte.data.columns import Wanted
+    from gte.data.columns import OF_FILES, Wanted
     from gte.data.mining import Dense, mine_files
     from gte.data.prompts import words_to_rank
     from gte.evaluation.bm25 import BM25_WORDS
@@ -49,8 +49,7 @@ def main(cfg: DictConfig) -> None:
             return found
 
         dense = Dense(model.finite, words, devices[0])
-    keys = ("columns", "score", "min_score", "header", "delimiter")
-    stated = {key: settings.pop(key) for key in keys}
+    stated = {key: settings.pop(key) for key in OF_FILES}
     wanted = Wanted(**stated | {"columns": stated["columns"] or {}}, prefix="")
     found = {"corpus": corpus, "raw": raw, "dense": dense, "by": str(checkpoint), "wanted": wanted}
     for line in mine_files(inputs, out, **found, **settings):

@@ -178,6 +178,7 @@ PREPARE = {
     "data.min_score": NUMBER.or_one_of(None),
     "data.header": Kind(lambda value: isinstance(value, bool | None), "true, false or null"),
     "data.delimiter": Kind(lambda value: isinstance(value, str | None), "a character, tab or null"),
+    "data.quoting": Kind(lambda value: value in ("minimal", "none", None), "minimal, none or null"),
     "data.mined": TEXT.or_one_of(None),
     "data.sources": LIST.or_one_of(None),
     "data.triples": Kind(lambda value: isinstance(value, dict | None), "settings by name, or null"),
@@ -222,7 +223,7 @@ WIDTHS = Kind(
     "a list of whole numbers, [384,256], or null",
 )
 COMPACT = {"dtype": NAME, "truncate_dim": whole(1).or_one_of(None)}
-COLUMNS = {key: PREPARE[f"data.{key}"] for key in ("columns", "score", "min_score", "header", "delimiter")}
+COLUMNS = {key: PREPARE[f"data.{key}"] for key in ("columns", "score", "min_score", "header", "delimiter", "quoting")}
 
 # of the scripts that use a model
 EVAL = {

@@ -9,10 +9,12 @@ import shlex
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from own_files import read, texts_of
 
-from gte.data.columns import FIND_OUT, Wanted, find_delimiter
+from gte.data.columns import Wanted
 from gte.data.locate import locate
 from gte.data.own_files import infer_sources
+from gte.data.own_tables import find_delimiter
 from gte.data.preview import describe, preview
 from gte.data.records import Pair, Rejected, Triple
 from gte.errors import UserError
@@ -23,18 +25,9 @@ OTHERS = [f"It flows through town {n}, past a mill." for n in range(6)]
 THIRD = [f"Nothing is known of bridge {n}." for n in range(6)]
 
 
-def read(path, wanted: Wanted = FIND_OUT) -> list:
-    (source,) = infer_sources(path, wanted)
-    return [record for raw in locate(source, path if path.is_dir() else path.parent) for record in source.read(raw)]
-
-
 def write_table(path, rows: list[list], delimiter: str = ",") -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         csv.writer(file, delimiter=delimiter).writerows(rows)
-
-
-def texts_of(found: list) -> list[tuple]:
-    return [(record.query, record.document, *getattr(record, "negatives", ())) for record in found]
 
 
 PAIRS = list(zip(TEXTS, OTHERS, strict=True))

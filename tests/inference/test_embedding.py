@@ -1,5 +1,6 @@
 """Embeddings of files: every row is accounted for, nothing depends on where a run was cut off."""
 
+import csv
 import gzip
 import json
 import os
@@ -54,6 +55,15 @@ def test_every_format_gives_the_same_texts_in_order_with_their_ids(name, tmp_pat
     assert [text.row for text in texts] == list(range(first, first + len(ROWS)))
     if not ids:
         assert [text.id for text in texts] == [f"id{i}" for i in range(len(ROWS))]
+
+
+def test_a_quoted_tsv_file_gives_the_texts_that_were_written(tmp_path):
+    expected = ["a line\nand another", 'he said "no"', "plain", "a\ttab"]
+    with open(tmp_path / "a.tsv", "w", newline="") as file:
+        csv.writer(file, "excel-tab").writerows([["text"], *([text] for text in expected)])
+    assert [text.text for text in read_texts(str(tmp_path / "a.tsv"))] == expected
+    (tmp_path / "a.tsv").write_text('text\tother\n"one" more\tx\n"two"\tx\n')
+    assert [text.text for text in read_texts(str(tmp_path / "a.tsv"))] == ['"one" more', '"two"']
 
 
 def test_rows_without_a_text_are_named_with_their_reason(tmp_path):

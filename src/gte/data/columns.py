@@ -4,8 +4,10 @@ Nothing is guessed: half of a layout, several columns of unknown names, an instr
 setting that says what is meant.
 """
 
-import csv
+import ast
+import json
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -31,6 +33,7 @@ LAYOUTS = (
 )  # fmt: skip
 NEGATIVE = re.compile(r"(hard_)?neg(ative)?s?(_?\d+)?|negative_passages|hard_negative_ctxs|sent2")
 SCORES = ("score", "label", "similarity", "similarity_score", "relatedness_score", "relevance")
+INPUTS = ("input", "inputs", "context")  # of an instruction, as Alpaca and Dolly have them
 INSTRUCTIONS = ("instruction", "prompt", "task_instruction", "query_instruction")
 IDENTITY = re.compile(r"(.*_)?(id|ids|idx|index|uuid|guid|hash)|([qpd]|doc|passage|question)ids?|unnamed:_\d+|")
 KNOWN = {name for names in chain.from_iterable(LAYOUTS) for name in names}
@@ -40,9 +43,11 @@ STATED = {
 }  # fmt: skip
 # SQuAD's questions without an answer in their paragraph, as its JSON and `datasets` spell them
 UNANSWERED = {"is_impossible": [True], "answers": [[], {"text": [], "answer_start": []}]}
+OF_FILES = ("columns", "score", "min_score", "header", "delimiter", "quoting")  # settings that `Wanted` takes
+QUOTING = ("minimal", "none")
+UNNAMED = "(no name)"
+LOOKED_INTO = 100  # cells of a column, for lists that are spelt in them
 SAMPLE = 1_000  # rows of a file that are looked at
-DELIMITERS = ",\t;|"
-LIKELY_NAME = re.compile(r"[^\W\d][\w.-]*( [\w.-]+){0,2}")  # a column's name: up to three words, no sentence's mark
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class Wanted:
         min_score: the least score that a pair must have.
         header: whether csv and tsv files begin with the columns' names; None finds out.
         delimiter: of csv and tsv files; None finds out.
+        quoting: of their cells, minimal (RFC 4180) or none (quotes are text); None finds out.
         prefix: of the settings, as the user types them.
         several: whether there are several files, which may differ.
 
@@ -67,6 +73,7 @@ class Wanted:
     min_score: float | None = None
     header: bool | None = None
     delimiter: str | None = None
+    quoting: str | None = None
     prefix: str = "data."  # of the settings, as the user types them
     several: bool = False  # files, which may differ
 
@@ -98,6 +105,8 @@ class Wanted:
                 )
         if self.delimiter is not None and (not isinstance(self.delimiter, str) or len(self.separator()) != 1):
             raise UserError(f"{self.prefix}delimiter={self.delimiter!r} must be one character, or tab")
+        if self.quoting not in (None, *QUOTING):
+            raise UserError(f"{self.prefix}quoting={self.quoting} must be {' or '.join(QUOTING)}")
         if self.min_score is not None and (isinstance(self.min_score, bool | str) or self.score is False):
             raise UserError(f"{self.prefix}min_score={self.min_score} needs a number and {self.prefix}score=COLUMN")
 
@@ -162,15 +171,19 @@ def choose_columns(path: Path, source: str, columns: list, rows: list[dict], wan
         negatives = [name for name in columns if NEGATIVE.fullmatch(normal(name)) and name not in taken]
         found["negatives"] = negatives[0] if len(negatives) == 1 else negatives or None
     keep = {find(path, name, columns): values for name, values in (stated.get("keep") or {}).items()}
+    taken = [*flat(found.values()), *keep]
     score = found.pop("score", None)
     if score is None:
-        score = choose_score(path, columns, rows, wanted, [*flat(found.values()), *keep])
+        score = choose_score(path, columns, rows, wanted, taken)
+        if wanted.score is None and wanted.min_score is None:
+            keep |= constant_scores([name for name in score_columns(columns) if name not in taken], rows)
     elif wanted.min_score is None:
         raise UserError(
             f"{path}: the column '{score}' needs the least score of a pair: {wanted.prefix}min_score=NUMBER"
         )
     drop = found.pop("drop", {})
     refuse_twice(path, columns, [*found.values(), *keep])
+    refuse_spelt_lists(path, flat(found.values()), rows)
     used = [*flat(found.values()), *keep, *drop, score]
     shown = {"unused": [name for name in columns if name not in used]}
     if score is not None:
@@ -219,9 +232,47 @@ def refuse_twice(path: Path, columns: list, used: Iterable) -> None:
             raise UserError(f"{path} has two columns of one name, {first} and {second}; rename or remove one")
 
 
+def refuse_spelt_lists(path: Path, used: list, rows: list[dict]) -> None:
+    """Raises UserError where most cells of a column that is used spell a list, as pandas writes lists to a csv file."""
+    for name in used:
+        cells = [row[name] for row in rows if isinstance(row.get(name), str) and row[name].strip()][:LOOKED_INTO]
+        if 2 * sum(map(spells_list, cells)) > len(cells):
+            column = f"column {name + 1}" if isinstance(name, int) else f"'{name}'"
+            raise UserError(
+                f"{path}: the cells of {column} are lists as text, {listed([cells[0]])} for one; .jsonl and .parquet "
+                f"files hold lists: in pandas read_csv(FILE, converters={{{name!r}: ast.literal_eval}}), then "
+                "to_json(FILE, orient='records', lines=True)"
+            )
+
+
+def spells_list(cell: str) -> bool:
+    """Whether a cell is a list, or an object, of texts as JSON or Python spells it."""
+    cell = cell.strip()
+    if cell[0] + cell[-1] not in ("[]", "{}", "()"):
+        return False
+    try:
+        value = json.loads(cell)
+    except (ValueError, RecursionError):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of escapes that Python will not take any more
+                value = ast.literal_eval(cell)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            return False
+    items = value.values() if isinstance(value, dict) else value
+    return isinstance(value, list | tuple | dict) and all(isinstance(item, str | list | dict) for item in items)
+
+
 def refuse_instruction(path: Path, source: str, texts: list, query: str, document: str, wanted: Wanted) -> None:
     """Raises UserError where an instruction stands beside the query: a model that reads it makes other vectors."""
+    beside = INPUTS if normal(query) in INSTRUCTIONS else ()
     for name in texts:
+        if normal(name) in beside and name != document:
+            raise UserError(
+                f"{path} has the column '{name}' beside '{query}' and '{document}'; put it behind the query: "
+                f"{wanted.setting(source, f'[{quoted(query)}, {quoted(name)}]', document)}, or leave it out: "
+                f"{wanted.setting(source, query, document)}"
+            )
         if normal(name) in INSTRUCTIONS and name not in (query, document):
             raise UserError(
                 f"{path} has the column '{name}' beside '{query}' and '{document}'; put it before the query: "
@@ -241,8 +292,8 @@ def choose_score(path: Path, columns: list, rows: list[dict], wanted: Wanted, ta
                 f"{wanted.prefix}score={wanted.score} needs the least score of a pair: {wanted.prefix}min_score=NUMBER"
             )
         return names[0] if names else None  # of several files one may have it
-    for name in columns:
-        if normal(name) not in SCORES or name in taken:
+    for name in score_columns(columns):
+        if name in taken:
             continue
         if wanted.min_score is not None:
             return name
@@ -259,6 +310,24 @@ def choose_score(path: Path, columns: list, rows: list[dict], wanted: Wanted, ta
     return None
 
 
+def score_columns(columns: list) -> list[str]:
+    """The columns that are named like scores or labels."""
+    return [name for name in columns if normal(name) in SCORES]
+
+
+def constant_scores(names: list[str], rows: list[dict]) -> dict[str, object]:
+    """The value, of all that were looked at, of each of these columns: a row with another one is filtered out, and
+    counted, as its texts may not belong together."""
+    found = {}
+    for name in names:
+        values = [row.get(name) for row in rows]
+        held = [value for value in values if value is not None and value != ""]
+        if held and isinstance(held[0], str | int | float) and held[0] == held[0]:  # NaN is no value
+            empty = [value for value in ("", None) if value in values]
+            found[name] = [held[0], *empty] if empty else held[0]
+    return found
+
+
 def find(path: Path, name: Field, columns: list) -> Field:
     """The file's own spelling of a column's name, or of several; of a number the column at that position.
 
@@ -273,47 +342,6 @@ def find(path: Path, name: Field, columns: list) -> Field:
         many = "several columns" if alike else "no column"
         raise UserError(f"{path} has {many} '{name}'{did_you_mean(name, columns)}; it has: {listed(columns)}")
     return alike[0]
-
-
-def find_header(first: list[str], others: list[list[str]]) -> bool:
-    """Whether the first row of a table names its columns.
-
-    It does where a name is known, or where all of its cells could be names and no other row's cells could.
-    """
-    names = [normal(cell) for cell in first]
-    if any(map(known_name, names)):
-        return could_be_names([cell for cell in first if not known_name(normal(cell))])
-    if len(set(names)) != len(names):
-        return False
-    return bool(others) and could_be_names(first) and sum(map(could_be_names, others)) * 10 < len(others)
-
-
-def could_be_names(cells: list[str]) -> bool:
-    """Whether all cells of a row could be names of columns."""
-    return all(LIKELY_NAME.fullmatch(cell.strip()) for cell in cells)
-
-
-def known_name(name: str) -> bool:
-    """Whether a column's name belongs to a known layout."""
-    alone = name in KNOWN or name in SCORES or name in INSTRUCTIONS or NEGATIVE.fullmatch(name)
-    return bool(name) and bool(alone or IDENTITY.fullmatch(name))
-
-
-def find_delimiter(lines: list[str], usual: str) -> str:
-    """The character that splits the first lines of a table alike; the usual one where several do, or none."""
-    best, most = usual, 0.0
-    csv.field_size_limit(max(csv.field_size_limit(), *map(len, lines), 1))  # a cell may be a file of code
-    for delimiter in [usual, *DELIMITERS.replace(usual, "")]:
-        try:
-            widths = [len(row) for row in csv.reader(lines, delimiter=delimiter) if row]
-        except csv.Error:  # a carriage return within a line
-            continue
-        if not widths or widths[0] < 2:
-            continue
-        alike = sum(width == widths[0] for width in widths) / len(widths)
-        if alike > most + 0.2:  # texts hold commas, too
-            best, most = delimiter, alike
-    return best
 
 
 def is_text(name: str | int, values: list) -> bool:
@@ -356,7 +384,7 @@ def flat(values: Iterable) -> list:
 
 def listed(columns: Sequence) -> str:
     """Spell the columns' names for an error."""
-    return ", ".join(" ".join(str(column).split())[:60] for column in columns)
+    return ", ".join(" ".join(str(column).split())[:60] or UNNAMED for column in columns)
 
 
 def quoted(name: str | int) -> str:

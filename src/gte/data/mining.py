@@ -18,11 +18,12 @@ from gte.data.groups import family_of, load_sources
 from gte.data.locate import locate
 from gte.data.mined import INDEX
 from gte.data.mixture import mix, permute
-from gte.data.own_files import infer_source, local_source, pair_files
+from gte.data.own_files import infer_source, local_source, pair_files, require_scores, split_name
+from gte.data.own_tables import find_quoting
 from gte.data.preview import describe, preview
 from gte.data.ranking import Ranker, Search, embed_behind, rank_bm25, rank_dense
 from gte.data.records import Field, Pair, Rejected, Triple, normalize
-from gte.data.sources import Source
+from gte.data.sources import LOCAL, Source
 from gte.errors import UserError
 from gte.files import read_json, whole, write_json
 
@@ -256,8 +257,8 @@ def mine_files(
     Each file appears when it is complete. Raises UserError: what cannot be read or overwritten, two inputs of one name,
     `answers` that no row has, no negative.
     """
-    names = [str(file) for name in names for file in files_of(name)]
-    sources = [find_source(name, raw, replace(wanted, several=len(names) > 1)) for name in names]
+    names, sources, notes = find_inputs(names, raw, wanted)
+    yield from notes
     targets = [folder / f"{source.name}.jsonl.gz" for source, _ in sources]
     refuse_writing_over(names, targets, corpus)
     inputs = [read(replace(source, answers=answers or source.answers), where) for source, where in sources]
@@ -310,14 +311,26 @@ def write_mined(target: Path, records: Sequence[Pair | Triple], negatives: Seque
     return f"{line}; {own:,} rows had negatives of their own, which are not in it" if own else line
 
 
-def files_of(name: str) -> list:
-    """The files of pairs in a folder; anything else by its own name. Raises UserError for a folder without any."""
-    if not Path(name).is_dir():
-        return [name]
-    files, _ = pair_files(Path(name))
-    if not files:
-        raise UserError(f"in={name}: the folder holds no .jsonl, .csv, .tsv or .parquet file")
-    return files
+def find_inputs(
+    names: Sequence[str], raw: Path, wanted: Wanted
+) -> tuple[list[str], list[tuple[Source, Path]], list[str]]:
+    """Each file of pairs, of folders too, or other name; its source and folder; notes on the folders' other files.
+
+    Raises UserError for a folder without any, and for columns and scores that no file has.
+    """
+    found, notes = [], []
+    for name in names:
+        files, others = pair_files(Path(name), "in") if Path(name).is_dir() else ([name], [])
+        held = f"; it holds {', '.join(others[:5])}" if others else ""
+        if not files:
+            raise UserError(f"in={name}: the folder holds no .jsonl, .csv, .tsv or .parquet file{held}")
+        notes += [f"note: {name}: not read: {', '.join(others)}"] if others else []
+        found += map(str, files)
+    if own := [Path(name) for name in found if Path(name).is_file()]:
+        wanted.check([split_name(file)[0] for file in own], own[0].parent)
+    sources = [find_source(name, raw, replace(wanted, several=len(found) > 1)) for name in found]
+    require_scores([source for source, _ in sources if source.category == LOCAL], ", ".join(found), wanted)
+    return found, sources, notes
 
 
 def note_mined(folder: Path, name: str, file: str, facts: dict) -> None:
@@ -360,7 +373,9 @@ def find_source(name: str, raw: Path, wanted: Wanted) -> tuple[Source, Path]:
 def read_corpus(path: Path, text: Field) -> Input:
     """The texts of a file's column, or of several joined, as documents."""
     source = local_source(path)
-    options = {"header": True} if source.reader in ("csv", "tsv") else {}
+    options = {}
+    if source.reader in ("csv", "tsv"):
+        options = {"header": True, "quoting": find_quoting(path, source.reader)[0]}
     return read(replace(source, query=text, document=text, options=options), path.parent)
 
 

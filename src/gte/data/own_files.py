@@ -2,13 +2,11 @@
 
 import glob
 import json
+import os
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-
-import pyarrow.parquet as pq
 
 from gte.data.columns import (
     FIND_OUT,
@@ -16,21 +14,24 @@ from gte.data.columns import (
     SAMPLE,
     Wanted,
     choose_columns,
-    could_be_names,
-    find_delimiter,
-    find_header,
     flat,
+    is_text,
+    listed,
     normal,
+    score_columns,
 )
+from gte.data.own_tables import infer_table
 from gte.data.raw_lines import MAX_LINE, lines
-from gte.data.readers import decoded_rows
 from gte.data.records import ANY_POSITIVE, Fields, Rejected, records
+from gte.data.samples import json_sample, parquet_sample, parquet_values
 from gte.data.sources import LOCAL, STAGES, Source
-from gte.data.tables import table_rows
-from gte.errors import UserError, first_line
+from gte.errors import UserError, did_you_mean
 
 LOCAL_FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
+SHAPES = "lists and sets of texts"
+FOLDERS = 1_000  # below a folder, in which files are looked for
 OTHER_FILES = {
+    "ndjson": "name it .jsonl",
     "xlsx": "save it as CSV",
     "xls": "save it as CSV",
     "ods": "save it as CSV",
@@ -57,7 +58,7 @@ def infer_sources(path: str | Path, wanted: Wanted = FIND_OUT) -> list[Source]:
     ('faq', 'question', 'answer')
     """
     path = require_path(path, wanted.prefix)
-    files, others = pair_files(path)
+    files, others = pair_files(path, f"{wanted.prefix}path")
     found: dict[str, Path] = {}
     for file in files:
         stem, _ = split_name(file)
@@ -71,12 +72,27 @@ def infer_sources(path: str | Path, wanted: Wanted = FIND_OUT) -> list[Source]:
     wanted = replace(wanted, several=len(found) > 1)
     wanted.check(list(found), path)
     sources = [infer_source(file, wanted) for file in found.values()]
-    if wanted.min_score is not None and not any(source.score is not None for source in sources):
+    require_scores(sources, path, wanted)
+    return sources
+
+
+def require_scores(sources: list[Source], path: str | Path, wanted: Wanted) -> None:
+    """Raises UserError where the user names a column of scores, or a least one, and no file has such a column."""
+    if not sources or any(source.score is not None for source in sources):
+        return
+    if isinstance(wanted.score, str):
+        roles = [list(value) if isinstance(value, dict) else value for source in sources
+                 for role, value in source.columns.items() if role not in ("shape", "notes")]  # fmt: skip
+        known = list(dict.fromkeys(flat(roles)))
+        raise UserError(
+            f"{wanted.prefix}score={wanted.score}: no file of {path} has that column"
+            f"{did_you_mean(wanted.score, known)}; there are: {listed(known)}"
+        )
+    if wanted.min_score is not None:
         raise UserError(
             f"{wanted.prefix}min_score={wanted.min_score:g}: no file of {path} has a column of scores; name it: "
             f"{wanted.prefix}score=COLUMN"
         )
-    return sources
 
 
 def require_path(path: str | Path, prefix: str) -> Path:
@@ -86,21 +102,41 @@ def require_path(path: str | Path, prefix: str) -> Path:
     return Path(path)
 
 
-def pair_files(path: Path) -> tuple[list[Path], list[str]]:
-    """The files of a folder that may hold pairs, in order of name; and what else is there, with what to do about it."""
+def pair_files(path: Path, setting: str = "data.path") -> tuple[list[Path], list[str]]:
+    """The files of a folder that may hold pairs, in order of name; and what else is there, with what to do about it.
+
+    setting: that names the folder, as the user types it.
+    """
     if path.is_file():
         return ([path], []) if split_name(path)[1] in LOCAL_FORMATS else ([], [other_file(path)])
     files, others = [], []
     for file in sorted(path.iterdir()):
-        stem, suffix = split_name(file)
-        if not file.is_file() or file.name.startswith("."):
+        if file.name.startswith("."):
             continue
-        rows = suffix in LOCAL_FORMATS and (suffix != "json" or holds_rows(file))
-        if stem and rows:
+        if file.is_dir() and (folder := folder_of_pairs(file)):
+            others.append(f"{file.name}/ (a folder: {setting}={folder})")
+        elif file.is_symlink() and not file.exists():
+            others.append(f"{file.name} (a link to nothing)")
+        elif file.is_file() and may_hold_pairs(file):
             files.append(file)
-        else:
+        elif file.is_file():
             others.append(other_file(file))
     return files, others
+
+
+def may_hold_pairs(path: Path) -> bool:
+    """Whether a file's name says so, and of a .json file what it begins with."""
+    stem, suffix = split_name(path)
+    return bool(stem) and suffix in LOCAL_FORMATS and (suffix != "json" or holds_rows(path))
+
+
+def folder_of_pairs(folder: Path) -> Path | None:
+    """The first folder, this one or below it, with a file that may hold pairs; None where FOLDERS hold none."""
+    for root, folders, files in islice(os.walk(folder), FOLDERS):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if any(may_hold_pairs(Path(root, name)) for name in sorted(files) if not name.startswith(".")):
+            return Path(root)
+    return None
 
 
 def other_file(path: Path) -> str:
@@ -172,24 +208,38 @@ def infer_columns(path: Path, source: Source, wanted: Wanted) -> dict:
     """Fields and options of a user's file as its first rows show them; of rows whose shape says it all no fields."""
     if source.reader == "parquet":
         columns, rows = parquet_sample(path)
+        rows += [{name: value} for name in score_columns(columns) for value in parquet_values(path, name)]
         return choose_columns(path, source.name, columns, rows, wanted)
     if source.reader in ("csv", "tsv"):
         return infer_table(path, source, wanted)
-    rows = [value for value in islice(json_values(path, source.reader), SAMPLE) if isinstance(value, dict | list)]
+    rows, later, unseen = json_sample(path, source.reader)
     refuse_layout(path, source.reader, rows)
+    rows += later
     objects = [row for row in rows if isinstance(row, dict)]
     stated = wanted.of(source.name)
-    if not stated and (not objects or any(has_shape(row) for row in objects)):
+    if not stated and by_shape(objects):
         if all(isinstance(record, Rejected) for row in rows for record in records(row, Fields(), 1)):
             raise UserError(f"{path}: a query and a document are needed, its first row is {json.dumps(rows[0])[:80]}")
-        return {"columns": {"shape": "lists and sets of texts"}}
-    if not objects:
-        objects = [dict(enumerate(row)) for row in rows]
+        return {"columns": {"shape": SHAPES}}
+    of_shape = any(map(has_shape, objects))
+    objects = objects or [dict(enumerate(row)) for row in rows]
     columns = list(dict.fromkeys(key for row in objects for key in row))
-    chosen = choose_columns(path, source.name, columns, objects, wanted)
-    as_shape = chosen["query"] == "query" and chosen["document"] in ANY_POSITIVE and "score" not in chosen
+    try:
+        chosen = choose_columns(path, source.name, columns, objects, wanted)
+    except UserError as error:
+        hint = "; lists in 'text' are pairs by themselves only where no other column holds text" if of_shape else ""
+        raise UserError(f"{error}{hint}") from None
+    as_shape = (
+        chosen["query"] == "query" and chosen["document"] in ANY_POSITIVE and not {"score", "keep"} & chosen.keys()
+    )
     if not stated and as_shape and chosen["negatives"] in (None, "neg"):
-        return {"columns": chosen["columns"]}  # by the row's shape: another row may have another one of ANY_POSITIVE
+        # by the row's shape: another row may have another one of ANY_POSITIVE
+        return {"columns": {"shape": SHAPES} if of_shape else chosen["columns"]}
+    if unseen and not chosen["negatives"]:
+        chosen["columns"]["notes"] = [
+            f"no row behind its first {unseen} was looked at: negatives that begin there are not read; in a plain "
+            ".jsonl file they are found"
+        ]
     return chosen
 
 
@@ -216,76 +266,15 @@ def refuse_layout(path: Path, format: str, rows: list) -> None:
             )
 
 
+def by_shape(objects: list[dict]) -> bool:
+    """Whether rows have no columns to choose from: all are lists or sets, or lists in `text` are the only texts."""
+    if all(isinstance(row.get("set"), list) for row in objects):
+        return True
+    names = dict.fromkeys(key for row in objects for key in row if key not in ("set", "text"))
+    others = any(is_text(name, [row.get(name) for row in objects]) for name in names)
+    return any(map(has_shape, objects)) and not others
+
+
 def has_shape(row: dict) -> bool:
     """Whether an object is one of a shape that has no columns: a set of texts, or a pair as a list."""
     return isinstance(row.get("set"), list) or ("query" not in row and isinstance(row.get("text"), list))
-
-
-def infer_table(path: Path, source: Source, wanted: Wanted) -> dict:
-    """Fields and options of a csv or tsv file."""
-    first = [
-        item[1].decode(errors="replace") for item in islice(lines(path, MAX_LINE), 50) if isinstance(item[1], bytes)
-    ]
-    usual = "\t" if source.reader == "tsv" else ","
-    delimiter = wanted.separator() or find_delimiter([line for line in first if line.strip()], usual)
-    quoting = "none" if source.reader == "tsv" and delimiter == usual else "minimal"
-    options = {} if delimiter == usual else {"delimiter": delimiter}
-    if source.reader == "tsv" and options:
-        options["quoting"] = quoting
-    sample = table_rows(path, header=False, delimiter=delimiter, quoting=quoting)
-    rows = [row[1] for row in islice(sample, SAMPLE) if not isinstance(row, Rejected)]
-    if not rows or len(rows[0]) < 2:
-        raise UserError(
-            f"{path} has one column; a query and a document are needed; what separates its columns? "
-            f"'{wanted.prefix}delimiter=\";\"'"
-        )
-    header = wanted.header
-    if header is None:
-        stated = [name for name in flat(wanted.of(source.name).values()) if not isinstance(name, dict)]
-        header = any(isinstance(name, str) for name in stated) or (not stated and find_header(rows[0], rows[1:]))
-    columns = [cell.strip() for cell in rows[0]] if header else list(range(len(rows[0])))
-    as_dicts = [dict(zip(columns, row, strict=False)) for row in rows[header:]]
-    try:
-        chosen = choose_columns(path, source.name, columns, as_dicts, wanted)
-    except UserError as error:
-        if wanted.header is not None:
-            raise
-        other = "is a row" if header else "names them"
-        raise UserError(f"{error}; {wanted.prefix}header={str(not header).lower()} if its first line {other}") from None
-    if not header and wanted.header is None and could_be_names(rows[0]):
-        chosen["columns"]["note"] = f"its first line is taken as a pair; {wanted.prefix}header=true if it is names"
-    if "keep" in chosen:
-        chosen["keep"] = {name: as_texts(values) for name, values in chosen["keep"].items()}
-    return {**chosen, "options": {"header": bool(header), **options}}
-
-
-def as_texts(values: object) -> list[str]:
-    """The value or values that a cell must hold, as a table spells them."""
-    return [str(value) for value in (values if isinstance(values, list) else [values])]
-
-
-def parquet_sample(path: Path) -> tuple[list[str], list[dict]]:
-    """The columns of a parquet file and its first rows. Raises UserError where it is none."""
-    try:
-        file = pq.ParquetFile(path)
-        batch = next(file.iter_batches(batch_size=SAMPLE), None)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is no parquet file: {first_line(error)}") from error
-    rows = [] if batch is None else [row for row in decoded_rows(batch) if row is not None]
-    return file.schema_arrow.names, rows
-
-
-def json_values(path: Path, format: str) -> Iterator:
-    """The values of a file's rows, None for one that is no JSON."""
-    if format in ("json", "squad"):
-        from gte.data.formats.arrays import json_rows
-        from gte.data.formats.squad import question_rows
-
-        read = {"json": json_rows, "squad": question_rows}[format]
-        yield from (None if isinstance(row, Rejected) else row[1] for row in read(path, MAX_LINE))
-        return
-    for item in lines(path, MAX_LINE):
-        try:
-            yield None if isinstance(item, Rejected) else json.loads(item[1])
-        except (ValueError, RecursionError):
-            yield None

@@ -1,10 +1,11 @@
 """A look at a source before it is prepared: its columns, two of its pairs, and what seems wrong with the first ones."""
 
 from collections import Counter
+from itertools import islice
 from statistics import median
 
 from gte.data.columnar.read import first_records
-from gte.data.columns import is_number
+from gte.data.columns import SAMPLE, UNNAMED, is_number
 from gte.data.reasons import is_fault
 from gte.data.records import Pair, Record, Rejected, Triple
 from gte.data.sources import Raw, Source
@@ -15,7 +16,7 @@ EXAMPLES = 2
 
 
 def preview(source: Source, raws: list[Raw]) -> dict:
-    """The part of a user's file that the manifest keeps: its columns by role, those not used, two pairs, and warnings.
+    """The part of a user's file that the manifest keeps: columns by role, others, two pairs, a negative, and warnings.
 
     source: of the user's own files. raws: where its rows are; the first LOOKED_AT are read. Raises UserError where a
     file cannot be read.
@@ -26,12 +27,20 @@ def preview(source: Source, raws: list[Raw]) -> dict:
         if len(records) == LOOKED_AT:
             break
     pairs = [record for record in records if not isinstance(record, Rejected)]
-    note = source.columns.get("note")
     return {
-        **{key: value for key, value in source.columns.items() if key != "note"},
+        **{key: value for key, value in source.columns.items() if key != "notes"},
         "examples": [[pair.query, pair.document] for pair in pairs[:EXAMPLES]],
-        "warnings": [*([note] if note else []), *doubts(records, pairs)],
+        **first_negative(source, raws),
+        "warnings": [*source.columns.get("notes", []), *doubts(records, pairs)],
     }
+
+
+def first_negative(source: Source, raws: list[Raw]) -> dict[str, str]:
+    """The first negative among a source's first rows, as {"negative": text}; {} where they have none."""
+    for record in islice((record for raw in raws for record in source.read(raw)), SAMPLE):
+        if isinstance(record, Triple):
+            return {"negative": record.negatives[0]}
+    return {}
 
 
 def doubts(records: list, pairs: list[Pair | Triple]) -> list[str]:
@@ -75,6 +84,8 @@ def describe(name: str, file: str, shown: dict) -> list[str]:
     unused = f"; not used: {spelt(shown['unused'])}" if shown.get("unused") else ""
     lines = [f"{name} ({file}): {used}{unused}"]
     lines += [f"    {shorten(query)}  ->  {shorten(document)}" for query, document in shown["examples"]]
+    if shown.get("negative"):
+        lines.append(f"    negative: {shorten(shown['negative'])}")
     return lines + [f"    warning: {warning}" for warning in shown["warnings"]]
 
 
@@ -84,7 +95,7 @@ def spelt(value: object) -> str:
         return ", ".join(map(spelt, value))
     if isinstance(value, dict):
         return ", ".join(f"{spelt(key)} {values}" for key, values in value.items())
-    return f"column {value + 1}" if isinstance(value, int) else " ".join(value.split())
+    return f"column {value + 1}" if isinstance(value, int) else " ".join(value.split()) or UNNAMED
 
 
 def shorten(text: str, width: int = 60) -> str:

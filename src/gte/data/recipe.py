@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import import_module
 from pathlib import Path
 
-from gte.data.columns import Wanted
+from gte.data.columns import OF_FILES, Wanted
 from gte.data.contamination import Decontamination
 from gte.data.groups import load_sources
 from gte.data.locate import configuration, locate
@@ -138,7 +138,7 @@ def read_recipe(data: dict, *, fetch_again: bool = False) -> Recipe:
         data.pop(key, None)
     path, mined, names = data.pop("path", None), data.pop("mined", None), data.pop("sources")
     overrides = data.pop("overrides", None) or {}
-    stated = {key: data.pop(key, None) for key in ("columns", "score", "min_score", "header", "delimiter")}
+    stated = {key: data.pop(key, None) for key in OF_FILES}
     if path is not None or "raw" not in data:
         if path is None:
             raise UserError(f"data={data['name']} needs a folder of raw files: data.path=FOLDER")

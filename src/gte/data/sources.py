@@ -334,7 +334,7 @@ def raw_files(source: Source, folder: Path, raw_folder: Path) -> list[Raw]:
     except (ValueError, NotImplementedError) as error:
         raise UserError(f"source {source.name}: '{source.files}' is no glob within a folder: {error}") from error
     zips = sorted(path for path in folder.glob("**/*.zip") if path.is_file()) if source.category != LOCAL else []
-    for path in [*paths, *zips]:
+    for path in [*paths, *zips] if source.category != LOCAL else []:  # a user's own may be links, as in a hub's cache
         if not path.resolve().is_relative_to(raw_folder.resolve()):
             raise UserError(
                 f"source {source.name}: {path} leads to {path.resolve()}, outside of {raw_folder}; "

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from gte.data.cleaning import clean, encodable
 from gte.data.own_files import split_name
+from gte.data.own_tables import find_quoting
 from gte.data.raw_lines import MAX_LINE, lines
 from gte.data.readers import decoded_rows, require_columns
 from gte.data.reasons import Reason, Unfit, kind_of
@@ -142,6 +143,12 @@ def read_table(
             yield as_text(row[0], row[1], field, id_field)
 
 
+def read_tsv(path: Path, field: str, id_field: str | None) -> Iterator[Text]:
+    """A tsv file's quotes are found to be quoting or text, as for training pairs; those of a pipe are text."""
+    quoting = find_quoting(path, "tsv")[0] if path.is_file() else "none"
+    return read_table(path, field, id_field, "\t", quoting)
+
+
 def read_parquet(path: Path, field: str, id_field: str | None) -> Iterator[Text]:
     """Read a column of a parquet file."""
     try:
@@ -165,6 +172,6 @@ READERS = {
     "txt": read_txt,
     "jsonl": read_jsonl,
     "csv": read_table,
-    "tsv": partial(read_table, delimiter="\t", quoting="none"),
+    "tsv": read_tsv,
     "parquet": read_parquet,
 }

@@ -86,6 +86,8 @@ def json_type(values: list) -> pa.DataType | None:
         return TEXT
     if kinds == {list}:
         return TEXTS if all(isinstance(one, str) for value in values for one in value or ()) else None
+    if kinds == {bool}:
+        return pa.bool_()
     return NUMBER if kinds <= {int, float} else None
 
 

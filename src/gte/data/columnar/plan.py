@@ -50,9 +50,17 @@ def object_plan(
         and (negatives is None or (not isinstance(negatives, list) and is_one_of(negatives, TEXT, TEXTS)))
         and (fields.answers is None or is_one_of(fields.answers, TEXT, TEXTS))
         and (fields.score is None or is_one_of(fields.score, NUMBER))
-        and all(comparable(types.get(name), values) for name, values in [*fields.keep.items(), *fields.drop.items()])
+        and all(comparable(types.get(name), values) for name, values in fields.drop.items())
+        and all(comparable(types.get(name), values) or are_numbers(types.get(name), values)
+                for name, values in fields.keep.items())
     )  # fmt: skip
     return Plan("object", types, query, document, negatives, absent) if plain else None
+
+
+def are_numbers(kind: pa.DataType | None, values: object) -> bool:
+    """Whether Arrow finds no number among a filter's that Python does not; those it misses, as -0.0, Python reads."""
+    values = [value for value in (values if isinstance(values, list) else [values]) if value is not None]
+    return kind == NUMBER and all(type(value) in (int, float) and abs(value) < 2**53 for value in values)
 
 
 def comparable(kind: pa.DataType | None, values: object) -> bool:
