@@ -136,6 +136,8 @@ def test_lists_in_text_are_the_documents_of_another_columns_query(tmp_path):
         assert f"query = {name}, document = text" in shown(tmp_path)
     write_rows(tmp_path / "a.jsonl", [{"text": texts, "id": f"x{n}"} for n, texts in enumerate(several)])
     assert texts_of(read(tmp_path)) == list(map(tuple, several))
+    write_rows(tmp_path / "a.jsonl", [{"text": texts, "tags": ["sea", "to swim"], "lang": "en"} for texts in several])
+    assert texts_of(read(tmp_path)) == list(map(tuple, several))
     write_rows(tmp_path / "a.jsonl", [{"text": texts, "place": "by the sea"} for texts in several])
     with pytest.raises(UserError, match=r"query and document\? .*'text' are pairs by themselves only where no other"):
         read(tmp_path)

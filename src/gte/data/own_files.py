@@ -267,12 +267,19 @@ def refuse_layout(path: Path, format: str, rows: list) -> None:
 
 
 def by_shape(objects: list[dict]) -> bool:
-    """Whether rows have no columns to choose from: all are lists or sets, or lists in `text` are the only texts."""
+    """Whether rows have no columns to choose from: all are lists or sets, or lists in `text` are the only texts.
+
+    Beside them may stand words and lists of unknown names, such as a language and tags.
+    """
     if all(isinstance(row.get("set"), list) for row in objects):
         return True
     names = dict.fromkeys(key for row in objects for key in row if key not in ("set", "text"))
-    others = any(is_text(name, [row.get(name) for row in objects]) for name in names)
-    return any(map(has_shape, objects)) and not others
+    for name in names:
+        values = [row.get(name) for row in objects]
+        sentences = any(isinstance(value, str) and len(value.split()) > 1 for value in values)
+        if (sentences or normal(name) in KNOWN) and is_text(name, values):
+            return False
+    return any(map(has_shape, objects))
 
 
 def has_shape(row: dict) -> bool:
