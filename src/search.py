@@ -52,6 +52,10 @@ def main(cfg: DictConfig) -> None:
     files = len({passage.file for passage in passages})
     others = "".join(f", {count} files left out: {reason}" for reason, count in left_out.most_common())
     print(f"{folder}: {len(passages):,} passages of {files:,} files, {index.new:,} of them new{others}", flush=True)
+    if index.redrawn:
+        print(f"all were embedded again: the ranges of {cfg.dtype} had become too narrow", flush=True)
+    if index.beyond:
+        print(f"{index.beyond:,} new ones reach beyond the ranges of {cfg.dtype} and are cut to them", flush=True)
     if line := cut_line(encoder.counts, encoder.max_length):
         print(line, flush=True)
     width = shutil.get_terminal_size((120, 24)).columns

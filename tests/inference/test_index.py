@@ -182,6 +182,68 @@ def test_a_compact_index_is_read_again_and_finds_what_its_codes_stand_for(embedd
     assert update(file, passages, embedder).new == 39 and update(file, passages, embedder, dtype).new == 39
 
 
+def varied(first: int, last: int) -> list[Passage]:
+    words = ["many", "number", "row", "words", "three", "seven", "red"]
+    texts = (" ".join(words[n // 7**place % 7] for place in range(4)) for n in range(first, last))
+    return [Passage("f", n, text) for n, text in enumerate(texts, first)]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+@pytest.mark.parametrize("begun", [(1,), (2,), (1, 2, 3, 5, 9, 40)])
+def test_an_index_begun_on_few_passages_is_as_good_as_one_made_of_all(embedder, tmp_path, dtype, begun):
+    passages = varied(0, 200)
+    for count in begun:
+        update(tmp_path / "grown.parquet", passages[:count], embedder, dtype)
+    grown = update(tmp_path / "grown.parquet", passages, embedder, dtype)
+    fresh = update(tmp_path / "fresh.parquet", passages, embedder, dtype)
+    assert grown.new == 200 - begun[-1] and grown.redrawn and not fresh.redrawn
+    np.testing.assert_array_equal(grown.vectors.scheme.ranges_2D, fresh.vectors.scheme.ranges_2D)
+    assert len(np.unique(grown.d_MD, axis=0)) == len(np.unique(fresh.d_MD, axis=0)) > 150
+    for query in ("many red words", "row number seven", "three"):
+        hits, expected = grown.search(query, embedder, 5), fresh.search(query, embedder, 5)
+        assert [passage for _, passage in hits] == [passage for _, passage in expected]
+    again = update(tmp_path / "grown.parquet", passages, embedder, dtype)
+    assert (again.new, again.beyond, again.redrawn) == (0, 0, False)
+
+
+def test_an_index_whose_passages_are_all_replaced_is_as_good_as_one_made_of_them(embedder, tmp_path):
+    update(tmp_path / "index.parquet", [Passage("f", 1, "seven"), Passage("f", 2, "seven seven")], embedder, "uint8")
+    replaced = update(tmp_path / "index.parquet", varied(0, 2), embedder, "uint8")
+    fresh = update(tmp_path / "fresh.parquet", varied(0, 2), embedder, "uint8")
+    np.testing.assert_array_equal(replaced.d_MD, fresh.d_MD)
+
+
+def test_passages_cut_to_the_ranges_are_counted_until_they_are_an_eighth_of_all(embedder, tmp_path):
+    file, passages = tmp_path / "index.parquet", varied(0, 100)
+    drawn = update(file, passages, embedder, "uint8").vectors.scheme
+    low, high = drawn.ranges_2D
+    others = [
+        Passage("g", n, f"{passage.text} page {n}" + " of a red book" * (n % 5))
+        for n, passage in enumerate(varied(300, 330))
+    ]
+    x_ND = embedder.encoder.encode([passage.text for passage in others])
+    outside = np.cumsum(((x_ND < low) | (x_ND > high)).any(1))
+    assert 8 * outside[-1] > 130  # so that the ranges become too narrow on the way
+    for count in range(1, 31):
+        index = update(file, passages + others[:count], embedder, "uint8")
+        if 8 * outside[count - 1] > 100 + count:
+            break
+        assert not index.redrawn and index.beyond == np.diff(outside[:count], prepend=0)[-1]
+        np.testing.assert_array_equal(index.vectors.scheme.ranges_2D, drawn.ranges_2D)
+    assert index.redrawn and index.new == 1 and index.beyond == 0
+    assert index.vectors.scheme.beyond(embedder.encoder.encode([passage.text for passage in index.passages])) == 0
+
+
+def test_an_index_of_an_earlier_version_that_may_have_one_passages_ranges_is_made_anew(embedder, tmp_path):
+    file = tmp_path / "index.parquet"
+    update(file, varied(0, 9), embedder, "uint8")
+    table = pq.read_table(file)
+    metadata = {key: value for key, value in table.schema.metadata.items() if key != b"cut"}
+    pq.write_table(table.replace_schema_metadata(metadata), file)
+    assert update(file, varied(0, 9), embedder, "uint8").new == 9
+    assert update(file, varied(0, 9), embedder, "uint8").new == 0
+
+
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])
 def test_a_bit_flipped_in_an_index_is_noticed_or_changes_nothing(embedder, tmp_path, dtype):
     passages = [Passage("f", n, f"{'many ' * (n % 7)}words in row {n}") for n in range(1, 20)]
