@@ -1,6 +1,6 @@
 """Search the texts of a folder by meaning: python src/search.py folder=DIR query="how are texts cut?" """
 
-import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from gte.build import plain, script
+from gte.overrides import quote
 from gte.settings import Settings
 
 
@@ -95,9 +96,12 @@ def queries():
 
 
 def quoted(argument: str) -> str:
-    """A query as Hydra takes any text: its grammar would stumble over commas, question marks and brackets."""
+    """A query as Hydra and OmegaConf give it back as it was typed, with its quotes, backslashes and ${."""
     key, _, value = argument.partition("=")
-    return f"query={json.dumps(value, ensure_ascii=False)}" if key == "query" and value[:1] not in "\"'" else argument
+    if key != "query":
+        return argument
+    value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # no interpolation; backslashes before one count double
+    return f"query={quote(value)}"
 
 
 def console() -> None:

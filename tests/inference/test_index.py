@@ -2,12 +2,15 @@
 
 import json
 import os
+import runpy
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from conftest import CONF
+from hypothesis import example, given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from gte.encoder import Encoder
 from gte.errors import UserError
@@ -15,6 +18,7 @@ from gte.inference.embedder import Embedder
 from gte.inference.index import as_table, update
 from gte.inference.passages import SHORTEST, Passage, json_rows, read_folder, require_folder, split
 from gte.locks import locked
+from gte.overrides import parsed
 
 CODE = '''"""A module."""
 
@@ -273,7 +277,7 @@ def test_of_passages_of_equal_text_the_earlier_one_is_found_first(embedder, tmp_
 
 def test_a_user_searches_a_folder_changes_it_and_searches_again(script, small_model, tmp_path):
     (tmp_path / "notes").mkdir()
-    query = "a query, or (document)?"
+    query = '"a query", or (document)? ${HOME} \\d+ C:\\'
     (tmp_path / "notes" / "a.md").write_text("number one and then some more of them")
     (tmp_path / "notes" / "b.jsonl").write_text(json.dumps({"text": query}) + "\n")
     command = ["search", f"checkpoint={small_model}", "folder=notes", f"query={query}", "top=1"]
@@ -287,6 +291,20 @@ def test_a_user_searches_a_folder_changes_it_and_searches_again(script, small_mo
     (tmp_path / "notes" / "a.md").write_text("many words")
     _, out, _ = script(*command)
     assert "2 passages of 2 files, 1 of them new" in out and "1.000  c.txt:2" in out and "b.jsonl" not in out
+
+
+QUOTED = runpy.run_path(str(CONF.parent / "src" / "search.py"))["quoted"]
+
+
+@given(st.text(alphabet="\\\"'${}:a, \n\t[]=~x", max_size=12))
+@example(r"\d+ and C:\path\x")
+@example(r"\$\alpha_{i}$ ends in \ ".strip())
+@example('"exact phrase" search')
+@example("cost in ${HOME} or \\${x}\n\tnext")
+@example("a=b, [c] {d: e}?")
+def test_a_query_arrives_as_it_was_typed(query):
+    cfg = OmegaConf.create({"query": str(parsed(QUOTED(f"query={query}")).value())})
+    assert cfg.query == OmegaConf.to_container(cfg, resolve=True)["query"] == query
 
 
 def test_a_bad_folder_or_model_is_one_line(script, small_model, tmp_path):
