@@ -188,7 +188,7 @@ def embed_block(kept: list[Text], embedder: Embedder, part: Path, source: str, a
         x_ND = embedder([text.text for text in kept], lambda i: f"{source}, row {kept[i].row}")
         write_part(part, kept, x_ND, digest)
     account.embedded += len(kept)
-    account.empty += sum(not text.text for text in kept)
+    account.empty += sum(not text.text.strip() for text in kept)
 
 
 def write_result(parts: list[Path], rows: int, temporary: Path, out: Path, scheme: Scheme) -> None:
@@ -236,7 +236,7 @@ def chosen(block: list[Text], source: str, empty: str, unreadable: str, account:
     """The texts of a block to embed; the others are counted, or refused with their row."""
     for text in block:
         reason, policy = (text.reason, unreadable) if text.text is None else (Reason.EMPTY.of("text"), empty)
-        if text.text or policy == "keep":
+        if (text.text or "").strip() or policy == "keep":
             yield text
         elif policy == "skip":
             account.left_out[reason] += 1
