@@ -8,16 +8,22 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from gte.build import plain, script
-from gte.overrides import quote
+from gte.overrides import quote, typed
 from gte.settings import Settings
 
 
 def check(cfg: DictConfig) -> None:
     from gte.early import check_models
+    from gte.errors import UserError
     from gte.inference.passages import require_folder
 
     require_folder(Path(cfg.folder).expanduser())
-    check_models([cfg.checkpoint])
+    try:
+        check_models([cfg.checkpoint])
+    except UserError as error:
+        if "checkpoint" in typed():
+            raise
+        raise UserError(f"{error}: checkpoint=MODEL; `make demo` makes this one") from error
 
 
 @script("search", check)

@@ -1,5 +1,6 @@
 """Search in a folder: every line is in a passage, the index follows the files, results are ranked by cosine."""
 
+import itertools
 import json
 import os
 import runpy
@@ -16,7 +17,7 @@ from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.inference.embedder import Embedder
 from gte.inference.index import as_table, update
-from gte.inference.passages import SHORTEST, Passage, json_rows, read_folder, require_folder, split
+from gte.inference.passages import SHORTEST, Passage, cut, json_rows, read_folder, require_folder, split
 from gte.locks import locked
 from gte.overrides import parsed
 
@@ -45,6 +46,28 @@ def test_pieces_hold_every_word_once_in_order_at_their_lines_and_are_short(text,
     for line, piece in pieces:
         assert piece.strip() and len(piece) <= longest
         assert piece.split()[0] in lines[line - 1] or len(lines[line - 1]) > longest
+
+
+@pytest.mark.parametrize("blank", [" ", "\t", "\u3000"])
+def test_a_line_is_cut_between_words_at_the_last_blank_before_the_limit(blank):
+    words = [f"word{n}" for n in range(2_000)] + ["-".join(["long"] * 6)]
+    line = "    " + blank.join(words)
+    pieces = cut(line, 30)
+    assert [word for piece in pieces for word in piece.split()] == words and pieces[0].startswith("    word0")
+    for piece, following in itertools.pairwise(pieces):
+        assert len(piece) <= 30 < len(piece) + 1 + len(following.split()[0])
+    assert (
+        cut("x" * 70, 30) == ["x" * 30, "x" * 30, "x" * 10]
+        and cut("", 30) == [""]
+        and cut("a " * 15, 29) == ["a " * 14 + "a"]
+    )
+
+
+@pytest.mark.parametrize("line", ["x" * 2**22, "ab{c};" * 700_000, " " * 2**21 + "x", "a " * 2**21])
+def test_a_line_of_4_mb_is_cut_into_pieces_of_the_limit(line):
+    pieces = [piece for _, piece in split(line, 800)]
+    assert "".join("".join(pieces).split()) == line.replace(" ", "")
+    assert all(len(piece) <= 800 for piece in pieces) and len(pieces) <= len(line.strip()) / 799 + 1
 
 
 def test_paragraphs_headings_and_definitions_begin_a_passage():
@@ -309,6 +332,8 @@ def test_a_query_arrives_as_it_was_typed(query):
 
 def test_a_bad_folder_or_model_is_one_line(script, small_model, tmp_path):
     assert "is no folder" in script.refused("search", f"checkpoint={small_model}", "folder=nowhere", "query=x")
-    assert "does not exist" in script.refused("search", "folder=.", "query=x")  # before `make demo`
+    line = script.refused("search", "folder=.", "query=x")  # before `make demo`
+    assert "runs/demo/model does not exist" in line and line.endswith("checkpoint=MODEL; `make demo` makes this one")
+    assert "make demo" not in script.refused("search", "folder=.", "query=x", "checkpoint=runs/demo/model")
     (tmp_path / "empty").mkdir()
     assert "holds no text file" in script.refused("search", f"checkpoint={small_model}", "folder=empty", "query=x")
