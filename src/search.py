@@ -1,6 +1,6 @@
 """Search the texts of a folder by meaning: python src/search.py folder=DIR query="how are texts cut?" """
 
-import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -8,15 +8,22 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from gte.build import plain, script
+from gte.overrides import quote, typed
 from gte.settings import Settings
 
 
 def check(cfg: DictConfig) -> None:
     from gte.early import check_models
+    from gte.errors import UserError
     from gte.inference.passages import require_folder
 
     require_folder(Path(cfg.folder).expanduser())
-    check_models([cfg.checkpoint])
+    try:
+        check_models([cfg.checkpoint])
+    except UserError as error:
+        if "checkpoint" in typed():
+            raise
+        raise UserError(f"{error}: checkpoint=MODEL; `make demo` makes this one") from error
 
 
 @script("search", check)
@@ -52,6 +59,10 @@ def main(cfg: DictConfig) -> None:
     files = len({passage.file for passage in passages})
     others = "".join(f", {count} files left out: {reason}" for reason, count in left_out.most_common())
     print(f"{folder}: {len(passages):,} passages of {files:,} files, {index.new:,} of them new{others}", flush=True)
+    if index.redrawn:
+        print(f"all were embedded again: the ranges of {cfg.dtype} had become too narrow", flush=True)
+    if index.beyond:
+        print(f"{index.beyond:,} new ones reach beyond the ranges of {cfg.dtype} and are cut to them", flush=True)
     if line := cut_line(encoder.counts, encoder.max_length):
         print(line, flush=True)
     width = shutil.get_terminal_size((120, 24)).columns
@@ -91,9 +102,12 @@ def queries():
 
 
 def quoted(argument: str) -> str:
-    """A query as Hydra takes any text: its grammar would stumble over commas, question marks and brackets."""
+    """A query as Hydra and OmegaConf give it back as it was typed, with its quotes, backslashes and ${."""
     key, _, value = argument.partition("=")
-    return f"query={json.dumps(value, ensure_ascii=False)}" if key == "query" and value[:1] not in "\"'" else argument
+    if key != "query":
+        return argument
+    value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # no interpolation; backslashes before one count double
+    return f"query={quote(value)}"
 
 
 def console() -> None:

@@ -62,7 +62,7 @@ def test_what_hydra_cannot_parse_is_quoted_back_as_a_line_that_it_can(typed):
 
 
 def test_quotes_give_any_text_back():
-    for text in ["a", 'a"b', "a\\\\", '\\\\"', 'a\\\\\\\\"', "\u00e9#(){}[],=~"]:
+    for text in ["a", 'a"b', "a\\\\", '\\\\"', 'a\\\\\\\\"', "\u00e9#(){}[],=~", "a\\\n"]:
         assert parsed(f"x={quote(text)}").value() == text
 
 

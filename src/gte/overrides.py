@@ -163,7 +163,7 @@ def parsed(override: str) -> Override | None:
 def quote(value: str) -> str:
     """A text in Hydra's double quotes."""
     escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
-    tail = re.search(r"\\*$", escaped)[0]
+    tail = re.search(r"\\*\Z", escaped)[0]
     return f'"{escaped}{tail}"'
 
 

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import datasets
+import mteb
 import numpy as np
 import pytest
 import torch
@@ -229,6 +230,45 @@ def test_a_folder_scores_as_mtebs_own_loader_and_search_on_the_same_data(tmp_pat
     found = theirs.evaluate(wrapped, "test", encode_kwargs={"show_progress_bar": False})["default"]
     for metric in ("ndcg_at_10", "map_at_100", "recall_at_100", "mrr_at_10"):
         assert ours[metric] == pytest.approx(100 * found[metric], abs=1e-4)
+
+
+def write_clusters(folder: Path, texts: int) -> dict[str, list[list[str]]]:
+    """A clustering's folder of three rows with labels of two levels; returns its columns as the hub has them."""
+    labels = [f"{'abc'[i % 3]}.{'xyzw'[i // 3 % 4]}" for i in range(texts)]
+    sentences = [f"{label} {i}" for i, label in enumerate(labels)]
+    cuts = [slice(0, texts // 2), slice(texts // 2, texts - 5), slice(texts - 5, texts)]
+    columns = {"sentences": [sentences[cut] for cut in cuts], "labels": [labels[cut] for cut in cuts]}
+    write_rows(
+        folder / "test.jsonl", [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    )
+    return columns
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ArXivHierarchicalClusteringS2S",
+        "StackExchangeClustering.v2",
+        "StackExchangeClusteringP2P.v2",
+        "TwentyNewsgroupsClustering.v2",
+    ],
+)
+def test_a_clustering_of_the_second_protocol_scores_as_mtebs_own_class_on_the_same_data(tmp_path, name):
+    columns = write_clusters(tmp_path / name, texts=2_200)  # more than the 2,048 that some of them draw
+    theirs = mteb.get_task(name)
+    theirs.dataset, theirs.data_loaded = DatasetDict({"test": Dataset.from_dict(columns)}), True
+    theirs.dataset_transform()
+    found = theirs.evaluate(EncoderModel(KnownEncoder()), "test", encode_kwargs={})["default"]
+    ours = scored(tmp_path / name)
+    assert 0 < ours["v_measure"] < 100 and ours["v_measure"] == pytest.approx(100 * found["v_measure"], abs=1e-6)
+
+
+def test_a_clustering_of_fewer_texts_than_mteb_draws_is_scored_on_all_levels(tmp_path):
+    write_clusters(tmp_path / "ArXivHierarchicalClusteringP2P", texts=120)
+    task = make_task("ArXivHierarchicalClusteringP2P", tmp_path / "ArXivHierarchicalClusteringP2P")
+    task.load()
+    assert task.parts[0].dataset["test"]["labels"][:3] == [["a", "x"], ["b", "x"], ["c", "x"]]
+    assert 0 < task.run(EncoderModel(KnownEncoder()))["v_measure"] <= 100
 
 
 def test_a_document_id_that_comes_twice_is_an_error(tmp_path):

@@ -63,6 +63,20 @@ def test_what_the_codes_stand_for_is_within_half_a_step(dtype):
     assert clear[:, -1].any() and (np.sign(beyond) == np.sign(x_ND))[clear].all()
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+@pytest.mark.parametrize("rows", [unit(1), np.repeat(unit(1), 3, axis=0), 50 * unit(1), 0 * unit(2)])
+def test_ranges_of_a_single_vector_tell_others_apart(dtype, rows):
+    scheme = scheme_for(dtype, rows.min(0), rows.max(0))
+    assert (scheme.steps_D > 0).all()
+    others = unit(300, seed=1) * (np.linalg.norm(rows[0]) or 1)
+    assert len(np.unique(scheme.encode(others), axis=0)) == 300
+    np.testing.assert_allclose(scheme.decode(scheme.encode(rows)), rows, atol=scheme.steps_D.max() * 0.501)
+    if dtype == "uint8":  # most are within, and what is kept of them is the vector
+        kept = scheme.decode(scheme.encode(others))
+        cosines = (kept * others).sum(1) / np.linalg.norm(kept, axis=1) / np.linalg.norm(others, axis=1)
+        assert np.median(cosines) > 0.998
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_search_finds_what_sorting_all_scores_finds_and_ties_go_to_the_lowest_row(dtype, monkeypatch):
     d_ND = unit(200)

@@ -12,7 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from trainings import Begun
+from transformers import PreTrainedTokenizerFast
 
 from gte.encoder import Encoder
 from gte.errors import UserError
@@ -20,7 +23,7 @@ from gte.inference.compact import read_vectors, scheme_file
 from gte.inference.embedder import Embedder, embed_texts
 from gte.inference.texts import Text, read_texts
 
-ROWS = ["one", "", "many words in a row " * 30, "query about a document", "näïve text"]
+ROWS = ["one", "", "  many words in a row " * 30, "query about a document", "näïve text"]
 
 
 @pytest.fixture
@@ -50,7 +53,7 @@ def test_every_format_gives_the_same_texts_in_order_with_their_ids(name, tmp_pat
     path = write(tmp_path, name, ROWS)
     ids = name.startswith("a.txt")
     texts = list(read_texts(str(path), field="body", id_field=None if ids else "key"))
-    assert [text.text for text in texts] == [row.strip() for row in ROWS]
+    assert [text.text for text in texts] == ROWS
     first = 2 if name in ("a.csv", "a.tsv") else 1  # the header is a line
     assert [text.row for text in texts] == list(range(first, first + len(ROWS)))
     if not ids:
@@ -64,6 +67,45 @@ def test_a_quoted_tsv_file_gives_the_texts_that_were_written(tmp_path):
     assert [text.text for text in read_texts(str(tmp_path / "a.tsv"))] == expected
     (tmp_path / "a.tsv").write_text('text\tother\n"one" more\tx\n"two"\tx\n')
     assert [text.text for text in read_texts(str(tmp_path / "a.tsv"))] == ['"one" more', '"two"']
+
+
+@pytest.fixture
+def byte_level_model(tmp_path) -> str:
+    """A directory of a model whose tokenizer reads white space."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    special, alphabet = ["<s>", "<pad>", "</s>"], pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(["many words", "a row"], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    names = {"bos_token": "<s>", "cls_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "sep_token": "</s>"}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names)
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    Encoder.from_scratch(fast, **size).save(tmp_path / "bytes")
+    return str(tmp_path / "bytes")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.tsv", "a.parquet"])
+def test_white_space_around_a_text_is_read_as_by_encode_and_sentence_transformers(name, byte_level_model, tmp_path):
+    rows = ["  two blanks before", "a row", "a row ", "\u00a0\u3000a row\u2003", " ", ""]
+    write(tmp_path, name, rows)
+    texts = [text.text for text in read_texts(str(tmp_path / name), field="body")]
+    assert texts == rows
+    theirs, ours = SentenceTransformer(byte_level_model, device="cpu"), Encoder.from_pretrained(byte_level_model)
+    expected = theirs.encode(rows, normalize_embeddings=True)
+    assert np.abs(ours.encode([row.strip() for row in rows]) - expected).max(1)[[0, 2, 3, 4]].min() > 1e-3
+    np.testing.assert_allclose(ours.encode(texts), expected, atol=1e-5)
+
+
+def test_white_space_alone_is_an_empty_text(script, small_model, tmp_path):
+    (tmp_path / "a.txt").write_text("one\n \t\n\ntwo\r\n")
+    given = ["embed", f"checkpoint={small_model}", "in=a.txt"]
+    assert "4 embedded; of these 2 empty texts" in script(*given, "out=e.npy")[1]
+    assert "2 embedded; 2 left out: empty text, first in row 2" in script(*given, "out=e.parquet", "empty=skip")[1]
+    assert pq.read_table(tmp_path / "e.parquet")["row"].to_pylist() == [1, 4]
+    assert "row 2: empty text" in script.refused(*given, "out=f.npy", "empty=refuse")
 
 
 def test_rows_without_a_text_are_named_with_their_reason(tmp_path):
@@ -101,7 +143,7 @@ def test_npy_holds_row_for_row_what_encode_gives(script, small_model, encoder, t
         "embed", f"checkpoint={small_model}", "in=a.jsonl", "out=e.npy", "field=body", "precision=fp32"
     )
     assert code == 0, err
-    np.testing.assert_array_equal(np.load(tmp_path / "e.npy"), encoder.encode([row.strip() for row in ROWS]))
+    np.testing.assert_array_equal(np.load(tmp_path / "e.npy"), encoder.encode(ROWS))
     assert "5 embedded; of these 1 empty texts" in out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "e.npy"]
 
@@ -372,10 +414,10 @@ def inputs(tmp_path):
     ("file", "options", "reason"),
     [
         ("gone.jsonl", {}, "no such file"),
-        ("a.jsonl", {"field": "body"}, r"a\.jsonl has no column 'body'; it has: id, text"),
-        ("a.jsonl", {"id_field": "key"}, "no column 'key'"),
-        ("a.csv", {"field": "body"}, r"a\.csv has no column 'body'"),
-        ("a.parquet", {"field": "body"}, r"a\.parquet has no column 'body'"),
+        ("a.jsonl", {"field": "body"}, r"a\.jsonl has no column 'body'; it has: id, text; name it by field="),
+        ("a.jsonl", {"id_field": "key"}, "no column 'key'; .*; name it by id="),
+        ("a.csv", {"field": "body"}, r"a\.csv has no column 'body'; .*; name it by field="),
+        ("a.parquet", {"field": "body"}, r"a\.parquet has no column 'body'; .*; name it by field="),
         ("bad.parquet", {}, "is no parquet file"),
         ("a.bin", {}, "the format 'bin' is not one of txt, jsonl"),
         ("a.txt", {"id_field": "key"}, "a txt file has no ids"),
@@ -390,7 +432,7 @@ def test_input_that_cannot_be_read_is_named_with_the_way_out(file, options, reas
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["in=a.jsonl", "field=body"], "a.jsonl has no column 'body'; it has: id, text"),
+        (["in=a.jsonl", "field=body"], "a.jsonl has no column 'body'; it has: id, text; name it by field="),
         (["in=a.jsonl", "out=e.json"], "must end in .npy or .parquet"),
         (["in=a.jsonl", "empty=drop"], "empty=drop is not one of keep, skip, refuse"),
         (["in=a.jsonl", "empty=skip"], "a .npy holds no row numbers"),

@@ -1,20 +1,25 @@
 """Search in a folder: every line is in a passage, the index follows the files, results are ranked by cosine."""
 
+import itertools
 import json
 import os
+import runpy
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from conftest import CONF
+from hypothesis import example, given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.inference.embedder import Embedder
 from gte.inference.index import as_table, update
-from gte.inference.passages import SHORTEST, Passage, json_rows, read_folder, require_folder, split
+from gte.inference.passages import SHORTEST, Passage, cut, json_rows, read_folder, require_folder, split
 from gte.locks import locked
+from gte.overrides import parsed
 
 CODE = '''"""A module."""
 
@@ -41,6 +46,28 @@ def test_pieces_hold_every_word_once_in_order_at_their_lines_and_are_short(text,
     for line, piece in pieces:
         assert piece.strip() and len(piece) <= longest
         assert piece.split()[0] in lines[line - 1] or len(lines[line - 1]) > longest
+
+
+@pytest.mark.parametrize("blank", [" ", "\t", "\u3000"])
+def test_a_line_is_cut_between_words_at_the_last_blank_before_the_limit(blank):
+    words = [f"word{n}" for n in range(2_000)] + ["-".join(["long"] * 6)]
+    line = "    " + blank.join(words)
+    pieces = cut(line, 30)
+    assert [word for piece in pieces for word in piece.split()] == words and pieces[0].startswith("    word0")
+    for piece, following in itertools.pairwise(pieces):
+        assert len(piece) <= 30 < len(piece) + 1 + len(following.split()[0])
+    assert (
+        cut("x" * 70, 30) == ["x" * 30, "x" * 30, "x" * 10]
+        and cut("", 30) == [""]
+        and cut("a " * 15, 29) == ["a " * 14 + "a"]
+    )
+
+
+@pytest.mark.parametrize("line", ["x" * 2**22, "ab{c};" * 700_000, " " * 2**21 + "x", "a " * 2**21])
+def test_a_line_of_4_mb_is_cut_into_pieces_of_the_limit(line):
+    pieces = [piece for _, piece in split(line, 800)]
+    assert "".join("".join(pieces).split()) == line.replace(" ", "")
+    assert all(len(piece) <= 800 for piece in pieces) and len(pieces) <= len(line.strip()) / 799 + 1
 
 
 def test_paragraphs_headings_and_definitions_begin_a_passage():
@@ -182,6 +209,68 @@ def test_a_compact_index_is_read_again_and_finds_what_its_codes_stand_for(embedd
     assert update(file, passages, embedder).new == 39 and update(file, passages, embedder, dtype).new == 39
 
 
+def varied(first: int, last: int) -> list[Passage]:
+    words = ["many", "number", "row", "words", "three", "seven", "red"]
+    texts = (" ".join(words[n // 7**place % 7] for place in range(4)) for n in range(first, last))
+    return [Passage("f", n, text) for n, text in enumerate(texts, first)]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+@pytest.mark.parametrize("begun", [(1,), (2,), (1, 2, 3, 5, 9, 40)])
+def test_an_index_begun_on_few_passages_is_as_good_as_one_made_of_all(embedder, tmp_path, dtype, begun):
+    passages = varied(0, 200)
+    for count in begun:
+        update(tmp_path / "grown.parquet", passages[:count], embedder, dtype)
+    grown = update(tmp_path / "grown.parquet", passages, embedder, dtype)
+    fresh = update(tmp_path / "fresh.parquet", passages, embedder, dtype)
+    assert grown.new == 200 - begun[-1] and grown.redrawn and not fresh.redrawn
+    np.testing.assert_array_equal(grown.vectors.scheme.ranges_2D, fresh.vectors.scheme.ranges_2D)
+    assert len(np.unique(grown.d_MD, axis=0)) == len(np.unique(fresh.d_MD, axis=0)) > 150
+    for query in ("many red words", "row number seven", "three"):
+        hits, expected = grown.search(query, embedder, 5), fresh.search(query, embedder, 5)
+        assert [passage for _, passage in hits] == [passage for _, passage in expected]
+    again = update(tmp_path / "grown.parquet", passages, embedder, dtype)
+    assert (again.new, again.beyond, again.redrawn) == (0, 0, False)
+
+
+def test_an_index_whose_passages_are_all_replaced_is_as_good_as_one_made_of_them(embedder, tmp_path):
+    update(tmp_path / "index.parquet", [Passage("f", 1, "seven"), Passage("f", 2, "seven seven")], embedder, "uint8")
+    replaced = update(tmp_path / "index.parquet", varied(0, 2), embedder, "uint8")
+    fresh = update(tmp_path / "fresh.parquet", varied(0, 2), embedder, "uint8")
+    np.testing.assert_array_equal(replaced.d_MD, fresh.d_MD)
+
+
+def test_passages_cut_to_the_ranges_are_counted_until_they_are_an_eighth_of_all(embedder, tmp_path):
+    file, passages = tmp_path / "index.parquet", varied(0, 100)
+    drawn = update(file, passages, embedder, "uint8").vectors.scheme
+    low, high = drawn.ranges_2D
+    others = [
+        Passage("g", n, f"{passage.text} page {n}" + " of a red book" * (n % 5))
+        for n, passage in enumerate(varied(300, 330))
+    ]
+    x_ND = embedder.encoder.encode([passage.text for passage in others])
+    outside = np.cumsum(((x_ND < low) | (x_ND > high)).any(1))
+    assert 8 * outside[-1] > 130  # so that the ranges become too narrow on the way
+    for count in range(1, 31):
+        index = update(file, passages + others[:count], embedder, "uint8")
+        if 8 * outside[count - 1] > 100 + count:
+            break
+        assert not index.redrawn and index.beyond == np.diff(outside[:count], prepend=0)[-1]
+        np.testing.assert_array_equal(index.vectors.scheme.ranges_2D, drawn.ranges_2D)
+    assert index.redrawn and index.new == 1 and index.beyond == 0
+    assert index.vectors.scheme.beyond(embedder.encoder.encode([passage.text for passage in index.passages])) == 0
+
+
+def test_an_index_of_an_earlier_version_that_may_have_one_passages_ranges_is_made_anew(embedder, tmp_path):
+    file = tmp_path / "index.parquet"
+    update(file, varied(0, 9), embedder, "uint8")
+    table = pq.read_table(file)
+    metadata = {key: value for key, value in table.schema.metadata.items() if key != b"cut"}
+    pq.write_table(table.replace_schema_metadata(metadata), file)
+    assert update(file, varied(0, 9), embedder, "uint8").new == 9
+    assert update(file, varied(0, 9), embedder, "uint8").new == 0
+
+
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])
 def test_a_bit_flipped_in_an_index_is_noticed_or_changes_nothing(embedder, tmp_path, dtype):
     passages = [Passage("f", n, f"{'many ' * (n % 7)}words in row {n}") for n in range(1, 20)]
@@ -211,7 +300,7 @@ def test_of_passages_of_equal_text_the_earlier_one_is_found_first(embedder, tmp_
 
 def test_a_user_searches_a_folder_changes_it_and_searches_again(script, small_model, tmp_path):
     (tmp_path / "notes").mkdir()
-    query = "a query, or (document)?"
+    query = '"a query", or (document)? ${HOME} \\d+ C:\\'
     (tmp_path / "notes" / "a.md").write_text("number one and then some more of them")
     (tmp_path / "notes" / "b.jsonl").write_text(json.dumps({"text": query}) + "\n")
     command = ["search", f"checkpoint={small_model}", "folder=notes", f"query={query}", "top=1"]
@@ -227,8 +316,24 @@ def test_a_user_searches_a_folder_changes_it_and_searches_again(script, small_mo
     assert "2 passages of 2 files, 1 of them new" in out and "1.000  c.txt:2" in out and "b.jsonl" not in out
 
 
+QUOTED = runpy.run_path(str(CONF.parent / "src" / "search.py"))["quoted"]
+
+
+@given(st.text(alphabet="\\\"'${}:a, \n\t[]=~x", max_size=12))
+@example(r"\d+ and C:\path\x")
+@example(r"\$\alpha_{i}$ ends in \ ".strip())
+@example('"exact phrase" search')
+@example("cost in ${HOME} or \\${x}\n\tnext")
+@example("a=b, [c] {d: e}?")
+def test_a_query_arrives_as_it_was_typed(query):
+    cfg = OmegaConf.create({"query": str(parsed(QUOTED(f"query={query}")).value())})
+    assert cfg.query == OmegaConf.to_container(cfg, resolve=True)["query"] == query
+
+
 def test_a_bad_folder_or_model_is_one_line(script, small_model, tmp_path):
     assert "is no folder" in script.refused("search", f"checkpoint={small_model}", "folder=nowhere", "query=x")
-    assert "does not exist" in script.refused("search", "folder=.", "query=x")  # before `make demo`
+    line = script.refused("search", "folder=.", "query=x")  # before `make demo`
+    assert "runs/demo/model does not exist" in line and line.endswith("checkpoint=MODEL; `make demo` makes this one")
+    assert "make demo" not in script.refused("search", "folder=.", "query=x", "checkpoint=runs/demo/model")
     (tmp_path / "empty").mkdir()
     assert "holds no text file" in script.refused("search", f"checkpoint={small_model}", "folder=empty", "query=x")

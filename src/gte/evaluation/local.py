@@ -53,13 +53,31 @@ class LocalData:
     def transform(self) -> None:
         """The class's own choice of rows (ToxicConversations scores 2,048 of 50,000).
 
-        Where it fails it renames the hub's columns; a folder has the final names already.
+        Where it fails it renames the hub's columns; a folder has the final names already. Of mteb's second clustering
+        protocol some classes take the hub's rows, a list of texts each, and fail with a TypeError on a text a row.
         """
         before = self.dataset
         try:
             self.dataset_transform()
         except (ValueError, KeyError):
             self.dataset = before
+        except TypeError:
+            if not isinstance(self, AbsTaskClustering):
+                raise
+            self.transform_sets(before)
+
+    def transform_sets(self, rows: DatasetDict | dict) -> None:
+        """The class's own choice of `rows`, a text each, from lists of texts.
+
+        Where it fails it draws more than there are (ArXivHierarchical 2,048), from rows that it has made by then.
+        """
+        split = eval_split(self)
+        sets = DatasetDict({split: renamed(cluster_sets(self.folder, split), cluster_columns(self))})
+        self.dataset = sets = {self.hf_subsets[0]: sets} if self.metadata.is_multilingual else sets
+        try:
+            self.dataset_transform()
+        except (ValueError, KeyError):
+            self.dataset = rows if self.dataset is sets else self.dataset
 
 
 def number_labels(splits: DatasetDict, column: str, split: str) -> None:
@@ -255,8 +273,8 @@ def read_classes(folder: Folder, split: str, task: AbsTaskClassification) -> dic
     return {name: renamed(own, names) for name, own in rows.items()}
 
 
-def read_clusters(folder: Folder, split: str, task: AbsTask) -> dict[str, Dataset]:
-    """One clustering a row for mteb's first protocol, one text a row for its second; either file serves both."""
+def cluster_sets(folder: Folder, split: str) -> list[dict]:
+    """One clustering a row: its sentences, and their labels as texts."""
     path = folder.require(split)
     if "sentences" in folder.first_row(path):
         sets = folder.rows(path, FIELDS["ClusteringSets"])
@@ -267,13 +285,25 @@ def read_clusters(folder: Folder, split: str, task: AbsTask) -> dict[str, Datase
         raise UserError(f"{path}: a row has not as many labels as sentences")
     labels = list(map(str, of_one_type(list(itertools.chain.from_iterable(row["labels"] for row in sets)))))
     require_several(labels, path, "the labels", "any clustering agrees with a single group")
-    numbers = {label: number for number, label in enumerate(sorted(set(labels)))}  # mteb compares them with its groups'
-    numbered = (numbers[label] for label in labels)
-    sets = [row | {"labels": list(itertools.islice(numbered, len(row["labels"])))} for row in sets]
+    each = iter(labels)
+    return [row | {"labels": list(itertools.islice(each, len(row["labels"])))} for row in sets]
+
+
+def cluster_columns(task: AbsTask) -> dict[str, str]:
+    """The column names of a clustering's class."""
+    return {"sentences": task.input_column_name, "labels": task.label_column_name}
+
+
+def read_clusters(folder: Folder, split: str, task: AbsTask) -> dict[str, Dataset]:
+    """One clustering a row for mteb's first protocol, one text a row for its second; either file serves both."""
+    sets = cluster_sets(folder, split)
+    labels = {label for row in sets for label in row["labels"]}
+    numbers = {label: number for number, label in enumerate(sorted(labels))}  # mteb compares them with its groups'
+    sets = [row | {"labels": [numbers[label] for label in row["labels"]]} for row in sets]
     if isinstance(task, AbsTaskClustering):
         pairs = [pair for row in sets for pair in zip(row["sentences"], row["labels"], strict=True)]
         sets = [{"sentences": text, "labels": label} for text, label in pairs]
-    return {split: renamed(sets, {"sentences": task.input_column_name, "labels": task.label_column_name})}
+    return {split: renamed(sets, cluster_columns(task))}
 
 
 def read_summaries(folder: Folder, split: str, task: AbsTaskSummarization) -> dict[str, Dataset]:

@@ -29,6 +29,7 @@ BLOCK = 8_192  # binary codes that are compared at a time
 DECODED = 1_024  # codes that are decoded at a time; the vectors of 8,192 leave the processor's cache
 QUERIES = 512  # whose Hamming distances to a block are held at a time: 48 MiB
 RESCORED = 4  # of binary codes, the best so many times the wanted number are ranked again, by the query's own vector
+FLAT, SPREAD = 1e-4, 4  # sizes of a value: a narrower range is none, and one so many to each side stands in for it
 KEY = b"gte.vectors"  # of a parquet file's metadata
 
 
@@ -101,6 +102,20 @@ class Scheme:
             return codes_NB.astype(np.float32) * self.steps_D
         return (codes_NB.astype(np.float32) + np.float32(0.5)) * self.steps_D + self.ranges_2D[0]
 
+    def beyond(self, x_ND: np.ndarray) -> int:
+        """Count the vectors that have a value beyond the ranges, whose codes stand for others.
+
+        Args:
+            x_ND: float32 [N, D].
+
+        >>> Scheme("uint8", width=1, ranges_2D=np.array([[0], [1]], np.float32)).beyond(np.array([[0.5], [2]]))
+        1
+        """
+        if self.ranges_2D is None:
+            return 0
+        low_D, high_D = self.ranges_2D
+        return int(((x_ND < low_D) | (x_ND > high_D)).any(1).sum())
+
     def packed(self, codes_NB: np.ndarray) -> np.ndarray:
         """The bits of binary or ubinary codes as uint8 [N, B]."""
         codes_NB = np.ascontiguousarray(codes_NB)
@@ -146,6 +161,9 @@ def check_dtype(dtype: str, key: str = "dtype") -> None:
 def scheme_for(dtype: str, low_D: np.ndarray, high_D: np.ndarray) -> Scheme:
     """Choose the scheme for vectors by their least and greatest values.
 
+    A dimension in which they are all alike has the range that a unit vector's values have, around theirs: a single
+    vector shows no range, and codes of steps of 0 would all stand for it.
+
     Args:
         dtype: one of DTYPES.
         low_D: float32 [D], the least value of each dimension.
@@ -158,9 +176,15 @@ def scheme_for(dtype: str, low_D: np.ndarray, high_D: np.ndarray) -> Scheme:
     True
     """
     check_dtype(dtype)
+    largest_D = np.maximum(np.abs(low_D), np.abs(high_D))
     if dtype == "int8":
-        scale = np.float32(max(np.abs(low_D).max(), np.abs(high_D).max()) / 127)
+        scale = np.float32((largest_D.max() or 1) / 127)
         low_D, high_D = np.full(len(low_D), -128 * scale), np.full(len(low_D), 127 * scale)
+    elif dtype == "uint8":
+        size = np.sqrt(np.mean(np.square(largest_D, dtype=np.float64))) or 1  # 1 / sqrt(D) of a single unit vector
+        middle_D, flat_D = (low_D + high_D) / 2, high_D - low_D <= FLAT * size
+        low_D = np.where(flat_D, middle_D - SPREAD * size, low_D)
+        high_D = np.where(flat_D, middle_D + SPREAD * size, high_D)
     ranges_2D = np.stack([low_D, high_D]).astype(np.float32) if dtype in ("int8", "uint8") else None
     return Scheme(dtype, len(low_D), ranges_2D)
 

@@ -173,7 +173,7 @@ def embed_texts(
     if scheme is None:
         scheme = scheme_for(dtype, *extremes(parts))
     elif scheme.ranges_2D is not None:
-        account.beyond = sum(beyond(vectors_of(part), scheme) for part in parts)
+        account.beyond = sum(scheme.beyond(vectors_of(part)) for part in parts)
     write_result(parts, account.embedded, work / out.name, out, scheme)
     shutil.rmtree(work)
     return account
@@ -188,7 +188,7 @@ def embed_block(kept: list[Text], embedder: Embedder, part: Path, source: str, a
         x_ND = embedder([text.text for text in kept], lambda i: f"{source}, row {kept[i].row}")
         write_part(part, kept, x_ND, digest)
     account.embedded += len(kept)
-    account.empty += sum(not text.text for text in kept)
+    account.empty += sum(not text.text.strip() for text in kept)
 
 
 def write_result(parts: list[Path], rows: int, temporary: Path, out: Path, scheme: Scheme) -> None:
@@ -236,7 +236,7 @@ def chosen(block: list[Text], source: str, empty: str, unreadable: str, account:
     """The texts of a block to embed; the others are counted, or refused with their row."""
     for text in block:
         reason, policy = (text.reason, unreadable) if text.text is None else (Reason.EMPTY.of("text"), empty)
-        if text.text or policy == "keep":
+        if (text.text or "").strip() or policy == "keep":
             yield text
         elif policy == "skip":
             account.left_out[reason] += 1
@@ -296,12 +296,6 @@ def extremes(parts: list[Path]) -> tuple[np.ndarray, np.ndarray]:
     """The least and the greatest value [D] of each dimension in all blocks."""
     found = [(x_ND.min(0), x_ND.max(0)) for x_ND in map(vectors_of, parts)]
     return np.min([low for low, _ in found], axis=0), np.max([high for _, high in found], axis=0)
-
-
-def beyond(x_ND: np.ndarray, scheme: Scheme) -> int:
-    """Count the vectors that have a value beyond the ranges."""
-    low_D, high_D = scheme.ranges_2D
-    return int(((x_ND < low_D) | (x_ND > high_D)).any(1).sum())
 
 
 def write_npy(parts: list[Path], rows: int, file: Path, scheme: Scheme) -> None:

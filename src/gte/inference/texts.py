@@ -28,7 +28,7 @@ class Text(NamedTuple):
     Args:
         row: number of the line or row, from 1.
         id: of the row, its number where it has none.
-        text: "" is an empty one; None where the row has none.
+        text: as it is in the row; white space alone is an empty one; None where the row has none.
         reason: of a row without a text.
     """
 
@@ -43,7 +43,7 @@ def read_texts(
 ) -> Iterator[Text]:
     """Read texts from a file or a pipe: txt (one a line), jsonl, csv, tsv (each also .gz or .zst) or parquet.
 
-    White space around a text is dropped, as sentence-transformers does.
+    White space around a text is kept, as by `Encoder.encode` and sentence-transformers: byte-level tokenizers read it.
 
     Args:
         source: a file, or "-" for stdin.
@@ -57,7 +57,7 @@ def read_texts(
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     _ = (Path(folder) / "texts.jsonl").write_text('{"text": " one "}\\n{"txt": "two"}\\n')
     ...     list(read_texts(f"{folder}/texts.jsonl"))
-    [Text(row=1, id='1', text='one', reason=''), Text(row=2, id='2', text=None, reason='missing text')]
+    [Text(row=1, id='1', text=' one ', reason=''), Text(row=2, id='2', text=None, reason='missing text')]
     """
     format = check_source(source, format)
     return READERS[format](Path("/dev/stdin") if source == STDIN else Path(source), field, id_field)
@@ -84,11 +84,20 @@ def as_text(row: int, value: dict, field: str, id_field: str | None) -> Text:
     if not encodable(str(id)):
         return Text(row, str(row), None, Reason.INVALID_UTF8)
     try:
-        return Text(row, str(id), clean(value.get(field), "text"))
+        clean(value.get(field), "text")
     except Unfit as unfit:
-        if kind_of(unfit.reason) is Reason.EMPTY:
-            return Text(row, str(id), "")
-        return Text(row, str(id), None, unfit.reason)
+        if kind_of(unfit.reason) is not Reason.EMPTY:
+            return Text(row, str(id), None, unfit.reason)
+    return Text(row, str(id), value[field])
+
+
+def require_fields(path: Path, field: str, id_field: str | None, columns: list[str]) -> None:
+    """UserError where the text or the id is no column of the file, with the setting that names another."""
+    for key, name in (("field", field), ("id", id_field)):
+        try:
+            require_columns(path, Fields(name), columns)
+        except UserError as error:
+            raise UserError(f"{error}; name it by {key}=") from error
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str | Rejected]]:
@@ -108,9 +117,10 @@ def read_txt(path: Path, field: str, id_field: str | None) -> Iterator[Text]:
     if id_field is not None:
         raise UserError(f"id={id_field}: a txt file has no ids; leave it out, the line number is the id")
     for row, line in text_lines(path):
-        yield (
-            Text(row, str(row), None, line.reason) if isinstance(line, Rejected) else Text(row, str(row), line.strip())
-        )
+        if isinstance(line, Rejected):
+            yield Text(row, str(row), None, line.reason)
+        else:
+            yield Text(row, str(row), line.removesuffix("\n").removesuffix("\r"))
 
 
 def read_jsonl(path: Path, field: str, id_field: str | None) -> Iterator[Text]:
@@ -126,7 +136,7 @@ def read_jsonl(path: Path, field: str, id_field: str | None) -> Iterator[Text]:
                 yield Text(row, str(row), None, Reason.NO_JSON_OBJECT)
                 continue
             if not seen:
-                require_columns(path, Fields(field, id_field), list(value))
+                require_fields(path, field, id_field, list(value))
             seen = True
             yield as_text(row, value, field, id_field)
 
@@ -135,7 +145,7 @@ def read_table(
     path: Path, field: str, id_field: str | None, delimiter: str = ",", quoting: str = "minimal"
 ) -> Iterator[Text]:
     """csv and tsv with a header."""
-    check = partial(require_columns, path, Fields(field, id_field))
+    check = partial(require_fields, path, field, id_field)
     for row in table_rows(path, header=True, delimiter=delimiter, quoting=quoting, check=check):
         if isinstance(row, Rejected):
             yield Text(row.row, str(row.row), None, row.reason)
@@ -155,11 +165,10 @@ def read_parquet(path: Path, field: str, id_field: str | None) -> Iterator[Text]
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path} is no parquet file: {str(error).splitlines()[0]}") from error
-    fields = Fields(field, id_field)
-    require_columns(path, fields, file.schema_arrow.names)
+    require_fields(path, field, id_field, file.schema_arrow.names)
     row = 0
     try:
-        for batch in file.iter_batches(batch_size=1024, columns=fields.names):
+        for batch in file.iter_batches(batch_size=1024, columns=Fields(field, id_field).names):
             for value in decoded_rows(batch):
                 row += 1
                 unread = Text(row, str(row), None, Reason.INVALID_UTF8)
