@@ -6,10 +6,15 @@ import random
 from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from huggingface_hub import ModelCard
 
+from gte.data.columnar.read import read_columns
+from gte.data.locate import locate
 from gte.data.module import PairData, group_size_of
+from gte.data.own_files import infer_sources
+from gte.data.preview import describe, preview
 from gte.data.shards import Manifest
 from gte.data.tokenizer import load_tokenizer
 from gte.stage import Stage
@@ -100,6 +105,20 @@ def test_negatives_of_the_first_rows_alone_are_taken(script, small_model, tmp_pa
     assert script("mine", "in=my_pairs", "negatives=2", "rows=9")[0] == 0
     code, _, err = script("prepare", "data=local", "data.path=my_pairs", f"model={small_model}")
     assert code == 0 and Manifest.load("data/local").sources["faq"]["negatives"], err
+
+
+def test_lists_are_shown_and_read_with_all_their_negatives(tmp_path):
+    rows = [[f"a query {n}", f"its document {n}", *(f"negative {n} {k}" for k in range(n % 5))] for n in range(60)]
+    for name, chosen in (("bare", [row[:2] for row in rows]), ("more", rows)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, chosen)))
+    bare, more = infer_sources(tmp_path)
+    said = [describe(one.name, one.files, preview(one, locate(one, tmp_path)))[0] for one in (bare, more)]
+    assert said == ["bare (bare.jsonl): lists: query, document", "more (more.jsonl): lists: query, document, negatives"]
+    (raw,) = locate(more, tmp_path)
+    batches = [found for found in read_columns(more, raw) if isinstance(found, pa.RecordBatch)]
+    found = [row for batch in batches for row in batch.to_pylist()]
+    texts = [[row["query"], row["document"], *(row["negatives"] or [])] for row in found]
+    assert sorted(texts) == sorted(rows) and {type(row["negatives"]) for row in found} == {list, type(None)}
 
 
 def test_own_negatives_stay_beside_the_mined_ones(script, small_model, tmp_path):

@@ -24,7 +24,7 @@ from gte.data.columns import (
 )
 from gte.data.raw_lines import MAX_LINE, lines
 from gte.data.readers import decoded_rows
-from gte.data.records import ANY_POSITIVE, Fields, Rejected, records
+from gte.data.records import ANY_POSITIVE, Fields, Rejected, records, shape
 from gte.data.sources import LOCAL, STAGES, Source
 from gte.data.tables import table_rows
 from gte.errors import UserError, first_line
@@ -182,7 +182,7 @@ def infer_columns(path: Path, source: Source, wanted: Wanted) -> dict:
     if not stated and (not objects or any(has_shape(row) for row in objects)):
         if all(isinstance(record, Rejected) for row in rows for record in records(row, Fields(), 1)):
             raise UserError(f"{path}: a query and a document are needed, its first row is {json.dumps(rows[0])[:80]}")
-        return {"columns": {"shape": "lists and sets of texts"}}
+        return {"columns": {"shape": shape(rows)}}
     if not objects:
         objects = [dict(enumerate(row)) for row in rows]
     columns = list(dict.fromkeys(key for row in objects for key in row))
