@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import ModelCard
 
@@ -103,8 +104,27 @@ def test_mined_negatives_that_are_not_as_they_were_written_are_refused(script, s
 def test_negatives_of_the_first_rows_alone_are_taken(script, small_model, tmp_path):
     write_pairs(tmp_path / "my_pairs")
     assert script("mine", "in=my_pairs", "negatives=2", "rows=9")[0] == 0
-    code, _, err = script("prepare", "data=local", "data.path=my_pairs", f"model={small_model}")
-    assert code == 0 and Manifest.load("data/local").sources["faq"]["negatives"], err
+    code, out, err = script("prepare", "data=local", "data.path=my_pairs", f"model={small_model}")
+    assert code == 0 and "taken 31: without mined negatives: beyond the rows= of mine.py" in out, err
+    rows = pq.read_table("data/local/pairs/faq.parquet").to_pylist()
+    assert sorted(row["row"] for row in rows if row["negatives"]) == list(range(2, 11)) and len(rows) == 40
+
+
+@pytest.mark.parametrize(("limit", "refused"), [([], True), (["rows=50"], True), (["rows=40"], False)])
+def test_rows_that_came_after_mine_are_refused_but_where_it_was_to_stop_before_them(
+    script, small_model, tmp_path, limit, refused
+):
+    pairs = write_pairs(tmp_path / "my_pairs")
+    assert script("mine", "in=my_pairs", "negatives=2", *limit)[0] == 0
+    with (tmp_path / "my_pairs/faq.csv").open("a") as file:
+        file.writelines(f"ff,{query} again,{document} again\n" for query, document in pairs)
+    command = ["prepare", "data=local", "data.path=my_pairs", f"model={small_model}", "dry_run=true"]
+    if refused:
+        line = script.refused(*command)
+        assert "has the negatives of other rows than my_pairs/faq.csv: of its first 40 pairs" in line
+        assert "row 43 is another; mine them again: python src/mine.py in=my_pairs/faq.csv" in line
+    else:
+        assert script(*command)[0] == 0
 
 
 def test_lists_are_shown_and_read_with_all_their_negatives(tmp_path):
