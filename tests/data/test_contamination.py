@@ -244,6 +244,29 @@ def test_contaminated_pairs_are_left_out_counted_and_shown_and_no_other_is(tmp_p
     assert Manifest.load(tmp_path / "out").configuration["decontaminate"]["ngram"] == 6
 
 
+def test_a_source_of_which_no_pair_is_left_is_one_line_with_its_reasons_and_no_folder(tmp_path):
+    tasks = make_tasks(tmp_path / "tasks", random.Random(8))
+    texts = sorted({text for text in tasks["Search"] if len(words_of(text)) >= 4})
+    (tmp_path / "raw").mkdir()
+    rows = [[text, f"an answer to {number}"] for number, text in enumerate(texts)]
+    rows += [*rows[:3], ["a query", ""]]
+    (tmp_path / "raw" / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    sources = infer_sources(tmp_path / "raw")
+    settings = Decontamination(tmp_path / "tasks", ngram=None)
+    recipe = Recipe("test", sources, tmp_path / "raw", vocab_size=300, max_rejected=0.5, decontaminate=settings)
+    with pytest.raises(UserError) as error:
+        prepare(recipe, tmp_path / "out", report=lambda line: None)
+    counts = f"(empty document 1, text of an evaluation set {len(texts)}, duplicate 3)"
+    said = (
+        f"source a: no pair is left of {len(texts) + 4} rows {counts}; skip it, or look for other texts than those of "
+    )
+    assert str(error.value).startswith(said) and "Search: data.decontaminate.folder=" in str(error.value)
+    assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+    rows.append(["a query of no task", "and its document"])
+    (tmp_path / "raw" / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert prepare(recipe, tmp_path / "out", report=lambda line: None).sources["a"]["kept"] == 1
+
+
 def read(out: Path, source: str) -> dict[tuple[str, str], tuple[str, int]]:
     rows = pa.parquet.read_table(out / "pairs" / f"{source}.parquet").to_pylist()
     return {(row["query"], row["document"]): (row["file"], row["row"]) for row in rows}

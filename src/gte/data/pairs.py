@@ -146,8 +146,8 @@ def make_pairs(
             `hash_file(work)`.
         evaluation: texts that no pair may hold.
     Returns: where the rows went.
-    Raises: UserError where more are rejected, where no pair is left, and for what a reader cannot read on from;
-        OSError where the disk is full.
+    Raises: UserError where more are rejected, where no pair is left but for duplicates of other sources, and for what a
+        reader cannot read on from; OSError where the disk is full.
     """
     shutil.rmtree(work, ignore_errors=True)  # a killed run's
     try:
@@ -200,7 +200,21 @@ def pairs_in(
         tally.contamination = contamination.facts()
     if tally.kept + tally.duplicates + sum(tally.rejected.values()) != tally.read:
         raise RuntimeError(f"source {source.name}: not every row is accounted for: {tally}")
+    require_pairs(source, tally)
     return tally
+
+
+def require_pairs(source: Source, tally: Tally) -> None:
+    """UserError where all that is left of a source without duplicates holds evaluation texts."""
+    if tally.kept or not tally.contamination.get("pairs"):
+        return
+    counts = tally.rejected | ({"duplicate": tally.duplicates} if tally.duplicates else {})
+    reasons = ", ".join(f"{why} {count:,}" for why, count in counts.items())
+    line = f"source {source.name}: no pair is left of {tally.read:,} rows ({reasons})"
+    tasks = ", ".join(tally.contamination["sets"])
+    raise UserError(
+        f"{line}; skip it, or look for other texts than those of {tasks}: data.decontaminate.folder=, texts="
+    )
 
 
 def hash_file(work: Path) -> Path:
