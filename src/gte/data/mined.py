@@ -71,7 +71,7 @@ def mined_rows(file: Path, again: str) -> Iterator[dict]:
 
 
 def mined_facts(file: Path) -> dict:
-    """What `mine` noted of a file of mined negatives: whose they are ("file"), what ranked ("by"), how many "rows" it
+    """Read what `mine` noted of a file of mined negatives: whose ("file"), what ranked ("by"), how many "rows" it
     has, and the "limit" that was asked for, None where there was none; empty where it noted nothing."""
     index = file.parent / INDEX
     return read_json(index).get(file.name.removesuffix(".jsonl.gz"), {}) if index.exists() else {}
