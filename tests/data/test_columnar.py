@@ -60,7 +60,9 @@ ODD_LINES = [
     b'{"query": "a", "pos": "b"}\r', b'{"query": "a", "pos": "b"}\r\r', b"{'query': 1}",
     b'{"query": "a", "pos": "b"} // no', b'["a", "b"], "x": ["c"]', b'["a", "b"] ["c", "d"]',
     b'["a", "b"], "row": ["c", "d"]', b'["a", "b"]}{"row": ["c"]', b'["a"]', b'["a", "b", "c"]', b'["a", null]',
-    b'["a", "b", null]', b'["a", "b", "b"]', b'{"set": ["a", "b", "c"]}', b'{"set": ["a"]}', b'{"set": ["a", ""]}',
+    b'["a", "b", null]', b'["a", "b", "b"]', b'["a", "b", "n", null, " "]', b'["a", "b", "c", "b"]',
+    b'["a", "b", "c", 1]', b'["a", "b", ["n", "m"]]',
+    b'{"set": ["a", "b", "c"]}', b'{"set": ["a"]}', b'{"set": ["a", ""]}',
     b'{"set": "ab"}', b'{"query": "a", "set": ["a", "b"]}', b'{"text": ["a", "b"]}', b"x" * 3_000, b'"', b'a,"b',
     b'b",c', b'a,b"c"', b'"a""b",c', b'"a"b,c', b"a,b,c", b"a\tb\tc", b"a", b"\xef\xbb\xbfa,b", b",", b"\t", b'a,"',
     b'","', b"a\xff,b", b'"a\rb",c',
@@ -128,19 +130,22 @@ def json_line(rng: random.Random, shape: str, odd: float) -> bytes:
         "document": {"query": query, "document": document},
         "list": [query, document],
         "triple": [query, document, negative],
+        "tuple": [query, document, *several],
         "set": {"set": several},
     }[shape]
     return json.dumps(value, ensure_ascii=rng.random() < 0.3).encode(errors="surrogatepass")
 
 
-SHAPES = ["object", "more", "scored", "flagged", "negatives", "documents", "both", "document", "list", "triple", "set"]
+SHAPES = [
+    "object", "more", "scored", "flagged", "negatives", "documents", "both", "document", "list", "triple", "tuple", "set",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_json_lines_give_by_columns_what_they_give_row_by_row(tmp_path, shape, settings):
     source = Source("s", "web", ("pretrain",), "jsonl", **SETTINGS[settings], options={"max_line": 2_800})
-    plain = 0
+    plain = most = 0
     for seed in range(6):
         rng = random.Random(f"{shape} {settings} {seed}")
         odd = rng.choice([0, 0.02, 0.2])
@@ -152,9 +157,11 @@ def test_json_lines_give_by_columns_what_they_give_row_by_row(tmp_path, shape, s
         by_rows, by_columns, batched = by_rows_and_by_columns(source, path, 1 + seed % 2)
         assert by_columns == by_rows
         plain += batched
-    takes_all = {"object": ["named"], "more": ["named"], "list": ["two places"], "set": ["shape"],
+        most = max([most, *(len(row[-2]) for row in by_columns if row[-2])])
+    takes_all = {"object": ["named"], "more": ["named"], "list": ["two places"], "set": ["shape"], "tuple": ["shape"],
                  "scored": ["named", "numbers"], "flagged": ["named", "flags"]}  # fmt: skip
     assert plain > 40 or settings not in takes_all.get(shape, ())  # so the columnar way is really taken
+    assert most == 3 or (shape, settings) != ("tuple", "shape")
 
 
 @pytest.mark.parametrize("shape", ["object", "more", "list", "set"])
@@ -296,9 +303,13 @@ def test_the_first_records_of_a_file_are_the_first_that_its_rows_give(tmp_path, 
     options = {"header": True} if reader == "csv" else {}
     source = Source("s", "web", ("pretrain",), reader, files="*", query="query", document="pos", options=options)
     raw = Raw(path.name, path, path.stat().st_size)
-    every = [record if isinstance(record, Rejected) else Pair(*record[:2], record.row) for record in source.read(raw)]
+
+    def bare(found) -> list:
+        return [record if isinstance(record, Rejected) else Pair(*record[:2], record.row) for record in found]
+
+    every = bare(source.read(raw))
     for count in (1, 50, 300, 10**6):
-        assert first_records(source, raw, count) == every[:count]
+        assert bare(first_records(source, raw, count)) == every[:count]
     assert len(every) > 300 and any(isinstance(record, Rejected) for record in every) == (reader != "csv")
 
 

@@ -68,8 +68,66 @@ def make_tasks(folder: Path, rng: random.Random, longest: int = 12) -> dict[str,
     write("Search/queries.jsonl", [{"_id": str(i), "text": text} for i, text in enumerate(search[:20])])
     write("Search/corpus.jsonl", [{"_id": str(i), "title": "", "text": text} for i, text in enumerate(search[20:])])
     (folder / "Search" / "qrels").mkdir()
-    (folder / "Search" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n0\t0\t1\n")
+    (folder / "Search" / "qrels" / "test.tsv").write_text(
+        "query-id\tcorpus-id\tscore\n" + "".join(f"{i}\t{i % 10}\t1\n" for i in range(20))
+    )
     return texts
+
+
+def write_qrels(path: Path, queries: list[int]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{"query-id": str(query), "corpus-id": "0", "score": 1} for query in queries]
+    if ".tsv" not in path.name:
+        path.write_text("\n".join(map(json.dumps, rows)))
+        return
+    text = "query-id\tcorpus-id\tscore\n" + "".join("\t".join(map(str, row.values())) + "\n" for row in rows)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+
+
+@pytest.mark.parametrize("identity", ["_id", "id", "number"])
+@pytest.mark.parametrize(("qrels", "asked"), [
+    ({"train.tsv": [0, 1, 2, 3], "test.tsv": [4, 5]}, [4, 5]),
+    ({"train.tsv": [0, 1, 2], "test.tsv.gz": [4, 2], "dev.jsonl": [5]}, [2, 4, 5]),  # one that both ask is tested
+    ({"train.jsonl": [0, 1], "test.jsonl": [3]}, [3]),
+    ({"test.tsv": [3]}, [3]),
+    ({"train.tsv": [0, 1]}, [0, 1]),  # as of NanoBEIR: its only split is that which is scored
+    ({}, list(range(6))),
+])  # fmt: skip
+def test_queries_that_training_splits_alone_ask_may_be_trained_on(tmp_path, identity, qrels, asked):
+    for part in ("Search", "Forums/en"):
+        folder = tmp_path / part
+        for name, queries in qrels.items():
+            write_qrels(folder / "qrels" / name, queries)
+        folder.mkdir(parents=True, exist_ok=True)
+        key, of = ("_id", int) if identity == "number" else (identity, str)
+        rows = [{key: of(n), "text": f"this is query {n}"} for n in range(6)]
+        (folder / "queries.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        (folder / "corpus.jsonl").write_text(json.dumps({"_id": "0", "text": "one document for all"}))
+    found = list(contamination.evaluation_texts(Decontamination(tmp_path)))
+    for task in ("Search", "Forums"):
+        texts = {text for name, _, text in found if name == task}
+        assert texts == {f"this is query {n}" for n in asked} | {"one document for all"}
+
+
+def test_pairs_on_training_queries_of_a_retrieval_task_are_kept(tmp_path):
+    tasks = tmp_path / "tasks" / "Search"
+    write_qrels(tasks / "qrels" / "train.tsv", list(range(40)))
+    write_qrels(tasks / "qrels" / "test.tsv", list(range(40, 50)))
+    rows = [{"_id": str(n), "text": f"what is the meaning of {n}"} for n in range(50)]
+    (tasks / "queries.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tasks / "corpus.jsonl").write_text(json.dumps({"_id": "0", "text": "no text that a pair has"}))
+    (tmp_path / "raw").mkdir()
+    pairs = [{"query": row["text"], "pos": f"an answer to {row['_id']}"} for row in rows]
+    (tmp_path / "raw" / "a.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    settings = Decontamination(tmp_path / "tasks")
+    recipe = Recipe("test", infer_sources(tmp_path / "raw"), tmp_path / "raw", vocab_size=300, decontaminate=settings)
+    facts = prepare(recipe, tmp_path / "out", report=lambda line: None).sources["a"]
+    assert (facts["kept"], facts["rejected"]) == (40, {"text of an evaluation set": 10})
+    before = settings.stamp()
+    write_qrels(tasks / "qrels" / "train.tsv", list(range(30)))
+    assert settings.stamp() == before
+    write_qrels(tasks / "qrels" / "test.tsv", list(range(39, 50)))
+    assert settings.stamp() != before
 
 
 @pytest.mark.parametrize("overlap", [None, 0.0, 0.4, 1.0])
@@ -184,6 +242,29 @@ def test_contaminated_pairs_are_left_out_counted_and_shown_and_no_other_is(tmp_p
     total = sum(report["pairs left out"].values())
     assert f"decontamination: {total:,} pairs left out, see decontamination.json" in said
     assert Manifest.load(tmp_path / "out").configuration["decontaminate"]["ngram"] == 6
+
+
+def test_a_source_of_which_no_pair_is_left_is_one_line_with_its_reasons_and_no_folder(tmp_path):
+    tasks = make_tasks(tmp_path / "tasks", random.Random(8))
+    texts = sorted({text for text in tasks["Search"] if len(words_of(text)) >= 4})
+    (tmp_path / "raw").mkdir()
+    rows = [[text, f"an answer to {number}"] for number, text in enumerate(texts)]
+    rows += [*rows[:3], ["a query", ""]]
+    (tmp_path / "raw" / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    sources = infer_sources(tmp_path / "raw")
+    settings = Decontamination(tmp_path / "tasks", ngram=None)
+    recipe = Recipe("test", sources, tmp_path / "raw", vocab_size=300, max_rejected=0.5, decontaminate=settings)
+    with pytest.raises(UserError) as error:
+        prepare(recipe, tmp_path / "out", report=lambda line: None)
+    counts = f"(empty document 1, text of an evaluation set {len(texts)}, duplicate 3)"
+    said = (
+        f"source a: no pair is left of {len(texts) + 4} rows {counts}; skip it, or look for other texts than those of "
+    )
+    assert str(error.value).startswith(said) and "Search: data.decontaminate.folder=" in str(error.value)
+    assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+    rows.append(["a query of no task", "and its document"])
+    (tmp_path / "raw" / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert prepare(recipe, tmp_path / "out", report=lambda line: None).sources["a"]["kept"] == 1
 
 
 def read(out: Path, source: str) -> dict[tuple[str, str], tuple[str, int]]:

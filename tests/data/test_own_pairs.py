@@ -6,10 +6,16 @@ import random
 from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import ModelCard
 
+from gte.data.columnar.read import read_columns
+from gte.data.locate import locate
 from gte.data.module import PairData, group_size_of
+from gte.data.own_files import infer_sources
+from gte.data.preview import describe, preview
 from gte.data.shards import Manifest
 from gte.data.tokenizer import load_tokenizer
 from gte.stage import Stage
@@ -98,8 +104,41 @@ def test_mined_negatives_that_are_not_as_they_were_written_are_refused(script, s
 def test_negatives_of_the_first_rows_alone_are_taken(script, small_model, tmp_path):
     write_pairs(tmp_path / "my_pairs")
     assert script("mine", "in=my_pairs", "negatives=2", "rows=9")[0] == 0
-    code, _, err = script("prepare", "data=local", "data.path=my_pairs", f"model={small_model}")
-    assert code == 0 and Manifest.load("data/local").sources["faq"]["negatives"], err
+    code, out, err = script("prepare", "data=local", "data.path=my_pairs", f"model={small_model}")
+    assert code == 0 and "taken 31: without mined negatives: beyond the rows= of mine.py" in out, err
+    rows = pq.read_table("data/local/pairs/faq.parquet").to_pylist()
+    assert sorted(row["row"] for row in rows if row["negatives"]) == list(range(2, 11)) and len(rows) == 40
+
+
+@pytest.mark.parametrize(("limit", "refused"), [([], True), (["rows=50"], True), (["rows=40"], False)])
+def test_rows_that_came_after_mine_are_refused_but_where_it_was_to_stop_before_them(
+    script, small_model, tmp_path, limit, refused
+):
+    pairs = write_pairs(tmp_path / "my_pairs")
+    assert script("mine", "in=my_pairs", "negatives=2", *limit)[0] == 0
+    with (tmp_path / "my_pairs/faq.csv").open("a") as file:
+        file.writelines(f"ff,{query} again,{document} again\n" for query, document in pairs)
+    command = ["prepare", "data=local", "data.path=my_pairs", f"model={small_model}", "dry_run=true"]
+    if refused:
+        line = script.refused(*command)
+        assert "has the negatives of other rows than my_pairs/faq.csv: of its first 40 pairs" in line
+        assert "row 43 is another; mine them again: python src/mine.py in=my_pairs/faq.csv" in line
+    else:
+        assert script(*command)[0] == 0
+
+
+def test_lists_are_shown_and_read_with_all_their_negatives(tmp_path):
+    rows = [[f"a query {n}", f"its document {n}", *(f"negative {n} {k}" for k in range(n % 5))] for n in range(60)]
+    for name, chosen in (("bare", [row[:2] for row in rows]), ("more", rows)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, chosen)))
+    bare, more = infer_sources(tmp_path)
+    said = [describe(one.name, one.files, preview(one, locate(one, tmp_path)))[0] for one in (bare, more)]
+    assert said == ["bare (bare.jsonl): lists: query, document", "more (more.jsonl): lists: query, document, negatives"]
+    (raw,) = locate(more, tmp_path)
+    batches = [found for found in read_columns(more, raw) if isinstance(found, pa.RecordBatch)]
+    found = [row for batch in batches for row in batch.to_pylist()]
+    texts = [[row["query"], row["document"], *(row["negatives"] or [])] for row in found]
+    assert sorted(texts) == sorted(rows) and {type(row["negatives"]) for row in found} == {list, type(None)}
 
 
 def test_own_negatives_stay_beside_the_mined_ones(script, small_model, tmp_path):

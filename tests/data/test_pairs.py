@@ -13,13 +13,15 @@ import pytest
 
 from gte.cores import allowed_cores
 from gte.data import pairs, runs
+from gte.data.distinct import HASHES, distinct_rows
 from gte.data.engine import run_tasks
 from gte.data.locate import locate
-from gte.data.pairs import PARQUET, distinct_rows, hash_file, make_pairs, one_of, power_of_two
+from gte.data.pairs import PARQUET, hash_file, make_pairs, one_of, power_of_two
 from gte.data.row_groups import join_files
 from gte.data.sources import Source
 from gte.errors import UserError
 
+FIELDS = {"query": "query", "document": "pos", "negatives": "neg"}
 SCHEMA = pa.schema([("query", pa.string()), ("negatives", pa.list_(pa.string())), ("row", pa.int64())])
 
 
@@ -103,13 +105,84 @@ def raw_folder(folder: Path, files: int = 5) -> Source:
     texts = [f"text {number} " + "word " * rng.randrange(30) for number in range(600)]
     for file in range(files):
         rows = [
-            {"query": rng.choice(texts), "pos": rng.choice(texts[:3]), "neg": rng.choice([[], ["n"]])}
+            {"query": rng.choice(texts), "pos": rng.choice(texts[:3]), "neg": rng.choice([[], ["n"], ["m", "n"]])}
             for _ in range(300)
         ]
         (folder / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return Source(
-        "s", "web", ("pretrain",), "jsonl", files="*.jsonl", folder=".", query="query", document="pos", negatives="neg"
-    )
+    return Source("s", "web", ("pretrain",), "jsonl", files="*.jsonl", folder=".", **FIELDS)
+
+
+def triplets(folder: Path, order: random.Random | None, files: int = 3) -> tuple[Source, dict]:
+    """Pairs with one negative a row or several or none, over some files, and by pair what each row of it has, in order.
+
+    A pair is one row or up to nine; a negative may come again, in its row too, or equal the document."""
+    rng = random.Random(3)
+    rows = []
+    for number in range(400):
+        pair = (f"query {number} {'word ' * rng.randrange(9)}".strip(), f"document {number % 50}")
+        for _ in range(rng.choice([1, 1, 2, 9])):
+            texts = [rng.choice([f"negative {rng.randrange(6)}", pair[1], " "]) for _ in range(rng.randrange(4))]
+            rows.append((*pair, texts))
+    (order or rng).shuffle(rows)
+    folder.mkdir()
+    held = {}
+    for file in range(files):
+        lines = []
+        for query, document, texts in rows[file::files]:
+            lines.append(json.dumps({"query": query, "pos": document, "neg": texts}) + "\n")
+            own = [text for text in texts if text.strip() and text != document]
+            held.setdefault((query, document), []).append(own)
+        (folder / f"{file}.jsonl").write_text("".join(lines))
+    return Source("s", "web", ("pretrain",), "jsonl", files="*.jsonl", folder=".", **FIELDS), held
+
+
+def joined(lists: list[list[str]]) -> list[str]:
+    """Oracle: the texts of several lists, each where it comes first."""
+    found = []
+    for text in (text for one in lists for text in one):
+        if text not in found:
+            found.append(text)
+    return found
+
+
+@pytest.mark.parametrize("order", [None, 1, 2])
+@pytest.mark.parametrize("offsets", [None, 0])
+def test_a_pair_has_the_negatives_of_all_its_rows_each_once_and_never_its_document(
+    tmp_path, monkeypatch, order, offsets
+):
+    monkeypatch.setattr(pairs, "GROUP_ROWS", 100)
+    if offsets is not None:
+        monkeypatch.setattr(pairs, "LARGE_BYTES", offsets)
+    source, held = triplets(tmp_path / "raw", order and random.Random(order))
+    _, _, tally = made(source, tmp_path / "raw", tmp_path / "out")
+    found = {(row["query"], row["document"]): row["negatives"] for row in read(tmp_path / "out")}
+    assert found == {pair: joined(lists) or None for pair, lists in held.items()}
+    assert tally.kept == len(held) == 400 and tally.duplicates == sum(map(len, held.values())) - 400 > 300
+    assert tally.gathered == sum(len(set(joined(lists)) - set(lists[0])) for lists in held.values()) > 300
+    assert not any(document in (texts or ()) for (_, document), texts in found.items())
+
+
+def test_triplets_of_one_negative_a_row_are_a_pair_with_all_of_them_in_any_order_of_rows(tmp_path):
+    """The layout of AllNLI and of MS MARCO's triplets."""
+    rows = [(f"q{n}", f"d{n}", f"n{n} {k}") for n in range(100) for k in range(5)]
+    wanted = {(f"q{n}", f"d{n}"): {f"n{n} {k}" for k in range(5)} for n in range(100)}
+    for order in range(3):
+        folder = tmp_path / str(order)
+        folder.mkdir()
+        lines = [json.dumps(dict(zip(("query", "pos", "neg"), row, strict=True))) for row in rows]
+        (folder / "a.jsonl").write_text("\n".join(lines))
+        source = Source("s", "web", ("pretrain",), "jsonl", files="*.jsonl", folder=".", **FIELDS)
+        _, _, tally = made(source, folder, folder / "out")
+        found = read(folder / "out")
+        assert [len(row["negatives"]) for row in found] == [5] * 100
+        assert {(row["query"], row["document"]): set(row["negatives"]) for row in found} == wanted
+        assert (tally.read, tally.kept, tally.duplicates, tally.gathered) == (500, 100, 400, 400)
+        random.Random(order).shuffle(rows)
+
+
+def read(work: Path) -> list[dict]:
+    """The rows of the pairs file that `made` wrote."""
+    return pq.read_table(work / "pairs").to_pylist()
 
 
 def made(source: Source, folder: Path, work: Path, **settings) -> tuple[bytes, bytes, object]:
@@ -135,7 +208,7 @@ def test_the_file_hangs_on_no_bucket_run_or_width_of_offsets(tmp_path, monkeypat
     for name, value in change.items():
         monkeypatch.setattr(pairs if hasattr(pairs, name) else runs, name, value)
     assert made(source, tmp_path / "raw", tmp_path / "two") == expected
-    assert expected[2].duplicates > 50 and expected[2].negatives
+    assert expected[2].duplicates > 50 and expected[2].gathered > 50
     assert pq.read_metadata(tmp_path / "one" / "pairs").num_row_groups == 16
 
 
@@ -158,23 +231,21 @@ def test_of_equal_pairs_the_lowest_file_and_row_survives_and_seen_ones_do_not():
     names = ("file", "row", "high", "low")
     kinds = (pa.string(), pa.int64(), pa.uint64(), pa.uint64())
     columns = [pa.array(column, kind) for column, kind in zip(zip(*rows, strict=True), kinds, strict=True)]
-    order, high = distinct_rows(pa.table(dict(zip(names, columns, strict=True))), None)
-    assert [rows[place][:2] for place in order] == [("c", 1), ("a", 3), ("a", 1), ("a", 2)]
-    assert high.tolist() == [4, 5, 5, 2**64 - 1]
+    found = distinct_rows(pa.table(dict(zip(names, columns, strict=True))), None)
+    assert [rows[place][:2] for place in found.rows(slice(None))] == [("c", 1), ("a", 3), ("a", 1), ("a", 2)]
+    assert found.high.tolist() == [4, 5, 5, 2**64 - 1] and found.counts.tolist() == [1, 3, 1, 1]
 
 
 def test_pairs_of_another_source_are_found_by_both_halves_of_their_hash(tmp_path):
-    pq.write_table(
-        pa.table({"high": [4, 5, 6], "low": [1, 1, 0]}, schema=pairs.HASHES), tmp_path / "seen", row_group_size=1
-    )
+    pq.write_table(pa.table({"high": [4, 5, 6], "low": [1, 1, 0]}, schema=HASHES), tmp_path / "seen", row_group_size=1)
     columns = {
         "file": ["a"] * 3,
         "row": [1, 2, 3],
         "high": pa.array([5, 5, 4], pa.uint64()),
         "low": pa.array([1, 0, 256], pa.uint64()),
     }
-    order, _ = distinct_rows(pa.table(columns), [tmp_path / "seen"])
-    assert order.tolist() == [2, 1]
+    found = distinct_rows(pa.table(columns), [tmp_path / "seen"])
+    assert found.rows(slice(None)).tolist() == [2, 1] and found.counts.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(("number", "power"), [(0, 1), (0.2, 1), (1, 1), (1.01, 2), (2, 2), (5, 8), (1024, 1024)])

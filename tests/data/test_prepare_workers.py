@@ -196,14 +196,23 @@ def test_the_script_on_ray_writes_the_bytes_that_native_writes_and_tells_the_sec
     (tmp_path / "mine").mkdir()
     for name in "ab":
         (tmp_path / "mine" / f"{name}.jsonl").write_text("\n".join(make_rows(random.Random(name), 300)))
+    triplets = [
+        {"anchor": f"query {n % 20}", "positive": f"some text {n % 20}", "negative": f"other {n}"} for n in range(60)
+    ]
+    (tmp_path / "mine" / "c.jsonl").write_text("\n".join(map(json.dumps, triplets)))
     settings = ["data=local", "data.path=mine", "data.vocab_size=300"]
     for name in ("native", "ray"):
         command = [sys.executable, str(ROOT / "src" / "prepare.py"), *settings, f"data.dir={name}", f"engine={name}"]
         done = subprocess.run([*command, "workers=2"], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        assert re.search(r"^pairs: 600 rows, [\d.]+ s, [\d,]+ rows/s on 2 workers$", done.stdout, re.M), done.stdout
+        assert re.search(r"^pairs: 660 rows, [\d.]+ s, [\d,]+ rows/s on 2 workers$", done.stdout, re.M), done.stdout
+        assert "40 negatives of duplicates are kept with the pairs that they repeat" in done.stdout
     assert re.search(r"^ray: ready, [\d.]+ s$", done.stdout, re.M)
     assert contents(tmp_path / "ray") == contents(tmp_path / "native")
+    rows = pq.read_table(tmp_path / "native" / "pairs" / "c.parquet").to_pylist()
+    assert {row["query"]: row["negatives"] for row in rows} == {
+        f"query {n}": [f"other {n + step}" for step in (0, 20, 40)] for n in range(20)
+    }
 
 
 def test_a_folder_is_handed_to_rays_processes_where_the_script_lies_in_it_and_python_looks_there(tmp_path, monkeypatch):

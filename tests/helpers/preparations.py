@@ -61,9 +61,11 @@ def make_raw(folder: Path, seed: int = 0) -> list[Source]:
     for name in ("b", "a", "c"):
         text = "\n".join(make_rows(rng, 700))
         (folder / "words" / f"{name}.jsonl.gz").write_bytes(gzip.compress(text.encode()))
-    triples = [
-        {"query": sentence(rng, 3), "pos": sentence(rng, 8), "neg": [sentence(rng, 9)] * (i % 3)} for i in range(300)
-    ]
+    triples = []
+    for number in range(300):
+        query, document, negative = sentence(rng, 3), sentence(rng, 8), sentence(rng, 9)
+        negatives = [f"{negative} {words}" for words in ("one", "two")[: number % 3]]
+        triples.append({"query": query, "pos": document, "neg": negatives})
     (folder / "triples" / "t.jsonl").write_text("\n".join(map(json.dumps, triples)))
     return [
         Source("words", "web", ("pretrain",), "jsonl", files="*.jsonl.gz", licence="CC0"),

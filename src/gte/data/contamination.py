@@ -22,7 +22,7 @@ import numpy as np
 from gte.data.reasons import Reason
 from gte.data.records import text_hash
 from gte.data.shards import spans
-from gte.data.task_folder import Folder, find_tasks
+from gte.data.task_folder import JSONL, Folder, find_tasks
 from gte.errors import UserError
 from gte.files import json_object
 
@@ -36,6 +36,7 @@ FIELDS = {  # of the files of evaluation tasks: which of their texts are queries
     "documents": ("positive", "negative", "code", "human_summaries", "machine_summaries"),
 }
 CORPUS = {"queries": (), "documents": ("title", "text")}
+QRELS = (".tsv", ".tsv.gz", *JSONL)
 COMMON = 100  # evaluation texts: an n-gram that more of them share is a phrase of theirs, and tells none of them
 MAX_WORDS = 2_000_000  # distinct words whose hashes are remembered, some 300 MB
 ROWS = 2_048  # pairs looked at together
@@ -59,7 +60,9 @@ class Decontamination:
     """The pairs that count as contaminated: a text of theirs equals an evaluation set's, or holds n-grams of one.
 
     Args:
-        folder: of evaluation tasks, a folder a task; their training splits are skipped.
+        folder: of evaluation tasks, a folder a task. Their training splits are skipped: files of that name, and queries
+            that no qrels file but that of a training split asks. The documents of a retrieval task are those of all
+            its splits.
         texts: "queries", "documents" or both.
         ngram: words of an n-gram, None to compare entire texts only.
         overlap: share of an evaluation text's n-grams that must be there, from 0, which means a single one, to 1.
@@ -90,7 +93,9 @@ class Decontamination:
 
     def stamp(self) -> dict:
         """Everything that the result depends on."""
-        stats = [(path, path.stat()) for paths in self.files().values() for path in paths]
+        files = [path for paths in self.files().values() for path in paths]
+        files += [qrels for path in files if is_queries(path) for qrels in evaluation_qrels(path.parent)]
+        stats = [(path, path.stat()) for path in dict.fromkeys(files)]
         files = [[path.relative_to(self.folder).as_posix(), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
         facts = {"texts": list(self.texts), "ngram": self.ngram, "overlap": self.overlap, "min_words": self.min_words}
         return {**facts, "files": files}
@@ -314,13 +319,34 @@ def evaluation_texts(settings: Decontamination) -> Iterator[tuple[str, str, str]
         for path in paths:
             roles = CORPUS if path.name.startswith("corpus.") else FIELDS
             fields = [field for role in settings.texts for field in roles[role]]
+            asked = asked_queries(path.parent) if is_queries(path) else None
             for number, line in folder.lines(path):
                 try:
                     row = json_object(line)
                 except ValueError as error:
                     raise UserError(f"{path}:{number}: expected a JSON object a line") from error
+                if asked is not None and str(row.get("_id", row.get("id"))) not in asked:
+                    continue
                 values = [row[field] for field in fields if row.get(field)]
                 for value in values:
                     for text in value if isinstance(value, list) else [value]:
                         if isinstance(text, str):
                             yield name, f"{path.relative_to(settings.folder).as_posix()}:{number}", text
+
+
+def is_queries(path: Path) -> bool:
+    """Whether a task's file holds the queries of a retrieval task, those of all its splits."""
+    return path.name.startswith("queries.")
+
+
+def evaluation_qrels(folder: Path) -> list[Path]:
+    """The qrels files of a retrieval task but that of its training split; that as well where it is the only one, as of
+    NanoBEIR."""
+    found = sorted(path for suffix in QRELS for path in (folder / "qrels").glob(f"*{suffix}"))
+    return [path for path in found if not path.name.startswith("train")] or found
+
+
+def asked_queries(folder: Path) -> set[str] | None:
+    """The ids of the queries that a retrieval task's evaluation splits ask; None where no qrels file says so."""
+    files = evaluation_qrels(folder)
+    return {query for path in files for _, query, _, _ in Folder(folder).qrels_rows(path)} if files else None

@@ -289,7 +289,7 @@ def mine_files(
     for name, each, share, target in zip(names, inputs, shares, targets, strict=True):
         line = write_mined(target, each.records[:share], list(islice(left, share)))
         if Path(name).is_file():
-            note_mined(folder, each.name, str(Path(name).resolve()), {"by": by, "rows": share})
+            note_mined(folder, each.name, str(Path(name).resolve()), {"by": by, "rows": share, "limit": rows})
         yield line
     yield f"{mined.random:,} of the negatives are random; {mined.answered:,} documents left out for an answer in them"
 

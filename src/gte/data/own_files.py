@@ -22,13 +22,12 @@ from gte.data.columns import (
 )
 from gte.data.own_tables import infer_table
 from gte.data.raw_lines import MAX_LINE, lines
-from gte.data.records import ANY_POSITIVE, Fields, Rejected, records
+from gte.data.records import ANY_POSITIVE, Fields, Rejected, records, shape
 from gte.data.samples import json_sample, parquet_sample, parquet_values
 from gte.data.sources import LOCAL, STAGES, Source
 from gte.errors import UserError, did_you_mean
 
 LOCAL_FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
-SHAPES = "lists and sets of texts"
 FOLDERS = 1_000  # below a folder, in which files are looked for
 OTHER_FILES = {
     "ndjson": "name it .jsonl",
@@ -220,7 +219,7 @@ def infer_columns(path: Path, source: Source, wanted: Wanted) -> dict:
     if not stated and by_shape(objects):
         if all(isinstance(record, Rejected) for row in rows for record in records(row, Fields(), 1)):
             raise UserError(f"{path}: a query and a document are needed, its first row is {json.dumps(rows[0])[:80]}")
-        return {"columns": {"shape": SHAPES}}
+        return {"columns": {"shape": shape(rows)}}
     of_shape = any(map(has_shape, objects))
     objects = objects or [dict(enumerate(row)) for row in rows]
     columns = list(dict.fromkeys(key for row in objects for key in row))
@@ -234,7 +233,7 @@ def infer_columns(path: Path, source: Source, wanted: Wanted) -> dict:
     )
     if not stated and as_shape and chosen["negatives"] in (None, "neg"):
         # by the row's shape: another row may have another one of ANY_POSITIVE
-        return {"columns": {"shape": SHAPES} if of_shape else chosen["columns"]}
+        return {"columns": {"shape": shape(rows)} if of_shape else chosen["columns"]}
     if unseen and not chosen["negatives"]:
         chosen["columns"]["notes"] = [
             f"no row behind its first {unseen} was looked at: negatives that begin there are not read; in a plain "

@@ -23,11 +23,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gte.cores import allowed_cores
 from gte.data.columnar.read import read_columns
 from gte.data.contamination import Contamination, EvaluationTexts, load_evaluation, save_evaluation
+from gte.data.distinct import HASHES, all_negatives, distinct_rows
 from gte.data.engine import daft, run_tasks
 from gte.data.reasons import is_fault
 from gte.data.row_groups import join_files
@@ -39,7 +41,6 @@ from gte.errors import UserError
 
 logging.getLogger("tracing").setLevel(logging.WARNING)  # Daft's engine names every operator it enters
 
-HASHES = pa.schema([PART.field("high"), PART.field("low")])
 PARQUET = {"compression": "zstd", "write_page_checksum": True, "use_dictionary": ["file"]}  # texts seldom repeat
 BUCKET_BYTES = 32 * 2**20  # of texts, about; sorting one takes a few times as much
 MAX_BUCKETS = 1024
@@ -57,6 +58,7 @@ class Tally:
     """Where the rows of a source went: read = kept + duplicates + sum of rejected.
 
     ways: how many pairs, duplicates among them, were read in each of a format's ways, where it has several.
+    gathered: negatives that kept pairs have from their duplicates alone.
     """
 
     read: int = 0
@@ -67,6 +69,7 @@ class Tally:
     negatives: bool = False
     contamination: dict = field(default_factory=dict)
     ways: dict[str, int] = field(default_factory=dict)
+    gathered: int = 0
 
 
 def use_engine(engine: str) -> None:
@@ -128,8 +131,8 @@ def make_pairs(
 ) -> Tally:
     """Write the distinct pairs of a source to one parquet file in order of their 128-bit hash.
 
-    Of equal pairs the one of the lowest (file, row) survives. The texts and their order depend neither on the order of
-    files and rows nor on the engine.
+    Of equal pairs the one of the lowest (file, row) survives, with the negatives of all of them, each once. The texts
+    and their order depend neither on the order of files and rows nor on the engine; that of negatives on (file, row).
 
     Args:
         source: what the pairs are made of.
@@ -143,8 +146,8 @@ def make_pairs(
             `hash_file(work)`.
         evaluation: texts that no pair may hold.
     Returns: where the rows went.
-    Raises: UserError where more are rejected, where no pair is left, and for what a reader cannot read on from;
-        OSError where the disk is full.
+    Raises: UserError where more are rejected, where no pair is left but for duplicates of other sources, and for what a
+        reader cannot read on from; OSError where the disk is full.
     """
     shutil.rmtree(work, ignore_errors=True)  # a killed run's
     try:
@@ -187,6 +190,7 @@ def pairs_in(
     if seen is not None:
         join_files(sorted((work / "unique").glob("*.hashes")), hash_file(work))
     tally.duplicates = pairs - sum(facts["distinct"] for facts in found)
+    tally.gathered = sum(facts["gathered"] for facts in found)
     if evaluation:
         contamination = Contamination(evaluation)
         for facts in found:
@@ -196,7 +200,21 @@ def pairs_in(
         tally.contamination = contamination.facts()
     if tally.kept + tally.duplicates + sum(tally.rejected.values()) != tally.read:
         raise RuntimeError(f"source {source.name}: not every row is accounted for: {tally}")
+    require_pairs(source, tally)
     return tally
+
+
+def require_pairs(source: Source, tally: Tally) -> None:
+    """UserError where all that is left of a source without duplicates holds evaluation texts."""
+    if tally.kept or not tally.contamination.get("pairs"):
+        return
+    counts = tally.rejected | ({"duplicate": tally.duplicates} if tally.duplicates else {})
+    reasons = ", ".join(f"{why} {count:,}" for why, count in counts.items())
+    line = f"source {source.name}: no pair is left of {tally.read:,} rows ({reasons})"
+    tasks = ", ".join(tally.contamination["sets"])
+    raise UserError(
+        f"{line}; skip it, or look for other texts than those of {tasks}: data.decontaminate.folder=, texts="
+    )
 
 
 def hash_file(work: Path) -> Path:
@@ -314,13 +332,14 @@ def unique_pairs(
         work, seen: as in `make_pairs`.
         columns: of the pairs file.
         evaluation: key of `evaluations`, or the file with one.
-    Returns: {"distinct": distinct pairs that no other source has, "contamination": what is counted of these}.
+    Returns: {"distinct": distinct pairs that no other source has, "gathered": as in `Tally`, "contamination": what is
+        counted of these}.
     """
     schema = pa.schema([PART.field(name) for name in columns])
     rows = read_buckets(work / "parts", buckets)
-    order, high = distinct_rows(rows, seen)
+    pairs, gathered = distinct_rows(rows, seen), 0
     contamination = Contamination(evaluations.get(evaluation) or load_evaluation(evaluation)) if evaluation else None
-    ends = np.searchsorted(leading(high, all_groups), np.asarray(groups), side="right").tolist()
+    ends = np.searchsorted(leading(pairs.high, all_groups), np.asarray(groups), side="right").tolist()
     if rows.nbytes > LARGE_BYTES:
         rows = rows.cast(pa.schema([large(field) for field in rows.schema]))
     rows = rows.combine_chunks()
@@ -328,65 +347,30 @@ def unique_pairs(
     hashes = pq.ParquetWriter(place.with_suffix(".hashes"), HASHES, **PARQUET) if seen is not None else None
     with pq.ParquetWriter(place.with_suffix(".pairs"), schema, **PARQUET) as writer:
         for begin, end in zip([0, *ends], ends, strict=False):
-            group = rows.take(pa.array(order[begin:end]))
+            group = rows.take(pa.array(pairs.rows(slice(begin, end))))
             if hashes and group.num_rows:
                 hashes.write_table(group.select(HASHES.names), row_group_size=group.num_rows)
+            if "negatives" in columns:
+                group = with_negatives(group, *all_negatives(rows, pairs, slice(begin, end)))
             if contamination:
                 group = contamination.clean(group)
+            if "negatives" in columns:
+                gathered += pc.sum(group.column("gathered"), min_count=0).as_py()
             if group.num_rows:
                 writer.write_table(group.select(columns).cast(schema), row_group_size=group.num_rows)
     if hashes:
         hashes.close()
-    return {"distinct": len(order), "contamination": contamination and contamination.found()}
+    found = contamination and contamination.found()
+    return {"distinct": len(pairs.first), "gathered": gathered, "contamination": found}
+
+
+def with_negatives(group: pa.Table, negatives: pa.ListArray, gathered: np.ndarray) -> pa.Table:
+    """Put the negatives of pairs in place of those of their first rows, beside how many of them these do not have."""
+    place = group.schema.get_field_index("negatives")
+    return group.set_column(place, "negatives", negatives).append_column("gathered", pa.array(gathered))
 
 
 def large(field: pa.Field) -> pa.Field:
     """The field with 64-bit offsets, if it is one of texts."""
     kinds = {pa.string(): pa.large_string(), pa.list_(pa.string()): pa.large_list(pa.large_string())}
     return field.with_type(kinds.get(field.type, field.type))
-
-
-def distinct_rows(rows: pa.Table, seen: list[Path] | None) -> tuple[np.ndarray, np.ndarray]:
-    """Find the rows that are first of their hash by (file, row), but for hashes in `seen`, in order of the hashes.
-
-    Returns: the rows' numbers, and the first 64 bits of their hashes.
-    """
-    high, low, row = (rows.column(name).to_numpy() for name in ("high", "low", "row"))
-    order = np.argsort(high)  # ties are put in order below
-    ordered = high[order]
-    equal = ordered[1:] == ordered[:-1]
-    tied = np.zeros(len(order), bool)
-    tied[1:] |= equal
-    tied[:-1] |= equal
-    ties = order[tied]
-    if len(ties):
-        files = rows.column("file").take(pa.array(ties)).combine_chunks().dictionary_encode()
-        ranks = np.argsort(np.argsort(np.array(files.dictionary.to_pylist(), object)))
-        ranks = ranks[files.indices.to_numpy()]
-        order[tied] = ties[np.lexsort((row[ties], ranks, low[ties], high[ties]))]
-    high, low = high[order], low[order]
-    first = np.ones(len(order), bool)
-    first[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
-    if seen and len(order):
-        first &= ~np.isin(joint(high, low), joint(*seen_hashes(seen, high[0], high[-1])))
-    return order[first], high[first]
-
-
-def joint(high: np.ndarray, low: np.ndarray) -> np.ndarray:
-    """Both halves of the hashes as one value each."""
-    return np.ascontiguousarray(np.stack([high, low], axis=1).astype(">u8")).view("S16").ravel()
-
-
-def seen_hashes(seen: list[Path], least: np.uint64, most: np.uint64) -> tuple[np.ndarray, np.ndarray]:
-    """Read the hashes (high, low) of an interval from hash files."""
-    found = [np.empty((0, 2), np.uint64)]
-    for path in seen:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            for group in range(file.num_row_groups):
-                span = file.metadata.row_group(group).column(0).statistics
-                if span.max >= least and span.min <= most:
-                    table = file.read_row_group(group)
-                    found.append(np.stack([table.column(name).to_numpy() for name in HASHES.names], axis=1))
-    high, low = np.concatenate(found).T
-    inside = (high >= least) & (high <= most)
-    return high[inside], low[inside]

@@ -92,7 +92,7 @@ class Fields:
     """The fields of a raw row that hold its texts: names of a dict, or positions of a list.
 
     With all of them None the shape of the row decides: {"query", "pos", "neg"} ("document" or "answer" for "pos"),
-    {"set": [...]}, {"text": [title, body]}, [query, document] or [query, document, negative].
+    {"set": [...]}, {"text": [title, body]}, [query, document] or [query, document, negative, negative, ...].
 
     Args:
         query: a field, or a list of fields that are joined by ": ", empty parts skipped.
@@ -265,7 +265,7 @@ def split_row(value: object, fields: Fields) -> tuple:
     elif isinstance(value, list):
         positions = [fields.query, fields.document, fields.negatives]
         if not isinstance(fields.query, int):
-            positions = [0, 1, 2 if len(value) > 2 else None]
+            positions = [0, 1, list(range(2, len(value)))]
         if any(position >= len(value) for position in flat_positions(positions)):
             raise Unfit(Reason.TOO_FEW_COLUMNS)
         query, document = value[positions[0]], value[positions[1]]
@@ -275,6 +275,18 @@ def split_row(value: object, fields: Fields) -> tuple:
     if query is None:
         raise Unfit(Reason.MISSING.of("query"))
     return query, document if isinstance(document, list) else [document], negatives
+
+
+def shape(rows: list) -> str:
+    """The layout of rows that have no named columns, in words for a user.
+
+    >>> shape([["a query", "its document"], ["a query", "its document", "a negative", "another one"]])
+    'lists: query, document, negatives'
+    """
+    lists = [row for row in rows if isinstance(row, list)]
+    if len(lists) < len(rows):
+        return "lists and sets of texts"
+    return "lists: query, document" + (", negatives" if any(len(row) > 2 for row in lists) else "")
 
 
 def flat_positions(positions: list) -> list[int]:

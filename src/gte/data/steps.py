@@ -167,6 +167,8 @@ def report_source(name: str, width: int, tally: Tally, how_long: str, report: Re
     )
     for way, count in tally.ways.items():
         report(f"{'':<{width}}  taken {count:,}: {way}")
+    if tally.gathered:
+        report(f"{'':<{width}}  {tally.gathered:,} negatives of duplicates are kept with the pairs that they repeat")
     for example in {example["reason"]: example for example in reversed(tally.examples)}.values():
         count = tally.rejected[example["reason"]]
         report(f"{'':<{width}}  rejected {count:,}: {example['reason']}, first {example['file']}:{example['row']}")

@@ -74,17 +74,19 @@ def plain_pairs(
 
 
 def list_columns(rows: pa.ListArray, plan: Plan) -> tuple[pa.Array, pa.Array, pa.Array | None, np.ndarray]:
-    """Query, document and negative of rows that are lists, and the mask of those that are too short."""
+    """Query, document and negatives of rows that are lists, and the mask of those that are too short."""
     values, counts = rows.flatten(), lengths_of(rows)
     starts = counts.cumsum() - counts
-    query, document, negative = plan.positions
+    query, document, negative = plan.positions or (0, 1, None)
     bad = counts <= max(query, document, negative or 0)
-    asked = [(query, bad), (document, bad)]
-    if plan.positions == (0, 1, None):  # then a third text is a negative
-        negative = 2
-    if negative is not None:
-        asked.append((negative, bad | (counts <= negative)))
-    found = [values.take(pa.array(starts + place, mask=missing)) for place, missing in asked]
+    asked = [query, document, *([] if negative is None else [negative])]
+    found = [values.take(pa.array(starts + place, mask=bad)) for place in asked]
+    if plan.positions is None and counts.max(initial=0) > 2:
+        owners = np.repeat(np.arange(len(counts)), counts)
+        further = np.arange(len(values)) - starts[owners] > 1
+        further &= lengths_of(trimmed(pc.fill_null(values, "")), pc.binary_length) > 0
+        sizes = np.bincount(owners[further], minlength=len(counts))
+        found.append(lists_of(values.filter(pa.array(further)), sizes))
     return *found[:2], found[2] if len(found) > 2 else None, bad
 
 

@@ -15,8 +15,8 @@ class Plan:
 
     kind: "object" (rows are objects, or columns of a table), "list" or "set". types: Arrow's of the columns that are
     read. query: its column, or several to join. document, negatives: columns. absent: columns that a plain row must not
-    have. alone: whether it has no other columns. positions: of a list: query's, document's and negative's; without one
-    of a negative, a third text is one.
+    have. alone: whether it has no other columns. positions: of a list: query's, document's and negative's, which may be
+    None; without any, all texts behind the second one are negatives.
     """
 
     kind: str
@@ -26,7 +26,7 @@ class Plan:
     negatives: str | None = None
     absent: tuple[str, ...] = ()
     alone: bool = False
-    positions: tuple[int, int, int | None] = (0, 1, None)
+    positions: tuple[int, int, int | None] | None = None
 
 
 def wanted(query: Field, document: Field, negatives: Field, fields: Fields) -> list:

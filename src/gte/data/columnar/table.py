@@ -176,7 +176,9 @@ def table_parser(table: Table, width: int) -> Callable[[Lines], Parsed] | None:
     names = list(range(width)) if table.names is None else table.names
     query, document, negatives = fields.query, fields.document, fields.negatives
     if table.names is None and not isinstance(query, int):
-        query, document, negatives = 0, 1, 2 if width > 2 else None
+        query, document, negatives = 0, 1, list(range(2, width))
+        if width < 4:
+            negatives = 2 if width > 2 else None
     elif query is None:
         query, document, negatives = "query", next((name for name in ANY_POSITIVE if name in names), None), None
         negatives = "neg" if "neg" in names else None
