@@ -137,8 +137,19 @@ def json_line(rng: random.Random, shape: str, odd: float) -> bytes:
 
 
 SHAPES = [
-    "object", "more", "scored", "flagged", "negatives", "documents", "both", "document", "list", "triple", "tuple", "set",
-]  # fmt: skip
+    "object",
+    "more",
+    "scored",
+    "flagged",
+    "negatives",
+    "documents",
+    "both",
+    "document",
+    "list",
+    "triple",
+    "tuple",
+    "set",
+]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
