@@ -27,7 +27,9 @@ def test_the_readme_is_short_and_has_commands():
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python")])
 def test_python_commands_compose(command):
-    program, *overrides = [word for word in shlex.split(command)[1:] if word != "-m"]
+    program, *overrides = [word for word in shlex.split(command)[1:] if word != "-m" and not word.startswith("hydra.")]
+    if "-m" in command.split():
+        overrides = [word.partition(",")[0] for word in overrides]  # a sweep's first point
     name = re.fullmatch(r"src/(\w+)\.py", program)[1]
     assert (ROOT / program).exists()
     GlobalHydra.instance().clear()
@@ -102,7 +104,11 @@ def test_every_error_line_of_the_troubleshooting_page_is_one_of_the_code():
 
 TEXTS = [*PAGES, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "findings/README.md"))]
 TEXTS += sorted((ROOT / "experiments").rglob("README.md"))
-EXAMPLES = {"conf/loss/pairwise.yaml", "findings/NAME.sh"}  # files that a reader is told to make
+EXAMPLES = {
+    "conf/loss/pairwise.yaml",
+    "src/my_package/losses.py",
+    "findings/NAME.sh",
+}  # files that a reader is told to make
 FOLDERS = "src|gte|tests|conf|docs|findings|experiments|notebooks"
 
 

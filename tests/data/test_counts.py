@@ -105,7 +105,7 @@ COUNTS = {  # read, kept, duplicates, rejected
 REFUSED = {
     "empty.csv": (b"", "has one column"), "empty.jsonl": (b"", "holds no JSON row"), "empty.json": (b"[]", "holds n"),
     "blank.jsonl": (b"\n \n", "holds no JSON row"), "header.csv": (b"query,pos\n", "hold no text"),
-    "rejected.jsonl": (b'{"query": "a b", "pos": ""}\n' * 3, ""),
+    "rejected.jsonl": (b'{"query": "a b", "pos": ""}\n' * 3, "hold 1 text"),
 }  # fmt: skip
 
 
