@@ -168,7 +168,7 @@ class Processes(Launcher):
         folder = point.folder
         if earlier is not None and (code := earlier.result()):
             how = "was stopped" if code == Stopped.exit_code else "failed"
-            print(f"== {folder}: not started, {point.init_from} that it starts from {how}", flush=True)
+            say(f"== {folder}: not started, {point.init_from} that it starts from {how}")
             return code
         # an experiment's `pretrained` is a run in the sweep's directory, and a checkpoint_dir may hold the point's
         # subdir or its number, of which a process that runs alone would not know: it would make None of the number
@@ -180,7 +180,7 @@ class Processes(Launcher):
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / "output.log", "w") as log:
             code = self.wait_for(command, folder, stdout=log, stderr=subprocess.STDOUT)
-        print(f"== {folder}: exit code {code}, {folder / 'output.log'}", flush=True)
+        say(f"== {folder}: exit code {code}, {folder / 'output.log'}")
         return code
 
     def wait_for(self, command: list[str], folder: Path, **output) -> int:
@@ -188,7 +188,7 @@ class Processes(Launcher):
         with self.lock:
             if self.signals:
                 return Stopped.exit_code
-            print(f"== {folder}", flush=True)
+            say(f"== {folder}")
             process = subprocess.Popen([sys.executable, "-c", TIED, str(os.getpid()), *command], **output)
             self.alive.add(process)
         try:
@@ -196,6 +196,12 @@ class Processes(Launcher):
         finally:
             with self.lock:
                 self.alive.discard(process)
+
+
+def say(line: str) -> None:
+    """Prints a line at once, in one piece: print writes its end by itself, and another thread may print before it."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def refuse_several_experiments(job_overrides: Sequence[Sequence[str]]) -> None:

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -180,6 +181,15 @@ def test_a_fine_tuning_of_a_failed_pre_training_is_not_started_and_fails_with_it
         assert f"== {full}: not started, {pretrained} that it starts from {how}" in out.splitlines()
         assert f"{full} (exit code {code})" in err
     assert "error: 4 of 6 points failed" in err
+
+
+def test_a_line_is_written_in_one_piece_so_that_those_of_parallel_points_do_not_mingle(started, monkeypatch):
+    import hydra_plugins.processes as processes
+
+    pieces = []
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(write=pieces.append, flush=lambda: None))
+    processes.say("== a point: exit code 0")
+    assert pieces == ["== a point: exit code 0\n"]
 
 
 @pytest.mark.parametrize("written", ["multirun/x/", "./multirun/x", "multirun//y/../x", "{cwd}/multirun/x", "linked"])
