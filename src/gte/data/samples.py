@@ -119,7 +119,7 @@ def parquet_sample(path: Path) -> tuple[list[str], list[dict]]:
 
 
 def parquet_values(path: Path, name: str) -> list:
-    """The distinct values of a column of a parquet file, two at most; those of its first rows where it is damaged."""
+    """The distinct values of a column of a parquet file, up to the rows where a third is found, or damage."""
     found: list = []
     try:
         for batch in pq.ParquetFile(path).iter_batches(columns=[name]):
