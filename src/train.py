@@ -116,6 +116,8 @@ def main(cfg: DictConfig) -> int | None:
     record_parts(facts, data, begun, changed)
     if data.stage.init_from and not resume:
         earlier = history(data.stage.init_from)
+        if trainer.is_global_zero:
+            tell_unfinished(data.stage.init_from, earlier)
     task = build_task(cfg, encoder, loss, data, [*earlier, facts])
     if trainer.precision == "64-true":
         task.double()  # Lightning does so after it has read a checkpoint, whose weights float32 would round
@@ -297,6 +299,17 @@ def tell_beginning(data: "PairData", precision: str, device: str, out: Path) -> 
     if data.lowered:
         tell(data.lowered)
     print(f"{data.stage.name}: {data.describe()}, {precision}, {threads}writes {out}", flush=True)
+
+
+def tell_unfinished(init_from: str, stages: list[dict]) -> None:
+    """Notes that the run which training starts from was stopped on its way; a .ckpt that is named is meant."""
+    from gte.errors import tell
+
+    last = stages[-1] if stages and not init_from.endswith(".ckpt") else {}
+    planned = last.get("stage", {}).get("steps")
+    if planned and last.get("steps", planned) < planned and "stopped_early" not in last:
+        done = f"stopped after {last['steps']:,} of {planned:,} steps"
+        tell(f"note: stage.init_from={init_from} was {done}; its own command with resume=auto finishes it")
 
 
 def tell_end(

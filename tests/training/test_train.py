@@ -124,6 +124,19 @@ def test_fine_tuning_starts_from_the_pretrained_weights_at_a_tenth_of_the_rate(t
     assert set(history(tmp_path / "finetuned")[1]["sources"]) == {"triples"}
 
 
+def test_a_start_from_a_run_that_was_stopped_says_so_once(train, script, prepared, tmp_path):
+    train("out=whole", "stage.steps=4", "checkpoint_every=2")
+    half, ended = tmp_path / "half" / "checkpoints", tmp_path / "whole" / "checkpoints"
+    half.mkdir(parents=True)
+    shutil.copy(ended / "step-0000002.ckpt", half / "last.ckpt")
+    tune = [*TINY, f"data.dir={prepared}", "stage=finetune", "stage.steps=1", "sources=[triples]", "stage.group_size=4"]
+    _, _, err = script("train", *tune, "stage.init_from=half", "out=after_half")
+    assert err.count("stage.init_from=half was stopped after 2 of 4 steps") == 1
+    for number, meant in enumerate(("whole", "whole/checkpoints/step-0000002.ckpt")):
+        code, _, err = script("train", *tune, f"stage.init_from={meant}", f"out=after_{number}")
+        assert code == 0 and "was stopped after" not in err
+
+
 def test_recomputation_and_small_chunks_change_no_loss(train, tmp_path):
     train("out=plain", "stage.steps=5")
     train("out=recomputed", "stage.steps=5", "stage.recompute_fraction=1.0", "stage.batch_tokens=64")
