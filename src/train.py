@@ -84,9 +84,11 @@ def main(cfg: DictConfig) -> int | None:
     from gte.results.report import FILE as REPORT
     from gte.temperature import LearntTemperature
     from gte.training.changes import changes, check_settings, tell_changes
+    from gte.training.ranks import tie_to_starter
     from gte.training.resume import find_resume, finished
     from gte.training.zero import check_resume
 
+    tie_to_starter()
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for message in READ_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
@@ -272,13 +274,15 @@ def record_parts(facts: dict, data: "PairData", begun: dict | None, changed: lis
 def build_task(
     cfg: DictConfig, encoder: "Encoder", loss: Callable, data: "PairData", history: list[dict]
 ) -> "ContrastiveTask":
-    """The LightningModule of a stage."""
+    """The LightningModule of a stage. Raises UserError for a schedule that does not fit its steps."""
     from gte.training.task import ContrastiveTask
 
+    optim = build(cfg.optim)
+    optim.check_steps(data.total_steps)
     return ContrastiveTask(
         encoder,
         loss,
-        build(cfg.optim),
+        optim,
         data.stage,
         total_steps=data.total_steps,
         sources=data.source_names,

@@ -66,6 +66,23 @@ class Optim:
         if self.decay_steps is not None and (self.schedule != "wsd" or self.decay_steps < 1):
             raise UserError(f"optim.decay_steps={self.decay_steps} is at least 1 and belongs to optim.schedule=wsd")
 
+    def check_steps(self, total_steps: int) -> None:
+        """UserError where a stage of so many steps has no room for both the warm-up and the decay that were asked for.
+
+        >>> adamw = {"lr": 1e-3, "weight_decay": 0.01, "betas": (0.9, 0.999), "eps": 1e-8, "clip_norm": 1.0}
+        >>> Optim(**adamw, warmup_fraction=0.1, schedule="wsd", decay_steps=90).check_steps(100)
+        """
+        room = total_steps - self.warmup_steps(total_steps)
+        if self.decay_steps is not None and self.decay_steps > room:
+            raise UserError(
+                f"optim.decay_steps={self.decay_steps} is longer than what the warm-up leaves of the stage, {room} of "
+                f"{total_steps} steps: the rate would jump; give at most {room}, or a longer stage.steps"
+            )
+
+    def warmup_steps(self, total_steps: int) -> int:
+        """The steps in which the rate rises, one at least."""
+        return max(1, round(self.warmup_fraction * total_steps))
+
     def factor(self, step: int, total_steps: int) -> float:
         """Compute the factor on the learning rate of a step; neither the first nor the last step has a rate of zero.
 
@@ -81,7 +98,7 @@ class Optim:
         """
         if self.schedule == "linear":
             return warmup_linear(step, total_steps, self.warmup_fraction)
-        warmup = max(1, round(self.warmup_fraction * total_steps))
+        warmup = self.warmup_steps(total_steps)
         if step < warmup:
             return (step + 1) / warmup
         left = max(total_steps - step, 0)

@@ -19,6 +19,7 @@ from logs import curve, logged, rows, segments
 from task_folders import write_sts
 from trainings import DROPPING, TINY, Begun, begin, command, lasting, wait_for, watched
 
+from gte import loss
 from gte.errors import UserError
 from gte.models.load import damage
 from gte.models.saved import newest_first, newest_whole
@@ -118,6 +119,52 @@ def test_where_one_process_dies_the_run_ends_in_one_line(prepared, tmp_path, set
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert process.returncode != 0 and died in line and "resume=auto" in line, err
     assert newest_whole(tmp_path / "run" / "checkpoints") is not None
+
+
+STARTER = """
+import os, subprocess, sys, time
+from gte.training.ranks import tie_to_starter
+tie_to_starter()
+rank = subprocess.Popen([sys.executable, "-c", *sys.argv[1:]], env=os.environ | {"LOCAL_RANK": "1"})
+time.sleep(600)
+"""
+RANK = """
+import os, sys, time
+from gte.training.ranks import tie_to_starter, untie
+starter = os.getppid()
+tie_to_starter()
+if sys.argv[1] == "trains":
+    untie()
+print("ready", flush=True)
+while os.getppid() == starter:
+    time.sleep(0.01)
+time.sleep(0.5)
+print("alone", flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a signal at the death of a parent is Linux's")
+@pytest.mark.parametrize(("state", "said"), [("waits", ""), ("trains", "alone\n")])
+def test_a_rank_ends_with_the_one_that_started_it_until_it_trains(state, said):
+    environment = os.environ | {"PYTHONPATH": str(Path(loss.__file__).parents[1])}
+    with subprocess.Popen(
+        [sys.executable, "-c", STARTER, RANK, state], env=environment, stdout=subprocess.PIPE, text=True
+    ) as first:
+        assert first.stdout.readline() == "ready\n"
+        first.kill()
+        assert first.stdout.read() == said  # to the end of both processes
+
+
+@pytest.mark.slow
+@pytest.mark.chaos
+def test_no_rank_is_left_where_the_first_one_is_told_to_stop_before_they_train(prepared, tmp_path):
+    ranks = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "stage.steps=5000", "out=run"]
+    process = begin(tmp_path, *command(prepared, *ranks))
+    while "GLOBAL_RANK: 1" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)  # both hold its pipes
+    assert process.returncode == -signal.SIGTERM and not (tmp_path / "run" / "checkpoints").exists()
 
 
 @pytest.fixture

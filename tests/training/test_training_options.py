@@ -61,6 +61,24 @@ def test_a_schedule_that_cannot_be_meant_is_refused(change, message):
         Optim(**OPTIM | change)
 
 
+@pytest.mark.parametrize(("decay", "fits"), [(18, True), (19, False), (50, False)])
+def test_a_decay_that_the_steps_after_the_warm_up_cannot_hold_is_refused(decay, fits):
+    optim = Optim(**OPTIM, schedule="wsd", decay_steps=decay)
+    if fits:
+        optim.check_steps(20)
+        assert optim.factor(1, 20) == optim.factor(2, 20) == 1.0  # no jump where the warm-up ends
+    else:
+        with pytest.raises(UserError, match=f"decay_steps={decay} is longer than .*, 18 of 20 steps"):
+            optim.check_steps(20)
+
+
+def test_training_refuses_a_decay_longer_than_the_stage(script, prepared):
+    line = script.refused(
+        "train", *TINY, f"data.dir={prepared}", "out=run", "stage.steps=3", "optim.schedule=wsd", "optim.decay_steps=4"
+    )
+    assert "optim.decay_steps=4" in line and "2 of 3 steps" in line
+
+
 def test_a_decay_starts_from_any_stable_checkpoint(script, prepared, tmp_path):
     stable = ["optim.schedule=wsd", "stage.steps=12", "optim.decay_steps=4", "checkpoint_every=3", "out=stable"]
     run(script, prepared, *stable)

@@ -23,6 +23,7 @@ from gte.memory import peak_memory
 from gte.models.load import HISTORY_FILE
 from gte.training.checkpoint import Checkpoints
 from gte.training.loggers import CsvRun, WandbRun
+from gte.training.ranks import untie
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -152,6 +153,7 @@ class StopOnSignal(Callback):
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):  # not before: Lightning would call its own handler as well
             signal.signal(number, self.note)
+        untie()
 
     def note(self, number: int, frame: object) -> None:
         if os.getpid() != self.process:  # a data worker, which inherits this and must end when it is told to
