@@ -242,3 +242,24 @@ def test_an_engine_that_is_not_there_is_named():
     if importlib.util.find_spec("ray") is None:
         with pytest.raises(UserError, match=r"requirements-ray\.txt"):
             use_engine("ray")
+
+
+def test_a_ray_that_does_not_start_is_one_line():
+    pytest.importorskip("ray")
+    said = "The current node timed out during startup.\nThis could happen because the raylet failed"
+    code = f"""
+import ray
+from gte.data.pairs import use_engine
+from gte.errors import UserError
+def init(**settings):
+    raise Exception({said!r})
+ray.init = init
+try:
+    use_engine("ray")
+except UserError as error:
+    print(error)
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.startswith("engine=ray: Ray did not start (The current node timed out during startup.)")
+    assert "engine=native" in done.stdout and done.stdout.count("\n") == 1, done.stderr

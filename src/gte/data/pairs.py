@@ -37,7 +37,7 @@ from gte.data.rows import FATAL, joined_records, keyed_row, leading, part_row, p
 from gte.data.runs import EXAMPLES, KEYED, PART, Runs, read_buckets, write_runs
 from gte.data.slots import one_core
 from gte.data.sources import Raw, Source
-from gte.errors import UserError
+from gte.errors import UserError, first_line
 
 logging.getLogger("tracing").setLevel(logging.WARNING)  # Daft's engine names every operator it enters
 
@@ -99,7 +99,15 @@ def use_engine(engine: str) -> None:
         if not ray.is_initialized():
             code = str(Path(__file__).resolve().parents[2])
             environment = None if is_handed_on(code) else {"env_vars": {"PYTHONPATH": code}}
-            ray.init(runtime_env=environment, log_to_driver=False, logging_level="WARNING")
+            try:
+                ray.init(runtime_env=environment, log_to_driver=False, logging_level="WARNING")
+            except (
+                Exception
+            ) as error:  # Ray names no class of its own: it is slow to start on a busy machine, or absent
+                raise UserError(
+                    f"engine=ray: Ray did not start ({first_line(error)}); try again where less runs, check "
+                    "RAY_ADDRESS, or take engine=native"
+                ) from error
         daft.set_runner_ray(noop_if_initialized=True)
 
 
