@@ -5,10 +5,22 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from gte.benchmarks.values import BENCHMARKS
 from gte.build import build, plain, script
+from gte.early import cuda_possible
+from gte.errors import UserError
+from gte.values import check_values
 
 
-@script("bench", alone=("out",))
+def check(cfg: DictConfig) -> None:
+    settings = plain(cfg.benchmark)
+    kinds = BENCHMARKS.get(settings["_target_"].split(".")[-2], {})
+    check_values({"benchmark": settings}, {f"benchmark.{key}": kind for key, kind in kinds.items()})
+    if str(settings.get("device")).startswith("cuda") and not cuda_possible():
+        raise UserError(f"benchmark.device={settings['device']}: this machine has no CUDA device; use cpu")
+
+
+@script("bench", check, alone=("out",))
 def main(cfg: DictConfig) -> None:
     import pandas as pd
 

@@ -51,7 +51,7 @@ def main(cfg: DictConfig) -> None:
         scores_by_seconds,
         table,
         tell_lacking,
-        write_csv,
+        write_rows,
     )
     from gte.results.differences import differences
     from gte.results.figures import ablation, loss_of_points, mixture_shares, score_by_seconds
@@ -69,14 +69,14 @@ def main(cfg: DictConfig) -> None:
         scores, curves = read_rows(out / "results.csv"), read_rows(out / "loss.csv")
     else:
         scores, curves = collect(Path(cfg.runs))
-        write_csv(scores, out / "results.csv")
-        write_csv(curves, out / "loss.csv")
         stages = [history(Path(cfg.runs) / run) for run in dict.fromkeys(row["run"] for row in curves)]
     groups = cfg.groups or {}
     check_groups(scores, groups)
     tell_lacking(scores)
-    text = markdown(table(scores, order, groups))
-    for name, content in (("table.md", text), ("differences.md", markdown(differences(scores, order, groups)))):
+    text, compared = markdown(table(scores, order, groups)), markdown(differences(scores, order, groups))
+    if cfg.runs is not None:
+        write_rows(scores, curves, out)  # after all that may refuse them
+    for name, content in (("table.md", text), ("differences.md", compared)):
         with whole(out / name) as partial:
             partial.write_text(content)
 
@@ -84,7 +84,8 @@ def main(cfg: DictConfig) -> None:
     if lines := by_line(scores, order):
         x_label = next(iter(by_point(scores, order)))[-1][0].replace("_", " ")
         ablation(lines, paper, cfg.name, x_label, out / "figure.png")
-    loss_of_points(losses_by_line(curves, order), cfg.name, out / "loss.png")
+    if panels := losses_by_line(curves, order):
+        loss_of_points(panels, cfg.name, out / "loss.png")
     if points := scores_by_seconds(scores, order):
         score_by_seconds(points, cfg.name, out / "seconds.png")
     alphas = sorted({run[-1]["alpha"] for run in stages if not run[-1].get("weights")})
@@ -92,8 +93,9 @@ def main(cfg: DictConfig) -> None:
         sizes = {name: about["rows"] for name, about in all_sources(stages).items()}
         mixture_shares(sizes, alphas, out / "shares.png")
     page = write_experiment_report(out, cfg.name, scores, curves, order, paper, stages)
-    runs = len({row["run"] for row in curves})
-    written = [out / name for name in ("results.csv", "differences.md", "figure.png", "loss.png")]
+    runs = len({row["run"] for row in curves or scores})
+    names = ("results.csv", "differences.md", "figure.png", "loss.png")
+    written = [out / name for name in names if (out / name).exists()]
     print(f"{text}\n{runs} runs; {', '.join(map(str, [*written, page]))}")
 
 

@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from gte.benchmarks.values import BENCHMARKS
 from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.optim import Optim
@@ -91,6 +92,20 @@ def test_what_the_configurations_of_data_hold_fits(name):
     check_values({"data": data, "engine": "native", "dry_run": False, "force": False}, PREPARE)
     assert {key for key, _ in WRONG_IN_PREPARE} == set(PREPARE)
     assert {f"data.{key}" for key in data} <= {*PREPARE, "data.alpha", "data.weights", "data.prompts"}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "benchmark").glob("*.yaml")))
+def test_every_setting_of_a_benchmark_is_checked_takes_what_its_file_holds_and_refuses_counts_below_one(name):
+    held = yaml.safe_load((CONF / "benchmark" / f"{name}.yaml").read_text())
+    kinds = BENCHMARKS[name]
+    assert {*held} == {*kinds, "_target_"} and held["_target_"] == f"gte.benchmarks.{name}.run"
+    check_values({key: "a" if value == "???" else value for key, value in held.items()}, kinds)
+    for key in kinds:
+        wrong = [[[1]], True] + [0.5, -1, *([0] if key != "work" else [])] * (type(held[key]) is int)
+        for value in wrong:
+            with pytest.raises(UserError, match=rf"^{key}=.* must be .+") as told:
+                check_values({key: value}, kinds)
+            assert "\n" not in str(told.value)
 
 
 def test_every_key_that_is_checked_refuses_something_and_takes_what_the_configurations_hold():

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterable, Sequence
+from math import isfinite, nan
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -11,6 +12,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from gte.errors import UserError
 
 MOST_CURVES = 6  # of a panel: as many as colours that the colour-blind tell apart
+LAST = 20  # values that a run's last loss is the mean of
 Curve = tuple[list[int], list[float]]  # steps, values
 
 
@@ -69,7 +71,13 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
         sliding_window_view(np.pad(part, (window - 1, 0)), window).sum(axis=1)
         for part in (np.where(finite, given, 0.0), finite.astype(np.int64))
     )
-    return [float(total / count) if count else float("nan") for total, count in zip(sums, counts, strict=True)]
+    return [float(total / count) if count else nan for total, count in zip(sums, counts, strict=True)]
+
+
+def last_mean(values: Sequence[float]) -> float:
+    """The mean of the last LAST values, of those of them that are finite; NaN where none is."""
+    finite = [value for value in values[-LAST:] if isfinite(value)]
+    return mean(finite) if finite else nan
 
 
 def thin(xs: Sequence[float], ys: Sequence[float], most: int) -> tuple[list[float], list[float]]:

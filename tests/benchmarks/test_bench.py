@@ -33,7 +33,7 @@ def bench(script, tmp_path):
 def test_the_loss_benchmark_writes_time_and_memory(bench):
     rows = bench(
         "benchmark=loss", "benchmark.n=64", "benchmark.width=16", "benchmark.rounds=1",
-        "+benchmark.memory_of=[[ours,4096,64]]",
+        "benchmark.memory_of=[[ours,4096,64]]",
     )  # fmt: skip
     assert {"ours", "dense"} <= {row["variant"] for row in rows if "ratio" in row}
     assert [row["peak_mb"] > 0 for row in rows if "peak_mb" in row] == [True]
@@ -189,7 +189,7 @@ def test_a_package_that_is_missing_has_no_version(monkeypatch, bench):
     assert set(found) == {"python", *PACKAGES} and found["torch"] == torch.__version__
     assert [name for name, number in found.items() if number is None] == ["mteb", "bm25s"]
     assert bench(
-        "benchmark=loss", "benchmark.n=16", "benchmark.width=8", "benchmark.rounds=1", "+benchmark.memory_of=[]"
+        "benchmark=loss", "benchmark.n=16", "benchmark.width=8", "benchmark.rounds=1", "benchmark.memory_of=[]"
     )
 
 
@@ -245,6 +245,29 @@ def test_the_evaluation_benchmark_scores_alike_and_says_what_each_took(bench, sm
     for ours, theirs in (rows[:2], rows[2:]):
         assert abs(ours["score"] - theirs["score"]) < 0.05 and ours["ratio"] == 1
         assert theirs["ratio"] == theirs["seconds"] / ours["seconds"]
+
+
+def test_a_benchmark_that_cannot_be_made_is_one_line_before_a_model_is_loaded(script, monkeypatch, tmp_path):
+    from task_folders import write_sts
+
+    write_sts(tmp_path / "data" / "STSBenchmark")
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr("gte.benchmarks.evaluation.load_encoder", lambda _: pytest.fail("a model was loaded"))
+    named = ["benchmark=evaluation", "benchmark.checkpoint=run", "benchmark.data_dir=data", "out=bench"]
+    refused = {
+        "no folder Nope under": [*named, "benchmark.tasks=[Nope]"],
+        "benchmark.tasks=[] must be": [*named, "benchmark.tasks=[]"],
+        "benchmark.precision=fp31 must be": [*named, "benchmark.precision=fp31"],
+        "run is no model directory; src/export.py makes one": [*named, "benchmark.tasks=STSBenchmark"],
+        "benchmark.rounds=0 must be at least 1": ["benchmark=checkpoint", "benchmark.rounds=0", "out=bench"],
+        "benchmark.memory_of: theirs is none of ours, dense": ["benchmark.memory_of=[[theirs,8,8]]", "out=bench"],
+        "add ours to benchmark.pairs": ["benchmark=prepare", "benchmark.pairs=[datasets]", "out=bench"],
+    }
+    if not torch.cuda.is_available():
+        refused["benchmark.device=cuda: this machine has no CUDA"] = ["benchmark.device=cuda", "out=bench"]
+    for line, arguments in refused.items():
+        assert line in script.refused("bench", *arguments)
+    assert not (tmp_path / "bench").exists()
 
 
 def test_the_sampler_benchmark_compares_loaders_of_equal_batches(bench, script, prepared):

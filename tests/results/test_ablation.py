@@ -1,20 +1,28 @@
 """An ablation counts a run's own scores, each once, and means over seeds that have all tasks."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from task_folders import write_retrieval, write_sts
 from trainings import TINY
 
 from gte.curves import read_rows
+from gte.encoder import Encoder
 from gte.errors import UserError
+from gte.models import load
+from gte.models.load import describe, weights_checksum
+from gte.prompts import with_prompts
 from gte.results.ablation import (
     by_line,
     by_point,
     grid_order,
     losses_by_line,
     measured,
+    metrics_of,
     overall,
     point,
     scores_by_seconds,
@@ -48,7 +56,7 @@ def score(run: Path, name: str, *entries: dict) -> None:
 
 
 def scored(run: Path) -> dict[int, float]:
-    found = measured(run, FACTS)
+    found = measured(run, FACTS, metrics_of(run))
     assert [metric for _, metric in found if metric != "STS"] == TRAINED
     return {step: value for (step, metric), value in found.items() if metric == "STS"}
 
@@ -86,7 +94,7 @@ def test_two_scores_of_one_step_and_task_are_refused_by_their_files_and_equal_on
     score(run, "two", entry(run / "checkpoints/step-0000040.ckpt", 70.25))
     named = "STS at step 40 is 70.125 in runs/a=1/eval/one/results.json, 70.250 in runs/a=1/eval/two/results.json"
     with pytest.raises(UserError, match=named):
-        measured(run, FACTS)
+        measured(run, FACTS, metrics_of(run))
 
 
 def test_a_score_in_training_and_one_after_it_count_once_and_that_of_the_file_is_the_one(run, capsys):
@@ -96,6 +104,98 @@ def test_a_score_in_training_and_one_after_it_count_once_and_that_of_the_file_is
     assert scored(run) == {20: 61.75}
     (line,) = capsys.readouterr().err.splitlines()
     assert "STS at step 20 61.750 in runs/a=1/eval/best/results.json, 61.500 in training" in line
+
+
+def keep(encoder: Encoder, file: Path) -> str:
+    """Writes a checkpoint of new random weights, and returns their checksum."""
+    for weight in encoder.parameters():
+        torch.nn.init.normal_(weight)
+    state = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
+    torch.save({"state_dict": state, "encoder": describe(encoder)}, file)
+    return weights_checksum(encoder)
+
+
+def test_a_score_counts_for_the_weights_it_was_made_with_and_not_for_later_ones_of_the_same_name(
+    run, small_model, capsys, monkeypatch
+):
+    encoder = Encoder.from_pretrained(small_model)
+    names = ("last", "best", "step-0000010")
+    earlier = {name: keep(encoder, run / f"checkpoints/{name}.ckpt") for name in names}
+    own = [entry(run, 70, weights=earlier["last"]), entry(run / "best.ckpt", 60, weights=earlier["best"])]
+    kept = entry(run / "checkpoints/step-0000010.ckpt", 50, weights=earlier["step-0000010"])
+    gone = entry(run / "step-0000005.ckpt", 40, weights="sha256:of a file that is there no more")
+    score(run, "old", *own, kept, gone, entry("bm25", 30, weights="bm25s"))
+    assert scored(run) == {5: 40, 10: 50, 20: 60, 40: 70}
+    capsys.readouterr()
+
+    later = {name: keep(encoder, run / f"checkpoints/{name}.ckpt") for name in ("last", "best")}
+    reads, read = [], load.read_checkpoint
+    monkeypatch.setattr(load, "read_checkpoint", lambda path: reads.append(path.stem) or read(path))
+    score(run, "again", *own)
+    assert scored(run) == {5: 40, 10: 50, 20: 61.5}  # at 20 that of the training
+    lines = capsys.readouterr().err.splitlines()
+    told = [(file, model, name) for file in ("again", "old") for model, name in (("m0", ""), ("m1", "/best.ckpt"))]
+    for line, (file, model, name) in zip(lines, told, strict=True):
+        assert line.startswith(f"left out: {run}/eval/{file}/results.json, {model} has other weights than {run}{name} ")
+        assert line.endswith("; evaluate it again")
+    assert sorted(reads) == ["best", "last"]  # each once, step-10 before
+
+    score(run, "again", entry(run, 71, weights=later["last"]), entry(run / "best.ckpt", 61, weights=later["best"]))
+    assert scored(run) == {5: 40, 10: 50, 20: 61, 40: 71}
+
+
+def test_a_score_with_other_prompts_than_the_checkpoints_own_counts_for_its_weights(run, small_model):
+    encoder = Encoder.from_pretrained(small_model)
+    encoder.settings = replace(encoder.settings, prompts={"query": "q: "}, default_prompt="query")
+    keep(encoder, run / "checkpoints/last.ckpt")
+    for number, prompts in enumerate(({"query": "find: ", "passage": "text: "}, {})):
+        encoder.settings = with_prompts(encoder.settings, prompts)
+        stated = {"prompts": encoder.settings.prompts} if prompts else {}
+        stated["default_prompt"] = encoder.settings.default_prompt
+        score(run, "all", entry(run, 70 + number, weights=weights_checksum(encoder), **stated))
+        assert scored(run)[40] == 70 + number
+
+
+def test_the_loss_of_a_run_is_the_mean_of_its_last_20_logged_and_finite_ones_whatever_lies_between(run, capsys):
+    """An evaluation has a row of its own; those that are no number are of steps that the training skipped."""
+    lines = ["eval/STS,step,train/loss"]
+    for step in range(40):
+        loss = {31: "nan", 35: "inf"}.get(step, step)
+        lines += [f",{step},{loss}", f"50,{step},"]
+    (run / "metrics.csv").write_text("\n".join([*lines, ""]))
+    found = measured(run, FACTS, metrics_of(run))
+    given = [step for step in range(20, 40) if step not in (31, 35)]
+    assert found[40, "train/loss"] == pytest.approx(sum(given) / len(given)) and found[40, "STS"] == 50
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("note: runs/a=1: losses that are no number are left out of train/loss")
+    (run / "metrics.csv").write_text("eval/STS,step\n50,39\n")
+    assert measured(run, FACTS, metrics_of(run)) == {(40, "STS"): 50}
+    (run / "metrics.csv").unlink()
+    assert metrics_of(run) == {} and "has no metrics.csv" in capsys.readouterr().err
+
+
+def test_a_line_that_a_kill_has_cut_is_not_read(run):
+    before = measured(run, FACTS, metrics_of(run))
+    for cut in ("40,", "40,9,8,", "4"):
+        (run / "metrics.csv").write_text(f"{(run / 'metrics.csv').read_text().rpartition(chr(10))[0]}\n{cut}")
+        assert measured(run, FACTS, metrics_of(run)) == before
+
+
+def test_a_score_that_is_no_number_is_left_out_by_its_file_and_the_others_count(run, capsys):
+    text = (run / "metrics.csv").read_text()
+    (run / "metrics.csv").write_text(text + "29,1,8,nan\n")
+    for name, task in (("one", "STS"), ("two", "STS"), ("three", "Other")):
+        one = entry(run, math.nan)
+        one["tasks"] |= {task: {"main_score": math.nan}, "Third": {"main_score": 5.0}}
+        score(run, name, one)
+    found = measured(run, FACTS, metrics_of(run))
+    assert {key: value for key, value in found.items() if "train" not in key[1]} == {
+        (20, "STS"): 61.5,
+        (40, "Third"): 5,
+    }
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "left out: runs/a=1/metrics.csv, eval/STS at step 30 is nan"
+    assert "left out: runs/a=1/eval/three/results.json, Other of m0 is nan" in lines and len(lines) == 5
 
 
 def test_eval_beside_bm25_others_and_coarse_vectors_leaves_one_score_a_run_in_the_collected_table(
@@ -126,6 +226,15 @@ def test_eval_beside_bm25_others_and_coarse_vectors_leaves_one_score_a_run_in_th
     assert len(found) == 2 and {row["run"] for row in found} == {Path(mine).name}
     code, _, err = script("collect", "name=mine", "runs=runs", "out=own")  # a sweep that is no experiment
     assert code == 0 and Path("own/table.md").read_text() == Path("collected/table.md").read_text(), err
+    page = Path(mine, "report.html")
+    assert script("collect", f"report='{mine}'")[0] == 0 and "Scores: local" in page.read_text()
+
+    more = ["stage.steps=3", "resume=auto", "seed=0"]
+    code, _, err = script("train", *TINY, f"data.dir={prepared}", f"hydra.run.dir='{mine}'", *more)
+    assert code == 0 and err.count("has other weights than") == 3 and "Scores: local" not in page.read_text(), err
+    code, _, err = script("collect", "name=mine", "runs=runs", "out=longer")
+    assert code == 0 and f"left out: {mine}/eval/all/results.json, ours has other weights than {mine} has now" in err
+    assert {row["metric"] for row in read_rows(Path("longer/results.csv"))} == set(TRAINED)
     assert "there is no experiment mine; there are: " in script.refused("collect", "name=mine", "runs=runs")
 
 
@@ -180,6 +289,48 @@ def test_means_pair_tasks_by_seed_and_leave_out_seeds_that_lack_one(capsys):
     assert not capsys.readouterr().err
     tell_lacking(scores)
     assert capsys.readouterr().err.splitlines() == ["left out of the mean of tasks: a 0, seed 3, which lacks B"]
+
+
+def test_every_run_that_a_table_counts_and_no_mean_does_is_told_of(capsys):
+    trained = [(f"a={a},seed={seed}", seed, "train/loss", "1") for a in (0, 1) for seed in (1, 2)]
+    tell_lacking(rows(*trained))  # a sweep that nobody evaluates
+    assert not capsys.readouterr().err
+    scores = rows(*trained, ("a=0,seed=1", 1, "A", "10"), ("a=0,seed=1", 1, "B", "20"))
+    tell_lacking(scores)
+    said = [
+        f"left out of the mean of tasks: a {a}, seed {seed}, which has no evaluation" for a, seed in ("02", "11", "12")
+    ]
+    assert capsys.readouterr().err.splitlines() == said
+    assert [row[1] for row in table(scores, [])[1:]] == ["2", "2"]
+    early = rows(("a=0,seed=1,step=9", 1, "A", "10"), ("a=0,seed=1,step=10", 1, "train/loss", "1"))
+    tell_lacking(early)  # the last step of a run that was evaluated before
+    assert not capsys.readouterr().err
+
+
+def test_a_value_that_is_no_number_stops_no_table_and_a_refused_sweep_leaves_nothing(script, tmp_path):
+    """A results.csv of an older version may hold one."""
+    (tmp_path / "out").mkdir()
+    kept = ["run,commit,overrides,seed,metric,value", "a=0,c,,1,A,10", "a=0,c,,2,A,nan", "a=0,c,,2,train/loss,inf"]
+    (tmp_path / "out/results.csv").write_text("\n".join([*kept, ""]))
+    (tmp_path / "out/loss.csv").write_text("run,step,loss\n")
+    code, out, err = script("collect", "name=mixing_ratio", "runs=null", "out=out")
+    assert code == 0 and "| a 0 | 1 | 10.00 |" in out and "loss.png" not in out, err
+    for name, value in (("x", 1), ("y", 2)):
+        write_finished(tmp_path / f"runs/a=1,{name},seed=1", value)
+    assert "of seed 1 is 1.0 in the run" in script.refused("collect", "name=mine", "runs=runs", "out=new")
+    assert not (tmp_path / "new/results.csv").exists() and not (tmp_path / "new/loss.csv").exists()
+
+
+def write_finished(run: Path, score: float) -> None:
+    """A run of one step that is done, as far as `collect` reads it."""
+    for folder in ("checkpoints", ".hydra"):
+        (run / folder).mkdir(parents=True)
+    (run / ".hydra/overrides.yaml").write_text("[]")
+    (run / "metrics.csv").write_text(f"eval/A,step,train/loss\n{score},0,1.0\n")
+    sizes = {"name": "pretrain", "max_length": 8, "global_batch": 8, "steps": 1, "epochs": None, "group_size": 1}
+    sizes |= {"lr_scale": 1.0, "init_from": None, "batch_tokens": 64, "recompute_fraction": 0.0}
+    facts = {"stage": sizes, "steps": 1, "sources": {}, "commit": "c", "seed": 1, "alpha": 0.5}
+    torch.save({"state_dict": {}, "encoder": {"schema": 2}, "history": [facts]}, run / "checkpoints/last.ckpt")
 
 
 def test_a_seed_with_two_values_of_a_point_is_refused_by_its_runs():

@@ -172,9 +172,11 @@ def test_the_best_for_the_time_is_what_no_other_point_beats():
 
 
 def test_seconds_of_a_run_are_its_pairs_by_their_rate_also_of_steps_not_logged():
-    assert seconds(([0, 1, 2], [100.0, 50.0, 200.0]), 100) == pytest.approx(1 + 2 + 0.5)
-    assert seconds(([0, 10, 20], [100.0] * 3), 100) == pytest.approx(21)
-    assert seconds(([], []), 100) == 0.0
+    assert seconds(([0, 1, 2], [100.0, 50.0, 200.0]), 100, 3) == pytest.approx(1 + 2 + 0.5)
+    assert seconds(([0, 10, 20], [100.0] * 3), 100, 21) == pytest.approx(21)
+    assert seconds(([0, 50], [10.0, 10.0]), 8, 100) == pytest.approx(100 * 8 / 10)  # 49 of them after the last line
+    assert seconds(([60, 61], [5.0, 20.0]), 10, 100) == pytest.approx(100 * (2 + 0.5) / 2)  # the first lines are lost
+    assert seconds(([], []), 100, 3) == 0.0
 
 
 def test_a_figure_is_a_png_and_a_small_svg_that_is_the_same_each_time(tmp_path):

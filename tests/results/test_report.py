@@ -18,6 +18,7 @@ from trainings import TINY
 from gte.curves import read_rows
 from gte.results.page import MOST_POINTS, Line, chart, number, ticks
 from gte.results.report import write_experiment_report, write_run_report
+from gte.ticker import spell
 
 EVIL = "<script>alert(1)</script> & \"two\" 'quotes'"
 HISTORY = [
@@ -162,6 +163,21 @@ def test_what_a_run_does_not_have_is_not_shown(tmp_path):
     assert smooth[1].attrib["data-points"] == "4"
     (run / "metrics.csv").write_text("")  # killed before its first line
     assert not list(parsed(write_run_report(run)).iter("svg"))
+
+
+def test_the_numbers_of_a_page_are_those_of_all_steps_and_of_finite_values_alone(tmp_path):
+    """Logged at each 50th step, 100 of 8 pairs at 10 a second; the first evaluation is no number."""
+    (tmp_path / "run").mkdir()
+    lines = ["eval/Task,step,train/loss,train/loss/a,train/pairs_per_s", "nan,0,3,3,10", "40,50,nan,nan,10", "30,60,,,"]
+    (tmp_path / "run/metrics.csv").write_text("\n".join([*lines, ""]))
+    facts = {"stage": {"name": "pretrain", "global_batch": 8, "steps": 100}, "steps": 100}
+    page = parsed(write_run_report(tmp_path / "run", [facts]))
+    told = words(page)
+    assert spell(80) in told and "100 of 100 steps" in told and "not finished" not in told
+    rows = [[cell.text for cell in row] for row in page.iter("tr")]
+    assert ["Task", "nan", number(40), "51", number(30)] in rows
+    (of_source,) = [row for row in rows if row[0] == "a"]
+    assert number(3) in of_source and "nan" not in of_source
 
 
 def test_scores_of_the_run_are_shown_beside_the_baselines_and_of_other_runs_are_not(tmp_path):

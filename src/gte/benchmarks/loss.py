@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gte.benchmarks.measure import compare, in_child, synchronize, take_turns
+from gte.errors import UserError
 from gte.loss import improved_contrastive_loss
 from gte.memory import peak_memory
 
@@ -148,9 +149,12 @@ def run(
 
     Time: median seconds of a forward and backward, and its ratio to ours round by round. The variants take turns
     within a round, so that what else the machine does falls on all of them. Memory: MiB above the inputs, on the same
-    device, in a process of its own.
+    device, in a process of its own. Raises UserError where `memory_of` names no variant.
     """
     makers = variants() | nested_variants(nested_widths(width))
+    for name, *_ in memory_of or ():
+        if name not in makers:
+            raise UserError(f"benchmark.memory_of: {name} is none of {', '.join(makers)}")
     losses = {name: make() for name, make in makers.items()}
     for loss in losses.values():
         step(loss, *embeddings(min(n, 512), width, device))

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gte.errors import UserError
 from gte.memory import peak_memory
 
 FILES = 8  # of generated rows
@@ -45,8 +46,12 @@ def run(
 
     path: a folder of jsonl.gz files with {"query", "pos"} a line; None generates `rows`, of which the share `repeated`
     repeats earlier ones. tokenizer: a directory; None trains a WordPiece on the pairs. Raises RuntimeError where
-    variants do not keep the same pairs or give the same tokens.
+    variants do not keep the same pairs or give the same tokens, UserError for tokens of pairs that ours does not make.
     """
+    if tokens and "ours" not in pairs:
+        raise UserError(
+            "benchmark.tokens are of the pairs that ours makes: add ours to benchmark.pairs, or set it to []"
+        )
     from gte.benchmarks.measure import compare, in_child, take_turns  # late: torch would count in a child's memory
 
     with tempfile.TemporaryDirectory() as folder:

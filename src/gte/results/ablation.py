@@ -7,32 +7,35 @@ below a run's directory count the scores of the run's own checkpoints, by their 
 import csv
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from math import isfinite
 from pathlib import Path
 from statistics import mean, stdev
 
 import yaml
 
-from gte.curves import Curve, read_metric, read_rows
+from gte.curves import LAST, Curve, last_mean, read_metrics, steps_made
 from gte.errors import UserError, tell
-from gte.files import read_json, whole
+from gte.files import whole
 from gte.models.load import history
 from gte.results.paper import Table
+from gte.results.scored import evaluated
 from gte.stage import Stage
 
 COLUMNS = ("run", "commit", "overrides", "seed", "metric", "value")
+CURVE_COLUMNS = ("run", "step", "loss")
 CURVE_POINTS = 50  # of a loss curve: each the mean over that share of the steps
 Groups = Mapping[str, Sequence[str]]  # a group's name -> the names of its tasks, or patterns such as STS*
 ROUNDING = 0.001  # of scores in results.json, which have three decimals
-LAST_STEPS = 20  # that the training loss of a run is the mean of
 
 
 def collect(runs: Path) -> tuple[list[dict], list[dict]]:
-    """Scores, a row each in COLUMNS, and loss curves, {run, step, loss}, of the finished runs under `runs`.
+    """Scores, a row each in COLUMNS, and loss curves, a row each in CURVE_COLUMNS, of the finished runs under `runs`.
 
     Scores are those of evaluations during training, and those of the run's own checkpoints in every results.json within
     its directory; where they are of several steps, `run` has the step. The training loss is there as well, as
-    train/loss. A run that is not finished is skipped with a line on stderr. The training's seconds are there as
-    train/seconds. Raises UserError where none is finished, and where two results.json disagree.
+    train/loss. A run that is not finished is skipped with a line on stderr, so is every value that is no number. The
+    training's seconds are there as train/seconds. Raises UserError where none is finished, and where two results.json
+    disagree.
     """
     folders = sorted(path.parents[1] for path in runs.glob("*/.hydra/overrides.yaml"))
     scores, curves = [], []
@@ -48,16 +51,17 @@ def collect(runs: Path) -> tuple[list[dict], list[dict]]:
             "overrides": " ".join(text for text in overrides if not text.startswith("hydra.")),
             "seed": facts["seed"],
         }
-        found = measured(folder, facts)
+        metrics = metrics_of(folder)
+        found = measured(folder, facts, metrics)
         several = len({step for step, _ in found}) > 1
         for (step, metric), value in found.items():
             run = f"{folder.name},step={step}" if several else folder.name
             scores.append({"run": run, **settings, "metric": metric, "value": f"{value:.4f}"})
-        steps, losses = read_metric(folder / "metrics.csv", "train/loss")
+        steps, losses = steps_made(metrics.get("train/loss", ([], [])))
         width = max(1, len(losses) // CURVE_POINTS)
-        for start in range(0, len(losses) - width + 1, width):
-            point = {"step": steps[start + width - 1] + 1, "loss": f"{mean(losses[start : start + width]):.4f}"}
-            curves.append({"run": folder.name, **point})
+        for end in range(width, len(losses) + 1, width):
+            if finite := [loss for loss in losses[end - width : end] if isfinite(loss)]:
+                curves.append({"run": folder.name, "step": steps[end - 1], "loss": f"{mean(finite):.4f}"})
     if not scores:
         raise UserError(f"no finished run under {runs}; train them first: src/train.py -m +experiment={runs.name}")
     return scores, curves
@@ -69,21 +73,43 @@ def all_steps(facts: dict) -> int:
     return stage.total_steps(sum(source["rows"] for source in facts["sources"].values()))
 
 
-def measured(folder: Path, facts: dict) -> dict[tuple[int, str], float]:
+def metrics_of(folder: Path) -> dict[str, Curve]:
+    """The curves of a run; none, and a line, where it has logged no metrics.csv."""
+    if (folder / "metrics.csv").is_file():
+        return read_metrics(folder / "metrics.csv")
+    tell(f"note: {folder} has no metrics.csv, which logger=csv writes: of it only results.json counts")
+    return {}
+
+
+def measured(folder: Path, facts: dict, metrics: dict[str, Curve]) -> dict[tuple[int, str], float]:
     """(steps trained, metric) -> value of a run, scores in points of 100; their mean is not one of its own.
 
     An evaluation after training counts in place of one during it of the same step and task: it says what data and what
-    precision it was made with. Where they differ by more than rounding, a line tells by how much at most.
+    precision it was made with. Where they differ by more than rounding, a line tells by how much at most. A line tells
+    of what is no number, too.
+
+    Args:
+        folder: the run's directory.
+        facts: of its last stage.
+        metrics: its curves, by name.
     """
-    found = {}
-    rows = read_rows(folder / "metrics.csv")
-    for row in rows:
-        for key, value in row.items():
-            if key.startswith("eval/") and key != "eval/mean" and value:
-                found[int(row["step"]) + 1, key.removeprefix("eval/")] = float(value)
-    steps, rates = facts["steps"], read_metric(folder / "metrics.csv", "train/pairs_per_s")
-    found[steps, "train/loss"] = mean(float(row["train/loss"]) for row in rows[-LAST_STEPS:] if row["train/loss"])
-    found[steps, "train/seconds"] = seconds(rates, facts["stage"]["global_batch"])
+    found, steps = {}, facts["steps"]
+    for key, curve in metrics.items():
+        if not key.startswith("eval/") or key == "eval/mean":
+            continue
+        for step, value in zip(*steps_made(curve), strict=True):
+            if isfinite(value):
+                found[step, key.removeprefix("eval/")] = value
+            else:
+                tell(f"left out: {folder / 'metrics.csv'}, {key} at step {step} is {value}")
+    found = dict(sorted(found.items(), key=lambda item: item[0][0]))
+    losses = metrics.get("train/loss", ([], []))[1][-LAST:]
+    if not all(map(isfinite, losses)):
+        tell(f"note: {folder}: losses that are no number are left out of train/loss, the mean of the last {LAST}")
+    if isfinite(loss := last_mean(losses)):
+        found[steps, "train/loss"] = loss
+    if spent := seconds(metrics.get("train/pairs_per_s", ([], [])), facts["stage"]["global_batch"], steps):
+        found[steps, "train/seconds"] = spent
     apart = {}
     for (step, task), (value, file) in evaluated(folder, facts).items():
         during = found.get((step, task), value)
@@ -95,62 +121,16 @@ def measured(folder: Path, facts: dict) -> dict[tuple[int, str], float]:
     return found
 
 
-def evaluated(folder: Path, facts: dict) -> dict[tuple[int, str], tuple[float, Path]]:
-    """(steps trained, task) -> main score of the run's own checkpoints, and the results.json that has it.
-
-    What else such a file scores does not count: BM25, other checkpoints, vectors that were cut or kept as codes. A line
-    tells of a file in which nothing counts. Raises UserError where a task has several values at one step.
-    """
-    found: dict[tuple[int, str], dict[float, Path]] = {}
-    for file in sorted(folder.glob("**/results.json")):
-        models = read_json(file).get("models", {})
-        of_steps = [(model, step_scored(model, folder, facts)) for model in models.values()]
-        if all(step is None for _, step in of_steps):
-            tell(f"left out: {file}, no model in it is a checkpoint of {folder} with its plain vectors")
-        for model, step in of_steps:
-            for task, result in model["tasks"].items() if step is not None else ():
-                found.setdefault((step, task), {}).setdefault(result["main_score"], file)
-    for (step, task), values in found.items():
-        if len(values) > 1:
-            told = ", ".join(f"{value:.3f} in {file}" for value, file in values.items())
-            raise UserError(f"{folder}: {task} at step {step} is {told}; move what is not to count out of {folder}")
-    return {key: next(iter(values.items())) for key, values in found.items()}
-
-
-def step_scored(model: dict, folder: Path, facts: dict) -> int | None:
-    """The step of this run whose weights a model of a results.json has; None where it is no such model.
-
-    Args:
-        model: its entry; `checkpoint` is as eval.py was given it, "<checkpoint> fp32" where it was asked for
-            `precisions`. Vectors that `widths` names are not plain: a file does not say the model's own width.
-        folder: the run's directory, which may be a symlink, as may be the folder of its checkpoints.
-    """
-    checkpoint = model["checkpoint"]
-    if "vectors" in model:
-        if checkpoint.endswith(f" {model['width']} fp32") or model["vectors"] != "float32":
-            return None
-        checkpoint = checkpoint.removesuffix(" fp32")
-    path, homes = Path(checkpoint), {folder.resolve(), (folder / "checkpoints").resolve()}
-    if path.resolve() in homes:
-        return facts["steps"]
-    if path.suffix != ".ckpt" or path.parent.resolve() not in homes:
-        return None
-    if (step := path.stem.removeprefix("step-")).isdigit():
-        return int(step)
-    return {"last": facts["steps"], "best": facts.get("best", {}).get("step")}.get(path.stem)  # not ema: other weights
-
-
-def seconds(pairs_per_s: Curve, global_batch: int) -> float:
+def seconds(pairs_per_s: Curve, global_batch: int, steps: int) -> float:
     """The seconds that a run's steps took, loading included and evaluations not; steps not logged count as the others.
 
     Args:
         pairs_per_s: the run's curve of that metric.
         global_batch: pairs a step.
+        steps: all that were made.
     """
-    steps, rates = pairs_per_s
-    if not rates:
-        return 0.0
-    return sum(global_batch / rate for rate in rates) * (steps[-1] - steps[0] + 1) / len(steps)
+    _, rates = pairs_per_s
+    return steps * mean(global_batch / rate for rate in rates) if rates else 0.0
 
 
 def split(text: str) -> list[str]:
@@ -203,12 +183,15 @@ def rank(entry: tuple, order: list[str]) -> list:
 def by_point(scores: list[dict], order: list[str]) -> dict[tuple, dict[str, dict[str, float]]]:
     """Point, as (key, value) pairs -> metric -> seed -> value; points sorted by number, then as in `order`.
 
-    A row without a seed counts as one of its run's. Raises UserError where a seed has two values of a metric.
+    A row without a seed counts as one of its run's, one that is no number, of an older version, does not count. Raises
+    UserError where a seed has two values of a metric.
     """
     found: dict[tuple, dict[str, dict[str, float]]] = {}
     runs: dict[tuple, str] = {}
     for row in scores:
         entry, seed, value = tuple(point(row["run"]).items()), row.get("seed", row["run"]), float(row["value"])
+        if not isfinite(value):
+            continue
         values = found.setdefault(entry, {}).setdefault(row["metric"], {})
         run = runs.setdefault((entry, row["metric"], seed), row["run"])
         if values.setdefault(seed, value) != value:
@@ -245,13 +228,23 @@ def overall(metrics: dict[str, dict[str, float]]) -> list[float]:
 
 
 def tell_lacking(scores: list[dict]) -> None:
-    """Tells, a line each, of the seeds that lack a task which others of their point have: no mean counts them."""
-    for entry, metrics in by_point(scores, []).items():
+    """Tells, a line each, of the seeds that lack a task which others of their point have: no mean counts them.
+
+    So it does of a run without any evaluation, unless no other run of the sweep has one.
+    """
+    points = by_point(scores, [])
+    if not any(map(tasks_of, points.values())):
+        return
+    for entry, metrics in points.items():
         tasks = tasks_of(metrics)
-        for seed in dict.fromkeys(seed for values in tasks.values() for seed in values):
-            if lacking := [name for name, values in tasks.items() if seed not in values]:
+        if not tasks and "step" in dict(entry):  # the run was evaluated, after fewer steps
+            continue
+        for seed in dict.fromkeys(seed for values in metrics.values() for seed in values):
+            lacking = [name for name, values in tasks.items() if seed not in values]
+            if lacking or not tasks:
                 label = ", ".join(f"{key} {value}" for key, value in entry)
-                tell(f"left out of the mean of tasks: {label}, seed {seed}, which lacks {', '.join(lacking)}")
+                said = "has no evaluation" if len(lacking) == len(tasks) else f"lacks {', '.join(lacking)}"
+                tell(f"left out of the mean of tasks: {label}, seed {seed}, which {said}")
 
 
 def by_line(scores: list[dict], order: list[str]) -> dict[str, list[tuple[str, list[float]]]]:
@@ -322,7 +315,7 @@ def table(scores: list[dict], order: list[str], groups: Groups | None = None) ->
             cells = [spread(overall(part)) for part in parts]
         else:
             cells = [spread(list(values.get(metric, {}).values())) for metric in metrics]
-        rows.append([label, str(max(map(len, values.values()))), *cells, spread(overall(values))])
+        rows.append([label, str(len(set().union(*values.values()))), *cells, spread(overall(values))])
     return rows
 
 
@@ -333,8 +326,10 @@ def spread(values: list[float]) -> str:
     return f"{mean(values):.2f} ± {stdev(values):.2f}"
 
 
-def write_csv(rows: list[dict], file: Path) -> None:
-    with whole(file) as partial, open(partial, "w", newline="") as lines:
-        writer = csv.DictWriter(lines, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+def write_rows(scores: list[dict], curves: list[dict], out: Path) -> None:
+    """Writes what `collect` gives to `out`: results.csv and loss.csv."""
+    for name, columns, rows in (("results.csv", COLUMNS, scores), ("loss.csv", CURVE_COLUMNS, curves)):
+        with whole(out / name) as partial, open(partial, "w", newline="") as lines:
+            writer = csv.DictWriter(lines, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)

@@ -6,20 +6,21 @@ A page shows what is there: of a run without evaluations, or of an older version
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from math import isfinite, nan
+from math import inf, isfinite
 from pathlib import Path
 from statistics import median
 
 import yaml
 
-from gte.curves import Curve, band, chunks, read_metrics, running_mean, spread, steps_made, window_of
-from gte.errors import UserError
+from gte.curves import LAST, Curve, band, chunks, last_mean, read_metrics, running_mean, spread, steps_made, window_of
+from gte.errors import UserError, tell
 from gte.files import read_json, whole
 from gte.models.load import HISTORY_FILE, history
 from gte.results.ablation import all_steps, by_point, losses_by_line, overall, seconds, table
 from gte.results.differences import differences
 from gte.results.page import Line, chart, charts, dots, note, number, page, section, tiles
 from gte.results.page import table as html_table
+from gte.results.scored import has_weights_of_now, left_out, named
 from gte.results.table import cells
 from gte.ticker import spell
 
@@ -44,7 +45,6 @@ TITLES = {
 }
 UNSMOOTHED = ("train/lr", "train/peak_memory_mb", "train/temperature", "train/skipped")
 TESTED = "Paired t-tests, over seeds and over tasks, not corrected for the number of rows."
-LAST = 20  # values that a last loss is the mean of
 
 
 def write_run_report(run: Path, stages: list[dict] | None = None) -> Path:
@@ -157,9 +157,14 @@ def planned_steps(facts: dict) -> int | None:
         return None
 
 
+def steps_done(curves: dict[str, Curve], facts: dict) -> int:
+    """The steps that the run has made: those that its checkpoint counts, or was killed after."""
+    return max([facts.get("steps", 0), *(curve[0][-1] + 1 for curve in curves.values())])
+
+
 def status(curves: dict[str, Curve], facts: dict) -> str:
     """One line: how far the run came, and the commit that trained it."""
-    steps = max((curve[0][-1] for curve in curves.values()), default=-1) + 1
+    steps = steps_done(curves, facts)
     planned = planned_steps(facts)
     said = f"{steps:,} steps" if planned is None else f"{steps:,} of {planned:,} steps"
     if "stopped_early" in facts:
@@ -173,8 +178,7 @@ def summary(curves: dict[str, Curve], facts: dict) -> dict[str, str]:
     """The numbers at the head of the page."""
     found = {}
     if "train/loss" in curves:
-        last = [value for value in curves["train/loss"][1][-LAST:] if isfinite(value)]
-        found[f"loss, mean of the last {LAST}"] = number(sum(last) / len(last) if last else nan)
+        found[f"loss, mean of the last {LAST}"] = number(last_mean(curves["train/loss"][1]))
     if "eval/mean" in curves:
         found["evaluation, mean of tasks"] = number(curves["eval/mean"][1][-1])
     if "best" in facts:
@@ -184,7 +188,8 @@ def summary(curves: dict[str, Curve], facts: dict) -> dict[str, str]:
             found[f"{TITLES[key].lower()}, median"] = number(median(curves[key][1]))
     if "train/peak_memory_mb" in curves:
         found["peak memory, MB"] = number(max(curves["train/peak_memory_mb"][1]))
-    if spent := seconds(curves.get("train/pairs_per_s", ([], [])), facts.get("stage", {}).get("global_batch", 0)):
+    batch = facts.get("stage", {}).get("global_batch", 0)
+    if spent := seconds(curves.get("train/pairs_per_s", ([], [])), batch, steps_done(curves, facts)):
         found["training, evaluations not counted"] = spell(spent)
     return found
 
@@ -253,27 +258,36 @@ def evaluation_table(curves: dict[str, Curve]) -> str:
     rows = [["task", "first", "best", "at step", "last"]]
     for key, (steps, values) in curves.items():
         if key.startswith("eval/"):
-            best = max(range(len(values)), key=lambda k: values[k])
+            best = max(range(len(values)), key=lambda k: values[k] if isfinite(values[k]) else -inf)
             name = key.removeprefix("eval/")
             rows.append([name, *map(number, (values[0], values[best])), f"{steps[best] + 1:,}", number(values[-1])])
     return html_table(rows) if len(rows) > 1 else ""
 
 
 def scores(run: Path) -> list[str]:
-    """A section for each results.json in the run's directory, or beside it where it scores this run."""
-    found = []
-    for file in sorted({*run.glob("**/results.json"), *run.resolve().parent.glob("*/results.json")}):
+    """A section for each results.json in the run's directory, or beside it where it scores this run.
+
+    A model of other weights than its checkpoint in this run has now is left out with a line, as in `collect`.
+    """
+    found, own = [], run.resolve()
+    for file in sorted({*run.glob("**/results.json"), *own.parent.glob("*/results.json")}):
         try:
             results = json.loads(file.read_text(encoding="utf-8"))
-            checkpoints = [Path(model["checkpoint"]) for model in results["models"].values()]
-            rows = cells(results)
+            paths = {label: Path(named(model)[0]).resolve() for label, model in results["models"].items()}
+            cells(results)
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             continue  # another file of that name, or of another version
-        own, files = run.resolve(), [path.resolve() for path in checkpoints]
-        if own in file.resolve().parents or any(own in (path, *path.parents) for path in files):
-            turned = [list(column) for column in zip(*rows, strict=True)]  # models across: there are fewer of them
-            told = note(f"{file.parent.name}/{file.name}; commit {results.get('commit', 'not known')}")
-            found.append(section(f"Scores: {results.get('suite', '')}", html_table(turned), told))
+        mine = [label for label, path in paths.items() if own in (path, *path.parents)]
+        if not mine and own not in file.resolve().parents:
+            continue
+        for label in mine:
+            if not has_weights_of_now(results["models"][label]):
+                tell(left_out(file, label, results["models"].pop(label)))
+        if mine and not any(label in results["models"] for label in mine):
+            continue  # none but baselines
+        turned = [list(column) for column in zip(*cells(results), strict=True)]  # models across: there are fewer
+        told = note(f"{file.parent.name}/{file.name}; commit {results.get('commit', 'not known')}")
+        found.append(section(f"Scores: {results.get('suite', '')}", html_table(turned), told))
     return found
 
 
@@ -295,7 +309,7 @@ def sources_table(curves: dict[str, Curve], facts: dict) -> str:
                 "" if planned is None else f"{planned:.1%}",
                 f"{len(losses) / total:.1%}" if losses else "",
                 number(epochs[-1]) if epochs else "",
-                number(sum(losses[-LAST:]) / len(losses[-LAST:])) if losses else "",
+                number(last_mean(losses)) if losses else "",
                 str(about.get("licence", "")),
             ]
         )
