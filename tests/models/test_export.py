@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import RECORD
+from safetensors.torch import load_file, save_file
 
 from gte.errors import UserError
 from gte.evaluation.model import load_model
@@ -86,23 +87,61 @@ def test_sentence_transformers_and_transformers_load_the_export(run, tmp_path):
     np.testing.assert_allclose(hidden[0].mean(0).detach(), encoder.encode(["one"], normalize=False)[0], atol=1e-5)
 
 
-def test_an_export_cut_to_a_width_is_read_so_by_sentence_transformers_and_by_us(run, tmp_path):
+def test_an_export_cut_to_a_width_gives_unit_vectors_of_that_width_by_the_default_calls_of_every_loader(run, tmp_path):
     sentence_transformers = pytest.importorskip("sentence_transformers")
     folder, encoder = run
     width = encoder.width // 2
     export(folder, tmp_path / "model", "my-model", truncate_dim=width)
     cut = encoder.encode(TEXTS)[:, :width]
+    assert np.linalg.norm(cut, axis=1).max() < 0.9
     cut /= np.linalg.norm(cut, axis=1, keepdims=True)
     peer = sentence_transformers.SentenceTransformer(str(tmp_path / "model"), device="cpu")
-    np.testing.assert_allclose(peer.encode(TEXTS, normalize_embeddings=True), cut, atol=1e-5)
-    np.testing.assert_allclose(load_encoder(tmp_path / "model").encode(TEXTS), cut, atol=1e-5)
-    whole = sentence_transformers.SentenceTransformer(
-        str(tmp_path / "model"), device="cpu", truncate_dim=encoder.width
-    )  # the weights are all there
-    np.testing.assert_allclose(whole.encode(TEXTS), encoder.encode(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(peer.encode(TEXTS), cut, atol=1e-5)
+    assert peer.get_embedding_dimension() == width
+    peer.save(str(tmp_path / "saved"))
+    for place in (tmp_path / "model", tmp_path / "saved"):
+        loaded = load_encoder(place)
+        np.testing.assert_allclose(loaded.encode(TEXTS), cut, atol=1e-5)
+        assert loaded.settings.truncate_dim == width
+        np.testing.assert_array_equal(  # the language model is all there
+            loaded.encode(TEXTS, normalize=False), encoder.encode(TEXTS, normalize=False)[:, :width]
+        )
     with pytest.raises(UserError, match=f"truncate_dim={encoder.width + 1} must be from 1 to {encoder.width}"):
         export(folder, tmp_path / "other", "my-model", truncate_dim=encoder.width + 1)
     assert not (tmp_path / "other").exists()
+
+
+def edit_dense(weight=None, **config):
+    """A change of the module that cuts vectors: a function of its weight, keys of its config."""
+
+    def change(folder: Path) -> None:
+        file = folder / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | config))
+        if weight is not None:
+            eye = load_file(folder / "model.safetensors")["linear.weight"]
+            save_file({"linear.weight": weight(eye).contiguous()}, folder / "model.safetensors")
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        edit_dense(lambda eye: 2 * eye),
+        edit_dense(lambda eye: eye.flip(0)),
+        edit_dense(lambda eye: eye.roll(1, 1)),
+        edit_dense(activation_function="torch.nn.modules.activation.Tanh"),
+        edit_dense(use_residual=True),
+        edit_dense(module_output_name="other"),
+        lambda folder: (folder / "model.safetensors").unlink(),
+    ],
+)
+def test_a_module_that_does_more_than_cut_vectors_is_refused_by_name(run, tmp_path, change):
+    export(run[0], tmp_path / "model", "m", truncate_dim=8)
+    load_encoder(tmp_path / "model")
+    change(tmp_path / "model" / "2_Dense")
+    with pytest.raises(UserError, match=r"modules\.json: module 2 \('2_Dense'\) is Dense"):
+        load_encoder(tmp_path / "model")
 
 
 def test_export_holds_safetensors_only_and_a_card_that_says_how_it_was_trained(run, tmp_path):

@@ -4,9 +4,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
+from safetensors.torch import save_file
 
 from gte.early import check_result
 from gte.encoder import Encoder
@@ -71,7 +73,8 @@ def export(
         sts: folder of an STS task on whose sentences the ONNX graphs are compared.
         license, language: for the card; None is the base model's, and English where all its data are of conf/source.
         weights: which weights; None takes those of the last step.
-        truncate_dim: the width that loaders cut the vectors to; None is the model's own. The weights stay whole.
+        truncate_dim: the width of the vectors that every loader gives, of unit length; None is the model's own. The
+            weights stay whole.
         trust_remote_code: run the Python files that a model directory brings along.
     Returns: the comparisons of the ONNX graphs with the PyTorch model.
     Raises: UserError where `out` holds something else than a model directory, and for weights that are of no use.
@@ -151,17 +154,20 @@ def write_model(encoder: Encoder, folder: Path) -> None:
     config = json.loads(file.read_text())
     if config.get("tokenizer_class") == "TokenizersBackend":  # transformers 5's name, which 4 does not know
         write_json(file, config | {"tokenizer_class": "PreTrainedTokenizerFast"})
-    (folder / "1_Pooling").mkdir()
-    (folder / "2_Normalize").mkdir()
     settings = encoder.settings
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    if settings.truncate_dim is not None:
+        modules.append(("2_Dense", "Dense"))
+    modules.append((f"{len(modules)}_Normalize", "Normalize"))
+    for path, _ in modules[1:]:
+        (folder / path).mkdir()
+    if settings.truncate_dim is not None:
+        write_cut(folder / "2_Dense", encoder.width, encoder.dimensions)
     pooling = {"word_embedding_dimension": encoder.width} | {flag: False for flag in OLDEST_FLAGS}
     pooling[next(flag for flag, mode in POOLING_FLAGS.items() if POOLINGS.get(mode) == settings.pooling)] = True
     if not settings.include_prompt:
         pooling["include_prompt"] = False
     prompts = {"prompts": settings.prompts, "default_prompt_name": settings.default_prompt}
-    if settings.truncate_dim is not None:
-        prompts["truncate_dim"] = settings.truncate_dim
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
     files = {
         # names as every version of sentence-transformers reads them
         "modules.json": [
@@ -174,6 +180,16 @@ def write_model(encoder: Encoder, folder: Path) -> None:
     }
     for file, content in files.items():
         write_json(folder / file, content)
+
+
+def write_cut(folder: Path, width: int, dimensions: int) -> None:
+    """The cut of vectors [width] to their first numbers as a module, a product with ones and zeros, which is exact.
+
+    sentence-transformers' own `truncate_dim` cuts behind all modules: what it leaves has not the length 1.
+    """
+    config = {"in_features": width, "out_features": dimensions, "bias": False}
+    write_json(folder / "config.json", config | {"activation_function": "torch.nn.modules.linear.Identity"})
+    save_file({"linear.weight": torch.eye(dimensions, width)}, folder / "model.safetensors", {"format": "pt"})
 
 
 def check_push(repository: str) -> None:

@@ -67,8 +67,8 @@ def load_pretrained(
     name = str(name_or_path)
     with loading("model", name, "pass a local model directory: model.name_or_path=/path/to/model") as local:
         on_hub = not Path(name).exists()
-        code = ["*.py"] if trust_remote_code else []
-        root = download(name, local, SMALL_FILES + code, revision) if on_hub else Path(name)
+        more = ["*_Dense/model.safetensors", *(["*.py"] if trust_remote_code else [])]
+        root = download(name, local, SMALL_FILES + more, revision) if on_hub else Path(name)
         if on_hub and not any(file.exists() for file in (root / "modules.json", listing(root))):
             note(f"{name}: the hub's cache does not know whether it has a modules.json; read as if it had none")
         folder, settings, length = read_settings(root)
@@ -115,7 +115,8 @@ def read_settings(root: Path) -> tuple[Path, Settings | None, int | None]:
             raise UserError(f"{root} is no model directory: it has neither modules.json nor config.json")
         return root, None, None
     for number, (kind, path) in enumerate(modules):
-        if kind not in {0: {"Transformer"}, 1: {"Pooling"}}.get(number, {"Normalize"}):
+        cut = {"Dense"} if number == 2 and is_cut(root / path) else set()
+        if kind not in {0: {"Transformer"}, 1: {"Pooling"}}.get(number, {"Normalize"} | cut):
             raise UserError(
                 f"{file}: module {number} ('{path}') is {kind}, so this is not a language model + pooling (+ "
                 "normalisation), and its vectors cannot be computed here"
@@ -126,10 +127,30 @@ def read_settings(root: Path) -> tuple[Path, Settings | None, int | None]:
     length = read_length(folder)
     pooling, include_prompt = read_pooling(root / modules[1][1] / "config.json")
     settings = Settings(pooling=pooling, include_prompt=include_prompt)
+    kinds = dict(modules)
     file = root / "config_sentence_transformers.json"
     if file.exists():
-        settings = read_prompts(file, settings, normalized=len(modules) > 2)
+        settings = read_prompts(file, settings, normalized="Normalize" in kinds)
+    if "Dense" in kinds:
+        width = read_json(root / kinds["Dense"] / "config.json")["out_features"]
+        settings = replace(settings, truncate_dim=min(settings.truncate_dim or width, width))
     return folder, settings, length
+
+
+def is_cut(folder: Path) -> bool:
+    """Whether a Dense module keeps the first numbers of a vector as they are and no others, as exports write it."""
+    file, weights = folder / "config.json", folder / "model.safetensors"
+    if not (file.exists() and weights.exists()):
+        return False
+    config, weights = read_json(file), load_file(weights)
+    known = {"in_features", "out_features", "bias", "activation_function", "module_input_name", "module_output_name"}
+    names = {config.get(key, "sentence_embedding") for key in ("module_input_name", "module_output_name")}
+    identity = config.get("activation_function") == "torch.nn.modules.linear.Identity"
+    if not identity or config.keys() - known or names != {"sentence_embedding"} or weights.keys() != {"linear.weight"}:
+        return False
+    weight = weights["linear.weight"]
+    stated = [config.get(key) for key in ("out_features", "in_features")]
+    return stated == list(weight.shape) and torch.equal(weight, torch.eye(*weight.shape, dtype=weight.dtype))
 
 
 def read_length(folder: Path) -> int | None:
