@@ -313,7 +313,7 @@ class FakeHub(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
-    def reply(self, content: dict, status: int = 200) -> None:
+    def reply(self, content: dict | list, status: int = 200) -> None:
         body = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -337,7 +337,11 @@ class FakeHub(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.body()
-        self.reply({"id": "me/model", "sha": "0" * 40, "siblings": []})
+        if "/tree/" in self.path:
+            files = self.server.files.items()
+            self.reply([{"type": "file", "path": n, "size": len(content), "oid": "0" * 40} for n, content in files])
+        else:
+            self.reply({"id": "me/model", "sha": "0" * 40, "siblings": []})
 
     def do_POST(self):
         body, hub = self.body(), self.server
@@ -363,8 +367,11 @@ class FakeHub(BaseHTTPRequestHandler):
             self.reply({"transfer": "basic", "objects": objects})
         elif "/commit/" in self.path:
             for line in body.splitlines():
-                value = json.loads(line)["value"]
-                if "content" in value:
+                record = json.loads(line)
+                value = record["value"]
+                if record["key"] == "deletedFile":
+                    del hub.files[value["path"]]
+                elif "content" in value:
                     hub.files[value["path"]] = base64.b64decode(value["content"])
                 elif "oid" in value:
                     hub.files[value["path"]] = hub.large[value["oid"]]
@@ -402,8 +409,7 @@ def test_a_push_uploads_every_file_of_the_export_and_shows_the_token_nowhere(run
     hub, options = to_hub, [f"checkpoint={run[0]}", "out=model", "push=me/model", "private=true"]
     code, said, errors = script("export", *options)
     assert code == 0, errors
-    files = {path.relative_to(tmp_path / "model").as_posix(): path for path in (tmp_path / "model").rglob("*")}
-    written = {name: path.read_bytes() for name, path in files.items() if path.is_file()}
+    written = files_below(tmp_path / "model")
     assert hub.files == written and "model.safetensors" in written
     assert hub.created["name"] == "model" and hub.created["organization"] == "me"
     assert hub.created["visibility"] == "private"
@@ -411,6 +417,40 @@ def test_a_push_uploads_every_file_of_the_export_and_shows_the_token_nowhere(run
     assert 'SentenceTransformer("me/model")' in written["README.md"].decode()
     assert "pushed to" in said
     assert TOKEN not in said + errors and not any(TOKEN.encode() in content for content in written.values())
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_second_push_leaves_nothing_of_the_first_export_and_all_that_is_the_users_own(run, to_hub, tmp_path):
+    stale = [
+        "onnx/model.onnx",
+        "onnx/model_int8.onnx",
+        ".eval_results/STS12.yaml",
+        "model-00001-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+        "added_tokens.json",
+        "vocab.txt",
+        "sentencepiece.bpe.model",
+        "2_Dense/model.safetensors",
+    ]
+    own = [
+        ".gitattributes",
+        "LICENSE",
+        "figures/loss[1].png",
+        "data/model.safetensors",
+        "notes/onnx/model.onnx",
+        "2024_runs/config.json",
+        "eval.json",
+        "topics.model",
+        "probe.safetensors",
+    ]
+    export(run[0], tmp_path / "model", "m")
+    to_hub.files |= {name: b"of before" for name in (*stale, *own, "model.safetensors", "config.json")}
+    push(tmp_path / "model", "me/model")
+    assert to_hub.files == {name: b"of before" for name in own} | files_below(tmp_path / "model")
 
 
 def test_a_hub_that_refuses_is_one_line_and_the_export_stays(run, to_hub, tmp_path):

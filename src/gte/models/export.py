@@ -1,7 +1,9 @@
 """Models out: an Encoder becomes a directory that others load, and the directory goes to the model hub."""
 
 import json
+import re
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
 import torch
@@ -30,6 +32,13 @@ OLDEST_FLAGS = [
     "pooling_mode_max_tokens",
     "pooling_mode_mean_sqrt_len_tokens",
 ]
+# what an export writes, or a loader would take in its place: of an earlier push it would lie beside other weights
+OWNED = re.compile(
+    r"onnx/.*|\.eval_results/.*|\d_(Transformer|Pooling|Dense|Normalize)/.*|"
+    r"model[^/]*\.safetensors(\.index\.json)?|pytorch_model[^/]*|"
+    r"(modules|config_sentence_transformers|sentence_[\w-]+_config|training)\.json|"
+    r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|(vocab|merges)\.txt|(spiece|sentencepiece|sentencepiece\.bpe|tokenizer)\.model"
+)
 
 
 @dataclass(frozen=True)
@@ -207,15 +216,23 @@ def check_push(repository: str) -> None:
 def push(folder: Path, repository: str, private: bool = False) -> str:
     """Uploads an exported directory to the hub and returns its address there.
 
-    A repository that does not exist yet is made, private or public; of one that exists, this is left as it is. The
-    token is the hub client's own: HF_TOKEN, or that of its login.
+    A repository that does not exist yet is made, private or public; of one that exists, this is left as it is. Files of
+    an earlier export that this one lacks are deleted there, all others stay. The token is the hub client's own:
+    HF_TOKEN, or that of its login.
     """
     disable_progress_bars()
     api = HfApi()
     try:
         address = api.create_repo(repository, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repository, folder_path=folder, commit_message=f"Export of {git_commit()}")
+        stale = [escape(file) for file in api.list_repo_files(repository) if is_stale(file, folder)]
+        message = f"Export of {git_commit()}"
+        api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message, delete_patterns=stale)
     except Exception as error:  # the client has errors of its own and lets through those of its HTTP library
         reason = first_line(error)
         raise UserError(f"{folder} is complete, but the hub did not take it as {repository}: {reason}") from error
     return str(address)
+
+
+def is_stale(file: str, folder: Path) -> bool:
+    """Whether a file of a repository belongs to an export, and is not of the one in `folder`."""
+    return bool(OWNED.fullmatch(file)) and not (folder / file).exists()
