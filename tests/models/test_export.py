@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +13,7 @@ from pathlib import Path
 import launch
 import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import RECORD
 from safetensors.torch import load_file, save_file
@@ -491,12 +493,13 @@ def test_missing_packages_for_onnx_are_named_before_the_work(run, script, monkey
 
 
 def test_a_card_names_base_licence_and_temperature_and_no_folder_of_this_machine(tmp_path):
-    from gte.models.card import base_of, metadata, stage_lines
+    from gte.models.base import base_of
+    from gte.models.card import metadata, stage_lines
 
     folder = tmp_path / "somewhere" / "model"
     folder.mkdir(parents=True)
     record = RECORD | {"model": {"name_or_path": str(folder)}, "temperature": 0.02}
-    assert base_of([record]) == (None, None)
+    assert base_of([record]) == (None, {})
     (folder / "README.md").write_text(
         "---\nlicense: apache-2.0\n---\n# x\n```python\nmodel = SentenceTransformer('me/my-model')\n```\n"
     )
@@ -506,5 +509,51 @@ def test_a_card_names_base_licence_and_temperature_and_no_folder_of_this_machine
     text = "\n".join(stage_lines(1, record))
     assert "temperature 0.02" in text and "started from: model" in text and str(tmp_path) not in text
     hub = RECORD | {"model": {"name_or_path": "thenlper/gte-base"}}
-    assert base_of([hub]) == ("thenlper/gte-base", None)
+    assert base_of([hub]) == ("thenlper/gte-base", {})
     assert "- started from: thenlper/gte-base" in stage_lines(1, hub)
+
+
+CARD = """---
+license: other
+license_name: own-terms
+license_link: https://example.org/terms
+language: [de, fr]
+datasets: [me/pairs]
+base_model: {base}
+---
+# x
+```python
+model = {call}
+```
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "base"), [("SentenceTransformer('me/x')", "me/x"), ("AutoModel.from_pretrained('x')", "them/y")]
+)
+def test_the_card_of_a_foreign_model_says_what_its_own_card_says_and_nothing_of_a_training(
+    small_model, tmp_path, call, base
+):
+    folder = shutil.copytree(small_model, tmp_path / "foreign")
+    (folder / "README.md").write_text(CARD.format(base="them/y", call=call))
+    export(folder, tmp_path / "model", "m")
+    card = (tmp_path / "model" / "README.md").read_text()
+    own = {key: value for key, value in head(CARD.format(base="them/y", call=call)).items() if key != "base_model"}
+    assert own.items() <= head(card).items() and len(own) == 5
+    assert head(card)["base_model"] == base
+    assert "contrastive" not in card and "How it was trained is not recorded" in card
+    export(folder, tmp_path / "model", "m", license="mit", language="en")
+    stated = head((tmp_path / "model" / "README.md").read_text())
+    assert (stated["license"], stated["language"]) == ("mit", "en") and "license_name" not in stated
+
+
+def test_the_card_of_a_trained_model_names_the_method_and_no_folder(run, small_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(shutil.copytree(small_model, tmp_path / "here" / "gte").parent)
+    checkpoint = run[0] / "checkpoints" / "last.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    content["history"] = [RECORD | {"model": {"name_or_path": "gte"}}]
+    torch.save(content, checkpoint)
+    export(run[0], tmp_path / "model", "m")
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "Trained by multi-stage contrastive learning" in card and "base_model" not in head(card)
+    assert "- started from: gte" in card

@@ -18,12 +18,14 @@ from gte.errors import UserError, first_line
 from gte.files import whole, write_json
 from gte.hub import hub_reachable
 from gte.models.averaging import average_last, mix
+from gte.models.base import published
 from gte.models.broken import broken
-from gte.models.card import chosen_by, find_scores, hub_results, model_card, published
+from gte.models.card import chosen_by, find_scores, hub_results, model_card
 from gte.models.load import HISTORY_FILE, history, load_encoder, truncate, weights_checksum
 from gte.models.onnx import Comparison, check_graph, require_onnx, write_onnx
 from gte.models.pretrained import POOLING_FLAGS, POOLINGS
 from gte.provenance import git_commit
+from gte.remote import find_checkpoint
 
 # that every version of sentence-transformers knows; the others are written only where they are true
 OLDEST_FLAGS = [
@@ -80,7 +82,8 @@ def export(
         results: an evaluation's results.json, or its folder, for the card and for .eval_results/, which the hub shows.
         onnx, int8: whether onnx/model.onnx, and onnx/model_int8.onnx, are written.
         sts: folder of an STS task on whose sentences the ONNX graphs are compared.
-        license, language: for the card; None is the base model's, and English where all its data are of conf/source.
+        license, language: for the card; None is the base model's licence, and English where all training data are of
+            conf/source. Of a model that was not trained here both, and its data, are what its own card says.
         weights: which weights; None takes those of the last step.
         truncate_dim: the width of the vectors that every loader gives, of unit length; None is the model's own. The
             weights stay whole.
@@ -114,6 +117,7 @@ def export(
         comparisons = write_onnx(encoder, folder / "onnx", int8, sts) if onnx or int8 else []
         write_json(folder / HISTORY_FILE, stages)
         said = {"scores": scores, "comparisons": comparisons, "license": license, "language": language}
+        said["source"] = None if stages else find_checkpoint(checkpoint)
         (folder / "README.md").write_text(model_card(encoder, stages, name, git_commit(), **said))
         write_hub_results(scores, folder / ".eval_results")
     return comparisons
