@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from gte.errors import UserError
 from gte.files import read_json
 from gte.hub import SMALL_FILES, download, loading
+from gte.remote import check_revision
 
 if TYPE_CHECKING:  # it loads PyTorch: two seconds, in which a preparation's workers can start
     from transformers import PreTrainedTokenizerFast
@@ -31,7 +32,7 @@ def load_tokenizer(name_or_path: str | Path, revision: str | None = None) -> "Pr
 
     Args:
         name_or_path: a directory, or owner/name on the hub.
-        revision: branch, tag or commit on the hub; None is the newest. A directory has none.
+        revision: branch, tag or commit on the hub; None is the newest. Of a directory it is refused.
     Raises: UserError where neither gives one.
 
     >>> import tempfile
@@ -42,6 +43,7 @@ def load_tokenizer(name_or_path: str | Path, revision: str | None = None) -> "Pr
     ['[CLS]', 'text', '[SEP]']
     """
     name = str(name_or_path)
+    check_revision(name, revision)
     way_out = "pass a local directory: data.tokenizer=/path/to/model, or train one: data.tokenizer=null"
     with loading("tokenizer", name, way_out) as local:
         root = Path(name) if Path(name).exists() else download(name, local, SMALL_FILES, revision)
