@@ -71,7 +71,7 @@ def check(cfg: DictConfig) -> None:
         check_tasks(evaluate["data_dir"], evaluate["tasks"], split=evaluate["split"])
     check_trainer(plain(cfg.trainer))
     build(cfg.optim)
-    check_model(cfg.model.get("name_or_path"))
+    check_model(cfg.model.get("name_or_path"), cfg.model.get("revision"))
 
 
 @script("train", check, alone=("out", "checkpoint_dir"))

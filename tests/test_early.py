@@ -30,6 +30,11 @@ ERRORS = [  # script, arguments, what the line says
     ("train", [*TINY, "trainer.strategy=deepspeed"], "choose trainer=deepspeed"),
     ("train", [*TINY, "+trainer.max_steps=3"], "trainer.max_steps would not act"),
     ("train", [*TINY, "model=base", "model.name_or_path=/gone"], "model.name_or_path=/gone does not exist"),
+    (
+        "train",
+        [*TINY, "model=base", "model.name_or_path=raw", "model.revision=v2"],
+        "model.revision=v2 is of a name on the hub, raw is a directory",
+    ),
     ("train", [*TINY, "evaluate_every=1", "evaluate.data_dir=gone"], "evaluation folder gone does not exist"),
     ("prepare", ["data=local", "data.path=gone"], "there is no folder gone"),
     ("prepare", ["data=local", "data.path=gone", "data.dir=a", "out=b"], "are two folders for the same data"),

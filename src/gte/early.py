@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gte.errors import UserError, did_you_mean
-from gte.remote import find_checkpoint, is_address
+from gte.remote import check_revision, find_checkpoint, is_address
 from gte.values import TRAIN, TRAINER_FIXED, TRAINER_READ, TRAINER_UNREAD, check_values
 
 if TYPE_CHECKING:
@@ -61,10 +61,13 @@ def refuse_trainer_keys(settings: Mapping) -> None:
             raise UserError(f"unknown key 'trainer.{key}'{did_you_mean(key, TRAINER_READ)}")
 
 
-def check_model(path: str | None) -> None:
-    """Raise UserError where `model.name_or_path` is a path and leads nowhere; a name of the hub is not asked for."""
+def check_model(path: str | None, revision: str | None = None) -> None:
+    """Raise UserError where `model.name_or_path` is a path and leads nowhere, or has no revision as a name on the hub
+    has; the hub is not asked."""
     if path and Path(path).is_absolute() and not Path(path).exists():
         raise UserError(f"model.name_or_path={path} does not exist; name a model directory, or a model on the hub")
+    if path:
+        check_revision(path, revision, "model.revision")
 
 
 def check_batch(sizes: Mapping[str, int], global_batch: int) -> None:

@@ -392,6 +392,6 @@ class Encoder(nn.Module):
         self.lm.save_pretrained(folder)
         if self.unused_pooler is not None:
             self.lm.pooler = nn.Identity()
-        tokenizer = copy.deepcopy(self.tokenizer)
+        tokenizer = copy.copy(self.tokenizer)  # a deep copy reads its rules as JSON, and scores of words inexactly
         tokenizer.model_max_length = self.max_length
         tokenizer.save_pretrained(folder)

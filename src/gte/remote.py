@@ -110,6 +110,7 @@ def find_checkpoint(path: str | Path) -> Path | str:
                     return file
         if (folder / "modules.json").exists() or (folder / "config.json").exists():
             return folder
+        check_adapter(folder)
         raise UserError(
             f"{folder} is neither a run directory (checkpoints/last.ckpt) nor a model directory (config.json)"
         )
@@ -126,3 +127,16 @@ def newest_of_run(folder: "Path | UPath") -> tuple:
     """Where a run's newest checkpoint is, if `folder` is a run's, or of checkpoints, or the checkpoint itself."""
     within = folder.parent / "checkpoints" / folder.name  # RUN/best.ckpt
     return folder / "checkpoints" / "last.ckpt", folder / "last.ckpt", folder, within
+
+
+def check_adapter(folder: Path) -> None:
+    """Raise UserError for a directory of an adapter, as PEFT saves it: it is a change of another model's weights."""
+    file = folder / "adapter_config.json"
+    if file.exists():
+        raise UserError(f"{file}: adapters are not read; merge it into the weights first (PEFT: merge_and_unload)")
+
+
+def check_revision(name: str | Path, revision: str | None, setting: str = "revision") -> None:
+    """Raise UserError for a revision of a directory; names on the hub have one. `setting`: its name for a user."""
+    if revision is not None and Path(name).exists():
+        raise UserError(f"{setting}={revision} is of a name on the hub, {name} is a directory; set it to null")

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,8 +13,10 @@ from pathlib import Path
 import launch
 import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import RECORD
+from safetensors.torch import load_file, save_file
 
 from gte.errors import UserError
 from gte.evaluation.model import load_model
@@ -86,23 +89,61 @@ def test_sentence_transformers_and_transformers_load_the_export(run, tmp_path):
     np.testing.assert_allclose(hidden[0].mean(0).detach(), encoder.encode(["one"], normalize=False)[0], atol=1e-5)
 
 
-def test_an_export_cut_to_a_width_is_read_so_by_sentence_transformers_and_by_us(run, tmp_path):
+def test_an_export_cut_to_a_width_gives_unit_vectors_of_that_width_by_the_default_calls_of_every_loader(run, tmp_path):
     sentence_transformers = pytest.importorskip("sentence_transformers")
     folder, encoder = run
     width = encoder.width // 2
     export(folder, tmp_path / "model", "my-model", truncate_dim=width)
     cut = encoder.encode(TEXTS)[:, :width]
+    assert np.linalg.norm(cut, axis=1).max() < 0.9
     cut /= np.linalg.norm(cut, axis=1, keepdims=True)
     peer = sentence_transformers.SentenceTransformer(str(tmp_path / "model"), device="cpu")
-    np.testing.assert_allclose(peer.encode(TEXTS, normalize_embeddings=True), cut, atol=1e-5)
-    np.testing.assert_allclose(load_encoder(tmp_path / "model").encode(TEXTS), cut, atol=1e-5)
-    whole = sentence_transformers.SentenceTransformer(
-        str(tmp_path / "model"), device="cpu", truncate_dim=encoder.width
-    )  # the weights are all there
-    np.testing.assert_allclose(whole.encode(TEXTS), encoder.encode(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(peer.encode(TEXTS), cut, atol=1e-5)
+    assert peer.get_embedding_dimension() == width
+    peer.save(str(tmp_path / "saved"))
+    for place in (tmp_path / "model", tmp_path / "saved"):
+        loaded = load_encoder(place)
+        np.testing.assert_allclose(loaded.encode(TEXTS), cut, atol=1e-5)
+        assert loaded.settings.truncate_dim == width
+        np.testing.assert_array_equal(  # the language model is all there
+            loaded.encode(TEXTS, normalize=False), encoder.encode(TEXTS, normalize=False)[:, :width]
+        )
     with pytest.raises(UserError, match=f"truncate_dim={encoder.width + 1} must be from 1 to {encoder.width}"):
         export(folder, tmp_path / "other", "my-model", truncate_dim=encoder.width + 1)
     assert not (tmp_path / "other").exists()
+
+
+def edit_dense(weight=None, **config):
+    """A change of the module that cuts vectors: a function of its weight, keys of its config."""
+
+    def change(folder: Path) -> None:
+        file = folder / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | config))
+        if weight is not None:
+            eye = load_file(folder / "model.safetensors")["linear.weight"]
+            save_file({"linear.weight": weight(eye).contiguous()}, folder / "model.safetensors")
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        edit_dense(lambda eye: 2 * eye),
+        edit_dense(lambda eye: eye.flip(0)),
+        edit_dense(lambda eye: eye.roll(1, 1)),
+        edit_dense(activation_function="torch.nn.modules.activation.Tanh"),
+        edit_dense(use_residual=True),
+        edit_dense(module_output_name="other"),
+        lambda folder: (folder / "model.safetensors").unlink(),
+    ],
+)
+def test_a_module_that_does_more_than_cut_vectors_is_refused_by_name(run, tmp_path, change):
+    export(run[0], tmp_path / "model", "m", truncate_dim=8)
+    load_encoder(tmp_path / "model")
+    change(tmp_path / "model" / "2_Dense")
+    with pytest.raises(UserError, match=r"modules\.json: module 2 \('2_Dense'\) is Dense"):
+        load_encoder(tmp_path / "model")
 
 
 def test_export_holds_safetensors_only_and_a_card_that_says_how_it_was_trained(run, tmp_path):
@@ -274,7 +315,7 @@ class FakeHub(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
-    def reply(self, content: dict, status: int = 200) -> None:
+    def reply(self, content: dict | list, status: int = 200) -> None:
         body = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -298,7 +339,11 @@ class FakeHub(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.body()
-        self.reply({"id": "me/model", "sha": "0" * 40, "siblings": []})
+        if "/tree/" in self.path:
+            files = self.server.files.items()
+            self.reply([{"type": "file", "path": n, "size": len(content), "oid": "0" * 40} for n, content in files])
+        else:
+            self.reply({"id": "me/model", "sha": "0" * 40, "siblings": []})
 
     def do_POST(self):
         body, hub = self.body(), self.server
@@ -324,8 +369,11 @@ class FakeHub(BaseHTTPRequestHandler):
             self.reply({"transfer": "basic", "objects": objects})
         elif "/commit/" in self.path:
             for line in body.splitlines():
-                value = json.loads(line)["value"]
-                if "content" in value:
+                record = json.loads(line)
+                value = record["value"]
+                if record["key"] == "deletedFile":
+                    del hub.files[value["path"]]
+                elif "content" in value:
                     hub.files[value["path"]] = base64.b64decode(value["content"])
                 elif "oid" in value:
                     hub.files[value["path"]] = hub.large[value["oid"]]
@@ -363,8 +411,7 @@ def test_a_push_uploads_every_file_of_the_export_and_shows_the_token_nowhere(run
     hub, options = to_hub, [f"checkpoint={run[0]}", "out=model", "push=me/model", "private=true"]
     code, said, errors = script("export", *options)
     assert code == 0, errors
-    files = {path.relative_to(tmp_path / "model").as_posix(): path for path in (tmp_path / "model").rglob("*")}
-    written = {name: path.read_bytes() for name, path in files.items() if path.is_file()}
+    written = files_below(tmp_path / "model")
     assert hub.files == written and "model.safetensors" in written
     assert hub.created["name"] == "model" and hub.created["organization"] == "me"
     assert hub.created["visibility"] == "private"
@@ -372,6 +419,40 @@ def test_a_push_uploads_every_file_of_the_export_and_shows_the_token_nowhere(run
     assert 'SentenceTransformer("me/model")' in written["README.md"].decode()
     assert "pushed to" in said
     assert TOKEN not in said + errors and not any(TOKEN.encode() in content for content in written.values())
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_second_push_leaves_nothing_of_the_first_export_and_all_that_is_the_users_own(run, to_hub, tmp_path):
+    stale = [
+        "onnx/model.onnx",
+        "onnx/model_int8.onnx",
+        ".eval_results/STS12.yaml",
+        "model-00001-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+        "added_tokens.json",
+        "vocab.txt",
+        "sentencepiece.bpe.model",
+        "2_Dense/model.safetensors",
+    ]
+    own = [
+        ".gitattributes",
+        "LICENSE",
+        "figures/loss[1].png",
+        "data/model.safetensors",
+        "notes/onnx/model.onnx",
+        "2024_runs/config.json",
+        "eval.json",
+        "topics.model",
+        "probe.safetensors",
+    ]
+    export(run[0], tmp_path / "model", "m")
+    to_hub.files |= {name: b"of before" for name in (*stale, *own, "model.safetensors", "config.json")}
+    push(tmp_path / "model", "me/model")
+    assert to_hub.files == {name: b"of before" for name in own} | files_below(tmp_path / "model")
 
 
 def test_a_hub_that_refuses_is_one_line_and_the_export_stays(run, to_hub, tmp_path):
@@ -412,12 +493,13 @@ def test_missing_packages_for_onnx_are_named_before_the_work(run, script, monkey
 
 
 def test_a_card_names_base_licence_and_temperature_and_no_folder_of_this_machine(tmp_path):
-    from gte.models.card import base_of, metadata, stage_lines
+    from gte.models.base import base_of
+    from gte.models.card import metadata, stage_lines
 
     folder = tmp_path / "somewhere" / "model"
     folder.mkdir(parents=True)
     record = RECORD | {"model": {"name_or_path": str(folder)}, "temperature": 0.02}
-    assert base_of([record]) == (None, None)
+    assert base_of([record]) == (None, {})
     (folder / "README.md").write_text(
         "---\nlicense: apache-2.0\n---\n# x\n```python\nmodel = SentenceTransformer('me/my-model')\n```\n"
     )
@@ -427,5 +509,51 @@ def test_a_card_names_base_licence_and_temperature_and_no_folder_of_this_machine
     text = "\n".join(stage_lines(1, record))
     assert "temperature 0.02" in text and "started from: model" in text and str(tmp_path) not in text
     hub = RECORD | {"model": {"name_or_path": "thenlper/gte-base"}}
-    assert base_of([hub]) == ("thenlper/gte-base", None)
+    assert base_of([hub]) == ("thenlper/gte-base", {})
     assert "- started from: thenlper/gte-base" in stage_lines(1, hub)
+
+
+CARD = """---
+license: other
+license_name: own-terms
+license_link: https://example.org/terms
+language: [de, fr]
+datasets: [me/pairs]
+base_model: {base}
+---
+# x
+```python
+model = {call}
+```
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "base"), [("SentenceTransformer('me/x')", "me/x"), ("AutoModel.from_pretrained('x')", "them/y")]
+)
+def test_the_card_of_a_foreign_model_says_what_its_own_card_says_and_nothing_of_a_training(
+    small_model, tmp_path, call, base
+):
+    folder = shutil.copytree(small_model, tmp_path / "foreign")
+    (folder / "README.md").write_text(CARD.format(base="them/y", call=call))
+    export(folder, tmp_path / "model", "m")
+    card = (tmp_path / "model" / "README.md").read_text()
+    own = {key: value for key, value in head(CARD.format(base="them/y", call=call)).items() if key != "base_model"}
+    assert own.items() <= head(card).items() and len(own) == 5
+    assert head(card)["base_model"] == base
+    assert "contrastive" not in card and "How it was trained is not recorded" in card
+    export(folder, tmp_path / "model", "m", license="mit", language="en")
+    stated = head((tmp_path / "model" / "README.md").read_text())
+    assert (stated["license"], stated["language"]) == ("mit", "en") and "license_name" not in stated
+
+
+def test_the_card_of_a_trained_model_names_the_method_and_no_folder(run, small_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(shutil.copytree(small_model, tmp_path / "here" / "gte").parent)
+    checkpoint = run[0] / "checkpoints" / "last.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    content["history"] = [RECORD | {"model": {"name_or_path": "gte"}}]
+    torch.save(content, checkpoint)
+    export(run[0], tmp_path / "model", "m")
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "Trained by multi-stage contrastive learning" in card and "base_model" not in head(card)
+    assert "- started from: gte" in card

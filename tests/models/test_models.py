@@ -711,6 +711,44 @@ def test_a_model_on_the_hub_is_scored_on_folders_and_nothing_else_is_asked_for(m
     assert hub.asked and all(path.startswith(("/api/models/me/model", "/me/model/")) for path in hub.asked)
 
 
+def test_the_module_that_cuts_vectors_comes_from_the_hub_too(made, hub, tmp_path):
+    export(write_modules(made("bert"), truncate_dim=8), tmp_path / "export", "m")
+    hub.repositories["me/model"] = {"main": tmp_path / "export"}
+    there = Encoder.from_pretrained("me/model")
+    assert there.settings.truncate_dim == 8
+    np.testing.assert_array_equal(there.encode(TEXTS), Encoder.from_pretrained(tmp_path / "export").encode(TEXTS))
+
+
+def test_the_card_of_a_model_on_the_hub_goes_into_that_of_its_export(made, hub, tmp_path):
+    folder = write_modules(made("bert"))
+    (folder / "README.md").write_text("---\nlicense: mit\nlanguage: de\n---\n# x\n")
+    hub.repositories["me/model"] = {"main": folder}
+    export("me/model", tmp_path / "export", "m")
+    card = (tmp_path / "export" / "README.md").read_text()
+    assert all(line in card.splitlines() for line in ("license: mit", "language: de", "base_model: me/model"))
+
+
+@pytest.mark.parametrize("place", ["", "me/model"])
+def test_an_adapter_is_refused_by_name_wherever_it_lies(made, hub, tmp_path, place):
+    """As PEFT saves it: the adapter's weights, with a tokenizer or without, and no config.json."""
+    folder = made("bert")
+    for file in ("config.json", "model.safetensors"):
+        (folder / file).unlink()
+    write_json(folder / "adapter_config.json", {"peft_type": "LORA", "base_model_name_or_path": "me/base"})
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+    hub.repositories["me/model"] = {"main": folder}
+    for load in (load_encoder, Encoder.from_pretrained):
+        with pytest.raises(UserError, match=r"adapter_config\.json: adapters are not read; merge it"):
+            load(place or folder)
+
+
+def test_a_revision_of_a_directory_is_refused(made):
+    folder = made("bert")
+    for load in (Encoder.from_pretrained, load_tokenizer):
+        with pytest.raises(UserError, match=r"revision=v2 is of a name on the hub, .* is a directory"):
+            load(folder, revision="v2")
+
+
 def test_a_revision_is_the_one_that_was_asked_for(made, hub):
     one, other = write_modules(made("bert")), write_modules(made("bert"))
     CHANGES["weights"](other)

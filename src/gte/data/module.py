@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytorch_lightning as pl
@@ -13,11 +14,14 @@ from gte.data.collate import Batch, collate
 from gte.data.mixture import Mixture
 from gte.data.prompts import Prompt, fit_prompt, some_texts, trained_with, words_by_source
 from gte.data.shards import Manifest, TokenTable, checksum
-from gte.data.tokenizer import fingerprint, first_fingerprint, load_tokenizer, plain_reader
+from gte.data.tokenizer import earlier_fingerprints, fingerprint, load_tokenizer, plain_reader
 from gte.early import check_batch
 from gte.errors import UserError, tell
 from gte.prompts import prompt_length
 from gte.stage import Stage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def prepared_tokenizer(folder: str | Path):
@@ -181,17 +185,22 @@ class PairData(pl.LightningDataModule):
             "sources": {name: checksum(digests) for name, digests in shards.items()},
         }
 
+    def made_with(self, tokenizer: "PreTrainedTokenizerBase") -> bool:
+        """Whether the shards were made with this tokenizer; an older manifest says it by an older fingerprint."""
+        own, stated = fingerprint(tokenizer), self.manifest.tokenizer["fingerprint"]
+        if own == stated:
+            return True
+        prepared = prepared_tokenizer(self.folder)
+        return own == fingerprint(prepared) and stated in earlier_fingerprints(prepared)
+
     def check_encoder(self, encoder: nn.Module) -> None:
         """Lowers the stage's length to the encoder's. Raises UserError where the shards were made with another
         tokenizer, or it cuts texts where training does not.
         """
-        facts, own = self.manifest.tokenizer, fingerprint(encoder.tokenizer)
-        same = own == facts["fingerprint"]
-        if not same and first_fingerprint(encoder.tokenizer) == facts["fingerprint"]:
-            same = own == fingerprint(prepared_tokenizer(self.folder))  # prepared while that was all a manifest held
-        if not same:
+        if not self.made_with(encoder.tokenizer):
+            name = self.manifest.tokenizer["name"]
             raise UserError(
-                f"the shards in {self.folder} were made with the tokenizer '{facts['name']}', the model reads another "
+                f"the shards in {self.folder} were made with the tokenizer '{name}', the model reads another "
                 "one; prepare the data again with model=<the same as here>, and data.dir= where both are needed"
             )
         if encoder.tokenizer.truncation_side != "right":

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from gte.errors import UserError
 from gte.files import read_json
 from gte.hub import SMALL_FILES, download, loading
+from gte.remote import check_revision
 
 if TYPE_CHECKING:  # it loads PyTorch: two seconds, in which a preparation's workers can start
     from transformers import PreTrainedTokenizerFast
@@ -31,7 +32,7 @@ def load_tokenizer(name_or_path: str | Path, revision: str | None = None) -> "Pr
 
     Args:
         name_or_path: a directory, or owner/name on the hub.
-        revision: branch, tag or commit on the hub; None is the newest. A directory has none.
+        revision: branch, tag or commit on the hub; None is the newest. Of a directory it is refused.
     Raises: UserError where neither gives one.
 
     >>> import tempfile
@@ -42,6 +43,7 @@ def load_tokenizer(name_or_path: str | Path, revision: str | None = None) -> "Pr
     ['[CLS]', 'text', '[SEP]']
     """
     name = str(name_or_path)
+    check_revision(name, revision)
     way_out = "pass a local directory: data.tokenizer=/path/to/model, or train one: data.tokenizer=null"
     with loading("tokenizer", name, way_out) as local:
         root = Path(name) if Path(name).exists() else download(name, local, SMALL_FILES, revision)
@@ -193,19 +195,33 @@ def fingerprint(tokenizer: "PreTrainedTokenizerFast") -> str:
     return hashlib.sha256(rules(tokenizer).encode()).hexdigest()
 
 
-def first_fingerprint(tokenizer: "PreTrainedTokenizerFast") -> str:
-    """As manifests held it at first: without added tokens, and without the special tokens around a text."""
-    state = json.loads(backend(tokenizer).to_str())
-    parts = {key: state.get(key) for key in ("model", "normalizer", "pre_tokenizer")}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+def earlier_fingerprints(tokenizer: "PreTrainedTokenizerFast") -> set[str]:
+    """As older manifests hold it: at first without added tokens, and without the special tokens around a text; then
+    with the scores of words to the last bit."""
+    state = stated_rules(tokenizer)
+    first = {key: state.get(key) for key in ("model", "normalizer", "pre_tokenizer")}
+    return {hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest() for parts in (first, state)}
 
 
 def rules(tokenizer: "PreTrainedTokenizerFast") -> str:
-    """A fast tokenizer's rules as one string: tokenizer.json without what each encoding sets or decoding uses."""
+    """A fast tokenizer's rules as one string: tokenizer.json without what each encoding sets or decoding uses.
+
+    Scores of words (Unigram's) are rounded to float32, which SentencePiece keeps them in: tokenizers' reader of JSON
+    misses one in eight by the last bit of a float64, so a model and a copy of it would read texts by other rules.
+    """
+    state = stated_rules(tokenizer)
+    if state["model"].get("type") == "Unigram":
+        words, scores = zip(*state["model"]["vocab"], strict=True)
+        state["model"]["vocab"] = list(zip(words, np.array(scores, dtype=np.float32).tolist(), strict=True))
+    return json.dumps(state, sort_keys=True)
+
+
+def stated_rules(tokenizer: "PreTrainedTokenizerFast") -> dict:
+    """The content of tokenizer.json without what each encoding sets or decoding uses."""
     state = json.loads(backend(tokenizer).to_str())
     for key in ("version", "truncation", "padding", "decoder"):
         state.pop(key, None)
-    return json.dumps(state, sort_keys=True)
+    return state
 
 
 def backend(tokenizer: "PreTrainedTokenizerFast") -> Tokenizer:

@@ -20,7 +20,8 @@ from gte.errors import UserError, did_you_mean, first_line
 from gte.evaluation.local import eval_split
 from gte.evaluation.model import EncoderModel
 from gte.evaluation.tasks import Task, known
-from gte.models.card import base_of, card_licence, catalogue_sources, own_sources
+from gte.models.base import base_of, card_facts
+from gte.models.card import catalogue_sources, own_sources
 from gte.models.load import history
 from gte.remote import find_checkpoint
 
@@ -157,8 +158,9 @@ def model_meta(label: str, checkpoint: str, model: EncoderModel, stated: dict) -
     """
     facts, lm = model.describe(), model.encoder.lm
     stages = history(checkpoint)
-    base, licence = base_of(stages)
-    licence = card_licence(checkpoint) or licence
+    base, stated_of_base = base_of(stages)
+    own = card_facts(Path(checkpoint) / "README.md")
+    licence = own.get("license") or stated_of_base.get("license")
     settings = model.encoder.settings
     embeddings = lm.get_input_embeddings() if hasattr(lm, "get_input_embeddings") else None
     of_hub = "/" in checkpoint and isinstance(find_checkpoint(checkpoint), str)
@@ -178,7 +180,7 @@ def model_meta(label: str, checkpoint: str, model: EncoderModel, stated: dict) -
         "similarity_fn_name": "cosine",
         "use_instructions": any(settings.prompts.values()),
         "training_datasets": scored_too(stages) if stages else None,
-        "adapted_from": base,
+        "adapted_from": base if isinstance(base, str) else None,
     }
     return ModelMeta(**fields | stated)
 

@@ -1,26 +1,24 @@
 """The model card of an exported directory, in the hub's format: use, scores, training stages, data and licences."""
 
 import json
-import re
 from itertools import groupby
 from math import nan
 from pathlib import Path
 
 import yaml
-from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 
 from gte.data.groups import family_of
 from gte.data.sources import LOCAL, load_source
 from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.metrics import notes_on
+from gte.models.base import LICENCE, base_of, published
 from gte.models.load import weights_checksum
 from gte.models.onnx import Comparison
 from gte.provenance import segments_of, sources_of_stage
-from gte.remote import is_address
 from gte.settings import Settings
 
-OWN_NAME = re.compile(r"""SentenceTransformer\(\s*['"]([\w-]+/[\w.-]+)['"]""")  # how a card has its model loaded
 PAPER = "Li et al. 2023, arXiv:2308.03281"
 
 
@@ -62,6 +60,7 @@ def model_card(
     comparisons: list[Comparison] = (),
     license: str | None = None,
     language: str | list[str] | None = None,
+    source: str | Path | None = None,
 ) -> str:
     """Write the model card of an exported model.
 
@@ -73,7 +72,9 @@ def model_card(
         scores: of `find_scores`; they go into the hub's metadata too.
         comparisons: of the ONNX graphs with the PyTorch model.
         license: None is the base model's.
-        language: None is English where all sources are of conf/source, otherwise none is named.
+        language: None is English where all sources are of conf/source, otherwise none is named; without stages it is
+            the base model's.
+        source: directory or hub name of a model without stages, whose card says its licence, language and data.
     Returns: the text of README.md.
 
     >>> from gte.data.tokenizer import train_tokenizer
@@ -85,13 +86,13 @@ def model_card(
     parameters = sum(p.numel() for p in encoder.parameters())
     lines = [
         "---",
-        metadata(name, scores, license, stages, language).strip(),
+        metadata(name, scores, license, stages, language, source).strip(),
         "---",
         f"# {name}",
         "",
         f"A text-embedding model: {parameters / 1e6:.1f}M parameters, {encoder.dimensions} dimensions, texts of up to "
-        f"{encoder.max_length} tokens, pooling by {encoder.settings.pooling}, cosine similarity. Trained by "
-        f"multi-stage contrastive learning ({PAPER}).",
+        f"{encoder.max_length} tokens, pooling by {encoder.settings.pooling}, cosine similarity."
+        + (f" Trained by multi-stage contrastive learning ({PAPER})." if stages else ""),
         "",
         "```python",
         "from sentence_transformers import SentenceTransformer",
@@ -112,37 +113,6 @@ def model_card(
     lines += [] if stages else ["", "How it was trained is not recorded in the checkpoint."]
     lines += ["", "## Configuration", "", "```json", encoder.lm.config.to_json_string().strip(), "```"]
     return "\n".join([*lines, "", f"Exported at commit {commit}."]) + "\n"
-
-
-def published(name: str) -> str:
-    """A model's name for others to read: of a path on this machine no more than its last part."""
-    is_path = Path(name).is_absolute() or name.startswith((".", "~")) or Path(name).exists() or name.count("/") > 1
-    return Path(name).name if is_path and not is_address(name) else name
-
-
-def base_of(stages: list[dict]) -> tuple[str | None, str | None]:
-    """(hub name, licence) of the model that the first stage started from, each None where it is not known.
-
-    Of a local directory both are what its own model card says.
-    """
-    if not stages:
-        return None, None
-    name = stages[0]["stage"]["init_from"] or stages[0]["model"].get("name_or_path")
-    if name is None:
-        return None, None
-    card = Path(name) / "README.md"
-    if not card.is_file():
-        return (name if published(name) == name and not is_address(name) else None), None
-    own = OWN_NAME.search(card.read_text(encoding="utf-8", errors="replace"))
-    return own and own[1], card_licence(name)
-
-
-def card_licence(folder: str | Path) -> str | None:
-    """The licence that the model card in a model directory names; None where there is no card of the hub's."""
-    try:
-        return ModelCard.load(Path(folder) / "README.md").data.license
-    except (ValueError, OSError, yaml.YAMLError):
-        return None
 
 
 def own_sources(stages: list[dict]) -> set[str]:
@@ -204,14 +174,16 @@ def metadata(
     license: str | None,
     stages: list[dict],
     language: str | list[str] | None = None,
+    source: str | Path | None = None,
 ) -> str:
     """The card's YAML head; scores as the hub's model-index. The licence is the base model's where none is given.
 
     All sources of conf/source are English; of a user's own files nobody knows. The data sets are those of the hub.
     """
-    base = base_of(stages)
-    if language is None and stages and not own_sources(stages):
-        language = "en"
+    base, facts = base_of(stages, source)
+    if language is None:
+        language = ("en" if not own_sources(stages) else None) if stages else facts.get("language")
+    licence = {"license": license} if license else {key: facts[key] for key in LICENCE if key in facts}
     results = [
         EvalResult(
             task_type=task["type"],
@@ -227,10 +199,10 @@ def metadata(
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
         tags=["sentence-transformers", "feature-extraction", "sentence-similarity", "text-embedding"],
-        base_model=base[0],
-        datasets=datasets_of(stages) or None,
+        base_model=base,
+        datasets=(datasets_of(stages) or None) if stages else facts.get("datasets"),
         language=language,
-        license=license or base[1],
+        **licence,
         model_name=name if results else None,
         eval_results=results or None,
     ).to_yaml()

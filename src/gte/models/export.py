@@ -1,12 +1,16 @@
 """Models out: an Encoder becomes a directory that others load, and the directory goes to the model hub."""
 
 import json
+import re
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
+import torch
 from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
+from safetensors.torch import save_file
 
 from gte.early import check_result
 from gte.encoder import Encoder
@@ -14,12 +18,14 @@ from gte.errors import UserError, first_line
 from gte.files import whole, write_json
 from gte.hub import hub_reachable
 from gte.models.averaging import average_last, mix
+from gte.models.base import published
 from gte.models.broken import broken
-from gte.models.card import chosen_by, find_scores, hub_results, model_card, published
+from gte.models.card import chosen_by, find_scores, hub_results, model_card
 from gte.models.load import HISTORY_FILE, history, load_encoder, truncate, weights_checksum
 from gte.models.onnx import Comparison, check_graph, require_onnx, write_onnx
 from gte.models.pretrained import POOLING_FLAGS, POOLINGS
 from gte.provenance import git_commit
+from gte.remote import find_checkpoint
 
 # that every version of sentence-transformers knows; the others are written only where they are true
 OLDEST_FLAGS = [
@@ -28,6 +34,13 @@ OLDEST_FLAGS = [
     "pooling_mode_max_tokens",
     "pooling_mode_mean_sqrt_len_tokens",
 ]
+# what an export writes, or a loader would take in its place: of an earlier push it would lie beside other weights
+OWNED = re.compile(
+    r"onnx/.*|\.eval_results/.*|\d_(Transformer|Pooling|Dense|Normalize)/.*|"
+    r"model[^/]*\.safetensors(\.index\.json)?|pytorch_model[^/]*|"
+    r"(modules|config_sentence_transformers|sentence_[\w-]+_config|training)\.json|"
+    r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|(vocab|merges)\.txt|(spiece|sentencepiece|sentencepiece\.bpe|tokenizer)\.model"
+)
 
 
 @dataclass(frozen=True)
@@ -69,9 +82,11 @@ def export(
         results: an evaluation's results.json, or its folder, for the card and for .eval_results/, which the hub shows.
         onnx, int8: whether onnx/model.onnx, and onnx/model_int8.onnx, are written.
         sts: folder of an STS task on whose sentences the ONNX graphs are compared.
-        license, language: for the card; None is the base model's, and English where all its data are of conf/source.
+        license, language: for the card; None is the base model's licence, and English where all training data are of
+            conf/source. Of a model that was not trained here both, and its data, are what its own card says.
         weights: which weights; None takes those of the last step.
-        truncate_dim: the width that loaders cut the vectors to; None is the model's own. The weights stay whole.
+        truncate_dim: the width of the vectors that every loader gives, of unit length; None is the model's own. The
+            weights stay whole.
         trust_remote_code: run the Python files that a model directory brings along.
     Returns: the comparisons of the ONNX graphs with the PyTorch model.
     Raises: UserError where `out` holds something else than a model directory, and for weights that are of no use.
@@ -102,6 +117,7 @@ def export(
         comparisons = write_onnx(encoder, folder / "onnx", int8, sts) if onnx or int8 else []
         write_json(folder / HISTORY_FILE, stages)
         said = {"scores": scores, "comparisons": comparisons, "license": license, "language": language}
+        said["source"] = None if stages else find_checkpoint(checkpoint)
         (folder / "README.md").write_text(model_card(encoder, stages, name, git_commit(), **said))
         write_hub_results(scores, folder / ".eval_results")
     return comparisons
@@ -151,17 +167,20 @@ def write_model(encoder: Encoder, folder: Path) -> None:
     config = json.loads(file.read_text())
     if config.get("tokenizer_class") == "TokenizersBackend":  # transformers 5's name, which 4 does not know
         write_json(file, config | {"tokenizer_class": "PreTrainedTokenizerFast"})
-    (folder / "1_Pooling").mkdir()
-    (folder / "2_Normalize").mkdir()
     settings = encoder.settings
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    if settings.truncate_dim is not None:
+        modules.append(("2_Dense", "Dense"))
+    modules.append((f"{len(modules)}_Normalize", "Normalize"))
+    for path, _ in modules[1:]:
+        (folder / path).mkdir()
+    if settings.truncate_dim is not None:
+        write_cut(folder / "2_Dense", encoder.width, encoder.dimensions)
     pooling = {"word_embedding_dimension": encoder.width} | {flag: False for flag in OLDEST_FLAGS}
     pooling[next(flag for flag, mode in POOLING_FLAGS.items() if POOLINGS.get(mode) == settings.pooling)] = True
     if not settings.include_prompt:
         pooling["include_prompt"] = False
     prompts = {"prompts": settings.prompts, "default_prompt_name": settings.default_prompt}
-    if settings.truncate_dim is not None:
-        prompts["truncate_dim"] = settings.truncate_dim
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
     files = {
         # names as every version of sentence-transformers reads them
         "modules.json": [
@@ -174,6 +193,16 @@ def write_model(encoder: Encoder, folder: Path) -> None:
     }
     for file, content in files.items():
         write_json(folder / file, content)
+
+
+def write_cut(folder: Path, width: int, dimensions: int) -> None:
+    """The cut of vectors [width] to their first numbers as a module, a product with ones and zeros, which is exact.
+
+    sentence-transformers' own `truncate_dim` cuts behind all modules: what it leaves has not the length 1.
+    """
+    config = {"in_features": width, "out_features": dimensions, "bias": False}
+    write_json(folder / "config.json", config | {"activation_function": "torch.nn.modules.linear.Identity"})
+    save_file({"linear.weight": torch.eye(dimensions, width)}, folder / "model.safetensors", {"format": "pt"})
 
 
 def check_push(repository: str) -> None:
@@ -191,15 +220,23 @@ def check_push(repository: str) -> None:
 def push(folder: Path, repository: str, private: bool = False) -> str:
     """Uploads an exported directory to the hub and returns its address there.
 
-    A repository that does not exist yet is made, private or public; of one that exists, this is left as it is. The
-    token is the hub client's own: HF_TOKEN, or that of its login.
+    A repository that does not exist yet is made, private or public; of one that exists, this is left as it is. Files of
+    an earlier export that this one lacks are deleted there, all others stay. The token is the hub client's own:
+    HF_TOKEN, or that of its login.
     """
     disable_progress_bars()
     api = HfApi()
     try:
         address = api.create_repo(repository, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repository, folder_path=folder, commit_message=f"Export of {git_commit()}")
+        stale = [escape(file) for file in api.list_repo_files(repository) if is_stale(file, folder)]
+        message = f"Export of {git_commit()}"
+        api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message, delete_patterns=stale)
     except Exception as error:  # the client has errors of its own and lets through those of its HTTP library
         reason = first_line(error)
         raise UserError(f"{folder} is complete, but the hub did not take it as {repository}: {reason}") from error
     return str(address)
+
+
+def is_stale(file: str, folder: Path) -> bool:
+    """Whether a file of a repository belongs to an export, and is not of the one in `folder`."""
+    return bool(OWNED.fullmatch(file)) and not (folder / file).exists()

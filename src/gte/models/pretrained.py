@@ -18,6 +18,7 @@ from gte.errors import UserError, first_line, tell
 from gte.files import read_json
 from gte.hub import SMALL_FILES, download, loading
 from gte.positions import usable_positions
+from gte.remote import check_adapter, check_revision
 from gte.settings import Settings
 
 POOLINGS = {"mean": "mean", "cls": "cls", "lasttoken": "last"}  # ours by those of sentence-transformers
@@ -58,20 +59,22 @@ def load_pretrained(
         name_or_path: a sentence-transformers or transformers directory, or a name on the hub.
         max_length: an upper bound in tokens; None takes what the model says.
         trust_remote_code: run the Python files that the model brings along.
-        revision: branch, tag or commit on the hub; None is the newest. A directory has none.
+        revision: branch, tag or commit on the hub; None is the newest. Of a directory it is refused.
 
     Returns: the language model in float32 and eval mode, its tokenizer, its settings.
 
     Raises UserError where nothing loads, where a weight is missing, and where the vectors would not be the model's own.
     """
     name = str(name_or_path)
+    check_revision(name, revision)
     with loading("model", name, "pass a local model directory: model.name_or_path=/path/to/model") as local:
         on_hub = not Path(name).exists()
-        code = ["*.py"] if trust_remote_code else []
-        root = download(name, local, SMALL_FILES + code, revision) if on_hub else Path(name)
+        more = ["*_Dense/model.safetensors", *(["*.py"] if trust_remote_code else [])]
+        root = download(name, local, SMALL_FILES + more, revision) if on_hub else Path(name)
         if on_hub and not any(file.exists() for file in (root / "modules.json", listing(root))):
             note(f"{name}: the hub's cache does not know whether it has a modules.json; read as if it had none")
         folder, settings, length = read_settings(root)
+        check_adapter(folder)
         if on_hub:
             for files in WEIGHTS:
                 names = [(folder / file).relative_to(root).as_posix() for file in (*files, "config.json")]
@@ -112,10 +115,12 @@ def read_settings(root: Path) -> tuple[Path, Settings | None, int | None]:
     file, modules = root / "modules.json", read_modules(root)
     if not file.exists():
         if not (root / "config.json").exists():
+            check_adapter(root)
             raise UserError(f"{root} is no model directory: it has neither modules.json nor config.json")
         return root, None, None
     for number, (kind, path) in enumerate(modules):
-        if kind not in {0: {"Transformer"}, 1: {"Pooling"}}.get(number, {"Normalize"}):
+        cut = {"Dense"} if number == 2 and is_cut(root / path) else set()
+        if kind not in {0: {"Transformer"}, 1: {"Pooling"}}.get(number, {"Normalize"} | cut):
             raise UserError(
                 f"{file}: module {number} ('{path}') is {kind}, so this is not a language model + pooling (+ "
                 "normalisation), and its vectors cannot be computed here"
@@ -126,10 +131,30 @@ def read_settings(root: Path) -> tuple[Path, Settings | None, int | None]:
     length = read_length(folder)
     pooling, include_prompt = read_pooling(root / modules[1][1] / "config.json")
     settings = Settings(pooling=pooling, include_prompt=include_prompt)
+    kinds = dict(modules)
     file = root / "config_sentence_transformers.json"
     if file.exists():
-        settings = read_prompts(file, settings, normalized=len(modules) > 2)
+        settings = read_prompts(file, settings, normalized="Normalize" in kinds)
+    if "Dense" in kinds:
+        width = read_json(root / kinds["Dense"] / "config.json")["out_features"]
+        settings = replace(settings, truncate_dim=min(settings.truncate_dim or width, width))
     return folder, settings, length
+
+
+def is_cut(folder: Path) -> bool:
+    """Whether a Dense module keeps the first numbers of a vector as they are and no others, as exports write it."""
+    file, weights = folder / "config.json", folder / "model.safetensors"
+    if not (file.exists() and weights.exists()):
+        return False
+    config, weights = read_json(file), load_file(weights)
+    known = {"in_features", "out_features", "bias", "activation_function", "module_input_name", "module_output_name"}
+    names = {config.get(key, "sentence_embedding") for key in ("module_input_name", "module_output_name")}
+    identity = config.get("activation_function") == "torch.nn.modules.linear.Identity"
+    if not identity or config.keys() - known or names != {"sentence_embedding"} or weights.keys() != {"linear.weight"}:
+        return False
+    weight = weights["linear.weight"]
+    stated = [config.get(key) for key in ("out_features", "in_features")]
+    return stated == list(weight.shape) and torch.equal(weight, torch.eye(*weight.shape, dtype=weight.dtype))
 
 
 def read_length(folder: Path) -> int | None:
@@ -247,8 +272,6 @@ def load_weights(folder: Path, config: PretrainedConfig, trust_remote_code: bool
     `model.`, `0.auto_model.`) is taken off. Raises UserError that names the first missing weight, or one of another
     shape.
     """
-    if (folder / "adapter_config.json").exists():
-        raise UserError(f"{folder / 'adapter_config.json'}: adapters are not read; merge it into the weights first")
     if any(file.suffix == ".bin" for file in find_weights(folder)):
         read_weights(folder)  # says what is wrong with a pickle, where transformers says how to run its code
     encoder = ENCODERS.get(config.model_type)

@@ -12,7 +12,6 @@ from gte.data.collate import frame
 from gte.data.module import PairData
 from gte.data.page_sums import row_sums
 from gte.data.shards import TokenTable, spans
-from gte.data.tokenizer import fingerprint
 from gte.encoder import Encoder
 from gte.errors import UserError
 from gte.files import put
@@ -42,7 +41,7 @@ class Guide:
     def __init__(self, checkpoint: str | Path, data: PairData):
         self.checkpoint, self.data = checkpoint, data
         encoder = load_encoder(checkpoint)
-        if fingerprint(encoder.tokenizer) != data.manifest.tokenizer["fingerprint"]:
+        if not data.made_with(encoder.tokenizer):
             raise UserError(
                 f"loss.guide={checkpoint} reads texts by another tokenizer than that of the shards in {data.folder} "
                 f"('{data.manifest.tokenizer['name']}'); choose a guide of that family, or prepare with its tokenizer"
