@@ -59,6 +59,7 @@ class Tally:
 
     ways: how many pairs, duplicates among them, were read in each of a format's ways, where it has several.
     gathered: negatives that kept pairs have from their duplicates alone.
+    dropped: negatives that no pair has, by reason: of rows read, duplicates among them.
     """
 
     read: int = 0
@@ -70,6 +71,7 @@ class Tally:
     contamination: dict = field(default_factory=dict)
     ways: dict[str, int] = field(default_factory=dict)
     gathered: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
 
 
 def use_engine(engine: str) -> None:
@@ -295,7 +297,9 @@ def count_parts(source: Source, found: list[dict], max_rejected: float) -> tuple
     if not tally.read:
         raise UserError(f"source {source.name}: its raw files hold no row")
     tally.rejected = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-    tally.ways = dict(sorted(sum((Counter(facts["ways"]) for facts in found), Counter()).items()))
+    tally.ways, tally.dropped = (
+        dict(sorted(sum((Counter(facts[kind]) for facts in found), Counter()).items())) for kind in ("ways", "dropped")
+    )
     for why in tally.rejected:
         if why.startswith(FATAL):
             raise UserError(f"source {source.name}: {why.removeprefix(FATAL)}")
