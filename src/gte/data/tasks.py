@@ -41,7 +41,7 @@ def source_pairs(
     """Writes pairs/<source>.parquet below `build`; returns its tally and its files as the manifest records them.
 
     across: hash files of earlier sources, whose pairs are duplicates; None where each source is by itself. index: file
-    of the evaluation texts that no pair may hold.
+    of the evaluation texts that no pair may hold, nor a negative.
     """
     target = f"pairs/{source.name}.parquet"
     evaluation = None if index is None else load_evaluation(index)
