@@ -118,13 +118,16 @@ def test_a_negative_of_no_text_is_still_a_fault_of_its_row():
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_lengths_and_replacements_of_documents_are_those_of_negatives(tmp_path, suffix):
     texts = ["short", "passage: of a good length", "passage: " + "long " * 20, "a fitting text"]
-    rows = [{"query": f"a query {n}", "pos": f"its document {n}", "neg": texts} for n in range(40)]
+    rows = [
+        {"query": f"a query {n}", "pos": f"its document {n}", "neg": texts if n % 2 else texts[:2] + texts[3:]}
+        for n in range(40)
+    ]
     frame = pd.DataFrame(rows)
     frame.to_parquet(tmp_path / "a.parquet") if suffix == "parquet" else frame.to_json(
         tmp_path / "a.jsonl", orient="records", lines=True
     )
     limits = {"min_document": 8, "max_document": 40}
-    dropped = {"filtered: document over 40 characters": 40, "filtered: document under 8 characters": 40}
+    dropped = {"filtered: document over 40 characters": 20, "filtered: document under 8 characters": 40}
     for replace, prefix in (({}, "passage: "), ({"^passage: ": ""}, "")):
         source = Source("s", "web", ("pretrain",), suffix, files="a.*", folder=".", **FIELDS, **limits, replace=replace)
         tally = make_pairs(source, locate(source, tmp_path), tmp_path / "pairs", tmp_path / "work", max_rejected=0)
