@@ -7,7 +7,7 @@ plain float32 products differ in their last bits between them, and torch.topk pr
 Shapes: N queries, M documents of a block, K best, D width.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -19,7 +19,11 @@ LAST_NUMBER = 0xFFFFFFFF
 
 
 def best_documents(
-    q_ND: np.ndarray, blocks: Iterable[tuple[int, np.ndarray]], k: int, device: str = "cpu"
+    q_ND: np.ndarray,
+    blocks: Iterable[tuple[int, np.ndarray]],
+    k: int,
+    device: str = "cpu",
+    bar: Callable[[Tensor, int, int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find each query's k best documents by inner product, exactly, in bounded memory.
 
@@ -28,6 +32,8 @@ def best_documents(
         blocks: (number of the first document, vectors float32 [M, D]) of one block after the other.
         k: how many are wanted; K is less where there are fewer documents.
         device: where it is computed; what is no CUDA device counts as cpu, since not every other has float64.
+        bar: takes some scores [n, m] and the numbers of their first query and document, and sets those to -inf that are
+            not to be found: where a query has fewer than K others, its last scores are -inf.
     Returns: float32 scores [N, K], best first, and int64 numbers of the documents [N, K]; equal scores by number.
 
     >>> d_MD = np.array([[1, 0], [0, 1], [1, 0]], np.float32)
@@ -42,12 +48,12 @@ def best_documents(
     for first, d_MD in blocks:
         d_DM = torch.from_numpy(d_MD).to(device, torch.float64).T
         size = max(1, SCORES // max(1, d_DM.shape[1]))
-        best = [
-            merge(values, numbers, (q_nD @ d_DM).float(), first, k)
-            for q_nD, values, numbers in zip(
-                q_ND.split(size), values_NK.split(size), numbers_NK.split(size), strict=True
-            )
-        ]
+        best, parts = [], zip(q_ND.split(size), values_NK.split(size), numbers_NK.split(size), strict=True)
+        for query, (q_nD, values, numbers) in zip(range(0, len(q_ND), size), parts, strict=True):
+            scores_nM = (q_nD @ d_DM).float()
+            if bar is not None:
+                bar(scores_nM, query, first)
+            best.append(merge(values, numbers, scores_nM, first, k))
         values_NK, numbers_NK = (torch.cat(parts) for parts in zip(*best, strict=True))
     return values_NK.cpu().numpy(), numbers_NK.cpu().numpy()
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from conftest import shared_dir
 
-from gte.data import contamination
+from gte.data import contamination, pairs
 from gte.data.contamination import REASONS, Contamination, Decontamination, EvaluationTexts
 from gte.data.own_files import infer_sources
 from gte.data.prepare import prepare
@@ -334,3 +334,86 @@ def test_real_glosses_in_real_evaluation_sets_are_found_as_python_sets_find_them
         wanted = any(words in wholes or grams_of(words, 13) & grams for words in sides)
         assert (number not in kept) == wanted, row
     assert len(kept) < len(rows) - 100 and {"STS12", "STS13"} <= set(found.sets)
+
+
+def negatives_of(out: Path, source: str) -> dict[tuple[str, str], list[str] | None]:
+    rows = pa.parquet.read_table(out / "pairs" / f"{source}.parquet").to_pylist()
+    return {(row["query"], row["document"]): row["negatives"] for row in rows}
+
+
+@pytest.mark.parametrize("held", [None, 2_000], ids=["one bucket", "many buckets"])
+def test_negatives_with_evaluation_texts_are_dropped_counted_and_shown_and_their_pairs_stay(
+    tmp_path, monkeypatch, held
+):
+    """Half of the pairs are two rows of a file, whose negatives are put together."""
+    if held:
+        monkeypatch.setattr(pairs, "BUCKET_BYTES", held)
+    monkeypatch.setattr(contamination, "ROWS", 37)
+    rng = random.Random(4)
+    tasks = make_tasks(tmp_path / "tasks", rng)
+    settings = Decontamination(tmp_path / "tasks", ngram=6, min_words=5)
+    texts = [text for others in tasks.values() for text in others]
+    bad = [text for text in texts if len(words_of(text)) >= 5]
+    bad += [f"and so {text} and on" for text in bad if len(words_of(text)) >= 6]
+    rows = []
+    for number in range(400):
+        for _ in range(1 + number % 2):
+            negatives = [f"number {rng.randrange(99)} of no task" for _ in range(rng.randrange(3))]
+            negatives += rng.sample(bad, rng.randrange(3))
+            rows.append(
+                {
+                    "query": f"query {number}",
+                    "pos": f"document {number}",
+                    "neg": rng.sample(negatives, k=len(negatives)),
+                }
+            )
+    rows += [{"query": bad[0], "pos": "a pair that is left out", "neg": [bad[1], "number 1 of no task"]}]
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    wanted: dict[tuple[str, str], list[str]] = {}
+    first: dict[tuple[str, str], list[str]] = {}
+    for row in rows[:-1]:
+        key = row["query"], row["pos"]
+        first.setdefault(key, row["neg"])
+        wanted[key] = list(dict.fromkeys([*wanted.get(key, []), *row["neg"]]))
+    counts, by_set, gathered = Counter(), Counter(), 0
+    for key, negatives in wanted.items():
+        kept = []
+        for text in negatives:
+            found = {name: {match(text, one, settings) for one in others} - {None} for name, others in tasks.items()}
+            kinds = set().union(*found.values())
+            by_set.update(name for name, ones in found.items() if ones)
+            if kinds:
+                counts[REASONS["exact" if "exact" in kinds else "ngram"]] += 1
+            else:
+                kept.append(text)
+        gathered += len(set(kept) - set(first[key]))
+        wanted[key] = kept
+    said: list[str] = []
+    recipe = Recipe("test", infer_sources(tmp_path / "raw"), tmp_path / "raw", vocab_size=300, decontaminate=settings)
+    facts = prepare(recipe, tmp_path / "out", report=said.append).sources["a"]
+    assert negatives_of(tmp_path / "out", "a") == {key: texts or None for key, texts in wanted.items()}
+    assert facts["dropped"] == counts and facts["gathered"] == gathered and min(*counts.values(), gathered) > 50
+    assert (facts["read"], facts["kept"], facts["duplicates"]) == (601, 400, 200)
+    assert facts["rejected"] == {"text of an evaluation set": 1}
+    assert {bool(texts) for texts in wanted.values()} == {False, True}
+    report = json.loads((tmp_path / "out" / "decontamination.json").read_text())
+    total = counts.total()
+    assert report["negatives dropped"] == {"a": total} and report["pairs left out"] == {"a": 1}
+    assert {name: sources["a"]["negatives"] for name, sources in report["by evaluation set"].items()} == by_set
+    shown = [example for example in report["examples"] if example["negative"]]
+    assert {example["set"] for example in shown} == set(tasks) and len(shown) == 9
+    for example in shown:
+        assert any(example["words"] in " ".join(words_of(text)) for text in rows[example["row"] - 1]["neg"]) or (
+            rows[example["row"] - 1]["query"] == rows[example["row"]]["query"]  # of the pair's second row
+        )
+    assert f"decontamination: 1 pairs left out and {total:,} negatives of others, see decontamination.json" in said
+    assert sum(line.strip().startswith("dropped ") for line in said) == 2
+
+
+def test_a_source_without_negatives_has_none_to_look_at(tmp_path, monkeypatch):
+    raw, _ = prepared_pairs(tmp_path)
+    monkeypatch.setattr(Contamination, "clean_negatives", None)
+    settings = Decontamination(tmp_path / "tasks", ngram=6, min_words=5)
+    recipe = Recipe("test", infer_sources(raw), raw, vocab_size=300, decontaminate=settings)
+    assert prepare(recipe, tmp_path / "out", report=lambda line: None).sources["first"]["dropped"] == {}

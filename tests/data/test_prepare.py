@@ -188,7 +188,10 @@ def test_texts_that_are_cut_are_counted_and_a_stage_that_would_read_further_says
     prepare(replace(recipe, max_tokens=4, tokenizer=str(out / "tokenizer")), tmp_path / "short", report=said.append)
     tokenizer = load_tokenizer(out / "tokenizer")
     texts = [
-        row[key] for name in ("words", "triples") for row in read_pairs(out, name) for key in ("query", "document")
+        text
+        for name in ("words", "triples")
+        for row in read_pairs(out, name)
+        for text in (row["query"], row["document"], *(row.get("negatives") or ()))
     ]
     cut = sum(len(ids) >= 4 for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
     assert 0 < cut < len(texts)

@@ -83,6 +83,28 @@ def test_dense_ranks_are_those_of_all_cosines_one_by_one(blocks, margins, monkey
     assert list(rank_dense([], documents, wanted, embed=embed)) == []
 
 
+@pytest.mark.parametrize("sizes", [(50, 70), (4_096, 8_192)])
+@pytest.mark.parametrize("margins", [{}, {"margin": 0.0}, {"relative_margin": 0.0}, {"margin": 0.02}], ids=str)
+def test_equal_cosines_are_equal_at_the_limit_and_ranked_by_number(monkeypatch, margins, sizes):
+    """Each document five times over: equal scores that plain float32 products tell apart by their last bits."""
+    for name, size in zip(("DENSE_QUERIES", "DENSE_DOCUMENTS"), sizes, strict=True):
+        monkeypatch.setattr(ranking, name, size)
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(200, 384))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    q_ND, d_MD = rows[:120], np.tile(rows[80:], (5, 1))
+    vectors = {f"q{n}": row for n, row in enumerate(q_ND)} | {f"d{n}": row for n, row in enumerate(d_MD)}
+    wanted = Search([[n] for n in range(120)], [[n] for n in range(120)], 600, **margins)
+    queries, documents = list(vectors)[:120], list(vectors)[120:]
+    found = list(
+        rank_dense(queries, documents, wanted, embed=lambda texts: np.stack([vectors[text] for text in texts]))
+    )
+    exact = (q_ND.astype(np.float64) @ d_MD.astype(np.float64).T).astype(np.float32)
+    assert found == by_hand(exact, wanted, -np.inf)
+    near = margins.get("margin") != 0.02
+    assert sum(set(range(n, 600, 120)) <= {n, *numbers} for n, numbers in enumerate(found)) == (120 if near else 0)
+
+
 @pytest.mark.parametrize("margins", MARGINS, ids=str)
 def test_bm25_leaves_out_what_is_excluded_or_above_the_margin(margins):
     queries, documents = make_pairs(7, 120)

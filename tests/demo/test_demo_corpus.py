@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 from demo_corpus import NUMPYDOC, pairs, read
 
-from gte.data.records import normalize
+from gte.data.cleaning import normalize
 from gte.demo import corpus as demo
 from gte.demo import tasks as demo_tasks
 from gte.errors import UserError

@@ -10,8 +10,9 @@ import pytest
 from conftest import ROOT
 from demo_corpus import pairs, read
 
+from gte.data.cleaning import normalize
 from gte.data.locate import locate
-from gte.data.records import Pair, normalize
+from gte.data.records import Pair
 from gte.data.sources import load_source
 from gte.demo import corpus as demo
 from gte.demo import pairs as demo_pairs

@@ -1,4 +1,4 @@
-"""The values of a raw row as clean texts and numbers, or the reason why they are none."""
+"""The values of a raw row as clean texts and numbers, or the reason why they are none; texts that count as the same."""
 
 import re
 
@@ -18,9 +18,7 @@ def clean(value: object, role: str, replace: dict[str, str] | None = None) -> st
     'How long?'
     """
     if isinstance(value, str):
-        for pattern, text in (replace or {}).items():
-            value = re.sub(pattern, text, value)
-        text = value.strip()
+        text = (replaced(value, replace) if replace else value).strip()
         if not text:
             raise Unfit(Reason.EMPTY.of(role))
         if not text.isascii() and not encodable(text):
@@ -29,6 +27,13 @@ def clean(value: object, role: str, replace: dict[str, str] | None = None) -> st
             raise Unfit(Reason.HOLDS_NUL.of(role))
         return text
     raise Unfit((Reason.MISSING if value is None else Reason.WRONG_TYPE).of(role))
+
+
+def replaced(text: str, replace: dict[str, str]) -> str:
+    """The text after replacements."""
+    for pattern, other in replace.items():
+        text = re.sub(pattern, other, text)
+    return text
 
 
 def whole_number(value: object, role: str) -> int:
@@ -42,14 +47,20 @@ def whole_number(value: object, role: str) -> int:
     return number
 
 
-def clean_negatives(value: object) -> list[str]:
-    """Hard negatives as a list of non-empty texts. Raises Unfit where they are neither texts nor absent."""
+def clean_negatives(value: object, replace: dict[str, str] | None = None) -> list[str]:
+    """Hard negatives as a list of non-empty texts. Raises Unfit where they are neither texts nor absent.
+
+    >>> clean_negatives([" Lyon ", None, ""])
+    ['Lyon']
+    """
     if value is None:
         return []
     values = value if isinstance(value, list) else [value]
-    if not all(isinstance(text, str) for text in values):
+    texts = [text for text in values if text is not None]
+    if not all(isinstance(text, str) for text in texts):
         raise Unfit(Reason.WRONG_TYPE.of("negatives"))
-    return [clean(text, "negative") for text in values if text.strip()]
+    texts = [replaced(text, replace) for text in texts] if replace else texts
+    return [clean(text, "negative") for text in texts if text.strip()]
 
 
 def clean_answers(value: object, name: str | None) -> tuple[str, ...]:
@@ -70,3 +81,32 @@ def encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def without_own(negatives: list[str], own: list[str]) -> list[str]:
+    """Leave out the negatives that are, up to case and white space, a text of their own row.
+
+    Args:
+        negatives: stripped, none of them empty.
+        own: the row's query and documents, the same.
+
+    >>> without_own(["How LONG?", "Two  days", "Two weeks"], ["How long?", "Two days"])
+    ['Two weeks']
+    """
+    beginnings = set(map(beginning, own))
+    if not any(
+        beginning(text) in beginnings for text in negatives
+    ):  # as mostly; to normalize all takes ten times as long
+        return negatives
+    same = set(map(normalize, own))
+    return [text for text in negatives if beginning(text) not in beginnings or normalize(text) not in same]
+
+
+def beginning(text: str) -> str:
+    """The first words of a text's `normalize`."""
+    return " ".join(text.split(None, 3)[:3]).lower()
+
+
+def normalize(text: str) -> str:
+    """The text in lower case with single spaces: texts that differ only there are the same text here."""
+    return " ".join(text.lower().split())

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gte.data.columnar.plain import lengths_of
+from gte.data.distinct import keep_negatives
 from gte.data.reasons import Reason
 from gte.data.records import text_hash
 from gte.data.shards import spans
@@ -53,6 +55,7 @@ class Match(StrEnum):
 
 
 REASONS = {Match.EXACT: Reason.EVALUATION_TEXT, Match.NGRAM: Reason.EVALUATION_NGRAM}
+NEGATIVES = "negatives"  # of other pairs, counted beside the pairs of each match
 
 
 @dataclass(frozen=True)
@@ -172,17 +175,21 @@ def read_evaluation(path: Path, changed: int) -> EvaluationTexts:
 
 
 class Contamination:
-    """The contaminated pairs of a source: those to skip, and the report on them."""
+    """The contaminated pairs of a source and negatives of others: those to skip, and the report on them."""
 
     def __init__(self, evaluation: EvaluationTexts):
         self.evaluation = evaluation
         self.rejected: dict[str, int] = {}
+        self.dropped: dict[str, int] = {}  # negatives
         self.examples: list[dict] = []  # as of every rejected row
         self.sets: dict[str, dict[str, int]] = {}
         self.shown: list[dict] = []
 
     def clean(self, table: "pa.Table"):
-        """The rows of an Arrow table of pairs (query, document, file, row) without the contaminated ones."""
+        """The rows of an Arrow table of pairs (query, document, file, row) without the contaminated ones.
+
+        Of a table `with_negatives` the others lose those that are contaminated.
+        """
         kept = np.ones(table.num_rows, bool)
         for begin in range(0, table.num_rows, ROWS):
             part = table.slice(begin, ROWS)
@@ -195,49 +202,83 @@ class Contamination:
             for row in sorted(rows):
                 kept[begin + row] = False
                 self.count(rows[row], *(part.column(name)[row].as_py() for name in ("file", "row")))
-        return table if kept.all() else table.filter(kept)
+        table = table if kept.all() else table.filter(kept)
+        return self.clean_negatives(table) if "gathered" in table.column_names else table
+
+    def clean_negatives(self, table: "pa.Table"):
+        """The same rows without the contaminated negatives."""
+        lists = table.column("negatives").combine_chunks()
+        texts, owners = lists.flatten().dictionary_encode(), np.repeat(np.arange(len(lists)), lengths_of(lists))
+        found: dict[int, dict[int, tuple[Match, str]]] = {}
+        for begin in range(0, len(texts.dictionary), ROWS):
+            part = self.evaluation.find(texts.dictionary.slice(begin, ROWS).to_pylist())
+            found |= {begin + text: owners_of for text, owners_of in part.items()}
+        numbers = texts.indices.to_numpy()
+        bad = np.isin(numbers, list(found))
+        for place in np.flatnonzero(bad).tolist():
+            row = int(owners[place])
+            file, number = (table.column(name)[row].as_py() for name in ("file", "row"))
+            worst = self.show(found[int(numbers[place])], file, number, is_negative=True)
+            self.dropped[worst] = self.dropped.get(worst, 0) + 1
+        return keep_negatives(table, ~bad) if bad.any() else table
 
     def facts(self) -> dict:
-        """Facts for the report: skipped pairs, those of each evaluation set by kind of match, and examples."""
-        return {"pairs": sum(self.rejected.values()), "sets": self.sets, "examples": self.shown}
+        """Facts for the report: skipped pairs, those of each evaluation set by kind of match, and examples.
+
+        Beside the pairs the negatives, of each set in one number.
+        """
+        pairs, negatives = sum(self.rejected.values()), sum(self.dropped.values())
+        return {"pairs": pairs, "negatives": negatives, "sets": self.sets, "examples": self.shown}
 
     def found(self) -> dict:
         """The counts so far, as JSON values, for the `add` of another one."""
-        return {"rejected": self.rejected, "examples": self.examples, "sets": self.sets, "shown": self.shown}
+        counts = {"rejected": self.rejected, "dropped": self.dropped}
+        return {**counts, "examples": self.examples, "sets": self.sets, "shown": self.shown}
 
     def add(self, found: dict) -> None:
         """Adds what was counted of later rows: the sum is what one would count of all."""
         for example in found["examples"]:
             if sum(one["reason"] == example["reason"] for one in self.examples) < EXAMPLES:
                 self.examples.append(example)
-        for reason, count in found["rejected"].items():
-            self.rejected[reason] = self.rejected.get(reason, 0) + count
+        for kind, known in (("rejected", self.rejected), ("dropped", self.dropped)):
+            for reason, count in found[kind].items():
+                known[reason] = known.get(reason, 0) + count
         for shown in found["shown"]:
-            if sum((one["set"], one["match"]) == (shown["set"], shown["match"]) for one in self.shown) < EXAMPLES:
+            if sum((one["set"], kind_of(one)) == (shown["set"], kind_of(shown)) for one in self.shown) < EXAMPLES:
                 self.shown.append(shown)
         for name, counts in found["sets"].items():
-            known = self.sets.setdefault(name, dict.fromkeys(REASONS, 0))
-            for match, count in counts.items():
-                known[match] += count
+            known = self.sets.setdefault(name, dict.fromkeys((*REASONS, NEGATIVES), 0))
+            for kind, count in counts.items():
+                known[kind] += count
 
     def count(self, owners: dict[int, tuple[Match, str]], file: str, row: int) -> None:
         """Counts a contaminated pair once, and once for every evaluation set that has a text of it."""
+        worst = self.show(owners, file, row)
+        if self.rejected.get(worst, 0) < EXAMPLES:
+            self.examples.append({"reason": worst, "file": file, "row": row})
+        self.rejected[worst] = self.rejected.get(worst, 0) + 1
+
+    def show(self, owners: dict[int, tuple[Match, str]], file: str, row: int, is_negative: bool = False) -> Reason:
+        """Counts a pair, or a negative, for every evaluation set that has a text of it; returns why it is skipped."""
         by_set: dict[str, tuple[Match, str, str]] = {}
         for owner, (match, words) in sorted(owners.items()):
             name, place = self.evaluation.origins[owner]
             if name not in by_set or (match is Match.EXACT and by_set[name][0] is Match.NGRAM):
                 by_set[name] = match, words, place
         for name, (match, words, place) in by_set.items():
-            counts = self.sets.setdefault(name, dict.fromkeys(REASONS, 0))
-            if counts[match] < EXAMPLES:
+            counts = self.sets.setdefault(name, dict.fromkeys((*REASONS, NEGATIVES), 0))
+            kind = NEGATIVES if is_negative else match
+            if counts[kind] < EXAMPLES:
                 shown = {"set": name, "match": match, "evaluation text": place, "words": words[:SHOWN]}
-                self.shown.append({"file": file, "row": row, **shown})
-            counts[match] += 1
+                self.shown.append({"file": file, "row": row, "negative": is_negative, **shown})
+            counts[kind] += 1
         is_whole = any(match is Match.EXACT for match, _, _ in by_set.values())
-        worst = REASONS[Match.EXACT if is_whole else Match.NGRAM]
-        if self.rejected.get(worst, 0) < EXAMPLES:
-            self.examples.append({"reason": worst, "file": file, "row": row})
-        self.rejected[worst] = self.rejected.get(worst, 0) + 1
+        return REASONS[Match.EXACT if is_whole else Match.NGRAM]
+
+
+def kind_of(shown: dict) -> str:
+    """The count of its evaluation set that an example belongs to."""
+    return NEGATIVES if shown["negative"] else shown["match"]
 
 
 class Postings:

@@ -85,6 +85,24 @@ def all_negatives(rows: pa.Table, pairs: Distinct, part: slice) -> tuple[pa.List
     return lists_of(texts.take(pa.array(once)), kept, kept == 0), others
 
 
+def with_negatives(group: pa.Table, negatives: pa.ListArray, gathered: np.ndarray) -> pa.Table:
+    """Put the negatives of pairs in place of those of their first rows, beside how many of them these do not have."""
+    place = group.schema.get_field_index("negatives")
+    return group.set_column(place, "negatives", negatives).append_column("gathered", pa.array(gathered))
+
+
+def keep_negatives(group: pa.Table, kept: np.ndarray) -> pa.Table:
+    """Drop some of the negatives of pairs `with_negatives`; kept: the mask of the others, of those of all pairs."""
+    lists = group.column("negatives").combine_chunks()
+    sizes, gathered = lengths_of(lists), group.column("gathered").to_numpy()
+    owners = np.repeat(np.arange(len(sizes)), sizes)
+    slot = np.arange(len(owners)) - np.repeat(sizes.cumsum() - sizes, sizes)
+    is_other = slot >= (sizes - gathered)[owners]  # those of a pair's first row come first
+    left, others = (np.bincount(owners[mask], minlength=len(sizes)) for mask in (kept, kept & is_other))
+    lists = lists_of(lists.flatten().filter(pa.array(kept)), left, left == 0)
+    return with_negatives(group.drop_columns(["gathered"]), lists, others)
+
+
 def joint(high: np.ndarray, low: np.ndarray) -> np.ndarray:
     """Both halves of the hashes as one value each."""
     return np.ascontiguousarray(np.stack([high, low], axis=1).astype(">u8")).view("S16").ravel()

@@ -5,8 +5,10 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from gte.data.cleaning import without_own
 from gte.data.raw_lines import MAX_LINE, lines
-from gte.data.records import Record, Rejected, Triple
+from gte.data.reasons import Reason
+from gte.data.records import Pair, Record, Rejected, Triple
 from gte.errors import UserError
 from gte.files import read_json
 
@@ -45,10 +47,11 @@ def with_mined(found: Iterator[Record], file: Path, raw: Path | zipfile.Path) ->
         if (row["query"], row["pos"]) != record[:2]:
             raise UserError(f"{file} has the negatives of other rows than {raw}, from row {record.row} on; {again}")
         own = record.negatives if isinstance(record, Triple) else []
-        texts = list(dict.fromkeys([*own, *(text for text in row["neg"] if text != record.document)]))
-        if texts:
-            record = Triple(record.query, record.document, texts, record.row, record.answers, record.way)
-        yield record
+        others = without_own(row["neg"], record[:2])
+        texts = list(dict.fromkeys([*own, *others]))
+        dropped = record.dropped + (Reason.OWN_TEXT,) * (len(row["neg"]) - len(others))
+        kind = Triple(*record[:2], texts) if texts else Pair(*record[:2])
+        yield kind._replace(row=record.row, answers=record.answers, way=record.way, dropped=dropped)
     if next(rows, None) is not None:
         raise UserError(f"{file} has the negatives of more rows than {raw} has; {again}")
 

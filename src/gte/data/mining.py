@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gte.data.cleaning import normalize
 from gte.data.columns import FIND_OUT, Wanted
 from gte.data.groups import family_of, load_sources
 from gte.data.locate import locate
@@ -22,7 +23,7 @@ from gte.data.own_files import infer_source, local_source, pair_files, require_s
 from gte.data.own_tables import find_quoting
 from gte.data.preview import describe, preview
 from gte.data.ranking import Ranker, Search, embed_behind, rank_bm25, rank_dense
-from gte.data.records import Field, Pair, Rejected, Triple, normalize
+from gte.data.records import Field, Pair, Rejected, Triple
 from gte.data.sources import LOCAL, Source
 from gte.errors import UserError
 from gte.files import read_json, whole, write_json
@@ -130,8 +131,7 @@ def check_settings(
 @dataclass(frozen=True)
 class Dense:
     """A ranking by an encoder. embed: (texts, prompt) -> unit vectors [n, D]. words: names of sources -> {source:
-    {kind: words}}, the prompts before their queries and documents. device: where scores are computed.
-    """
+    {kind: words}}, the prompts before their queries and documents. device: where scores are computed."""
 
     embed: Callable
     words: Callable[[list[str]], dict[str, dict[str, str]]]

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from gte.cores import allowed_cores
 from gte.data.columnar.read import read_columns
 from gte.data.contamination import Contamination, EvaluationTexts, load_evaluation, save_evaluation
-from gte.data.distinct import HASHES, all_negatives, distinct_rows
+from gte.data.distinct import HASHES, all_negatives, distinct_rows, with_negatives
 from gte.data.engine import daft, run_tasks
 from gte.data.reasons import is_fault
 from gte.data.row_groups import join_files
@@ -59,6 +59,7 @@ class Tally:
 
     ways: how many pairs, duplicates among them, were read in each of a format's ways, where it has several.
     gathered: negatives that kept pairs have from their duplicates alone.
+    dropped: negatives that no pair has, by reason: of rows read, duplicates among them, or of kept pairs.
     """
 
     read: int = 0
@@ -70,6 +71,7 @@ class Tally:
     contamination: dict = field(default_factory=dict)
     ways: dict[str, int] = field(default_factory=dict)
     gathered: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
 
 
 def use_engine(engine: str) -> None:
@@ -152,7 +154,7 @@ def make_pairs(
             not counted.
         seen: hash files of other sources; pairs in them count as duplicates, and this source's own is written to
             `hash_file(work)`.
-        evaluation: texts that no pair may hold.
+        evaluation: texts that no pair may hold, nor a negative.
     Returns: where the rows went.
     Raises: UserError where more are rejected, where no pair is left but for duplicates of other sources, and for what a
         reader cannot read on from; OSError where the disk is full.
@@ -205,6 +207,7 @@ def pairs_in(
             contamination.add(facts["contamination"])
         tally.rejected |= contamination.rejected
         tally.examples += contamination.examples
+        tally.dropped |= contamination.dropped
         tally.contamination = contamination.facts()
     if tally.kept + tally.duplicates + sum(tally.rejected.values()) != tally.read:
         raise RuntimeError(f"source {source.name}: not every row is accounted for: {tally}")
@@ -303,7 +306,9 @@ def count_parts(source: Source, found: list[dict], max_rejected: float) -> tuple
     if not tally.read:
         raise UserError(f"source {source.name}: its raw files hold no row")
     tally.rejected = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-    tally.ways = dict(sorted(sum((Counter(facts["ways"]) for facts in found), Counter()).items()))
+    tally.ways, tally.dropped = (
+        dict(sorted(sum((Counter(facts[kind]) for facts in found), Counter()).items())) for kind in ("ways", "dropped")
+    )
     for why in tally.rejected:
         if why.startswith(FATAL):
             raise UserError(f"source {source.name}: {why.removeprefix(FATAL)}")
@@ -370,12 +375,6 @@ def unique_pairs(
         hashes.close()
     found = contamination and contamination.found()
     return {"distinct": len(pairs.first), "gathered": gathered, "contamination": found}
-
-
-def with_negatives(group: pa.Table, negatives: pa.ListArray, gathered: np.ndarray) -> pa.Table:
-    """Put the negatives of pairs in place of those of their first rows, beside how many of them these do not have."""
-    place = group.schema.get_field_index("negatives")
-    return group.set_column(place, "negatives", negatives).append_column("gathered", pa.array(gathered))
 
 
 def large(field: pa.Field) -> pa.Field:

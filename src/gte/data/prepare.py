@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gte.data.contamination import REASONS, Decontamination, EvaluationTexts, save_evaluation
+from gte.data.contamination import NEGATIVES, REASONS, Decontamination, EvaluationTexts, save_evaluation
 from gte.data.folder import WORK, building_site, find_complete, refuse_foreign
 from gte.data.locate import hub_notes
 from gte.data.made_by import age, recipe_code, versions
@@ -229,7 +229,7 @@ def sweep(build: Path, names: list[str]) -> None:
 
 
 def index_evaluation(settings: Decontamination, report: Report) -> EvaluationTexts:
-    """The texts that no pair may hold."""
+    """The texts that no pair may hold, nor a negative."""
     start = time.perf_counter()
     evaluation = EvaluationTexts(settings)
     texts = ", ".join(f"{name} {count:,}" for name, count in evaluation.sets.items())
@@ -245,20 +245,25 @@ def write_decontamination(
         name: {source: facts["sets"][name] for source, facts in found.items() if name in facts.get("sets", {})}
         for name in evaluation.sets
     }
-    left_out = {source: facts["pairs"] for source, facts in found.items() if facts}
+    left_out, dropped = (
+        {source: facts[kind] for source, facts in found.items() if facts} for kind in ("pairs", "negatives")
+    )
     examples = [{"source": source, **shown} for source, facts in found.items() for shown in facts.get("examples", ())]
     stated = {
         "settings": {**asdict(settings), "folder": str(settings.folder)},
         "evaluation texts": evaluation.sets,
         "pairs left out": left_out,
+        "negatives dropped": dropped,
         "by evaluation set": by_set,
         "examples": examples,
     }
     write_json(build / REPORT, stated, indent=1, ascii_only=False)
     for name, sources in by_set.items():
-        exact, ngram = (sum(counts[match] for counts in sources.values()) for match in REASONS)
-        report(f"decontamination: {name}: {exact:,} pairs with a text of it, {ngram:,} more with an n-gram of one")
-    report(f"decontamination: {sum(left_out.values()):,} pairs left out, see {REPORT}")
+        exact, ngram, negatives = (sum(counts[kind] for counts in sources.values()) for kind in (*REASONS, NEGATIVES))
+        line = f"decontamination: {name}: {exact:,} pairs with a text of it, {ngram:,} more with an n-gram of one"
+        report(f"{line}; {negatives:,} negatives of others" if negatives else line)
+    others = f" and {sum(dropped.values()):,} negatives of others" if any(dropped.values()) else ""
+    report(f"decontamination: {sum(left_out.values()):,} pairs left out{others}, see {REPORT}")
 
 
 def train(sizes: dict[str, int], vocab_size: int, build: Path, report: Report):

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from gte.nearest import merge
+from gte.nearest import best_documents
 
 logging.getLogger("bm25s").setLevel(logging.WARNING)
 
 BM25_SCORES = 2**24  # of queries with documents that share a term, held at a time: 200 MB
-DENSE_QUERIES, DENSE_DOCUMENTS = 4_096, 8_192  # whose scores are held at a time: 128 MB
+DENSE_QUERIES, DENSE_DOCUMENTS = 4_096, 8_192  # searched at a time
 ENCODED = 65_536  # documents encoded at a time
 
 Ranker = Callable[[Sequence[str], Sequence[str], "Search"], Iterator[list[int]]]
@@ -177,7 +177,7 @@ def rank_dense(
     embed_queries: Callable | None = None,
     device: str = "cpu",
 ) -> Iterator[list[int]]:
-    """Rank documents by cosine, in float32; equal scores by number.
+    """Rank documents by cosine, in float64 rounded to float32; equal scores by number.
 
     In memory are the queries' vectors and one block of scores; the documents' vectors, each computed once, lie in a
     temporary file of 4 D bytes a document, in TMPDIR.
@@ -198,14 +198,14 @@ def rank_dense(
     """
     if not len(queries):
         return
-    q_ND = torch.from_numpy((embed_queries or embed)(queries))
+    q_ND = (embed_queries or embed)(queries)
     with tempfile.TemporaryFile() as file:
         d_MD = np.memmap(file, np.float32, "w+", shape=(len(documents), q_ND.shape[1]))
         for start in range(0, len(documents), ENCODED):
             d_MD[start : start + ENCODED] = embed(documents[start : start + ENCODED])
         for start in range(0, len(queries), DENSE_QUERIES):
             chunk = slice(start, start + DENSE_QUERIES)
-            yield from nearest(q_ND[chunk].to(device), d_MD, search.positives[chunk], search.excluded[chunk], search)
+            yield from nearest(q_ND[chunk], d_MD, search.positives[chunk], search.excluded[chunk], search, device)
 
 
 def embed_behind(embed: Callable, texts: Sequence[str], prompts: Sequence[str]) -> np.ndarray:
@@ -219,27 +219,34 @@ def embed_behind(embed: Callable, texts: Sequence[str], prompts: Sequence[str]) 
 
 
 def nearest(
-    q_ND: torch.Tensor, d_MD: np.memmap, positives: list[list[int]], excluded: list[list[int]], search: Search
+    q_ND: np.ndarray,
+    d_MD: np.memmap,
+    positives: list[list[int]],
+    excluded: list[list[int]],
+    search: Search,
+    device: str = "cpu",
 ) -> list[list[int]]:
     """`search` for some queries whose lists of documents are given."""
-    n, device = len(q_ND), q_ND.device
-    limit_N1 = torch.full((n, 1), torch.inf, device=device)
+    limit_N = np.full(len(q_ND), np.inf, np.float32)
     if search.limited:
         row, number = flatten(positives)
-        lowest_N = np.full(n, np.inf, np.float32)
-        scores = (q_ND[torch.from_numpy(row)] * torch.from_numpy(d_MD[number]).to(device)).sum(1)
-        np.minimum.at(lowest_N, row, scores.cpu().numpy())
-        limit_N1 = torch.from_numpy(search.limit(lowest_N)).to(device)[:, None]
+        scores = np.einsum("rd,rd->r", q_ND[row], d_MD[number], dtype=np.float64)
+        np.minimum.at(limit_N, row, scores.astype(np.float32))  # as `best_documents` has them: equal ones are equal
+        limit_N = search.limit(limit_N)
+    limit_N1 = torch.from_numpy(limit_N)[:, None]
     row, number = flatten(excluded)
-    top_s, top_i = torch.empty(n, 0, device=device), torch.empty(n, 0, dtype=torch.int64, device=device)
-    for start in range(0, len(d_MD), DENSE_DOCUMENTS):
-        block = torch.from_numpy(d_MD[start : start + DENSE_DOCUMENTS]).to(device)
-        s_Nm = q_ND @ block.T
-        s_Nm.masked_fill_(s_Nm > limit_N1, -torch.inf)
-        here = (number >= start) & (number < start + len(block))
-        s_Nm[torch.from_numpy(row[here]), torch.from_numpy(number[here] - start)] = -torch.inf
-        top_s, top_i = merge(top_s, top_i, s_Nm, start, search.depth)
-    return [i[s > -torch.inf].tolist() for s, i in zip(top_s.cpu(), top_i.cpu(), strict=True)]
+
+    def bar(scores_NM: torch.Tensor, query: int, document: int) -> None:
+        limit = limit_N1[query : query + len(scores_NM)].to(scores_NM.device)
+        scores_NM.masked_fill_(scores_NM > limit, -torch.inf)
+        rows, columns = row - query, number - document
+        here = (rows >= 0) & (rows < scores_NM.shape[0]) & (columns >= 0) & (columns < scores_NM.shape[1])
+        scores_NM[torch.from_numpy(rows[here]), torch.from_numpy(columns[here])] = -torch.inf
+
+    starts = range(0, len(d_MD), DENSE_DOCUMENTS)
+    blocks = ((start, np.array(d_MD[start : start + DENSE_DOCUMENTS])) for start in starts)
+    values_NK, numbers_NK = best_documents(q_ND, blocks, search.depth, device, bar)
+    return [i[s > -np.inf].tolist() for s, i in zip(values_NK, numbers_NK, strict=True)]
 
 
 def flatten(lists: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:

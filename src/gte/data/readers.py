@@ -109,7 +109,7 @@ def read_jsonl(path: Path | zipfile.Path, fields: Fields, *, max_line: int = MAX
     ...     file = Path(folder) / "pairs.jsonl"
     ...     _ = file.write_text('{"query": "a", "pos": "b"}\\n["only one"]\\n')
     ...     list(read_jsonl(file, Fields()))
-    [Pair(query='a', document='b', row=1, answers=(), way=None), Rejected(reason='too few columns', row=2)]
+    [Pair(query='a', document='b', row=1, answers=(), way=None, dropped=()), Rejected(reason='too few columns', row=2)]
     """
     return paired(json_values(lines(path, max_line)), fields)
 
@@ -167,7 +167,7 @@ def read_csv(
     ...     file = Path(folder) / "faq.csv"
     ...     _ = file.write_text('q,a\\nHow long?,"Two, or three days"\\n')
     ...     list(read_csv(file, Fields(query="q", document="a")))
-    [Pair(query='How long?', document='Two, or three days', row=2, answers=(), way=None)]
+    [Pair(query='How long?', document='Two, or three days', row=2, answers=(), way=None, dropped=())]
     """
     seen: set[int] = set()
     check = partial(require_columns, path, fields)
@@ -196,7 +196,7 @@ def read_tsv(
     ...     file = Path(folder) / "faq.tsv"
     ...     _ = file.write_text("How long?\\tTwo days\\n")
     ...     list(read_tsv(file, Fields(query=0, document=1)))
-    [Pair(query='How long?', document='Two days', row=1, answers=(), way=None)]
+    [Pair(query='How long?', document='Two days', row=1, answers=(), way=None, dropped=())]
     """
     return read_csv(path, fields, header=header, delimiter=delimiter, quoting=quoting, max_line=max_line)
 
@@ -215,7 +215,7 @@ def read_parquet(path: Path | zipfile.Path, fields: Fields) -> Iterator[Record]:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     pq.write_table(pa.table({"query": ["a"], "pos": ["b"]}), f"{folder}/pairs.parquet")
     ...     list(read_parquet(Path(folder) / "pairs.parquet", Fields()))
-    [Pair(query='a', document='b', row=1, answers=(), way=None)]
+    [Pair(query='a', document='b', row=1, answers=(), way=None, dropped=())]
     """
     return paired(parquet_rows(path, fields), fields)
 

@@ -68,6 +68,8 @@ class Reason(StrEnum):
     NO_QUERY = "query not in the files"
     NO_QUESTION = "answer without its question"
     NO_CONTEXT = "supporting paragraphs not in the context"
+    # of a hard negative alone
+    OWN_TEXT = "text of its own pair"
     # evaluation texts in it
     EVALUATION_TEXT = "text of an evaluation set"
     EVALUATION_NGRAM = "n-gram of an evaluation set"

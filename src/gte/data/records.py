@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest, xxh3_128_intdigest
 
-from gte.data.cleaning import clean, clean_answers, clean_negatives
+from gte.data.cleaning import clean, clean_answers, clean_negatives, without_own
 from gte.data.reasons import Reason, Unfit
 
 Field = str | int | list | None
@@ -22,6 +22,7 @@ class Pair(NamedTuple):
         row: its position in its file, from 1.
         way: how its text was read, where the row could be read in several ways: few and fixed, they are counted.
         answers: strings that answer the query, where the source has them.
+        dropped: why hard negatives of its row are none of it, a reason each.
 
     >>> Pair("capital of France", "Paris is the capital of France.").document
     'Paris is the capital of France.'
@@ -32,10 +33,11 @@ class Pair(NamedTuple):
     row: int = 0
     answers: tuple[str, ...] = ()
     way: str | None = None
+    dropped: tuple[str, ...] = ()
 
 
 class Triple(NamedTuple):
-    """A pair with at least one hard negative, none of them the document itself.
+    """A pair with at least one hard negative, none of them its query or a document of its row (`without_own`).
 
     Args as of `Pair`, and negatives: texts that are not to be found.
 
@@ -49,6 +51,7 @@ class Triple(NamedTuple):
     row: int = 0
     answers: tuple[str, ...] = ()
     way: str | None = None
+    dropped: tuple[str, ...] = ()
 
 
 class Rejected(NamedTuple):
@@ -101,15 +104,16 @@ class Fields:
         id: field whose values are unique in a file.
         keep: the value or values by field that a row must have there.
         drop: the value or values by field that a row must not have there.
-        replace: regular expressions and their replacements in queries and documents.
-        min_query, min_document, max_document: characters that a text must have, or must not exceed.
+        replace: regular expressions and their replacements in queries, documents and negatives.
+        min_query, min_document, max_document: characters that a text must have, or must not exceed; negatives are
+            documents.
         answers: field that holds the strings which answer a query.
         score: field of a number.
         min_score: the least number there.
 
     >>> faq = Fields(query="question", document=["title", "answer"])
     >>> list(records({"question": "How long?", "title": "Delivery", "answer": "Two days."}, faq, row=1))
-    [Pair(query='How long?', document='Delivery: Two days.', row=1, answers=(), way=None)]
+    [Pair(query='How long?', document='Delivery: Two days.', row=1, answers=(), way=None, dropped=())]
     """
 
     query: Field = None
@@ -169,30 +173,56 @@ def records(
             return
         if not documents:
             raise Unfit(Reason.MISSING.of("document"))
-        query, negatives = clean(query, "query", fields.replace), clean_negatives(negatives)
+        query, negatives = clean(query, "query", fields.replace), clean_negatives(negatives, fields.replace)
         answers = clean_answers(value, fields.answers)
     except Unfit as unfit:
         yield Rejected(unfit.reason, row)
         return
-    for document in documents:
-        try:
-            document = clean(document, "document", fields.replace)
-            check_lengths(query, document, fields)
-        except Unfit as unfit:
-            yield Rejected(unfit.reason, row)
-            continue
-        others = [negative for negative in negatives if negative != document]
-        yield Triple(query, document, others, row, answers) if others else Pair(query, document, row, answers)
+    found = [document_or_fault(query, document, fields) for document in documents]
+    dropped = ()
+    if negatives:
+        own = [query, *(document for document in found if not isinstance(document, Unfit))]
+        negatives, dropped = fit_negatives(negatives, own, fields)
+    for document in found:
+        if isinstance(document, Unfit):
+            yield Rejected(document.reason, row)
+        elif negatives:
+            yield Triple(query, document, negatives, row, answers, None, dropped)
+        else:
+            yield Pair(query, document, row, answers, None, dropped)
 
 
-def check_lengths(query: str, document: str, fields: Fields) -> None:
-    """Raises Unfit for a pair that its source skips as too short or too long."""
-    if len(query) < fields.min_query:
-        raise Unfit(Reason.SHORT_QUERY.of(fields.min_query))
+def document_or_fault(query: str, document: object, fields: Fields) -> str | Unfit:
+    """The clean document of a pair, or why its source takes no such pair."""
+    try:
+        document = clean(document, "document", fields.replace)
+        if len(query) < fields.min_query:
+            raise Unfit(Reason.SHORT_QUERY.of(fields.min_query))
+        if fault := length_fault(document, fields):
+            raise Unfit(fault)
+    except Unfit as unfit:
+        return unfit
+    return document
+
+
+def length_fault(document: str, fields: Fields) -> str | None:
+    """Why a source skips a document, or a negative, as too short or too long."""
     if len(document) < fields.min_document:
-        raise Unfit(Reason.SHORT_DOCUMENT.of(fields.min_document))
+        return Reason.SHORT_DOCUMENT.of(fields.min_document)
     if fields.max_document is not None and len(document) > fields.max_document:
-        raise Unfit(Reason.LONG_DOCUMENT.of(fields.max_document))
+        return Reason.LONG_DOCUMENT.of(fields.max_document)
+    return None
+
+
+def fit_negatives(negatives: list[str], own: list[str], fields: Fields) -> tuple[list[str], tuple[str, ...]]:
+    """The negatives that a row's pairs may have, whose texts are `own`; and why not each of the others."""
+    others = without_own(negatives, own)
+    dropped = [Reason.OWN_TEXT] * (len(negatives) - len(others))
+    if fields.min_document or fields.max_document is not None:
+        faults = [length_fault(negative, fields) for negative in others]
+        others = [negative for negative, fault in zip(others, faults, strict=True) if not fault]
+        dropped += filter(None, faults)
+    return others, tuple(dropped)
 
 
 def check_filters(value: object, fields: Fields) -> None:
@@ -349,8 +379,3 @@ def text_hash(text: str) -> int:
     True
     """
     return xxh3_64_intdigest(text.encode())
-
-
-def normalize(text: str) -> str:
-    """The text in lower case with single spaces: texts that differ only there are the same text here."""
-    return " ".join(text.lower().split())

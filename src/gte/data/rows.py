@@ -58,6 +58,7 @@ def plain_part(batch: pa.RecordBatch, file: str, buckets: int) -> pa.RecordBatch
         "reason": pa.nulls(batch.num_rows, pa.string()),
         "bucket": pa.array(leading(high, buckets).astype(np.int32)),
         "way": pa.nulls(batch.num_rows, pa.string()),
+        "dropped": pa.nulls(batch.num_rows, pa.list_(pa.string())),
     }
     columns |= {name: batch.column(name) for name in batch.schema.names}
     return pa.record_batch([columns[name] for name in PART.names], schema=PART)
@@ -66,13 +67,13 @@ def plain_part(batch: pa.RecordBatch, file: str, buckets: int) -> pa.RecordBatch
 def part_row(file: str, record: Record, buckets: int) -> tuple[int, tuple]:
     """(characters, PART row) of a record."""
     if isinstance(record, Rejected):
-        return 0, (file, record.row, record.reason, REJECTED, None, None, None, None, None, None)
+        return 0, (file, record.row, record.reason, REJECTED, None, None, None, None, None, None, None)
     query, document = record[:2]
     high, low = pair_hash(query, document)
     negatives = record.negatives if isinstance(record, Triple) else None
     characters = len(query) + len(document) + sum(map(len, negatives or ()))
-    row = (file, record.row, None, high * buckets >> 64, high, low, query, document, negatives, record.way)
-    return characters, row
+    bucket, dropped = high * buckets >> 64, record.dropped or None
+    return characters, (file, record.row, None, bucket, dropped, high, low, query, document, negatives, record.way)
 
 
 def keyed_row(file: str, record: Keyed | Rejected, buckets: int) -> tuple[int, tuple]:

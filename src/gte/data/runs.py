@@ -10,14 +10,14 @@ import pyarrow.compute as pc
 
 PART = pa.schema([
     ("file", pa.string()), ("row", pa.int64()), ("reason", pa.string()), ("bucket", pa.int32()),
-    ("high", pa.uint64()), ("low", pa.uint64()),
+    ("dropped", pa.list_(pa.string())), ("high", pa.uint64()), ("low", pa.uint64()),
     ("query", pa.string()), ("document", pa.string()), ("negatives", pa.list_(pa.string())), ("way", pa.string()),
 ])  # fmt: skip
 KEYED = pa.schema([
     ("file", pa.string()), ("row", pa.int64()), ("reason", pa.string()), ("bucket", pa.int32()),
     ("key", pa.large_string()), ("order", pa.int64()), ("values", pa.large_list(pa.large_string())),
 ])  # fmt: skip
-COUNTED = ("reason", "bucket", "way")  # columns of which no row is kept
+COUNTED = ("reason", "bucket", "way", "dropped")  # columns of which no row is kept
 PACKED_BUCKETS = 16  # from so many on runs are packed; less than that stays in the system's cache of files
 RUN_BYTES = 16 * 2**20  # of rows that a task holds before it writes them
 BUCKET_RUN_BYTES = 2**16  # of a run's rows of one bucket, at least: each is read by itself
@@ -35,7 +35,10 @@ def write_runs(rows: Iterator[pa.RecordBatch | tuple[int, tuple]], schema: pa.Sc
 
 
 class Counts:
-    """Counts a task's rows: pairs, their bytes and ways, and rejections by reason, with the lowest rows of each."""
+    """Counts a task's rows: pairs, their bytes and ways, and rejections by reason, with the lowest rows of each.
+
+    Dropped negatives by reason, too.
+    """
 
     def __init__(self):
         self.pairs = self.bytes = 0
@@ -43,6 +46,7 @@ class Counts:
         self.rejected: dict[str, int] = {}
         self.examples: dict[str, list[tuple[str, int]]] = {}
         self.ways: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
 
     def add(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Count the rows of a PART or KEYED batch; returns those that are not rejected."""
@@ -64,12 +68,13 @@ class Counts:
             for texts in (batch.column("query"), batch.column("document"), negatives.flatten()):
                 self.bytes += pc.sum(pc.binary_length(texts)).as_py() or 0
             self.ways.update(batch.column("way").drop_null().to_pylist())
+            self.dropped.update(batch.column("dropped").flatten().to_pylist())
         return batch
 
     def facts(self) -> dict:
         rejected = {why: [count, sorted(self.examples[why])[:EXAMPLES]] for why, count in self.rejected.items()}
         counts = {"pairs": self.pairs, "bytes": self.bytes, "negatives": self.negatives}
-        return {**counts, "rejected": rejected, "ways": dict(self.ways)}
+        return {**counts, "rejected": rejected, "ways": dict(self.ways), "dropped": dict(self.dropped)}
 
 
 class Runs:

@@ -169,6 +169,8 @@ def report_source(name: str, width: int, tally: Tally, how_long: str, report: Re
         report(f"{'':<{width}}  taken {count:,}: {way}")
     if tally.gathered:
         report(f"{'':<{width}}  {tally.gathered:,} negatives of duplicates are kept with the pairs that they repeat")
+    for why, count in tally.dropped.items():
+        report(f"{'':<{width}}  dropped {count:,} negatives: {why}")
     for example in {example["reason"]: example for example in reversed(tally.examples)}.values():
         count = tally.rejected[example["reason"]]
         report(f"{'':<{width}}  rejected {count:,}: {example['reason']}, first {example['file']}:{example['row']}")

@@ -41,7 +41,7 @@ def source_pairs(
     """Writes pairs/<source>.parquet below `build`; returns its tally and its files as the manifest records them.
 
     across: hash files of earlier sources, whose pairs are duplicates; None where each source is by itself. index: file
-    of the evaluation texts that no pair may hold.
+    of the evaluation texts that no pair may hold, nor a negative.
     """
     target = f"pairs/{source.name}.parquet"
     evaluation = None if index is None else load_evaluation(index)
@@ -114,7 +114,7 @@ def load_tokens(rules: Path, fingerprint: str, max_tokens: int) -> Tokens:
 
 
 def tokenised(batches: Iterator[pa.RecordBatch], tokens: Tokens, counts: Counter[str]) -> Iterator[pa.RecordBatch]:
-    """Batches of pairs as batches of shard rows; `counts`: how many queries and documents fill max_tokens."""
+    """Batches of pairs as batches of shard rows; `counts`: how many texts fill max_tokens."""
     for batch in batches:
         columns = {}
         for name in ("query", "document"):
@@ -126,7 +126,10 @@ def tokenised(batches: Iterator[pa.RecordBatch], tokens: Tokens, counts: Counter
             offsets = pa.array(negatives.offsets.to_numpy() - negatives.offsets[0].as_py())
             distinct = negatives.flatten().dictionary_encode()  # a document is the negative of many queries
             hashes = text_hashes(distinct.dictionary)
-            for name, values in (("negatives", tokens.encode(distinct.dictionary)), ("negatives_hash", hashes)):
+            ids = tokens.encode(distinct.dictionary)
+            lengths = np.diff(ids.offsets.to_numpy())[distinct.indices.to_numpy()]
+            counts.update(texts=len(lengths), cut=int((lengths >= tokens.max_tokens).sum()))
+            for name, values in (("negatives", ids), ("negatives_hash", hashes)):
                 columns[name] = pa.ListArray.from_arrays(offsets, values.take(distinct.indices))
         for name in ("query", "document"):
             columns[f"{name}_hash"] = text_hashes(batch.column(name))

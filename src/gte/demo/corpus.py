@@ -18,7 +18,7 @@ from operator import not_
 from pathlib import Path
 from typing import NamedTuple
 
-from gte.data.records import normalize
+from gte.data.cleaning import normalize
 from gte.demo import docstring
 from gte.demo import pairs as demo_pairs
 from gte.demo.pysource import Item, read_source

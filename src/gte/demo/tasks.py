@@ -8,7 +8,7 @@ from itertools import chain
 
 import numpy as np
 
-from gte.data.records import normalize
+from gte.data.cleaning import normalize
 from gte.demo import docstring
 
 RETRIEVAL = {

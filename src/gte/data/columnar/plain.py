@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from xxhash import xxh3_128_digest
 
+from gte.data.cleaning import without_own
 from gte.data.columnar.plan import TEXT, TEXTS, Plan
 from gte.data.records import Fields
 
@@ -14,6 +15,9 @@ HASHED = pa.schema([
     ("row", pa.int64()), ("high", pa.uint64()), ("low", pa.uint64()),
     ("query", pa.string()), ("document", pa.string()), ("negatives", pa.list_(pa.string())),
 ])  # fmt: skip
+FOLDED = np.arange(256, dtype=np.uint8)  # of each byte: itself, in lower case
+FOLDED[ord("A") : ord("Z") + 1] += ord("a") - ord("A")
+FOLDED[128:] = 0
 
 
 def whole(column: pa.ChunkedArray) -> pa.Array:
@@ -62,7 +66,7 @@ def plain_pairs(
     if fields.max_document is not None:
         bad[owners[~shorter(flat, fields.max_document + 1)]] = True
     if negatives is not None:
-        negatives, doubtful = clean_negatives(negatives, flat, counts)
+        negatives, doubtful = clean_negatives(negatives, query, flat, counts, fields)
         bad |= doubtful
     if bad.any():
         keep = ~bad
@@ -130,15 +134,21 @@ def cleaned(texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
 def trimmed(texts: pa.StringArray) -> pa.StringArray:
     """The texts, none of them null, as `str.strip` leaves them."""
     texts = pc.ascii_trim_whitespace(texts)
-    offsets = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset :][: len(texts) + 1]
+    offsets, data = buffers(texts)
     filled = offsets[1:] > offsets[:-1]
     if not filled.any():
         return texts
-    data = np.frombuffer(texts.buffers()[2], np.uint8)
     edges = np.concatenate([data[offsets[:-1][filled]], data[offsets[1:][filled] - 1]])
     if ((edges > ord(" ")) & (edges < 0x7F)).all():
         return texts
     return pc.utf8_trim_whitespace(texts)  # its first call takes 0.2 s for a table of all characters
+
+
+def buffers(texts: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each text begins and the last one ends, int32, and the bytes of all."""
+    _, offsets, data = texts.buffers()
+    offsets = np.frombuffer(offsets, np.int32)[texts.offset :][: len(texts) + 1]
+    return offsets, np.frombuffer(data or b"", np.uint8)
 
 
 def clean_lists(texts: pa.ListArray) -> tuple[pa.ListArray, np.ndarray]:
@@ -150,10 +160,12 @@ def clean_lists(texts: pa.ListArray) -> tuple[pa.ListArray, np.ndarray]:
     return lists_of(values, counts), bad
 
 
-def clean_negatives(negatives: pa.Array, documents: pa.Array, counts: np.ndarray) -> tuple[pa.ListArray, np.ndarray]:
+def clean_negatives(
+    negatives: pa.Array, queries: pa.Array, documents: pa.Array, counts: np.ndarray, fields: Fields
+) -> tuple[pa.ListArray, np.ndarray]:
     """Negatives as lists, null where a row has none, and the mask of the rows in which not all can stay as they are.
 
-    documents: all of them, `counts` of each row.
+    queries: of the rows. documents: all of them, `counts` of each row.
     """
     if negatives.type == TEXT:
         there = lengths_of(trimmed(pc.fill_null(negatives, "")), pc.binary_length) > 0
@@ -162,12 +174,39 @@ def clean_negatives(negatives: pa.Array, documents: pa.Array, counts: np.ndarray
         values, sizes = negatives.flatten(), lengths_of(negatives)
     owners = np.repeat(np.arange(len(sizes)), sizes)
     values, refused = cleaned(values)
-    one = counts == 1
-    places = pa.array((counts.cumsum() - counts)[owners], mask=~one[owners])
-    refused |= ~mask(pc.not_equal(values, documents.take(places)))  # null, so refused, beside several documents
+    refused |= shorter(values, fields.min_document) | repeats(values, queries, owners)
+    if fields.max_document is not None:
+        refused |= ~shorter(values, fields.max_document + 1)
+    single = (counts == 1)[owners]  # beside several documents none can stay
+    places = np.where(single, (counts.cumsum() - counts)[owners], 0)
+    refused |= ~single | (repeats(values, documents, places) if len(documents) else False)
     bad = np.zeros(len(sizes), bool)
     bad[owners[refused]] = True
     return lists_of(values, sizes, sizes == 0), bad
+
+
+def repeats(texts: pa.Array, others: pa.Array, places: np.ndarray) -> np.ndarray:
+    """The mask of texts that equal the one of the others at their place up to case and white space.
+
+    Both are `cleaned`. Most differ in their first or last byte, and only the rest is compared as Python strings.
+    """
+    one, other = ends(texts), ends(others)[:, places]
+    near = np.flatnonzero(((one == other) | (one == 0) | (other == 0)).all(axis=0))
+    found = np.zeros(len(texts), bool)
+    pairs = zip(texts.take(pa.array(near)).to_pylist(), others.take(pa.array(places[near])).to_pylist(), strict=True)
+    found[near] = [not without_own([text], [own]) for text, own in pairs]
+    return found
+
+
+def ends(texts: pa.StringArray) -> np.ndarray:
+    """The first and the last byte of each text, uint8 [2, texts], in lower case; 0 of an empty text and what is not
+    ASCII."""
+    offsets, data = buffers(texts)
+    found = np.zeros((2, len(texts)), np.uint8)
+    filled = offsets[1:] > offsets[:-1]
+    found[0, filled] = FOLDED[data[offsets[:-1][filled]]]
+    found[1, filled] = FOLDED[data[offsets[1:][filled] - 1]]
+    return found
 
 
 def lists_of(values: pa.Array, counts: np.ndarray, null: np.ndarray | None = None) -> pa.ListArray:

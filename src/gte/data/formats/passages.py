@@ -30,7 +30,7 @@ def read_passages(
 
 
 def texts(passages: object, name: str) -> list:
-    """The texts of a list of passages; a passage without a text has none. Raises Unfit where it is no such list."""
-    if not isinstance(passages, list | None) or not all(isinstance(passage, dict) for passage in passages or []):
+    """The texts of a list of passages; null and one without a text have none. Raises Unfit where it is no such list."""
+    if not isinstance(passages, list | None) or not all(isinstance(passage, dict | None) for passage in passages or []):
         raise Unfit(Reason.WRONG_TYPE.of(name))
-    return [pick(passage, ["title", "text"]) if passage.get("text") else "" for passage in passages or []]
+    return [pick(one, ["title", "text"]) if one and one.get("text") else "" for one in passages or []]
