@@ -72,8 +72,7 @@ def model_card(
         scores: of `find_scores`; they go into the hub's metadata too.
         comparisons: of the ONNX graphs with the PyTorch model.
         license: None is the base model's.
-        language: None is English where all sources are of conf/source, otherwise none is named; without stages it is
-            the base model's.
+        language: None is English where all sources are of conf/source; without stages what the source's card says.
         source: directory or hub name of a model without stages, whose card says its licence, language and data.
     Returns: the text of README.md.
 
@@ -84,6 +83,7 @@ def model_card(
     True
     """
     parameters = sum(p.numel() for p in encoder.parameters())
+    method = f" Trained by multi-stage contrastive learning ({PAPER})." if stages else ""
     lines = [
         "---",
         metadata(name, scores, license, stages, language, source).strip(),
@@ -91,8 +91,7 @@ def model_card(
         f"# {name}",
         "",
         f"A text-embedding model: {parameters / 1e6:.1f}M parameters, {encoder.dimensions} dimensions, texts of up to "
-        f"{encoder.max_length} tokens, pooling by {encoder.settings.pooling}, cosine similarity."
-        + (f" Trained by multi-stage contrastive learning ({PAPER})." if stages else ""),
+        f"{encoder.max_length} tokens, pooling by {encoder.settings.pooling}, cosine similarity.{method}",
         "",
         "```python",
         "from sentence_transformers import SentenceTransformer",
@@ -102,17 +101,15 @@ def model_card(
         "print(model.similarity(embeddings, embeddings))",
         "```",
     ]
-    if any(encoder.settings.prompts.values()):
-        lines += prompt_lines(encoder.settings)
-    if scores:
-        lines += score_lines(scores)
+    lines += prompt_lines(encoder.settings) if any(encoder.settings.prompts.values()) else []
+    lines += score_lines(scores) if scores else []
     if comparisons:
         lines += onnx_lines(name, encoder, comparisons)
     for number, stage in enumerate(stages, 1):
         lines += stage_lines(number, stage)
     lines += [] if stages else ["", "How it was trained is not recorded in the checkpoint."]
-    lines += ["", "## Configuration", "", "```json", encoder.lm.config.to_json_string().strip(), "```"]
-    return "\n".join([*lines, "", f"Exported at commit {commit}."]) + "\n"
+    lines += ["", "## Configuration", "", "```json", encoder.lm.config.to_json_string().strip(), "```", ""]
+    return "\n".join([*lines, f"Exported at commit {commit}."]) + "\n"
 
 
 def own_sources(stages: list[dict]) -> set[str]:
@@ -181,8 +178,10 @@ def metadata(
     All sources of conf/source are English; of a user's own files nobody knows. The data sets are those of the hub.
     """
     base, facts = base_of(stages, source)
-    if language is None:
-        language = ("en" if not own_sources(stages) else None) if stages else facts.get("language")
+    if language is None and not stages:
+        language = facts.get("language")
+    elif language is None and not own_sources(stages):
+        language = "en"
     licence = {"license": license} if license else {key: facts[key] for key in LICENCE if key in facts}
     results = [
         EvalResult(

@@ -82,11 +82,8 @@ def export(
         results: an evaluation's results.json, or its folder, for the card and for .eval_results/, which the hub shows.
         onnx, int8: whether onnx/model.onnx, and onnx/model_int8.onnx, are written.
         sts: folder of an STS task on whose sentences the ONNX graphs are compared.
-        license, language: for the card; None is the base model's licence, and English where all training data are of
-            conf/source. Of a model that was not trained here both, and its data, are what its own card says.
-        weights: which weights; None takes those of the last step.
-        truncate_dim: the width of the vectors that every loader gives, of unit length; None is the model's own. The
-            weights stay whole.
+        license, language: for the card, None as in `model_card`; weights: None takes those of the last step.
+        truncate_dim: width of the unit vectors that every loader gives; None is the model's own. All weights stay.
         trust_remote_code: run the Python files that a model directory brings along.
     Returns: the comparisons of the ONNX graphs with the PyTorch model.
     Raises: UserError where `out` holds something else than a model directory, and for weights that are of no use.
