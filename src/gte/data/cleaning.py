@@ -94,9 +94,7 @@ def without_own(negatives: list[str], own: list[str]) -> list[str]:
     ['Two weeks']
     """
     beginnings = set(map(beginning, own))
-    if not any(
-        beginning(text) in beginnings for text in negatives
-    ):  # as mostly; to normalize all takes ten times as long
+    if not any(beginning(text) in beginnings for text in negatives):  # as mostly; `normalize` takes ten times as long
         return negatives
     same = set(map(normalize, own))
     return [text for text in negatives if beginning(text) not in beginnings or normalize(text) not in same]

@@ -103,9 +103,7 @@ def use_engine(engine: str) -> None:
             environment = None if is_handed_on(code) else {"env_vars": {"PYTHONPATH": code}}
             try:
                 ray.init(runtime_env=environment, log_to_driver=False, logging_level="WARNING")
-            except (
-                Exception
-            ) as error:  # Ray names no class of its own: it is slow to start on a busy machine, or absent
+            except Exception as error:  # of no class of Ray's own, where a busy machine starts it too slowly
                 raise UserError(
                     f"engine=ray: Ray did not start ({first_line(error)}); try again where less runs, check "
                     "RAY_ADDRESS, or take engine=native"
