@@ -210,7 +210,7 @@ def rules(tokenizer: "PreTrainedTokenizerFast") -> str:
     misses one in eight by the last bit of a float64, so a model and a copy of it would read texts by other rules.
     """
     state = stated_rules(tokenizer)
-    if state["model"].get("type") == "Unigram":
+    if state.get("model", {}).get("type") == "Unigram":
         words, scores = zip(*state["model"]["vocab"], strict=True)
         state["model"]["vocab"] = list(zip(words, np.array(scores, dtype=np.float32).tolist(), strict=True))
     return json.dumps(state, sort_keys=True)
