@@ -289,3 +289,18 @@ def test_a_fused_model_is_copied_pickled_and_saved_like_any_other(small_model, t
             plain.parameters(), AutoModel.from_pretrained(tmp_path, add_pooling_layer=False).parameters(), strict=True
         )
     )
+
+
+@pytest.mark.parametrize("missing", [torch.bfloat16, torch.float32])
+def test_products_do_without_onednn_in_a_type_that_it_lacks_on_this_processor(monkeypatch, missing):
+    def lacks(*given):
+        raise RuntimeError("could not create a primitive descriptor")
+
+    monkeypatch.setattr(fused_steps, "ONEDNN", lacks)
+    monkeypatch.setattr(fused_steps, "ONEDNN_TYPES", fused_steps.ONEDNN_TYPES - {missing})
+    x, weight, bias = (torch.randn(shape, dtype=missing) for shape in [(5, 4), (3, 4), (3,)])
+    assert torch.equal(fused_steps.product(x, weight, bias), torch.nn.functional.linear(x, weight, bias))
+
+
+def test_onednn_is_asked_for_bf16_only_where_it_has_it():
+    assert (torch.bfloat16 in fused_steps.ONEDNN_TYPES) == torch.ops.mkldnn._is_mkldnn_bf16_supported()
