@@ -49,7 +49,7 @@ def best_documents(
         d_DM = torch.from_numpy(d_MD).to(device, torch.float64).T
         size = max(1, SCORES // max(1, d_DM.shape[1]))
         best, parts = [], zip(q_ND.split(size), values_NK.split(size), numbers_NK.split(size), strict=True)
-        for query, (q_nD, values, numbers) in zip(range(0, len(q_ND), size), parts, strict=True):
+        for query, (q_nD, values, numbers) in zip(range(0, len(q_ND) or 1, size), parts, strict=True):
             scores_nM = (q_nD @ d_DM).float()
             if bar is not None:
                 bar(scores_nM, query, first)

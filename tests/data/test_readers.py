@@ -23,6 +23,7 @@ from gte.data.records import Fields, Pair, Rejected, Triple, pair_hash, text_has
 from gte.errors import UserError
 
 NAMED = Fields("title", "body", "neg")
+OWN = ("text of its own pair",)
 
 
 def write(path: Path, text: str | bytes) -> Path:
@@ -40,13 +41,13 @@ SHAPES = [
     ({"title": "q", "body": "d", "neg": "n"}, NAMED, [Triple("q", "d", ["n"], 1)]),
     ({"title": "q", "body": ["d", "e"], "neg": ["n", ""]}, NAMED, [Triple("q", x, ["n"], 1) for x in "de"]),
     ({"title": "q", "body": "d", "neg": []}, NAMED, [Pair("q", "d", 1)]),
-    ({"title": "q", "body": "d", "neg": ["d", "n"]}, NAMED, [Triple("q", "d", ["n"], 1)]),
+    ({"title": "q", "body": "d", "neg": ["d", "n"]}, NAMED, [Triple("q", "d", ["n"], 1, dropped=OWN)]),
     ({"title": "t", "section": "s", "text": "d"}, Fields(["title", "section"], "text"), [Pair("t: s", "d", 1)]),
     ({"title": "t", "section": "", "text": "d"}, Fields(["title", "section"], "text"), [Pair("t", "d", 1)]),
     (["q", "d"], Fields(), [Pair("q", "d", 1)]),
     (["q", "d", "n"], Fields(), [Triple("q", "d", ["n"], 1)]),
     (["q", "d", "n", "m", "k"], Fields(), [Triple("q", "d", ["n", "m", "k"], 1)]),
-    (["q", "d", None, "d", "", "n"], Fields(), [Triple("q", "d", ["n"], 1)]),
+    (["q", "d", None, "d", "", "n"], Fields(), [Triple("q", "d", ["n"], 1, dropped=OWN)]),
     (["q", "d", ["n", "m"], "k"], Fields(), [Triple("q", "d", ["n", "m", "k"], 1)]),
     (["q", "d", "n", 1], Fields(), [Rejected("wrong type of negatives", 1)]),
     (["q", "d"], NAMED, [Pair("q", "d", 1)]),
