@@ -23,6 +23,7 @@ from gte import loss
 from gte.errors import UserError
 from gte.models.load import damage
 from gte.models.saved import newest_first, newest_whole
+from gte.training import ranks
 from gte.training.checkpoint import WholeFiles
 
 
@@ -155,11 +156,16 @@ def test_a_rank_ends_with_the_one_that_started_it_until_it_trains(state, said):
         assert first.stdout.read() == said  # to the end of both processes
 
 
+def test_a_training_that_no_script_began_has_nothing_to_untie(monkeypatch):
+    monkeypatch.delenv(ranks.STARTER, raising=False)
+    ranks.untie()
+
+
 @pytest.mark.slow
 @pytest.mark.chaos
 def test_no_rank_is_left_where_the_first_one_is_told_to_stop_before_they_train(prepared, tmp_path):
-    ranks = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "stage.steps=5000", "out=run"]
-    process = begin(tmp_path, *command(prepared, *ranks))
+    two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "stage.steps=5000", "out=run"]
+    process = begin(tmp_path, *command(prepared, *two))
     while "GLOBAL_RANK: 1" not in process.stderr.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)

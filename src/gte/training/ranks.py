@@ -23,7 +23,7 @@ def tie_to_starter() -> None:
 
 def untie() -> None:
     """Leaves the end of such a rank to itself: from the first step on, a signal to one of them ends all, saved."""
-    if os.environ[STARTER] != str(os.getpid()):
+    if os.environ.get(STARTER) not in (None, str(os.getpid())):
         send_at_death_of_parent(0)
 
 
