@@ -72,16 +72,12 @@ class Optim:
         >>> adamw = {"lr": 1e-3, "weight_decay": 0.01, "betas": (0.9, 0.999), "eps": 1e-8, "clip_norm": 1.0}
         >>> Optim(**adamw, warmup_fraction=0.1, schedule="wsd", decay_steps=90).check_steps(100)
         """
-        room = total_steps - self.warmup_steps(total_steps)
+        room = total_steps - warmup_steps(total_steps, self.warmup_fraction)
         if self.decay_steps is not None and self.decay_steps > room:
             raise UserError(
                 f"optim.decay_steps={self.decay_steps} is longer than what the warm-up leaves of the stage, {room} of "
                 f"{total_steps} steps: the rate would jump; give at most {room}, or a longer stage.steps"
             )
-
-    def warmup_steps(self, total_steps: int) -> int:
-        """The steps in which the rate rises, one at least."""
-        return max(1, round(self.warmup_fraction * total_steps))
 
     def factor(self, step: int, total_steps: int) -> float:
         """Compute the factor on the learning rate of a step; neither the first nor the last step has a rate of zero.
@@ -98,7 +94,7 @@ class Optim:
         """
         if self.schedule == "linear":
             return warmup_linear(step, total_steps, self.warmup_fraction)
-        warmup = self.warmup_steps(total_steps)
+        warmup = warmup_steps(total_steps, self.warmup_fraction)
         if step < warmup:
             return (step + 1) / warmup
         left = max(total_steps - step, 0)
@@ -150,12 +146,17 @@ def parameter_groups(module: "nn.Module", weight_decay: float) -> list[dict]:
     ]
 
 
+def warmup_steps(total_steps: int, warmup_fraction: float) -> int:
+    """The steps in which the rate rises, one at least."""
+    return max(1, round(warmup_fraction * total_steps))
+
+
 def warmup_linear(step: int, total_steps: int, warmup_fraction: float) -> float:
     """Factor on the learning rate of step 0, 1, …: rises over the warm-up, then falls linearly towards 0.
 
     Neither the first nor the last step is wasted on a rate of zero.
     """
-    warmup = max(1, round(warmup_fraction * total_steps))
+    warmup = warmup_steps(total_steps, warmup_fraction)
     if step < warmup:
         return (step + 1) / warmup
     return max(total_steps - step, 0) / max(total_steps - warmup, 1)

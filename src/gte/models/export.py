@@ -39,7 +39,8 @@ OWNED = re.compile(
     r"onnx/.*|\.eval_results/.*|\d_(Transformer|Pooling|Dense|Normalize)/.*|"
     r"model[^/]*\.safetensors(\.index\.json)?|pytorch_model[^/]*|"
     r"(modules|config_sentence_transformers|sentence_[\w-]+_config|training)\.json|"
-    r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|(vocab|merges)\.txt|(spiece|sentencepiece|sentencepiece\.bpe|tokenizer)\.model"
+    r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|"
+    r"(vocab|merges)\.txt|(spiece|sentencepiece|sentencepiece\.bpe|tokenizer)\.model"
 )
 
 
