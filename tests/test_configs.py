@@ -13,7 +13,7 @@ from hydra.utils import get_method, instantiate
 from omegaconf import OmegaConf
 from pytorch_lightning.plugins.environments import LightningEnvironment
 
-from gte.build import build
+from gte.build import build, strategy_of
 from gte.optim import Optim
 from gte.stage import Stage
 
@@ -128,11 +128,23 @@ def test_the_papers_numbers_are_in_the_configuration():
     assert {composed(f"trainer={name}").trainer.precision for name in ("gpu", "ddp", "deepspeed")} == {"16-mixed"}
 
 
-@pytest.mark.parametrize("trainer", ["ddp", "deepspeed"])
+@pytest.mark.parametrize(
+    "trainer",
+    [
+        ["trainer=ddp"],
+        ["trainer=deepspeed"],
+        ["trainer=gpu", "trainer.devices=auto"],
+        ["trainer=cpu", "trainer.devices=2"],
+        ["trainer=gpu", "trainer.devices=[0,1]"],
+        ["trainer=gpu", "trainer.num_nodes=2"],
+        ["trainer=gpu", "trainer.strategy=ddp"],
+    ],
+    ids=" ".join,
+)
 def test_ranks_wait_for_an_evaluation_of_hours(trainer, monkeypatch):
-    if trainer == "deepspeed":
+    if trainer == ["trainer=deepspeed"]:
         pytest.importorskip("deepspeed", reason="pip install -r requirements-deepspeed.txt")
-    strategy = instantiate(composed(f"trainer={trainer}").trainer.strategy)
+    strategy = instantiate(strategy_of(composed(*trainer).trainer))
     strategy.cluster_environment, strategy.parallel_devices = LightningEnvironment(), [torch.device("cpu")]
     monkeypatch.setattr(strategy, "_set_node_environment_variables", lambda: None, raising=False)
     limits = []
@@ -141,12 +153,17 @@ def test_ranks_wait_for_an_evaluation_of_hours(trainer, monkeypatch):
         limits.append(timeout)
 
     monkeypatch.setattr("pytorch_lightning.strategies.ddp._init_dist_connection", connect)
-    if trainer == "deepspeed":
+    if trainer == ["trainer=deepspeed"]:
         monkeypatch.setattr("deepspeed.init_distributed", connect)
         strategy._init_deepspeed_distributed()
     else:
         strategy.setup_distributed()
     assert limits == [timedelta(hours=12)]
+
+
+@pytest.mark.parametrize("devices", ["1", "[3]"])
+def test_one_process_needs_no_strategy(devices):
+    assert strategy_of(composed("trainer=gpu", f"trainer.devices={devices}").trainer) == "auto"
 
 
 def test_the_demo_corpus_brings_laptop_sizes_which_the_command_line_still_overrides():

@@ -320,7 +320,7 @@ def build_trainer(cfg: DictConfig, **objects):
 
     Raises UserError where this machine, or torchrun or srun around this process, has not what it asks for.
     """
-    settings = dict(cfg)
+    settings = dict(cfg) | {"strategy": strategy_of(cfg)}
     accelerator, strategy = settings["accelerator"], settings["strategy"]
     check_trainer(plain(cfg))
     name = strategy if isinstance(strategy, str) else strategy._target_
@@ -356,6 +356,17 @@ def build_trainer(cfg: DictConfig, **objects):
             f"trainer.devices={trainer.num_devices} are {asked}; state the nodes and the processes on each"
         )
     return trainer
+
+
+def strategy_of(cfg: DictConfig) -> DictConfig | str:
+    """The configured strategy; of several processes, where it is Lightning's own choice or named ddp, trainer=ddp's.
+
+    Lightning's DDP gives up where rank 0 evaluates for more than 30 minutes.
+    """
+    is_one = str(cfg.devices) == "1" if isinstance(cfg.devices, int | str) else len(cfg.devices) == 1
+    if cfg.strategy == "ddp" or (cfg.strategy == "auto" and not (is_one and cfg.num_nodes == 1)):
+        return OmegaConf.load(CONF / "trainer" / "ddp.yaml").strategy
+    return cfg.strategy
 
 
 def is_within_removed(file: Path, folder: Path) -> bool:
