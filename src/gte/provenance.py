@@ -53,6 +53,20 @@ def segments_of(record: dict) -> list[dict]:
     return record.get("segments") or [whole]
 
 
+def leads_to(older: list[dict], newer: list[dict]) -> bool:
+    """Whether a training passed a checkpoint on its way to another one; both by their stages, as `history` reads them.
+
+    One of a branch that was left, by a resume from an earlier step with other settings or data, it did not pass.
+    """
+    if not (older and newer):
+        return True
+    parts, reached = segments_of(older[-1]), segments_of(newer[-1])
+    facts = ("first_step", "global_batch", "data", "changed")
+    alike = all(old.get(fact) == new.get(fact) for old, new in zip(parts, reached, strict=False) for fact in facts)
+    ends = [*(segment["first_step"] for segment in reached[1:]), reached[-1]["last_step"]]
+    return len(parts) <= len(reached) and alike and parts[-1]["last_step"] <= ends[len(parts) - 1]
+
+
 def sources_of_stage(record: dict) -> list[str]:
     """The names of all sources that a training stage read, in whichever of its segments."""
     return list(dict.fromkeys(name for segment in segments_of(record) for name in segment["sources"]))

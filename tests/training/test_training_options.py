@@ -165,10 +165,28 @@ def test_an_average_takes_no_checkpoint_of_a_branch_that_the_run_has_left(script
             torch.testing.assert_close(value, (own[0][key] + own[1][key]) / 2)
     with pytest.raises(UserError, match=r"average_last=4: .* keeps 3 step-\*.ckpt"):
         average_last(tmp_path / "run", 4)
-    average_last(folder / "step-0000008.ckpt", 4)  # by its name it may be asked for
+    average_last(folder / "step-0000008.ckpt", 2)  # by its name it may be asked for, with what it passed
+    with pytest.raises(UserError, match="average_last=3: only 2 step"):
+        average_last(folder / "step-0000008.ckpt", 3)
     (folder / "last.ckpt").write_bytes(b"cut")
     with pytest.raises(UserError, match=r"last.ckpt.*; or name the step-\*.ckpt that is the newest to average"):
         average_last(tmp_path / "run", 2)
+
+
+def test_neither_averages_nor_keep_last_count_steps_between_those_of_the_branch_that_stays(script, prepared, tmp_path):
+    run(script, prepared, "stage.steps=12", "checkpoint_every=2", "out=run")
+    folder = tmp_path / "run" / "checkpoints"
+    back = ["checkpoint_every=4", "optim.lr=1e-3", "keep_last=2", f"resume={folder / 'step-0000004.ckpt'}", "out=run"]
+    run(script, prepared, "stage.steps=12", *back)
+    left = {f"step-{step:07d}.ckpt" for step in (6, 10)}
+    assert {file.name for file in folder.iterdir()} == left | {"last.ckpt", "step-0000008.ckpt", "step-0000012.ckpt"}
+    own = [encoder_from_checkpoint(folder / f"step-{step:07d}.ckpt").state_dict() for step in (8, 12)]
+    code, _, err = script("export", "checkpoint=run", "out=model", "average_last=2")
+    assert code == 0 and "step-0000010.ckpt is not averaged: the run was resumed from an earlier step" in err
+    for key, value in Encoder.from_pretrained(tmp_path / "model").state_dict().items():
+        torch.testing.assert_close(value, (own[0][key] + own[1][key]) / 2)
+    with pytest.raises(UserError, match="average_last=3: only 2 step"):
+        average_last(tmp_path / "run", 3)
 
 
 def test_export_mixes_a_model_with_the_one_that_it_was_trained_from(script, prepared, tmp_path):

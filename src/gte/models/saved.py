@@ -68,8 +68,11 @@ def why_not_good(checkpoint: "Path | UPath") -> str | None:
     return None
 
 
-def load_good(checkpoint: "Path | UPath") -> Encoder:
-    """The encoder of a good checkpoint. Raises UserError, in the words of `why_not_good`, where it is not good."""
+def load_good(checkpoint: "Path | UPath") -> tuple[Encoder, list[dict]]:
+    """The encoder of a good checkpoint, and its training stages.
+
+    Raises UserError, in the words of `why_not_good`, where it is not good.
+    """
     here = local_copy(checkpoint)
     if wrong := damage(here):
         raise UserError(f"it is {wrong}")
@@ -80,7 +83,7 @@ def load_good(checkpoint: "Path | UPath") -> Encoder:
     encoder = encoder_in(content, file)
     if wrong := broken(encoder):
         raise UserError(wrong)
-    return encoder
+    return encoder, content.get("history", [])
 
 
 def last_good(folder: "Path | UPath"):

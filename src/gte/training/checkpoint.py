@@ -131,14 +131,18 @@ class Checkpoints(Checkpoint):
         self.folder, self.every = folder, every
         self.keep_last, self.keep_every, self.keep_initial = keep_last, keep_every, keep_initial
         self.good: str | None = None  # name of the newest step-*.ckpt that was written while no step was skipped
+        self.written: list[str] | None = []  # names of those that stay, oldest first; None: of an earlier version
 
     def state_dict(self) -> dict:
-        return {"good": self.good}
+        return {"good": self.good, "written": self.written and [*self.written]}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        self.good = state_dict["good"]
+        self.good, self.written = state_dict["good"], state_dict.get("written")
 
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        if self.written is None:
+            steps = reversed(steps_newest_first(self.folder))
+            self.written = [step.name for step in steps if step_of(step) <= trainer.global_step]
         if self.keep_initial and trainer.global_step == 0:
             trainer.save_checkpoint(self.folder / INITIAL, weights_only=True)
             trainer.strategy.checkpoint_io.finish()  # data workers are forked next, with no thread amid its work
@@ -152,17 +156,27 @@ class Checkpoints(Checkpoint):
             files.finish()
             file = self.folder / f"step-{step:07d}.ckpt"
             self.good = self.good if task.skipped["in_a_row"] else file.name
+            self.written.append(file.name)
             trainer.save_checkpoint(file)
+            old = self.passed()
             if trainer.is_global_zero:
-                files.then(partial(self.name_last, file, self.good), self.folder / LAST)
+                files.then(partial(self.name_last, file, old), self.folder / LAST)
+            self.written = [name for name in self.written if name not in old]
         elif trainer.should_stop or step == task.total_steps:
             trainer.save_checkpoint(self.folder / LAST)
 
     def on_train_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         trainer.strategy.checkpoint_io.finish()
 
-    def name_last(self, file: "Path | UPath", good: str | None) -> None:
-        """Makes last.ckpt the same as `file`, then removes the steps that are not to stay; `good` stays."""
+    def passed(self) -> set[str]:
+        """Names of the written steps that are not to stay. What a run that was resumed left behind is none of them."""
+        if self.keep_last is None:
+            return set()
+        old = {name for name in self.written[: -self.keep_last] if name != self.good}
+        return {name for name in old if self.keep_every is None or step_of(Path(name)) % self.keep_every}
+
+    def name_last(self, file: "Path | UPath", old: set[str]) -> None:
+        """Makes last.ckpt the same as `file`, then removes the steps that are not to stay."""
         try:
             same(file, self.folder / LAST)
         except FileNotFoundError:
@@ -170,12 +184,8 @@ class Checkpoints(Checkpoint):
                 raise
             tell(f"note: {file} was removed as soon as it was written")
             return
-        if self.keep_last is not None:
-            steps = [step for step in steps_newest_first(self.folder) if step_of(step) <= step_of(file)]
-            for old in steps[self.keep_last :]:  # later ones are of a run that was resumed before them
-                passing = self.keep_every is None or step_of(old) % self.keep_every
-                if passing and old.name != good:
-                    remove(old)
+        for name in old:
+            remove(self.folder / name)
 
 
 def same(file: "Path | UPath", target: "Path | UPath") -> None:
