@@ -67,8 +67,11 @@ def main(cfg: DictConfig) -> None:
         print(line, flush=True)
     width = shutil.get_terminal_size((120, 24)).columns
     for query in [cfg.query] if cfg.query is not None else queries():
+        encoder.counts.clear()
         hits = index.search(query, embedder.prefixed(before["query"]), cfg.top)
         print(as_table(hits, width), flush=True)
+        if encoder.counts["cut"]:
+            print(f"the query has {encoder.max_length:,} tokens or more: what is beyond was cut", flush=True)
 
 
 def words_before(settings: Settings, prompts: dict | None, source: str | None) -> dict[str, str]:

@@ -36,6 +36,7 @@ READ_WARNINGS = (  # of Lightning 2.6 about what is meant here, or about PyTorch
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     "`broadcast_buffers` is deprecated",
     "You have overridden `transfer_batch_to_device` in `LightningModule`",  # chunks are moved one by one
+    "Be aware that when using `ckpt_path`, callbacks used to create",  # this project's notes say what has changed
     "You're resuming from a checkpoint that ended before the epoch ended",  # the data start at the step, exactly
     ".*does not have many workers which may be a bottleneck",  # workers= is the user's choice
     "This DataLoader will create .* worker processes in total",

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import runpy
 
 import numpy as np
@@ -314,6 +315,9 @@ def test_a_user_searches_a_folder_changes_it_and_searches_again(script, small_mo
     (tmp_path / "notes" / "a.md").write_text("many words")
     _, out, _ = script(*command)
     assert "2 passages of 2 files, 1 of them new" in out and "1.000  c.txt:2" in out and "b.jsonl" not in out
+    assert "cut" not in out
+    out = script(*command[:-2], f"query={'word ' * 2_000}")[1]
+    assert re.search(r"the query has [\d,]+ tokens or more: what is beyond was cut$", out.strip())
 
 
 QUOTED = runpy.run_path(str(CONF.parent / "src" / "search.py"))["quoted"]

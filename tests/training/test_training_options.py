@@ -173,11 +173,16 @@ def test_an_average_takes_no_checkpoint_of_a_branch_that_the_run_has_left(script
         average_last(tmp_path / "run", 2)
 
 
-def test_neither_averages_nor_keep_last_count_steps_between_those_of_the_branch_that_stays(script, prepared, tmp_path):
-    run(script, prepared, "stage.steps=12", "checkpoint_every=2", "out=run")
+def test_neither_averages_nor_keep_last_count_steps_between_those_of_the_branch_that_stays(
+    script, prepared, tmp_path, recwarn
+):
+    run(script, prepared, "stage.steps=12", "checkpoint_every=2", "ema_decay=0.9", "out=run")
     folder = tmp_path / "run" / "checkpoints"
+    (folder / "ema.ckpt").unlink()
     back = ["checkpoint_every=4", "optim.lr=1e-3", "keep_last=2", f"resume={folder / 'step-0000004.ckpt'}", "out=run"]
-    run(script, prepared, "stage.steps=12", *back)
+    code, _, err = script("train", *TINY, f"data.dir={prepared}", "stage.steps=12", *back)
+    assert code == 0 and "the run goes on with other settings" in err
+    assert not [warning for warning in recwarn if "ckpt_path" in str(warning.message)]  # Lightning's, of the callback
     left = {f"step-{step:07d}.ckpt" for step in (6, 10)}
     assert {file.name for file in folder.iterdir()} == left | {"last.ckpt", "step-0000008.ckpt", "step-0000012.ckpt"}
     own = [encoder_from_checkpoint(folder / f"step-{step:07d}.ckpt").state_dict() for step in (8, 12)]
