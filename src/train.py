@@ -369,6 +369,7 @@ def tell_of_dead_ranks(out: Path) -> None:
     launcher = logging.getLogger("lightning_fabric.strategies.launchers.subprocess_script")
     launcher.setLevel(logging.INFO)
     launcher.handlers = [shown]
+    launcher.propagate = False  # to a handler of Lightning's package, which would show it once more
 
 
 if __name__ == "__main__":

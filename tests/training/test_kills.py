@@ -118,7 +118,7 @@ def test_where_one_process_dies_the_run_ends_in_one_line(prepared, tmp_path, set
         os.kill(pid, signal.SIGKILL)
     _, err = process.communicate(timeout=600)
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert process.returncode != 0 and died in line and "resume=auto" in line, err
+    assert process.returncode != 0 and died in line and "resume=auto" in line and err.count(died) == 1, err
     assert newest_whole(tmp_path / "run" / "checkpoints") is not None
 
 
