@@ -403,7 +403,7 @@ def test_scored_candidates_become_negatives_that_score_clearly_less_than_the_pos
     for name, body in scored_tables().items():
         (local / name).parent.mkdir(parents=True, exist_ok=True)
         (local / name).write_bytes(body)
-    (own, _) = locate(source, tmp_path / "local")
+    (own,) = locate(source, tmp_path / "local")  # not fiqa_other-
     assert own.hub is None and list(source.read(own)) == list(source.read(raw))
     (local / "documents" / "fiqa-00000-of-00002.parquet").unlink()
     (local / "documents" / "fiqa-00001-of-00002.parquet").unlink()

@@ -20,6 +20,7 @@ from typing import TextIO
 import httpx2
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 import zstandard
 from fsspec.utils import glob_translate
 from huggingface_hub import HfApi, hf_hub_url, metadata_load
@@ -39,6 +40,7 @@ PASSING = {408, 429, 500, 502, 503, 504}  # what a server says that may answer l
 TAIL, HEAD = 2**16, 2**18  # bytes of a file that are read for its columns
 SECONDS = 60  # for one answer of the hub
 COMMIT = r"[0-9a-f]{40}"
+NAME_THEM = "; name the files: hub_files: PATTERN"
 
 
 @dataclass(frozen=True)
@@ -154,25 +156,36 @@ def find(pinned: Pin, config: str | None, split: str, patterns: str | list[str] 
 def card_patterns(pinned: Pin, config: str | None, split: str, folder: Path) -> list[str]:
     """The patterns of the files of a split, from the data set's card. Raises HubError where it names none."""
     where = f"the card of {pinned.repo} at {pinned.revision[:12]}"
-    way_out = "; name the files: hub_files: PATTERN"
     if "README.md" not in pinned.files:
-        raise HubError(f"{pinned.repo} at {pinned.revision[:12]} has no card{way_out}")
+        raise HubError(f"{pinned.repo} at {pinned.revision[:12]} has no card{NAME_THEM}")
     card = download(pinned.file("README.md"), folder)
-    stated = (metadata_load(card) or {}).get("configs") or []
-    configs = {str(one.get("config_name", "default")): one for one in stated}
+    return stated_patterns(card_configs(card), where, config, split)
+
+
+def card_configs(card: Path) -> dict[str, dict]:
+    """The configurations that a card states, by name. Raises HubError where its head is no YAML."""
+    try:
+        stated = (metadata_load(card) or {}).get("configs") or []
+    except (yaml.YAMLError, ValueError) as error:
+        raise HubError(f"the card {card} cannot be read: {first_line(error)}{NAME_THEM}") from error
+    return {str(one.get("config_name", "default")): one for one in stated}
+
+
+def stated_patterns(configs: dict[str, dict], where: str, config: str | None, split: str) -> list[str]:
+    """The patterns of the files of a split, of a card's configurations. Raises HubError where it is not among them."""
     if config is None:
         marked = [name for name, one in configs.items() if one.get("default")]
         alone = list(configs) if len(configs) == 1 else []
         config = next(iter([*marked, *alone]), "default")
     if config not in configs:
         held = f"{did_you_mean(config, configs)}; it has: {some(list(configs))}"
-        raise HubError(f"{where} has no configuration '{config}'{held}{way_out}")
+        raise HubError(f"{where} has no configuration '{config}'{held}{NAME_THEM}")
     splits: dict[str, list[str]] = {}
     for one in as_list(configs[config].get("data_files")):
         named = one if isinstance(one, dict) else {"split": "train", "path": one}
         splits.setdefault(str(named.get("split", "train")), []).extend(as_list(named.get("path")))
     if split not in splits:
-        raise HubError(f"{where} has no split '{split}' of '{config}'; it has: {some(list(splits))}{way_out}")
+        raise HubError(f"{where} has no split '{split}' of '{config}'; it has: {some(list(splits))}{NAME_THEM}")
     return splits[split]
 
 
