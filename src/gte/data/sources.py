@@ -16,7 +16,7 @@ import yaml
 
 from gte.data import hub_copies, hub_files
 from gte.data.cleaning import encodable
-from gte.data.hub_files import HubError, HubFile
+from gte.data.hub_files import HubAway, HubError, HubFile
 from gte.data.mined import with_mined
 from gte.data.readers import join, reader
 from gte.data.records import Field, Fields, Keyed, KeyedRow, Record
@@ -147,7 +147,7 @@ class Source:
             form = self.hub_form(raw)
             form.check_columns(raw)
         except HubError as error:
-            raise UserError(f"{error}; {self.way_on}") from error
+            raise UserError(f"{error}; {self.way_on(error)}") from error
         return form
 
     def hub_form(self, raw: "Raw") -> "Source":
@@ -181,13 +181,13 @@ class Source:
             f"{', '.join(held)}; say what takes its place: 'data.overrides={{{self.hub}: {{{key}: {stand_in}}}}}'"
         )
 
-    @property
-    def way_on(self) -> str:
-        """Advice for the end of a line about a hub that gives nothing."""
+    def way_on(self, error: HubError) -> str:
+        """Advice for the end of a line about a hub that gives nothing, or nothing for now."""
         script = Path(sys.argv[0]).name == "prepare.py"
         again = shlex.join(["python", *sys.argv]) if script else "the same command"
         folder = f"<paths.raw>/{self.folder or self.name}"
-        return f"{again} goes on from there; without the hub, make a folder {folder} and put '{self.files}' there"
+        resume = f"{again} goes on from there; " if isinstance(error, HubAway) else ""
+        return f"{resume}without the hub, make a folder {folder} and put '{self.files}' there"
 
     def combine(self, rows: Iterator[KeyedRow]) -> Iterator[tuple[str, Record]]:
         """The records, each with its file, of the rows of one key in their order."""
