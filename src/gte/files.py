@@ -7,7 +7,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from gte.errors import UserError
@@ -25,6 +25,15 @@ def stamp(file: Path) -> tuple[int, int, int] | None:
     except FileNotFoundError:
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def is_hidden(path: PurePath) -> bool:
+    """Whether a path below a folder of data holds none: the hub client's `.cache`, a file named .x, icons of Macs.
+
+    >>> is_hidden(Path(".cache/huggingface/download/corpus.jsonl.gz.metadata")), is_hidden(Path("fiqa/corpus.jsonl.gz"))
+    (True, False)
+    """
+    return any(part == "__MACOSX" or (part.startswith(".") and part != "..") for part in path.parts)
 
 
 def read_json(file: Path, kind: type = dict):

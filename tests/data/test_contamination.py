@@ -17,6 +17,7 @@ from gte.data.own_files import infer_sources
 from gte.data.prepare import prepare
 from gte.data.recipe import Recipe, read_decontamination
 from gte.data.shards import Manifest
+from gte.data.task_folder import Folder
 from gte.errors import UserError
 
 WORDS = ["red", "green", "blue", "warm", "cold", "left", "right"]
@@ -280,6 +281,17 @@ def test_the_evaluation_folder_is_part_of_the_configuration(tmp_path):
     with open(tmp_path / "tasks" / "Labels" / "en" / "test.jsonl", "a") as file:
         file.write("\n")
     assert before != recipe.configuration(recipe.locate())
+
+
+def test_what_the_hub_client_keeps_beside_its_files_is_no_part_of_a_task(tmp_path):
+    make_tasks(tmp_path, random.Random(0))
+    before = list(contamination.evaluation_texts(Decontamination(tmp_path)))
+    for task in ("Pairs", "Labels", "Search"):
+        notes = tmp_path / task / ".cache" / "huggingface" / "download" / "corpus.jsonl.gz.metadata"
+        notes.parent.mkdir(parents=True)
+        notes.write_text("a commit\nan etag\n1.0\n")
+    assert list(contamination.evaluation_texts(Decontamination(tmp_path))) == before
+    Folder(tmp_path / "Labels").check()
 
 
 @pytest.mark.parametrize(

@@ -101,12 +101,12 @@ def test_the_instructions_of_medi_are_dropped(tmp_path):
 
 
 def test_supporting_paragraphs_are_positives_and_the_others_of_the_context_negatives(tmp_path):
-    context = [["A", ["One.", " Two."]], ["B", ["No."]], ["C", ["Three."]], ["D", []]]
+    context = [["A", ["One.", " Two."]], ["B", ["No."]], ["C", ["Three."]], ["D", []], ["E", [" "]]]
     row = {"_id": "1", "question": "q", "supporting_facts": [["A", 1], ["C", 0], ["A", 0]], "context": context}
     fields = load_source("hotpotqa").fields
     rows = [row, {**row, "_id": "2", "supporting_facts": [["E", 0]]}, {**row, "_id": "3", "context": None}, row]
     assert read("hotpotqa", write(tmp_path / "a.jsonl", *rows), fields) == [
-        Triple("q", "A: One. Two.", ["B: No.", "D:"], 1), Triple("q", "C: Three.", ["B: No.", "D:"], 1),
+        Triple("q", "A: One. Two.", ["B: No."], 1), Triple("q", "C: Three.", ["B: No."], 1),
         Rejected("supporting paragraphs not in the context", 2), Rejected("unknown shape of row", 3),
         Rejected("duplicate id", 4),
     ]  # fmt: skip

@@ -210,6 +210,29 @@ def test_what_never_passes_is_not_tried_again(served, tmp_path):
     assert not served.waited
 
 
+@pytest.mark.parametrize(
+    ("where", "code", "headers", "words"),
+    [
+        ("api", 404, {"X_Error_Code": "RepoNotFound"}, "404: there is no such data set, or it is private)"),
+        ("api", 401, {"X_Error_Code": "RepoNotFound"}, "or it is private; if it is private or gated: hf auth login"),
+        ("api", 403, {"X_Error_Code": "GatedRepo"}, f"403: it is gated; ask for access at HUB/datasets/{NPR}, "),
+        ("file", 404, {"X_Error_Code": "EntryNotFound"}, "404: there is no such file)"),
+        ("file", 404, {"X_Error_Code": "RevisionNotFound"}, "404: there is no such revision)"),
+        ("file", 403, {"X_Error_Message": "Access to this resource is disabled."}, "Access to this resource is disab"),
+        ("file", 451, {"X_Error_Message": "taken down by a court"}, ": taken down by a court)"),
+    ],
+)
+def test_a_refusal_says_why_and_promises_no_resumption(served, tmp_path, monkeypatch, where, code, headers, words):
+    monkeypatch.setattr(served, "fail", lambda self, fault: self.reply(fault, **headers))
+    served.faults.update({(where, code): 99})
+    with pytest.raises(UserError) as told:
+        source = load_source("npr")
+        list(source.read(locate(source, tmp_path)[0]))
+    line, endpoint = str(told.value), hub_files.constants.ENDPOINT
+    assert words.replace("HUB", endpoint) in line and "\n" not in line and not served.waited
+    assert "goes on from there" not in line and "without the hub, make a folder <paths.raw>/npr and put" in line
+
+
 def test_a_run_goes_on_with_the_commit_that_it_began_with_and_says_so(served, tmp_path, small_model):
     """The first run is stopped in the second file; then the hub gets another commit of other rows."""
     source = load_source("npr")
@@ -403,7 +426,7 @@ def test_scored_candidates_become_negatives_that_score_clearly_less_than_the_pos
     for name, body in scored_tables().items():
         (local / name).parent.mkdir(parents=True, exist_ok=True)
         (local / name).write_bytes(body)
-    (own, _) = locate(source, tmp_path / "local")
+    (own,) = locate(source, tmp_path / "local")  # not fiqa_other-
     assert own.hub is None and list(source.read(own)) == list(source.read(raw))
     (local / "documents" / "fiqa-00000-of-00002.parquet").unlink()
     (local / "documents" / "fiqa-00001-of-00002.parquet").unlink()

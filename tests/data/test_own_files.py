@@ -5,6 +5,7 @@ import gzip
 import json
 import random
 import re
+import shlex
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from conftest import shared_dir
+from datasets import Dataset, DatasetDict
 from own_files import read, texts_of
 
 from gte.data.columns import Wanted
@@ -327,6 +329,41 @@ def test_folders_with_files_of_pairs_and_links_to_nothing_are_named(tmp_path, sc
     assert code == 0 and told in out, err
     code, out, err = script("mine", "in=own", "negatives=1", "fill=true")
     assert code == 0 and told.replace("data.path", "in") in out, err
+
+
+@pytest.mark.parametrize("splits", [True, False], ids=["DatasetDict", "Dataset"])
+def test_a_folder_of_save_to_disk_is_refused_with_the_program_that_makes_it_one_of_pairs(
+    tmp_path, script, monkeypatch, splits
+):
+    monkeypatch.chdir(tmp_path)
+    table = Dataset.from_pandas(FRAME)
+    (DatasetDict({"train": table, "test": table.select([0])}) if splits else table).save_to_disk("it's saved")
+    line = script.refused("prepare", "data=local", 'data.path="it\'s saved"', "dry_run=true")
+    assert "it's saved is what save_to_disk of datasets wrote, which is not read; write it as parquet: mkdir" in line
+    assert script.refused("mine", 'in="it\'s saved"') == line
+    *_, program = shlex.split(line.partition("write it as parquet: ")[2])
+    (tmp_path / "pairs").mkdir()
+    exec(program)
+    assert texts_of(read(tmp_path / "pairs")) == PAIRS
+
+
+def test_files_named_for_evaluation_are_trained_on_with_a_line_that_leaves_them_out(tmp_path, script):
+    names = ["train-00000-of-00001", "test-00000-of-00001", "validation", "faq_dev", "latest", "testimonials"]
+    (tmp_path / "own").mkdir()
+    for name in names:
+        save(FRAME, tmp_path / "own" / f"{name}.parquet")
+    code, out, err = script("prepare", "data=local", "data.path=own", "dry_run=true")
+    (note,) = [line for line in out.splitlines() if "named as if for evaluation" in line]
+    assert code == 0 and "for evaluation: faq_dev, test-00000-of-00001, validation; to leave them out: " in note, err
+    (setting,) = shlex.split(note.partition("leave them out: ")[2])
+    assert setting == "data.sources=[latest,testimonials,train-00000-of-00001]"
+    code, out, err = script("prepare", "data=local", "data.path=own", setting, "dry_run=true")
+    assert code == 0 and "train-00000-of-00001" in out and "faq_dev" not in out and "for evaluation" not in out, err
+    for name in names:
+        if name not in ("faq_dev", "validation"):
+            (tmp_path / "own" / f"{name}.parquet").unlink()
+    code, out, err = script("prepare", "data=local", "data.path=own", "dry_run=true")
+    assert code == 0 and "for evaluation" not in out, err  # nothing else is there
 
 
 def test_links_to_files_elsewhere_are_read_as_the_hubs_cache_has_them(tmp_path):

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import pairs_of, reasons_of, records_of, shared_dir
 
+from gte.data.formats.preprints import folded
+from gte.data.reasons import Reason, Unfit
 from gte.data.records import Pair
 from gte.data.sources import load_source
 
@@ -74,6 +76,28 @@ def test_a_faulty_page_is_one_rejection(tmp_path, text, reason):
     (tmp_path / "a.json").write_bytes(text)
     assert records_of(BIORXIV, tmp_path / "a.json") == [("a.json", (reason, 0))]
     assert records_of(BIORXIV, write_page(tmp_path / "b.json", [])) == []
+
+
+@pytest.mark.parametrize(
+    ("abstract", "gone"),
+    [
+        ("Withdrawn.", True), ("  withdrawn", True), ("[WITHDRAWN] We study money.", True), ("Paper withdrawn.", True),
+        ("Withdrawn by the authors due to an error in\n Lemma 3.", True), ("Withdrawn by arXiv administrators", True),
+        ("Withdrawn because of an error", True), ("This paper has been temporarily withdrawn", True),
+        ("The authors have withdrawn this manuscript because of a gap.", True),
+        ("Withdrawal Statement: The author has withdrawn their article.", True),
+        ("Withdrawn money is spent.", False), ("Withdrawn, shy children play alone.", False),
+        ("Withdrawn by banks in a crisis, deposits are cash.", False), ("Withdrawal of a drug is studied.", False),
+        ("The authors have withdrawn blood from mice.", False), ("We study what was withdrawn.", False), ("", False),
+    ],
+)  # fmt: skip
+def test_an_abstract_is_withdrawn_by_what_it_begins_with(abstract, gone):
+    if not gone:
+        assert folded({"title": "t", "abstract": abstract})["abstract"] == abstract
+        return
+    with pytest.raises(Unfit) as unfit:
+        folded({"title": "t", "abstract": abstract})
+    assert unfit.value.reason == Reason.WITHDRAWN
 
 
 def test_arxiv_texts_are_folded_and_withdrawn_papers_left_out(tmp_path):

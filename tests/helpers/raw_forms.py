@@ -245,6 +245,7 @@ RAW: dict[str | tuple[str, int], tuple[dict[str, bytes], Texts]] = {
     "npr": ({"npr.jsonl.gz": gz(*named("title", "body"))}, PAIR),
     ("npr", 0): (parquet("title", "body"), PAIR),
     "cnn_dailymail": ({"cnn_dailymail.jsonl.gz": gz(["q1", "(CNN) -- d1"], ["q2", "d2"])}, PAIR),
+    ("cnn_dailymail", 0): (parquet("highlights", "article"), PAIR),
     "agnews": ({"agnews.jsonl.gz": LISTS}, PAIR),
     ("agnews", 0): (parquet("title", "description"), PAIR),
     # code

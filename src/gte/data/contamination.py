@@ -26,7 +26,7 @@ from gte.data.records import text_hash
 from gte.data.shards import spans
 from gte.data.task_folder import JSONL, Folder, find_tasks
 from gte.errors import UserError
-from gte.files import json_object
+from gte.files import is_hidden, json_object
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -91,8 +91,11 @@ class Decontamination:
 
     def files(self) -> dict[str, list[Path]]:
         """The files of every task but its training split."""
-        found = {name: sorted(path.rglob("*.jsonl*")) for name, path in find_tasks(self.folder).items()}
-        return {name: [path for path in paths if not path.name.startswith("train")] for name, paths in found.items()}
+        found = {}
+        for name, task in find_tasks(self.folder).items():
+            paths = [path for path in task.rglob("*.jsonl*") if not is_hidden(path.relative_to(task))]
+            found[name] = sorted(path for path in paths if not path.name.startswith("train"))
+        return found
 
     def stamp(self) -> dict:
         """Everything that the result depends on."""

@@ -104,7 +104,7 @@ def groups_of(source: Source, raw: Path) -> tuple[list[str], list[str]]:
         try:
             pinned = hub_files.pin(source.hub, source.revision, raw)
         except HubError as error:
-            raise UserError(f"source {source.name}: {error}; {source.way_on}") from error
+            raise UserError(f"source {source.name}: {error}; {source.way_on(error)}") from error
         where, paths = f"{pinned.repo} at {pinned.revision[:12]}", list(pinned.files)
     # up to the first dash, say, so that no group's files are another's as well
     before, after = (re.escape(part).replace(r"\*", "[^/]*") for part in source.groups.split(MARK))

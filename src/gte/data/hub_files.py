@@ -20,10 +20,10 @@ from typing import TextIO
 import httpx2
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 import zstandard
 from fsspec.utils import glob_translate
-from huggingface_hub import HfApi, hf_hub_url, metadata_load
-from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
+from huggingface_hub import HfApi, constants, errors, hf_hub_url, metadata_load
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers, disable_progress_bars, get_session, hf_raise_for_status
 
@@ -39,6 +39,7 @@ PASSING = {408, 429, 500, 502, 503, 504}  # what a server says that may answer l
 TAIL, HEAD = 2**16, 2**18  # bytes of a file that are read for its columns
 SECONDS = 60  # for one answer of the hub
 COMMIT = r"[0-9a-f]{40}"
+NAME_THEM = "; name the files: hub_files: PATTERN"
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,10 @@ class HubError(UserError):
     """The hub does not give what is asked for."""
 
 
+class HubAway(HubError):
+    """The hub does not answer for now; a later run resumes."""
+
+
 def pin(repo: str, asked: str | None, folder: Path) -> Pin:
     """Pin a data set, or find it pinned.
 
@@ -98,7 +103,7 @@ def pin(repo: str, asked: str | None, folder: Path) -> Pin:
     try:
         info = patiently(lambda: HfApi().dataset_info(repo, revision=asked, files_metadata=True, timeout=SECONDS), what)
     except HubError as error:
-        if not isinstance(error.__cause__, RevisionNotFoundError):
+        if not isinstance(error.__cause__, errors.RevisionNotFoundError):
             raise
         another = f"'data.overrides={{{repo}: {{revision: main}}}}'"
         raise HubError(f"{repo} has no revision '{asked}'; to take another one: {another}") from error
@@ -154,25 +159,36 @@ def find(pinned: Pin, config: str | None, split: str, patterns: str | list[str] 
 def card_patterns(pinned: Pin, config: str | None, split: str, folder: Path) -> list[str]:
     """The patterns of the files of a split, from the data set's card. Raises HubError where it names none."""
     where = f"the card of {pinned.repo} at {pinned.revision[:12]}"
-    way_out = "; name the files: hub_files: PATTERN"
     if "README.md" not in pinned.files:
-        raise HubError(f"{pinned.repo} at {pinned.revision[:12]} has no card{way_out}")
+        raise HubError(f"{pinned.repo} at {pinned.revision[:12]} has no card{NAME_THEM}")
     card = download(pinned.file("README.md"), folder)
-    stated = (metadata_load(card) or {}).get("configs") or []
-    configs = {str(one.get("config_name", "default")): one for one in stated}
+    return stated_patterns(card_configs(card), where, config, split)
+
+
+def card_configs(card: Path) -> dict[str, dict]:
+    """The configurations that a card states, by name. Raises HubError where its head is no YAML."""
+    try:
+        stated = (metadata_load(card) or {}).get("configs") or []
+    except (yaml.YAMLError, ValueError) as error:
+        raise HubError(f"the card {card} cannot be read: {first_line(error)}{NAME_THEM}") from error
+    return {str(one.get("config_name", "default")): one for one in stated}
+
+
+def stated_patterns(configs: dict[str, dict], where: str, config: str | None, split: str) -> list[str]:
+    """The patterns of the files of a split, of a card's configurations. Raises HubError where it is not among them."""
     if config is None:
         marked = [name for name, one in configs.items() if one.get("default")]
         alone = list(configs) if len(configs) == 1 else []
         config = next(iter([*marked, *alone]), "default")
     if config not in configs:
         held = f"{did_you_mean(config, configs)}; it has: {some(list(configs))}"
-        raise HubError(f"{where} has no configuration '{config}'{held}{way_out}")
+        raise HubError(f"{where} has no configuration '{config}'{held}{NAME_THEM}")
     splits: dict[str, list[str]] = {}
     for one in as_list(configs[config].get("data_files")):
         named = one if isinstance(one, dict) else {"split": "train", "path": one}
         splits.setdefault(str(named.get("split", "train")), []).extend(as_list(named.get("path")))
     if split not in splits:
-        raise HubError(f"{where} has no split '{split}' of '{config}'; it has: {some(list(splits))}{way_out}")
+        raise HubError(f"{where} has no split '{split}' of '{config}'; it has: {some(list(splits))}{NAME_THEM}")
     return splits[split]
 
 
@@ -249,30 +265,31 @@ def patiently(call: Callable, what: str, progress: Callable[[], int] = lambda: 0
         what: what it gets, for the line that the user reads.
         progress: how far it has come; while that grows, the number of tries is not bounded.
 
-    Raises HubError with the reason where it fails for good, or for as long as WAITS.
+    Raises HubError with the reason where it fails for good, HubAway where it does for as long as WAITS.
     """
     if not hub_reachable():
         getattr(hub_reachable, "cache_clear", lambda: None)()  # the next file asks anew
-        raise HubError(f"the hub did not give {what} (it cannot be reached from here, or HF_HUB_OFFLINE is set)")
+        raise HubAway(f"the hub did not give {what} (it cannot be reached from here, or HF_HUB_OFFLINE is set)")
     waits, reached = iter(WAITS), progress()
     while True:
         try:
             return call()
         except (httpx2.HTTPError, OSError) as error:
-            if getattr(error, "errno", None) and not isinstance(error, HfHubHTTPError):
+            if getattr(error, "errno", None) and not isinstance(error, errors.HfHubHTTPError):
                 raise  # the disk's fault
             if progress() > reached:
                 waits, reached = iter(WAITS), progress()
             wait = next(waits, None)
             if wait is None or not may_pass(error):
-                raise HubError(f"the hub did not give {what} ({first_line(error)}{token_hint(error)})") from error
+                kind_of = HubAway if may_pass(error) else HubError
+                raise kind_of(f"the hub did not give {what} ({reason(error)})") from error
             wait = max(wait, asked_wait(error_response(error)))
         time.sleep(wait)
 
 
 def error_response(error: Exception):
     """The server's answer that an error reports, None where there was none."""
-    return getattr(error, "response", None) if isinstance(error, HfHubHTTPError) else None
+    return getattr(error, "response", None) if isinstance(error, errors.HfHubHTTPError) else None
 
 
 def may_pass(error: Exception) -> bool:
@@ -281,10 +298,21 @@ def may_pass(error: Exception) -> bool:
     return response is None or response.status_code in PASSING
 
 
-def token_hint(error: Exception) -> str:
-    """Advice where a server wants to know who asks."""
-    refused = getattr(error_response(error), "status_code", None) in (401, 403)
-    return "; if it is private or gated: hf auth login, or HF_TOKEN" if refused else ""
+def reason(error: Exception) -> str:
+    """A server's refusal in one line, and what to do where it wants to know who asks."""
+    status, said = getattr(error_response(error), "status_code", None), first_line(error)
+    if isinstance(error, errors.GatedRepoError):
+        page = f"{constants.ENDPOINT}/datasets/{error.repo_id}"
+        return f"{status}: it is gated; ask for access at {page}, then hf auth login, or HF_TOKEN"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        said = f"{status}: there is no such data set, or it is private"
+    elif isinstance(error, errors.RevisionNotFoundError):
+        said = f"{status}: there is no such revision"
+    elif isinstance(error, errors.EntryNotFoundError):
+        said = f"{status}: there is no such file"
+    elif getattr(error, "server_message", None):
+        said = f"{said.rstrip(': ')}: {' '.join(error.server_message.split())}"
+    return f"{said}; if it is private or gated: hf auth login, or HF_TOKEN" if status in (401, 403) else said
 
 
 def asked_wait(response: httpx2.Response | None) -> int:

@@ -77,7 +77,7 @@ def hub_raws(source: Source, raw_folder: Path) -> list[Raw]:
         raws = with_companions(source, raws)
         source.hub_form(raws[0]).check_columns(raws[0])
     except HubError as error:
-        raise UserError(f"source {source.name}: {error}; {source.way_on}") from error
+        raise UserError(f"source {source.name}: {error}; {source.way_on(error)}") from error
     except UserError as error:
         raise UserError(f"source {source.name}: {error}") from error
     return raws

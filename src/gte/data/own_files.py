@@ -4,6 +4,7 @@ import glob
 import json
 import os
 import re
+import shlex
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -36,6 +37,7 @@ OTHER_FILES = {
     "ods": "save it as CSV",
     "txt": "name it .tsv or .csv",
 }
+HELD_OUT = {"test", "validation", "valid", "val", "dev", "eval"}
 
 
 def infer_sources(path: str | Path, wanted: Wanted = FIND_OUT) -> list[Source]:
@@ -101,11 +103,35 @@ def require_path(path: str | Path, prefix: str) -> Path:
     return Path(path)
 
 
+def refuse_saved(path: Path) -> None:
+    """Raises UserError for a folder that save_to_disk of `datasets` wrote, with the way out."""
+    splits = (path / "dataset_dict.json").is_file()
+    if not splits and not ((path / "state.json").is_file() and any(path.glob("*.arrow"))):
+        return
+    data = f"load_from_disk({str(path)!r})" + ("['train']" if splits else "")
+    program = f"from datasets import load_from_disk; {data}.to_parquet('pairs/train.parquet')"
+    raise UserError(
+        f"{path} is what save_to_disk of datasets wrote, which is not read; write it as parquet: "
+        f"mkdir -p pairs && python -c {shlex.quote(program)}"
+    )
+
+
+def held_out(names: list[str]) -> list[str]:
+    """The names of files that say they are for evaluation, test-00000-of-00001 or faq_dev, where others do not."""
+    found = []
+    for name in names:
+        words = re.findall("[a-z]+", name.lower())
+        if words and HELD_OUT & {words[0], words[-1]}:
+            found.append(name)
+    return found if len(found) < len(names) else []
+
+
 def pair_files(path: Path, setting: str = "data.path") -> tuple[list[Path], list[str]]:
     """The files of a folder that may hold pairs, in order of name; and what else is there, with what to do about it.
 
-    setting: that names the folder, as the user types it.
+    setting: that names the folder, as the user types it. Raises UserError for a folder of save_to_disk.
     """
+    refuse_saved(path)
     if path.is_file():
         return ([path], []) if split_name(path)[1] in LOCAL_FORMATS else ([], [other_file(path)])
     files, others = [], []

@@ -10,7 +10,7 @@ from gte.data.columns import OF_FILES, Wanted
 from gte.data.contamination import Decontamination
 from gte.data.groups import load_sources
 from gte.data.locate import configuration, locate
-from gte.data.own_files import infer_sources, pair_files
+from gte.data.own_files import held_out, infer_sources, pair_files
 from gte.data.sources import Raw, Source
 from gte.errors import UserError, check_numbers, did_you_mean, say
 from gte.files import put
@@ -146,12 +146,19 @@ def read_recipe(data: dict, *, fetch_again: bool = False) -> Recipe:
             source.name: source
             for source in infer_sources(path, Wanted(**stated | {"columns": stated["columns"] or {}}))
         }
+        tests = [] if names else held_out(list(local))
         names = [str(name) for name in names or local]
         if unknown := [name for name in names if name not in local]:
             raise UserError(f"{path} has no file for '{unknown[0]}'; it has: {', '.join(local)}")
         raw = Path(path).parent if Path(path).is_file() else Path(path)
         others = pair_files(Path(path))[1]
         notes = [f"{path}: not read: {', '.join(others)}"] if others else []
+        if tests:
+            rest = ",".join(name for name in names if name not in tests)
+            notes.append(
+                f"{path}: also trained on, though named as if for evaluation: {', '.join(tests)}; to leave them out: "
+                f"'data.sources=[{rest}]'"
+            )
         sources = []
         for name in names:
             file, note = find_mined(local[name], raw, mined)

@@ -14,13 +14,14 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
-from gte.data import hub_files
+from gte.data import hub_copies, hub_files
 from gte.data.cleaning import encodable
-from gte.data.hub_files import HubError, HubFile
+from gte.data.hub_files import HubAway, HubError, HubFile
 from gte.data.mined import with_mined
 from gte.data.readers import join, reader
 from gte.data.records import Field, Fields, Keyed, KeyedRow, Record
 from gte.errors import UserError, did_you_mean
+from gte.files import is_hidden
 from gte.shipped import shipped
 
 FOLDER = shipped("conf") / "source"
@@ -146,7 +147,7 @@ class Source:
             form = self.hub_form(raw)
             form.check_columns(raw)
         except HubError as error:
-            raise UserError(f"{error}; {self.way_on}") from error
+            raise UserError(f"{error}; {self.way_on(error)}") from error
         return form
 
     def hub_form(self, raw: "Raw") -> "Source":
@@ -180,13 +181,13 @@ class Source:
             f"{', '.join(held)}; say what takes its place: 'data.overrides={{{self.hub}: {{{key}: {stand_in}}}}}'"
         )
 
-    @property
-    def way_on(self) -> str:
-        """Advice for the end of a line about a hub that gives nothing."""
+    def way_on(self, error: HubError) -> str:
+        """Advice for the end of a line about a hub that gives nothing, or nothing for now."""
         script = Path(sys.argv[0]).name == "prepare.py"
         again = shlex.join(["python", *sys.argv]) if script else "the same command"
         folder = f"<paths.raw>/{self.folder or self.name}"
-        return f"{again} goes on from there; without the hub, make a folder {folder} and put '{self.files}' there"
+        resume = f"{again} goes on from there; " if isinstance(error, HubAway) else ""
+        return f"{resume}without the hub, make a folder {folder} and put '{self.files}' there"
 
     def combine(self, rows: Iterator[KeyedRow]) -> Iterator[tuple[str, Record]]:
         """The records, each with its file, of the rows of one key in their order."""
@@ -327,14 +328,26 @@ def fits(name: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(f"/{name}", f"*/{pattern.removeprefix('**/')}")
 
 
+def files_below(folder: Path, pattern: str) -> list[Path]:
+    """The files that a glob names, in order."""
+    return sorted(path for path in folder.glob(pattern) if path.is_file())
+
+
 def raw_files(source: Source, folder: Path, raw_folder: Path) -> list[Raw]:
-    """The files below a source's folder that its glob names, and such members of the zips there, at any depth."""
+    """The files below a source's folder that its glob names, and such members of the zips there, at any depth.
+
+    Copies of the hub's parquet files are those that the source would read from there. Raises UserError for files that
+    lie outside of the raw folder, damaged zips, and where such copies are all of others.
+    """
     try:
-        paths = sorted(path for path in folder.glob(source.files) if path.is_file())
+        paths = files_below(folder, source.files)
     except (ValueError, NotImplementedError) as error:
         raise UserError(f"source {source.name}: '{source.files}' is no glob within a folder: {error}") from error
-    zips = sorted(path for path in folder.glob("**/*.zip") if path.is_file()) if source.category != LOCAL else []
-    for path in [*paths, *zips] if source.category != LOCAL else []:  # a user's own may be links, as in a hub's cache
+    if source.category == LOCAL:  # a user's own, each by its name; it may be a link, as in a hub's cache
+        return [raw_file(path, folder) for path in paths]
+    paths = [path for path in paths if not is_hidden(path.relative_to(folder))]
+    zips = [path for path in files_below(folder, "**/*.zip") if not is_hidden(path.relative_to(folder))]
+    for path in [*paths, *zips]:
         if not path.resolve().is_relative_to(raw_folder.resolve()):
             raise UserError(
                 f"source {source.name}: {path} leads to {path.resolve()}, outside of {raw_folder}; "
@@ -343,7 +356,12 @@ def raw_files(source: Source, folder: Path, raw_folder: Path) -> list[Raw]:
     found = [raw_file(path, folder) for path in paths if path not in zips]
     unpacked = {(raw.path.name, raw.bytes) for raw in found}  # beside the zip that they come from
     members = [raw for path in zips for raw in zip_members(path, source.files, folder)]
-    return found + [raw for raw in members if (PurePosixPath(raw.member).name, raw.bytes) not in unpacked]
+    found += [raw for raw in members if (PurePosixPath(raw.member).name, raw.bytes) not in unpacked]
+    if source.hub is None:
+        return found
+    copies = [raw for raw in found if raw.name.endswith(".parquet")]
+    rest = [raw for raw in found if raw not in copies]
+    return rest + hub_copies.of_source(source, copies, folder)
 
 
 def raw_file(path: Path, folder: Path) -> Raw:
@@ -368,8 +386,7 @@ def zip_members(path: Path, pattern: str, folder: Path) -> list[Raw]:
     found = []
     for member in sorted(members, key=lambda member: member.filename):
         name = PurePosixPath(member.filename)
-        icon = "__MACOSX" in name.parts  # where Macs keep them, under the files' names
-        if member.is_dir() or icon or not fits(str(name), pattern):
+        if member.is_dir() or is_hidden(name) or not fits(str(name), pattern):
             continue
         if name.is_absolute() or ".." in name.parts or stat.S_ISLNK(member.external_attr >> 16):
             raise UserError(f"{path} holds '{name}', which leads outside of it; unpack what is good of it")

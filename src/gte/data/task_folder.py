@@ -29,7 +29,7 @@ from pathlib import Path
 
 from gte.data.cleaning import encodable
 from gte.errors import UserError
-from gte.files import json_object
+from gte.files import is_hidden, json_object
 
 SHAPES = "src/gte/data/task_folder.py shows what a task's folder holds"
 FIELDS = {  # of a row of test.jsonl: name -> kind of value
@@ -115,7 +115,7 @@ class Folder:
             if not any((self.path / "qrels").glob("*.*")):
                 raise UserError(f"{self.path} lacks qrels/test.tsv, without which nothing can be scored; {SHAPES}")
         elif not any(self.path.glob("*.jsonl*")):
-            parts = [path for path in self.path.iterdir() if path.is_dir()]
+            parts = [path for path in self.path.iterdir() if path.is_dir() and not is_hidden(Path(path.name))]
             for part in parts:
                 Folder(part).check()
             if parts:
@@ -298,7 +298,7 @@ def find_tasks(folder: str | Path | list[str]) -> dict[str, Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"evaluation folder {folder} does not exist; prepare it first or pass data_dir=")
-    found = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")}
+    found = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and not is_hidden(Path(path.name))}
     if not found:
         raise UserError(f"evaluation folder {folder} holds no task folders; prepare it again")
     return found

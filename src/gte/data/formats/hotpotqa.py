@@ -37,10 +37,11 @@ def spelt_as_lists(value: dict) -> dict:
 
 
 def divide_context(value: dict) -> dict:
-    """The row with the lists supporting and others."""
+    """The row with the lists supporting and others; a paragraph without sentences is in neither."""
     try:
         wanted = {title for title, _ in value["supporting_facts"]}
-        paragraphs = [(title, title + ": " + "".join(sentences).strip()) for title, sentences in value["context"]]
+        texts = [(title, "".join(sentences).strip()) for title, sentences in value["context"]]
+        paragraphs = [(title, title + ": " + text) for title, text in texts if text]
     except (TypeError, ValueError, LookupError):
         raise Unfit(Reason.UNKNOWN_SHAPE) from None
     supporting = [text for title, text in paragraphs if title in wanted]
