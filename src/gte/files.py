@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from gte.errors import UserError
 if TYPE_CHECKING:
     from upath import UPath
 
+HELD_OUT = {"test", "validation", "valid", "val", "dev", "eval"}
 NO_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF}  # of filesystems that cannot flush a directory
 
 
@@ -34,6 +36,16 @@ def is_hidden(path: PurePath) -> bool:
     (True, False)
     """
     return any(part == "__MACOSX" or (part.startswith(".") and part != "..") for part in path.parts)
+
+
+def is_held_out(name: str) -> bool:
+    """Whether a file's name says that it is for evaluation.
+
+    >>> is_held_out("test-00000-of-00001"), is_held_out("faq_dev"), is_held_out("train_test_questions")
+    (True, True, False)
+    """
+    words = re.findall("[a-z]+", name.lower())
+    return bool(words) and not HELD_OUT.isdisjoint((words[0], words[-1]))
 
 
 def read_json(file: Path, kind: type = dict):

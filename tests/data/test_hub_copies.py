@@ -126,6 +126,7 @@ def test_a_card_in_the_folder_is_believed_before_the_usual_names(tmp_path):
         ("npr", ["train-0.parquet", "test-0.parquet", "validation-0.parquet"], ["train-0.parquet"]),
         ("npr", ["pair/train/0000.parquet", "pair/test/0000.parquet"], ["pair/train/0000.parquet"]),
         ("npr", ["0000.parquet"], ["0000.parquet"]),
+        ("npr", ["export.parquet", "part-0.parquet"], ["export.parquet", "part-0.parquet"]),
         ("npr", ["a clone/pair/train-0.parquet", "a clone/old/train-0.parquet"], ["a clone/pair/train-0.parquet"]),
         ("nomic_gooaq", ["gooaq-0.parquet", "npr-0.parquet"], ["gooaq-0.parquet"]),
         ("webquestions", ["wq-train.jsonl", "wq-dev.jsonl", "wq-test.jsonl"], ["wq-train.jsonl"]),

@@ -10,11 +10,13 @@ from fsspec.utils import glob_translate
 from gte.data import hub_files
 from gte.data.hub_files import HubError, some
 from gte.errors import UserError
+from gte.files import is_held_out
 
 if TYPE_CHECKING:
     from gte.data.sources import Raw, Source
 
 CARD = "README.md"
+PART = re.compile(r"/|-\d{5}-of-\d{5}\.|^\d{4}\.")  # as the hub names files
 
 
 def wanted(source: "Source", folder: Path) -> list[str]:
@@ -40,8 +42,9 @@ def of_source(source: "Source", raws: list["Raw"], folder: Path) -> list["Raw"]:
         source: one that is on the hub.
         raws: the files, in the folder or in a zip there.
         folder: the source's own.
-    Returns: those that `wanted` names, at any depth; where there are none, those at the top whose names alone fit.
-    Raises: UserError where none fits: they are another configuration's or split's, or nobody can tell.
+    Returns: those that `wanted` names, at any depth; where there are none, those at the top whose names alone fit; then
+        all, where they are no copies: at the top, and named neither as the hub names its parts nor as another split.
+    Raises: UserError where none fits: they are another configuration's or split's.
     """
     if not raws:
         return []
@@ -51,6 +54,8 @@ def of_source(source: "Source", raws: list["Raw"], folder: Path) -> list["Raw"]:
         raise UserError(f"source {source.name}: {error}") from error
     found = fitting(raws, [f"**/{pattern}" for pattern in patterns])
     found = found or fitting(raws, [PurePosixPath(pattern).name for pattern in patterns])
+    if not found and not any(PART.search(path) or is_held_out(Path(path).stem) for path in map(path_of, raws)):
+        return raws
     if not found:
         revision = ["--revision", source.revision] if source.revision else []
         command = ["hf", "download", source.hub, "--repo-type", "dataset", *revision]
@@ -64,6 +69,11 @@ def of_source(source: "Source", raws: list["Raw"], folder: Path) -> list["Raw"]:
 
 
 def fitting(raws: list["Raw"], patterns: list[str]) -> list["Raw"]:
-    """The files whose paths in the folder, or in their zip, fit one of the patterns."""
+    """The files whose paths fit one of the patterns."""
     compiled = [re.compile(glob_translate(pattern)) for pattern in patterns]
-    return [raw for raw in raws if any(one.fullmatch(raw.member or raw.name) for one in compiled)]
+    return [raw for raw in raws if any(one.fullmatch(path_of(raw)) for one in compiled)]
+
+
+def path_of(raw: "Raw") -> str:
+    """A file's path in the folder, or in its zip."""
+    return raw.member or raw.name

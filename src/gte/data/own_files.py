@@ -27,6 +27,7 @@ from gte.data.records import ANY_POSITIVE, Fields, Rejected, records, shape
 from gte.data.samples import json_sample, parquet_sample, parquet_values
 from gte.data.sources import LOCAL, STAGES, Source
 from gte.errors import UserError, did_you_mean
+from gte.files import is_held_out
 
 LOCAL_FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
 FOLDERS = 1_000  # below a folder, in which files are looked for
@@ -37,7 +38,6 @@ OTHER_FILES = {
     "ods": "save it as CSV",
     "txt": "name it .tsv or .csv",
 }
-HELD_OUT = {"test", "validation", "valid", "val", "dev", "eval"}
 
 
 def infer_sources(path: str | Path, wanted: Wanted = FIND_OUT) -> list[Source]:
@@ -117,12 +117,8 @@ def refuse_saved(path: Path) -> None:
 
 
 def held_out(names: list[str]) -> list[str]:
-    """The names of files that say they are for evaluation, test-00000-of-00001 or faq_dev, where others do not."""
-    found = []
-    for name in names:
-        words = re.findall("[a-z]+", name.lower())
-        if words and HELD_OUT & {words[0], words[-1]}:
-            found.append(name)
+    """The names of files that say they are for evaluation, where others do not."""
+    found = [name for name in names if is_held_out(name)]
     return found if len(found) < len(names) else []
 
 
