@@ -363,8 +363,9 @@ def strategy_of(cfg: DictConfig) -> DictConfig | str:
 
     Lightning's DDP gives up where rank 0 evaluates for more than 30 minutes.
     """
-    is_one = str(cfg.devices) == "1" if isinstance(cfg.devices, int | str) else len(cfg.devices) == 1
-    if cfg.strategy == "ddp" or (cfg.strategy == "auto" and not (is_one and cfg.num_nodes == 1)):
+    devices, nodes = cfg.get("devices", "auto"), cfg.get("num_nodes", 1)  # Lightning's own where they are not stated
+    is_one = str(devices) == "1" if isinstance(devices, int | str) else len(devices) == 1
+    if cfg.strategy == "ddp" or (cfg.strategy == "auto" and not (is_one and nodes == 1)):
         return OmegaConf.load(CONF / "trainer" / "ddp.yaml").strategy
     return cfg.strategy
 
