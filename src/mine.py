@@ -1,6 +1,7 @@
 """Mine hard negatives for files of pairs, by BM25 or an encoder: python src/mine.py in=PAIRS"""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -30,6 +31,7 @@ def main(cfg: DictConfig) -> None:
     from gte.evaluation.model import load_model
     from gte.models.device import choose_devices, choose_precision
     from gte.prompts import check_prompts, unread_line
+    from gte.ticker import still_at
 
     settings = plain(cfg)
     inputs, corpus = (listed(settings.pop(key)) or [] for key in ("in", "corpus"))
@@ -52,8 +54,9 @@ def main(cfg: DictConfig) -> None:
     stated = {key: settings.pop(key) for key in OF_FILES}
     wanted = Wanted(**stated | {"columns": stated["columns"] or {}}, prefix="")
     found = {"corpus": corpus, "raw": raw, "dense": dense, "by": str(checkpoint), "wanted": wanted}
-    for line in mine_files(inputs, out, **found, **settings):
-        print(line, flush=True)
+    with nullcontext() if dense and sys.stderr.isatty() else still_at("mining"):
+        for line in mine_files(inputs, out, **found, **settings):
+            print(line, flush=True)
     if checkpoint not in BM25_WORDS and (line := model.cut()):
         print(line)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from word_pairs import make_pairs, plain, scores_of
 
+from gte import ticker
 from gte.data.locate import locate
 from gte.data.mining import mine, mine_files
 from gte.data.own_files import infer_sources
@@ -246,6 +247,15 @@ def test_the_script_mines_with_an_encoder_as_with_bm25(script, small_model, tmp_
     assert [row["neg"] for row in triples(tmp_path / "dense" / "pairs.jsonl.gz")] == expected.texts
     assert "gone/run does not exist" in script.refused("mine", "in=pairs.jsonl", "out=x", "checkpoint=./gone/run")
     assert "draw=best is unknown" in script.refused("mine", "in=pairs.jsonl", "out=x", "draw=best")
+
+
+def test_long_mining_says_that_it_is_under_way(script, tmp_path, monkeypatch):
+    rows = [{"query": f"question {n}", "pos": f"answer number {n}"} for n in range(40)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["mine", "in=pairs.jsonl", "out=mined", "negatives=3"]
+    assert "mining" not in script(*command)[2]
+    monkeypatch.setattr(ticker, "EVERY", 0.001)
+    assert "mining: 0 s" in script(*command)[2]
 
 
 def test_a_source_is_mined_by_its_name_with_the_answers_that_it_states(tmp_path):
