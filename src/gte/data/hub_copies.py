@@ -54,18 +54,18 @@ def of_source(source: "Source", raws: list["Raw"], folder: Path) -> list["Raw"]:
         raise UserError(f"source {source.name}: {error}") from error
     found = fitting(raws, [f"**/{pattern}" for pattern in patterns])
     found = found or fitting(raws, [PurePosixPath(pattern).name for pattern in patterns])
-    if not found and not any(PART.search(path) or is_held_out(Path(path).stem) for path in map(path_of, raws)):
+    if found:
+        return found
+    if not any(PART.search(path) or is_held_out(Path(path).stem) for path in map(path_of, raws)):
         return raws
-    if not found:
-        revision = ["--revision", source.revision] if source.revision else []
-        command = ["hf", "download", source.hub, "--repo-type", "dataset", *revision]
-        command += ["--include", CARD, *patterns, "--local-dir", str(folder)]
-        there = some([raw.name for raw in raws])
-        raise UserError(
-            f"source {source.name}: no parquet file in {folder} is named as its files in {source.hub} are, "
-            f"{' or '.join(patterns)}; there are: {there}; get its own: {shlex.join(command)}"
-        )
-    return found
+    revision = ["--revision", source.revision] if source.revision else []
+    command = ["hf", "download", source.hub, "--repo-type", "dataset", *revision]
+    command += ["--include", CARD, *patterns, "--local-dir", str(folder)]
+    there = some([raw.name for raw in raws])
+    raise UserError(
+        f"source {source.name}: no parquet file in {folder} is named as its files in {source.hub} are, "
+        f"{' or '.join(patterns)}; there are: {there}; get its own: {shlex.join(command)}"
+    )
 
 
 def fitting(raws: list["Raw"], patterns: list[str]) -> list["Raw"]:
