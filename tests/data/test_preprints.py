@@ -86,6 +86,8 @@ def test_a_faulty_page_is_one_rejection(tmp_path, text, reason):
         ("Withdrawn because of an error", True), ("This paper has been temporarily withdrawn", True),
         ("The authors have withdrawn this manuscript because of a gap.", True),
         ("Withdrawal Statement: The author has withdrawn their article.", True),
+        ("The present paper was withdrawn", True), ("This letter is withdrawn", True),
+        ("The drug was withdrawn from the market in 2004.", False), ("The COX-2 drugs were withdrawn.", False),
         ("Withdrawn money is spent.", False), ("Withdrawn, shy children play alone.", False),
         ("Withdrawn by banks in a crisis, deposits are cash.", False), ("Withdrawal of a drug is studied.", False),
         ("The authors have withdrawn blood from mice.", False), ("We study what was withdrawn.", False), ("", False),

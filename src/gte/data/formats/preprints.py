@@ -11,10 +11,10 @@ from gte.data.readers import read_objects
 from gte.data.reasons import Reason, Unfit
 from gte.data.records import Fields, Keyed, KeyedRow, Record, Rejected, records
 
-# at an abstract's beginning; "Withdrawn money ..." and "Withdrawal of ..." begin real ones
-KIND = r"(paper|article|submission|preprint|manuscript)"
+# at the beginning of an abstract; "Withdrawn money ..." and "The drug was withdrawn ..." begin papers that were not
+KIND = r"(paper|article|submission|preprint|manuscript|work|study|letter|note|comment|report|version|entry)"
 WITHDRAWN = re.compile(
-    r"(the|this) (\w+ )?(\w+) (has been|have been|is|was) (temporarily )?withdrawn"
+    rf"(the (\w+ )?{KIND}|this (\w+ )?\w+) (has been|have been|is|was) (temporarily )?withdrawn"
     rf"|\W*({KIND} )?withdrawn( (by (the |its )?(\w+ )?(authors?|arxiv)|due to|because|since|pending)\b|[].:;!)]|$)"
     rf"|(withdrawal statement\W+)?the authors? (has|have) withdrawn (this|the|their|his|her) {KIND}",
     re.IGNORECASE,
