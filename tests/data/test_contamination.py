@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import unicodedata
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -315,6 +316,35 @@ def test_faulty_settings_are_answered_with_one_line(tmp_path, facts, line):
         EvaluationTexts(settings)
     assert "\n" not in str(error.value)
     assert read_decontamination({**stated, "folder": None}) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Où est le café très célèbre?", "Which is the ﬁrst oﬃce of ＡＢＣ１２３?", "die Straße nach Süden heute",
+        "今天天气怎么样我们", "ひらがなとカタカナの文", "พรุ่งนี้ฝนจะตก", "आज मौसम कैसा है यहाँ",
+        "İstanbul nerede bulunur acaba", "Πού είναι ο δρόμος",
+    ],
+)  # fmt: skip
+def test_a_text_is_found_in_whatever_form_it_is_written(tmp_path, text):
+    (tmp_path / "Task").mkdir()
+    rows = [{"text": text}, {"text": "three short words"}, {"text": "ab 今天"}, {"text": "three, SHORT words"}]
+    (tmp_path / "Task" / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    evaluation = EvaluationTexts(Decontamination(tmp_path))
+    assert (evaluation.sets, evaluation.short) == ({"Task": 1}, {"Task": 2})
+    forms = [unicodedata.normalize(form, text) for form in ("NFC", "NFD", "NFKC", "NFKD")]
+    forms += [text.replace("e", "e\u00ad").replace("天", "天\u200b"), f"\ufeff{text}", text.replace(" ", "\u00a0\n")]
+    forms += [f"«{text}…»", unicodedata.normalize("NFD", text).upper()]
+    others = [f"{text} not", text[1:], text.replace(" ", " b ", 1) + "b"]
+    assert [number for number in evaluation.find([*forms, *others])] == list(range(len(forms)))
+
+
+def test_a_run_of_characters_tells_a_text_that_writes_no_spaces(tmp_path):
+    (tmp_path / "Task").mkdir()
+    (tmp_path / "Task" / "test.jsonl").write_text(json.dumps({"text": "我们今天去公园玩吧,你说好不好呢"}))
+    evaluation = EvaluationTexts(Decontamination(tmp_path))
+    found = evaluation.find(["他问我们今天去公园玩吧你说好不对", "他问我们今天去公园玩吧你说不好", "公园"])
+    assert {number: [match for match, _ in owners.values()] for number, owners in found.items()} == {0: ["ngram"]}
 
 
 def test_a_faulty_evaluation_file_is_named_with_its_line(tmp_path):

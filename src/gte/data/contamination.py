@@ -1,14 +1,14 @@
 """Texts of evaluation sets among the training pairs: the same text, or a run of n words of it.
 
-Words are runs of letters and digits in lower case, so punctuation, spacing and case do not matter. The rule that one
-shared run of 13 words is enough is that of Brown et al. (2020), Appendix C; Chowdhery et al. (2022), Section 8, ask
-for 70 % of an evaluation text's runs of 8 words. The GTE paper removes equal pairs only and names that a limitation.
+Words are those of `gte.data.compared`: punctuation, spacing, case, accents and Unicode form do not matter. The rule
+that one shared run of 13 words is enough is that of Brown et al. (2020), Appendix C; Chowdhery et al. (2022), Section
+8, ask for 70 % of an evaluation text's runs of 8 words. The GTE paper removes equal pairs only and names that a
+limitation.
 
 The index is that of the evaluation sets, some 14 bytes a word; the training pairs stream by it.
 """
 
 import pickle
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gte.data.columnar.plain import lengths_of
+from gte.data.compared import split_words
 from gte.data.distinct import keep_negatives
 from gte.data.reasons import Reason
 from gte.data.records import text_hash
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-WORD = re.compile(r"[^\W_]+")
 FIELDS = {  # of the files of evaluation tasks: which of their texts are queries, which documents
     "queries": ("text", "query", "sentence1", "sentence2", "sent1", "sent2", "sentences", "docstring"),
     "documents": ("positive", "negative", "code", "human_summaries", "machine_summaries"),
@@ -119,11 +119,16 @@ class EvaluationTexts:
         known: set[tuple[str, int]] = set()
         texts = []
         self.sets = dict.fromkeys(settings.files(), 0)
+        self.short = dict.fromkeys(self.sets, 0)
         for name, place, text in evaluation_texts(settings):
             words = split_words(text)
             key = (name, whole_hash(words))
-            if len(words) >= settings.min_words and key not in known:
-                known.add(key)
+            if key in known:
+                continue
+            known.add(key)
+            if len(words) < settings.min_words:
+                self.short[name] += 1
+            else:
                 self.sets[name] += 1
                 self.origins.append((name, place))
                 texts.append(words)
@@ -344,11 +349,6 @@ def distinct(hashes: np.ndarray, owners: np.ndarray) -> tuple[np.ndarray, np.nda
     first = np.ones(len(hashes), bool)
     first[1:] = (hashes[1:] != hashes[:-1]) | (owners[1:] != owners[:-1])
     return hashes[first], owners[first]
-
-
-def split_words(text: str) -> list[str]:
-    """The words of a text, for comparison."""
-    return WORD.findall(text.lower())
 
 
 def whole_hash(words: list[str]) -> int:

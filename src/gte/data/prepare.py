@@ -252,6 +252,7 @@ def write_decontamination(
     stated = {
         "settings": {**asdict(settings), "folder": str(settings.folder)},
         "evaluation texts": evaluation.sets,
+        "too short to look for": evaluation.short,
         "pairs left out": left_out,
         "negatives dropped": dropped,
         "by evaluation set": by_set,
