@@ -7,11 +7,8 @@ import os
 import re
 import subprocess
 import sys
-from collections import Counter
 from dataclasses import replace
-from http.server import ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,9 +16,10 @@ import pytest
 import yaml
 import zstandard
 from conftest import ROOT
-from fake_hub import DataHub
+from fake_hub import asking, serving
+from huggingface_hub import constants
 
-from gte.data import hub_files
+from gte.data import hub_client, hub_download, hub_files
 from gte.data.locate import locate
 from gte.data.mining import mine_files
 from gte.data.prepare import prepare
@@ -63,31 +61,16 @@ def lines(*rows) -> bytes:
 @pytest.fixture
 def hub():
     """A hub with sentence-transformers/npr, configuration pair, in two parquet files."""
-    state = {"faults": Counter(), "asked": Counter(), "sent": []}
-    handler = type("Npr", (DataHub,), state)
     parts = {f"pair/train-0000{part}-of-00002.parquet": parquet(news(part, 1_500)) for part in range(2)}
-    handler.repos = {NPR: {OLD: {"README.md": CARD.encode(), **parts}}}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()  # seconds between its looks for an end
-    yield server
-    server.shutdown()
-    server.server_close()
+    with serving({NPR: {OLD: {"README.md": CARD.encode(), **parts}}}) as server:
+        yield server
 
 
 @pytest.fixture
 def served(hub, monkeypatch):
-    """That hub's handler, with this process as its client, which does not really wait; `waited` says how long."""
-    endpoint = f"http://127.0.0.1:{hub.server_port}"
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
-    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    hub_reachable.cache_clear()
-    hub.RequestHandlerClass.waited = []
-    monkeypatch.setattr("time.sleep", hub.RequestHandlerClass.waited.append)
-    yield hub.RequestHandlerClass
-    hub_reachable.cache_clear()
+    """That hub's handler, with this process as its client."""
+    with asking(hub, monkeypatch) as handler:
+        yield handler
 
 
 def prepare_in_a_process(folder: Path, endpoint: str, *arguments: str) -> tuple[subprocess.CompletedProcess, float]:
@@ -174,19 +157,18 @@ def test_without_a_network_it_is_one_line_at_once(tmp_path, small_model):
     assert f"source npr: the hub did not give the files of {NPR} at main" in line and "make a folder" in line
 
 
-def test_a_cut_download_goes_on_where_it_stopped_also_in_a_later_run(served, tmp_path, monkeypatch):
+def test_a_cut_download_goes_on_where_it_stopped_also_in_a_later_run(served, tmp_path):
     """Nothing is sent twice, though the connection is cut and the first run gives up."""
-    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 2**16)  # of 10 MB, it would write them whole
     body = os.urandom(2**20)
     served.repos = {"me/x": {OLD: {"a.jsonl": body}}}
     file = hub_files.pin("me/x", None, tmp_path).file("a.jsonl")
     served.faults.update({("a.jsonl", "cut"): 3})
     served.faults.update({("a.jsonl", 404): 1})  # no passing fault: the first run ends here
     with pytest.raises(UserError, match=r"the hub did not give a.jsonl of me/x at aaaaaaaaaaaa \("):
-        hub_files.download(file, tmp_path)
+        hub_download.download(file, tmp_path)
     part = file.place(tmp_path).with_name("a.jsonl.part")
     assert part.stat().st_size > 2**19 and not file.place(tmp_path).exists()
-    assert hub_files.download(file, tmp_path).read_bytes() == body
+    assert hub_download.download(file, tmp_path).read_bytes() == body
     assert sum(size for _, _, size in served.sent) == len(body)
     assert [start for _, start, _ in served.sent] == sorted({start for _, start, _ in served.sent})
 
@@ -194,7 +176,7 @@ def test_a_cut_download_goes_on_where_it_stopped_also_in_a_later_run(served, tmp
 def test_a_rate_limit_is_waited_for_as_long_as_it_asks(served, tmp_path):
     served.faults.update({("api", (429, 42)): 2, ("api", (503, 5_000)): 1})
     hub_files.pin(NPR, None, tmp_path)
-    assert served.waited == [42, 42, hub_files.LONGEST]
+    assert served.waited == [42, 42, hub_client.LONGEST]
 
 
 def test_what_never_passes_is_not_tried_again(served, tmp_path):
@@ -228,7 +210,7 @@ def test_a_refusal_says_why_and_promises_no_resumption(served, tmp_path, monkeyp
     with pytest.raises(UserError) as told:
         source = load_source("npr")
         list(source.read(locate(source, tmp_path)[0]))
-    line, endpoint = str(told.value), hub_files.constants.ENDPOINT
+    line, endpoint = str(told.value), constants.ENDPOINT
     assert words.replace("HUB", endpoint) in line and "\n" not in line and not served.waited
     assert "goes on from there" not in line and "without the hub, make a folder <paths.raw>/npr and put" in line
 

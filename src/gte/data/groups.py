@@ -11,7 +11,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from gte.data import hub_files
-from gte.data.hub_files import HubError, some
+from gte.data.hub_client import HubError
+from gte.data.hub_files import some
 from gte.data.sources import Source, load_source, overridden, source_files
 from gte.errors import UserError, did_you_mean
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from fsspec.utils import glob_translate
 
 from gte.data import hub_files
-from gte.data.hub_files import HubError, some
+from gte.data.hub_client import HubError
+from gte.data.hub_files import some
 from gte.errors import UserError
 from gte.files import is_held_out
 

@@ -18,7 +18,8 @@ SRC = Path(__file__).resolve().parents[2]
 PACKAGE = "gte"
 # what the user is told, whether a hub answers, how a file is copied whose commit and size are known, how many tasks run
 # at a time: in no result
-TALK = ("gte.errors", "gte.ticker", "gte.hub", "gte.data.hub_files", "gte.data.slots", "gte.cores")
+HUB = ("gte.hub", "gte.data.hub_client", "gte.data.hub_download", "gte.data.hub_files")
+TALK = ("gte.errors", "gte.ticker", *HUB, "gte.data.slots", "gte.cores")
 
 Name = tuple[str, str | None]  # a module and a name in it; None: all of the module
 

@@ -6,8 +6,8 @@ import inspect
 from dataclasses import fields, replace
 from pathlib import Path
 
-from gte.data import hub_files
-from gte.data.hub_files import HubError
+from gte.data import hub_download, hub_files
+from gte.data.hub_client import HubError
 from gte.data.readers import reader
 from gte.data.sources import Raw, Source, raw_file, raw_files
 from gte.errors import UserError
@@ -94,7 +94,7 @@ def release(raws: list[Raw]) -> None:
     for raw in raws:
         for one in (raw, *raw.companions):
             if one.hub is not None:
-                hub_files.remove(one.hub, one.raw_folder)
+                hub_download.remove(one.hub, one.raw_folder)
 
 
 def configuration(source: Source, raws: list[Raw]) -> dict:

@@ -14,9 +14,10 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
-from gte.data import hub_copies, hub_files
+from gte.data import hub_copies, hub_download, hub_files
 from gte.data.cleaning import encodable
-from gte.data.hub_files import HubAway, HubError, HubFile
+from gte.data.hub_client import HubAway, HubError
+from gte.data.hub_download import HubFile
 from gte.data.mined import with_mined
 from gte.data.readers import join, reader
 from gte.data.records import Field, Fields, Keyed, KeyedRow, Record
@@ -143,7 +144,7 @@ class Source:
         """
         try:
             for one in (*raw.companions, raw):
-                hub_files.download(one.hub, one.raw_folder)
+                hub_download.download(one.hub, one.raw_folder)
             form = self.hub_form(raw)
             form.check_columns(raw)
         except HubError as error:
