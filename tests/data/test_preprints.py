@@ -87,6 +87,16 @@ def test_a_faulty_page_is_one_rejection(tmp_path, text, reason):
         ("The authors have withdrawn this manuscript because of a gap.", True),
         ("Withdrawal Statement: The author has withdrawn their article.", True),
         ("The present paper was withdrawn", True), ("This letter is withdrawn", True),
+        ("Paper has been withdrawn.", True), ("Article is being withdrawn", True), ("Withdrawn for revision", True),
+        ("arXiv admin note: This article has been withdrawn by arXiv administrators due to its content", True),
+        ("[arXiv admin note: this submission was withdrawn]", True), ("- Paper withdrawn by the author -", True),
+        ("bioRxiv has withdrawn this article after a request.", True), ("medRxiv has withdrawn this preprint", True),
+        ("The corresponding author has withdrawn this manuscript.", True), ("We withdraw this submission", True),
+        ("Withdrawal StatementThe authors have withdrawn their manuscript.", True),
+        ("AbstractThe authors have withdrawn this manuscript.", True), ("All authors have withdrawn the paper", True),
+        ("arXiv admin note: text overlap with arXiv:1801.00001", False), ("Work is withdrawn from a bath.", False),
+        ("We have withdrawn samples from this study.", False), ("Papers are withdrawn by their journals.", False),
+        ("The author has withdrawn from public life.", False), ("bioRxiv has grown since 2013.", False),
         ("The drug was withdrawn from the market in 2004.", False), ("The COX-2 drugs were withdrawn.", False),
         ("Withdrawn money is spent.", False), ("Withdrawn, shy children play alone.", False),
         ("Withdrawn by banks in a crisis, deposits are cash.", False), ("Withdrawal of a drug is studied.", False),
@@ -94,12 +104,36 @@ def test_a_faulty_page_is_one_rejection(tmp_path, text, reason):
     ],
 )  # fmt: skip
 def test_an_abstract_is_withdrawn_by_what_it_begins_with(abstract, gone):
-    if not gone:
-        assert folded({"title": "t", "abstract": abstract})["abstract"] == abstract
-        return
-    with pytest.raises(Unfit) as unfit:
-        folded({"title": "t", "abstract": abstract})
-    assert unfit.value.reason == Reason.WITHDRAWN
+    for paper in ({"title": "t", "abstract": abstract}, {"title": abstract, "abstract": "a"}):
+        if not gone:
+            assert folded(paper) == paper
+            continue
+        with pytest.raises(Unfit) as unfit:
+            folded(paper)
+        assert unfit.value.reason == Reason.WITHDRAWN
+
+
+def test_a_title_that_says_so_withdraws_a_preprint_and_a_text_that_stands_for_none_is_none(tmp_path):
+    rows = [
+        preprint("10.1/a", 1, "WITHDRAWN: A title"), preprint("10.1/b", 1, "Withdrawn children at play"),
+        preprint("10.1/c", 1, abstract="NA"), preprint("10.1/d", 1, "NA"), preprint("10.1/e", 1, abstract="NA-free"),
+        preprint("10.1/f", 1, abstract="O_ST_ABSWithdrawal StatementC_ST_ABSThe authors have withdrawn this preprint."),
+    ]  # fmt: skip
+    found = records_of(BIORXIV, write_page(tmp_path / "a.json", rows))
+    assert [pair.row for pair in pairs_of(found)] == [2, 5]
+    assert {reason: [row for _, row in where] for reason, where in reasons_of(found).items()} == {
+        "filtered: withdrawn": [1, 6], "filtered: article without an abstract": [3],
+        "filtered: article without a title": [4],
+    }  # fmt: skip
+
+
+def test_markup_is_taken_out_of_biorxivs_texts_and_not_out_of_arxivs(tmp_path):
+    title, abstract = "The {beta}-test of O_SCPLOWMUSEC_SCPLOW", "O_ST_ABSAimC_ST_ABSTo see it.\n\nResultsIt [&ge;] 5."
+    (pair,) = pairs_of(records_of(BIORXIV, write_page(tmp_path / "a.json", [preprint("10.1/a", 1, title, abstract)])))
+    assert pair[:2] == ("The β-test of MUSE", "Aim: To see it. Results: It ≥ 5.")
+    (tmp_path / "a.jsonl").write_text(json.dumps({"id": "1", "title": title, "abstract": abstract}))
+    (pair,) = pairs_of(records_of(ARXIV, tmp_path / "a.jsonl"))
+    assert pair[:2] == (title, " ".join(abstract.split()))
 
 
 def test_arxiv_texts_are_folded_and_withdrawn_papers_left_out(tmp_path):

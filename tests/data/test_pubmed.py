@@ -1,6 +1,7 @@
 """PubMed XML: articles with title and abstract."""
 
 import gzip
+import itertools
 import tracemalloc
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -9,6 +10,7 @@ import pytest
 from conftest import pairs_of, reasons_of, records_of, shared_dir
 from lxml import etree
 
+from gte.data.formats.pubmed import without_brackets
 from gte.data.records import Pair
 from gte.data.sources import Source
 
@@ -56,7 +58,42 @@ def test_titles_and_abstracts_are_put_together_from_their_parts(tmp_path, name, 
     assert len(found) == 3
 
 
+TITLES = [  # as MEDLINE has them: brackets around a translated title, others within one that is not
+    ("[The treatment of cancer].", "The treatment of cancer"), ("[A title]", "A title"), ("[A. B].", "A. B"),
+    ("[3H]imipramine binding in platelets [corrected].", "[3H]imipramine binding in platelets [corrected]."),
+    ("[Title]. [Part].", "[Title]. [Part]."), ("[125I]-LSD [letter]", "[125I]-LSD [letter]"),
+    ("[[3H]imipramine in platelets [letter]].", "[3H]imipramine in platelets [letter]"), ("[Ca2+]i.", "[Ca2+]i."),
+    ("[A [b [c]] d]", "A [b [c]] d"), ("[Open.", "[Open."), ("A [b].", "A [b]."), ("[a] and b]", "[a] and b]"),
+    ("]a[", "]a["), ("[a]b[c]", "[a]b[c]"), ("[ A ].", "A"), ("[A..", "[A.."), ("[Not available in Europe].",
+     "Not available in Europe"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("raw", "title"), TITLES)
+def test_only_brackets_that_enclose_a_title_are_taken_off_it(tmp_path, raw, title):
+    (pair,) = pairs_of(records_of(PUBMED, write_set(tmp_path / "a.xml", [article(raw, "Text")])))
+    assert pair.query == title
+
+
+def test_the_brackets_that_enclose_a_title_are_those_that_a_parser_pairs():
+    """Oracle: a stack, over all texts of six characters."""
+    for letters in itertools.product("[]a.", repeat=6):
+        title, opened, closes = "".join(letters), [], {}
+        for place, letter in enumerate(title):
+            if letter == "[":
+                opened.append(place)
+            elif letter == "]" and opened:
+                closes[opened.pop()] = place
+        inner = title.removesuffix(".")
+        enclosed = closes.get(0) == len(inner) - 1 and inner[0] == "["
+        assert without_brackets(title) == (inner[1:-1] if enclosed else title), title
+
+
 FAULTS = [
+    (article("[title missing]", "Text"), "filtered: article without a title"),
+    (article("[No title available].", "Text"), "filtered: article without a title"),
+    (article("[In process citation]", "Text"), "filtered: article without a title"),
+    (article("[].", "Text"), "filtered: article without a title"),
     (article("Title"), "filtered: article without an abstract"),
     (article("Title", " "), "filtered: article without an abstract"),
     (article(None, "Text"), "filtered: article without a title"),

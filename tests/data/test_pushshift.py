@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import pytest
 import zstandard
@@ -121,6 +122,55 @@ def test_posts_with_a_text_of_their_own_are_pairs_by_the_published_filter(tmp_pa
     assert len(found) == len(rows)
     same = write_dump(tmp_path / "same.zst", [{**good, "title": "A title", "selftext": "as long"}])
     assert [pair.row for pair in pairs_of(records_of(POSTS, same))] == [1]  # by default a text may be as short
+
+
+def test_texts_are_what_their_authors_wrote(tmp_path):
+    """Oracle: the API's escaping, which is that of XML, undone by being done: every text is escaped once."""
+    texts = ["a < b && b > c", "R&D", "typed &lt;b&gt; and &amp;amp;", "&#x200B; and &nbsp; of Markdown", "> quoted"]
+    texts += ["".join(random.Random(n).choices("&<>;amplgt# ", k=30)) + "." for n in range(50)]
+    posts = [
+        {"id": f"{n}", "title": f"T {escape(text)}", "selftext": f"Text {escape(text)}"} for n, text in enumerate(texts)
+    ]
+    comments = [comment(f"c{n}", f"t3_{n}", f"C {escape(text)}") for n, text in enumerate(texts)]
+    assert any("&amp;lt;" in row["body"] for row in comments)
+    path = write_dump(tmp_path / "RS.zst", [{**post, "score": 9} for post in posts])
+    found = pairs_of(records_of(POSTS, path))
+    assert found == [Pair(f"T {text}".strip(), f"Text {text}".strip(), n) for n, text in enumerate(texts, 1)]
+    found = pairs_of(records_of(COMMENTS, path, write_dump(tmp_path / "RC.zst", comments)))
+    expected = [Pair(f"T {text}\nText {text}".strip(), f"C {text}".strip(), n) for n, text in enumerate(texts, 1)]
+    assert sorted(found) == sorted(expected)
+
+
+def test_the_length_of_a_post_is_that_of_what_was_written(tmp_path):
+    source = Source(**{**vars(POSTS), "options": {"longer_by": 5}})
+    rows = [{"title": "Title", "selftext": "&gt;&gt;&gt;" + "x" * size, "score": 1} for size in (6, 7)]
+    assert [pair.row for pair in pairs_of(records_of(source, write_dump(tmp_path / "RS.zst", rows)))] == [2]
+
+
+GONE = [
+    "[deleted]", "[removed]", "[deleted by user]", " [removed]\n", "[unavailable]", "\\[removed\\]",
+    "[ Removed by Reddit ]",
+    "[ Removed by reddit in response to a copyright notice. ]", "[removed by reddit]",
+    "[ Removed by Reddit on account of violating the [content policy](/help/contentpolicy). ]",
+]  # fmt: skip
+HERE = [
+    "[removed] by whom?", "I was [deleted]", "removed", "deleted by user", "[link](http://x)", "[removed furniture]",
+    "[ Removed by Reddit ] is what it says", "[deleted]\n[removed]", "[] [removed]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [*GONE, *HERE])
+def test_what_stands_in_place_of_a_text_is_none(tmp_path, text):
+    posts = [
+        {"id": "p", "title": "Title", "selftext": text, "score": 1},
+        {"id": "q", "title": text, "selftext": "a text", "score": 1},
+    ]
+    rows = [*posts, comment("a", "t3_p", "on p"), comment("b", "t3_q", "on q"), comment("c", "t1_a", text)]
+    rows += [comment("d", "t1_c", "on c")]
+    kept = [row for _, row in records_of(COMMENTS, write_dump(tmp_path / "R.zst", rows)) if isinstance(row, Pair)]
+    assert len(kept) == (0 if text in GONE else 4)
+    found = records_of(POSTS, write_dump(tmp_path / "RS.zst", posts))
+    assert (reasons_of(found) == {"filtered: deleted post": [("RS.zst", 1), ("RS.zst", 2)]}) == (text in GONE)
 
 
 FAULTS = [

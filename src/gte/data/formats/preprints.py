@@ -6,19 +6,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gte.data.cleaning import clean, whole_number
+from gte.data.formats.highwire import readable
 from gte.data.raw_lines import MAX_LINE, lines
 from gte.data.readers import read_objects
 from gte.data.reasons import Reason, Unfit
 from gte.data.records import Fields, Keyed, KeyedRow, Record, Rejected, records
 
-# at the beginning of an abstract; "Withdrawn money ..." and "The drug was withdrawn ..." begin papers that were not
+# at the beginning of an abstract or a title; "Withdrawn money ..." and "The drug was withdrawn ..." begin others
 KIND = r"(paper|article|submission|preprint|manuscript|work|study|letter|note|comment|report|version|entry)"
+BARE = r"(paper|article|submission|preprint|manuscript)"
+WHO = r"((the|all) (\w+ )?authors?|we|i|arxiv|(bio|med)rxiv)"
 WITHDRAWN = re.compile(
-    rf"(the (\w+ )?{KIND}|this (\w+ )?\w+) (has been|have been|is|was) (temporarily )?withdrawn"
-    rf"|\W*({KIND} )?withdrawn( (by (the |its )?(\w+ )?(authors?|arxiv)|due to|because|since|pending)\b|[].:;!)]|$)"
-    rf"|(withdrawal statement\W+)?the authors? (has|have) withdrawn (this|the|their|his|her) {KIND}",
+    r"\W*(arxiv admin note\W+|(abstract|withdrawal statement)\W*)?"
+    rf"((the (\w+ )?{KIND}|this (\w+ )?\w+|{BARE}) (has been|have been|is|was) ((temporarily|hereby|being) )?withdrawn"
+    rf"|({KIND} )?withdrawn( (by (the |its )?(\w+ )?(authors?|arxiv|biorxiv|medrxiv)|due to|because|since|pending"
+    r"|for revision)\b|[].:;!)]|$)"
+    rf"|{WHO} ((has|have) withdrawn|(hereby )?withdraws?) (this|the|their|his|her|our|my) {KIND}\b)",
     re.IGNORECASE,
 )
+TEXTS = ("title", "abstract")
+NOTHING = ("NA", "N/A")  # stands for a missing text
 
 
 def read_arxiv(path: Path, fields: Fields) -> Iterator[Record]:
@@ -28,10 +35,19 @@ def read_arxiv(path: Path, fields: Fields) -> Iterator[Record]:
 
 def folded(paper: dict) -> dict:
     """The paper with white space folded in its title and abstract. Raises Unfit for a withdrawn one."""
-    texts = {name: " ".join(paper[name].split()) for name in ("title", "abstract") if isinstance(paper.get(name), str)}
-    if WITHDRAWN.match(texts.get("abstract", "")):
+    texts = {name: " ".join(paper[name].split()) for name in TEXTS if isinstance(paper.get(name), str)}
+    if any(map(WITHDRAWN.match, texts.values())):
         raise Unfit(Reason.WITHDRAWN)
     return {**paper, **texts}
+
+
+def cleared(preprint: dict) -> dict:
+    """The preprint with title and abstract without markup. Raises Unfit where one stands for a missing one."""
+    texts = {name: readable(preprint[name]) for name in TEXTS if isinstance(preprint.get(name), str)}
+    for name, reason in zip(TEXTS, (Reason.NO_TITLE, Reason.NO_ABSTRACT), strict=True):
+        if texts.get(name) in NOTHING:
+            raise Unfit(reason)
+    return {**preprint, **texts}
 
 
 def read_api_page(path: Path, fields: Fields) -> Iterator[Keyed | Rejected]:
@@ -75,7 +91,7 @@ def join_versions(rows: Iterator[KeyedRow], fields: Fields) -> Iterator[tuple[st
     for row in older:
         yield row.file, Rejected(Reason.SUPERSEDED, row.row)
     try:
-        value = folded(json.loads(last.values[0]))
+        value = folded(cleared(json.loads(last.values[0])))
     except Unfit as unfit:
         yield last.file, Rejected(unfit.reason, last.row)
     else:

@@ -1,5 +1,6 @@
-"""PubMed XML (.xml, .xml.gz): MEDLINE's baseline and update files, and what its efetch returns.
+"""PubMed XML (.xml, .xml.gz): MEDLINE's baseline files, and what its efetch returns.
 
+Not its update files: of an article that one revises or deletes, what stands in another file would stay.
 The articles are cut out of the file and each is parsed by itself: a faulty one costs no other, memory is that of one,
 and what a document type declares (entities that swell a million times, files to fetch) reaches none.
 """
@@ -16,8 +17,8 @@ from gte.data.reasons import Reason, Unfit
 from gte.data.records import Fields, Record, Rejected, records
 
 TAG = re.compile(rb"<PubmedArticle[\s>]|</PubmedArticle\s*>|</PubmedArticleSet\s*>")
-TRANSLATED = re.compile(r"\[(.*)\]\.?")
-NO_TITLE = ("Not Available", "In Process Citation")
+BRACKET = re.compile(r"[\[\]]")
+NO_TITLE = ("not available", "in process citation", "title missing", "no title available")
 
 
 def read_pubmed(path: Path, fields: Fields) -> Iterator[Record]:
@@ -79,10 +80,8 @@ def articles(path: Path) -> Iterator[tuple[int, bytes] | Rejected]:
 
 def texts(article: etree._Element) -> dict:
     """Title and abstract of an article. Raises Unfit where it has none."""
-    title = text_of(article.find(".//ArticleTitle"))
-    if translated := TRANSLATED.fullmatch(title):
-        title = translated[1]
-    if not title or title in NO_TITLE:
+    title = without_brackets(text_of(article.find(".//ArticleTitle")))
+    if not title or title.rstrip(".").lower() in NO_TITLE:
         raise Unfit(Reason.NO_TITLE)
     parts = []
     for part in article.iterfind(".//Article/Abstract/AbstractText"):
@@ -92,6 +91,18 @@ def texts(article: etree._Element) -> dict:
     if not parts:
         raise Unfit(Reason.NO_ABSTRACT)
     return {"title": title, "abstract": "\n".join(parts)}
+
+
+def without_brackets(title: str) -> str:
+    """A title without the brackets of a translated one: the first of it, and the last where that closes the first."""
+    inner, depth = title.removesuffix("."), 0
+    if not inner.startswith("["):  # as most
+        return title
+    for bracket in BRACKET.finditer(inner):
+        depth += 1 if bracket[0] == "[" else -1
+        if depth == 0:
+            return inner[1:-1].strip() if bracket.end() == len(inner) else title
+    return title
 
 
 def text_of(element: etree._Element | None) -> str:

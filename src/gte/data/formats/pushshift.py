@@ -2,8 +2,10 @@
 
 A comment's `parent_id` is t3_ and the id of a post, or t1_ and the id of a comment, in any of the files. What the API
 returned from 2022 on has other types: a number, which is the id of a comment in base 10, and null under a post.
+Texts are as the API escapes them: &amp;, &lt; and &gt; stand for three characters, and no more is escaped.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +17,14 @@ from gte.data.readers import read_keyed, read_objects
 from gte.data.reasons import Reason, Unfit
 from gte.data.records import Fields, Keyed, KeyedRow, Record, Rejected, records
 
-GONE = ("[deleted]", "[removed]", "[deleted by user]")  # what stands in place of a text
+# in place of a text: "[deleted]", "[deleted by user]", "[removed]", "[ Removed by Reddit on account of ... ]"
+GONE = re.compile(
+    r"\\?\[ ?(?:deleted(?: by user)?|unavailable"
+    r"|removed(?: by reddit(?: (?:on account of|in response to) .{1,200})?)?) ?\\?\]",
+    re.IGNORECASE,
+)
+ESCAPE = re.compile("&(?:amp|lt|gt);")
+ESCAPED = {"&amp;": "&", "&lt;": "<", "&gt;": ">"}
 PARENT, COMMENT = 0, 1  # order of the rows of a key
 
 
@@ -27,8 +36,8 @@ def read_posts(path: Path, fields: Fields, *, longer_by: int = 0, min_reactions:
     """
 
     def wanted(post: dict) -> dict:
-        check_author(post, "post", post.get("title"), post.get("selftext"))
-        title, text = post.get("title"), post.get("selftext")
+        title, text = unescaped(post.get("title")), unescaped(post.get("selftext"))
+        check_author(post, "post", title, text)
         if not text:
             raise Unfit(Reason.NO_POST_TEXT)
         if isinstance(title, str) and isinstance(text, str) and len(text) < len(title) + longer_by:
@@ -36,7 +45,7 @@ def read_posts(path: Path, fields: Fields, *, longer_by: int = 0, min_reactions:
         reactions = [post.get(name) for name in ("num_comments", "score")]
         if not any(isinstance(count, int) and count >= min_reactions for count in reactions):
             raise Unfit(Reason.FEW_REACTIONS.of(min_reactions))
-        return post
+        return {**post, "title": title, "selftext": text}
 
     return read_objects(path, fields, wanted)
 
@@ -50,12 +59,13 @@ def take_post_or_comment(row: int, value: dict) -> Iterator[Keyed]:
     """The keyed rows of one post or comment."""
     identity = clean(value.get("id"), "id")
     if "title" in value:
-        text, parts = clean(value["title"], "title"), [value["title"], value.get("selftext")]
-        if isinstance(parts[1], str):
-            text = clean(f"{text}\n{parts[1]}", "selftext")
-        yield Keyed(f"t3_{identity}", PARENT, [text, why_not(value, "parent", *parts)], row)
+        title, text = unescaped(value["title"]), unescaped(value.get("selftext"))
+        post = clean(title, "title")
+        if isinstance(text, str):
+            post = clean(f"{post}\n{text}", "selftext")
+        yield Keyed(f"t3_{identity}", PARENT, [post, why_not(value, "parent", title, text)], row)
         return
-    body, answered = clean(value.get("body"), "body"), parent_name(value)
+    body, answered = clean(unescaped(value.get("body")), "body"), parent_name(value)
     yield Keyed(f"t1_{identity}", PARENT, [body, why_not(value, "parent", body)], row)
     check_author(value, "comment", body)
     yield Keyed(answered, COMMENT, [body], row)
@@ -96,6 +106,13 @@ def check_author(value: dict, role: str, *texts) -> None:
 
 def why_not(value: dict, role: str, *texts) -> str:
     """Why a post or comment is skipped, '' where it is not."""
-    if any(isinstance(text, str) and text.strip() in GONE for text in texts):
+    if any(isinstance(text, str) and GONE.fullmatch(text.strip()) for text in texts):
         return Reason.DELETED.of(role)
     return Reason.BY_MACHINE.of(role) if value.get("author") == "AutoModerator" else ""
+
+
+def unescaped(value: object) -> object:
+    """A text as its author wrote it; any other value as it is."""
+    if isinstance(value, str) and "&" in value:
+        return ESCAPE.sub(lambda found: ESCAPED[found[0]], value)
+    return value

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
-from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
+from gte.data.formats.charset import page_text
 from gte.data.formats.html import parse_html, plain_text
 from gte.data.formats.pages import check_page
 from gte.data.raw_lines import Unreadable, open_raw
@@ -136,11 +136,7 @@ def within_limit(html: bytes) -> bytes:
 
 def html_texts(html: bytes, charset: str | None, main_content: bool) -> tuple[str, str]:
     """Title and visible text of a page; charset: as its HTTP headers have it, if they do."""
-    try:
-        text = bytes_to_str(html, charset or detect_encoding(html, from_html_meta=True))
-    except LookupError:  # the server names a character set that nobody knows
-        text = bytes_to_str(html, detect_encoding(html))
-    tree = parse_html(text)
+    tree = parse_html(page_text(html, charset))
     return " ".join((tree.title or "").split()), plain_text(tree, main_content=main_content)
 
 
