@@ -259,7 +259,7 @@ def test_what_tells_the_checkpoints_of_points_apart_does_so_in_their_processes(s
     sweep = ["+experiment=mixing_ratio", "scale=laptop", "seed=1", "data.alpha=0,1", f"checkpoint_dir={own}"]
     varied = "hydra.job.config.override_dirname.exclude_keys"
     shared = yaml.safe_load((ROOT / "conf/hydra/sweeper/grids.yaml").read_text())["shared"]["laptop"]
-    keys = ",".join(["+experiment", "scale", "seed", "checkpoint_dir", *shared])
+    keys = ",".join(["experiment", "scale", "seed", "checkpoint_dir", *shared])
     code, _, err = script("train", "-m", *sweep, f"{varied}=[{keys}]")
     assert code == 0, err
     names = ["data.alpha=0", "data.alpha=1"] if own.endswith("dirname}") else ["0", "1"]
