@@ -40,7 +40,6 @@ def read_grids(name: str) -> dict:
 def main(cfg: DictConfig) -> None:
     from gte.curves import read_rows
     from gte.files import whole
-    from gte.models.load import history
     from gte.results.ablation import (
         by_line,
         by_point,
@@ -56,6 +55,7 @@ def main(cfg: DictConfig) -> None:
     from gte.results.differences import differences
     from gte.results.figures import ablation, loss_of_points, mixture_shares, score_by_seconds
     from gte.results.paper import read_paper
+    from gte.results.record import history_of
     from gte.results.report import all_sources, write_experiment_report, write_run_report
     from gte.results.table import markdown
 
@@ -69,7 +69,7 @@ def main(cfg: DictConfig) -> None:
         scores, curves = read_rows(out / "results.csv"), read_rows(out / "loss.csv")
     else:
         scores, curves = collect(Path(cfg.runs))
-        stages = [history(Path(cfg.runs) / run) for run in dict.fromkeys(row["run"] for row in curves)]
+        stages = [history_of(Path(cfg.runs) / run) for run in dict.fromkeys(row["run"] for row in curves)]
     groups = cfg.groups or {}
     check_groups(scores, groups)
     tell_lacking(scores)

@@ -335,7 +335,8 @@ def tell_end(
         print(f"{name} stopped after {trainer.global_step} steps; go on with resume=auto out={out}")
         return Stopped.exit_code
     if line := cut_line(task.counts, data.stage.max_length):
-        print(line + (" (counted on rank 0)" if trainer.world_size > 1 else ""))
+        counted = ["since the resume"] * task.resumed + ["on rank 0"] * (trainer.world_size > 1)
+        print(line + (f" (counted {' '.join(counted)})" if counted else ""))
     print(f"epochs: {', '.join(f'{source} {times:.3g}' for source, times in data.epochs(data.total_steps).items())}")
     print(f"{name} done: {folder / 'last.ckpt'}{drawn}")
     return None

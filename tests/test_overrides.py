@@ -4,9 +4,13 @@ import os
 import shlex
 
 import pytest
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.types import Sweep
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gte.errors import UserError
-from gte.overrides import near_key, parsed, quote, read_arguments
+from gte.overrides import near_key, parsed, quote, read_arguments, retyped
 
 PATHS = [
     "multirun/mixing_ratio/alpha=0.5,seed=42", "donn\u00e9es", "a b", "what?", "x#y(1){2}[3]", "2020", "1e3",
@@ -38,6 +42,39 @@ def test_a_comma_is_a_sweep_only_where_sweeps_are_asked_for_and_no_such_path_is_
     assert parsed(read_arguments("eval", ["-m", "checkpoint=a,b"])[1]).is_sweep_override()
     (tmp_path / "a,b").mkdir()
     assert parsed(read_arguments("eval", ["-m", "checkpoint=a,b"])[1]).value() == "a,b"
+
+
+PIECES = [*"ab7.:/=~ -$#\t\\", "\u00e9", "s3://", "${seed}", "${hydra:sweep.subdir}", "1e3", "null", "C:\\d"]
+BRACKETED = [*"[](){},'\"", "${oc.env:A,'b'}", "${a:${b},c}"]
+
+
+def of_one_run(value: str) -> object:
+    return parsed(read_arguments("train", [f"checkpoint_dir={value}"])[0]).value()
+
+
+def of_points(value: str) -> list[object]:
+    """What the process of each point reads from what the sweep's own one was given."""
+    _, argument = read_arguments("train", ["-m", f"checkpoint_dir={value}"])
+    (points,) = BasicSweeper.split_arguments([parsed(argument)], None)
+    return [of_one_run(retyped(override).partition("=")[2]) for (override,) in points]
+
+
+@given(st.lists(st.lists(st.sampled_from(PIECES), min_size=1, max_size=5).map("".join), min_size=1, max_size=3))
+def test_a_point_of_a_sweep_gets_the_path_that_a_run_alone_gets(values):
+    values = [value.strip() or "a" for value in values]
+    assert of_points(",".join(values)) == [of_one_run(value) for value in values]
+
+
+@given(st.lists(st.sampled_from([*PIECES, *BRACKETED]), max_size=6).map("".join))
+def test_a_point_gets_the_value_of_one_run_in_quotes_and_brackets_too_or_both_are_refused(value):
+    try:
+        expected = of_one_run(value)
+    except UserError:
+        with pytest.raises(UserError):
+            of_points(value)
+        return
+    found = of_points(value)
+    assert found == [expected] or len(found) > 1 or isinstance(expected, Sweep)
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ class EarlyChecks(Callback):
                 out = Path(cfg.hydra.run.dir).absolute()
                 with open_dict(cfg):
                     cfg.out = str(out)
-                    del cfg.hydra
+                cfg = without_hydra(cfg)
                 EarlyChecks.new = [folder for folder in (out, *out.parents) if not folder.exists()]
                 EarlyChecks.check(cfg)
                 hold(EarlyChecks.locks, cfg, EarlyChecks.alone)  # before Hydra writes .hydra into another one's folder
@@ -180,6 +180,14 @@ class EarlyChecks(Callback):
             raise
         finally:
             cls.locks.close()
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """A copy without Hydra's own part, whose values, which name each other, `${hydra:...}` reads from the original."""
+    cfg = copy.deepcopy(config)
+    with open_dict(cfg):
+        del cfg.hydra
+    return cfg
 
 
 def hold(locks: ExitStack, cfg: DictConfig, alone: Sequence[str]) -> None:

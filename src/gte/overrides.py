@@ -35,6 +35,9 @@ if hasattr(argparse.ArgumentParser, "_check_help"):  # Python 3.14 looks at each
     # Hydra 1.3.8 gives --shell-completion an object in place of a text, so that it need not be made before it is shown
     of_action = argparse.HelpFormatter._get_help_string
     argparse.HelpFormatter._get_help_string = lambda formatter, action: str(of_action(formatter, action))
+# a value of several texts in a sweep; lists, functions and quoted texts are left to Hydra's grammar
+CHOICE = r"(?:\$\{[^{}]*\}|[^,(){}\[\]'\"])+"
+CHOICES = re.compile(f"{CHOICE}(?:,{CHOICE})+")
 # mappings whose keys are the user's
 OPEN = ("data.columns", "columns", "data.weights", "grids", "groups", "source_sets")
 
@@ -105,6 +108,8 @@ def literal(value: str, sweeps: bool) -> str:
     """A path as Hydra takes it: quoted where its grammar stumbles over it, or would see a number or several values."""
     if value[:1] in ("'", '"', "[", "{"):
         return value
+    if sweeps and CHOICES.fullmatch(value) and not Path(value).exists():
+        return ",".join(literal(choice.strip(), False) for choice in re.findall(CHOICE, value))
     value = str(Path(value).expanduser()) if value.startswith("~/") else value
     override = parsed(f"key={value}")
     if override is None:
@@ -113,7 +118,24 @@ def literal(value: str, sweeps: bool) -> str:
         return value if sweeps and not Path(value).exists() else quote(value)
     found = override.value()
     as_typed = found is None or isinstance(found, bool | QuotedString) or found == value
-    return value if as_typed else quote(value)
+    # a sweep would write it anew: a quote in ${...} without the backslash that it takes, the last one before a comma
+    return value if as_typed and not re.search(r"""['"]|\\$""", value) else quote(value)
+
+
+def retyped(override: str) -> str:
+    r"""A sweep's override in a form from which `read_arguments` and Hydra read the same value.
+
+    A sweep gives a point its texts without quotes, each sign of Hydra's grammar behind a backslash, which would become
+    one of the path.
+
+    >>> retyped(r"resume=s3\://bucket/$\{seed\}"), retyped("resume=runs/a")
+    ('resume="s3://bucket/${seed}"', 'resume=runs/a')
+    """
+    key, _, value = override.partition("=")
+    if key.lstrip("+") not in LITERAL or value[:1] in ("'", '"'):
+        return override
+    text = parsed(override).value()
+    return f"{key}={quote(text)}" if isinstance(text, str) and text != value else override
 
 
 def tokenizer_of(model: str) -> str:

@@ -22,10 +22,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from gte.build import build, require_prepared
+from gte.build import build, require_prepared, without_hydra
 from gte.early import check_trainer
 from gte.errors import ERASE, PointsFailed, Stopped, UserError
-from gte.overrides import refuse_unknown_keys
+from gte.overrides import quote, refuse_unknown_keys, retyped
 from gte.remote import is_address
 from gte.values import TRAIN, check_values
 
@@ -117,8 +117,8 @@ class Processes(Launcher):
         HydraConfig.instance().set_config(cfg)
         subdir = str(cfg.hydra.sweep.subdir)
         folder = Path(cfg.hydra.sweep.dir) / subdir
-        with open_dict(cfg):
-            del cfg.hydra
+        cfg.out = str(folder.absolute())  # as in the point's own process
+        cfg = without_hydra(cfg)
         refuse_unknown_keys(cfg, self.config.hydra.job.config_name)
         require_prepared(cfg)  # once, not by each point
         try:
@@ -172,9 +172,11 @@ class Processes(Launcher):
             return code
         # an experiment's `pretrained` is a run in the sweep's directory, and a checkpoint_dir may hold the point's
         # subdir or its number, of which a process that runs alone would not know: it would make None of the number
-        places = [f"hydra.sweep.dir='{self.config.hydra.sweep.dir}'", f"hydra.sweep.subdir='{point.subdir}'"]
-        places += [f"hydra.job.num={point.number}", f"hydra.run.dir='{folder}'"]
-        command = [sys.executable, sys.argv[0], *point.overrides, "hydra.mode=RUN", *places]
+        places = {"sweep.dir": self.config.hydra.sweep.dir, "sweep.subdir": point.subdir, "run.dir": str(folder)}
+        own = [f"hydra.{key}={quote(path)}" for key, path in places.items()]
+        own = ["hydra.mode=RUN", f"hydra.job.num={point.number}", f"hydra.job.id={point.number}", *own]
+        shared = OmegaConf.to_container(self.config.hydra.overrides.hydra)  # which are not among the point's
+        command = [sys.executable, sys.argv[0], *map(retyped, point.overrides), *shared, *own]
         if self.parallel == 1:
             return self.wait_for(command, folder)
         folder.mkdir(parents=True, exist_ok=True)

@@ -17,8 +17,10 @@ from gte.models import load
 from gte.models.load import describe, weights_checksum
 from gte.prompts import with_prompts
 from gte.results.ablation import (
+    averaged,
     by_line,
     by_point,
+    collect,
     grid_order,
     losses_by_line,
     measured,
@@ -280,15 +282,37 @@ def test_means_pair_tasks_by_seed_and_leave_out_seeds_that_lack_one(capsys):
         *(("a=0,seed=3", 3, "train/seconds", "9"), ("a=0,seed=2", 2, "train/seconds", "7")),
         *(("a=0,seed=1", 1, "train/seconds", "8"), ("a=1,seed=3", 3, "train/seconds", "0")),
     )
-    assert overall(by_point(scores, [])[("a", "0"),]) == [15.0, 30.0]
-    assert by_line(scores, []) == {"ours": [("0", [15.0, 30.0]), ("1", [5.0])]}
+    scores += rows(("a=1,seed=3", 3, "B", "7"))
+    assert overall(by_point(scores, [])[("a", "0"),], ["A", "B"]) == [15.0, 30.0]
+    assert by_line(scores, []) == {"ours": [("0", [15.0, 30.0]), ("1", [6.0])]}
     assert scores_by_seconds(scores, []) == {"0": [(8.0, 15.0), (7.0, 30.0)]}
     _, first, second = table(scores, [])
-    assert first[:3] == ["a 0", "3", "40.00 ± 43.59"] and first[-1] == "22.50 ± 10.61" and second[-1] == "5.00"
+    assert first[:3] == ["a 0", "3", "40.00 ± 43.59"] and first[-1] == "22.50 ± 10.61" and second[-1] == "6.00"
     assert table(scores, [], {"of A": ["A"]})[1][2] == "40.00 ± 43.59"  # of a group that the seed has all of
     assert not capsys.readouterr().err
     tell_lacking(scores)
     assert capsys.readouterr().err.splitlines() == ["left out of the mean of tasks: a 0, seed 3, which lacks B"]
+
+
+def test_means_of_points_are_of_the_same_tasks_or_there_is_none_and_a_line_says_so(capsys):
+    scores = rows(
+        *((f"a={a},seed={seed}", seed, task, "10") for a in (0, 1, 2) for seed in (1, 2) for task in "AB"),
+        *(("a=3,seed=1", 1, "A", "90"), ("a=1,seed=2", 2, "C", "80")),
+    )
+    points = by_point(scores, [])
+    for entry, metrics in points.items():
+        alone = entry == (("a", "3"),)
+        assert overall(metrics, averaged(points)) == ([] if alone else [10.0, 10.0])
+    assert [row[-1] for row in table(scores, [])[1:]] == [*["10.00 ± 0.00"] * 3, ""]
+    assert [row[2] for row in table(scores, [], {"all": ["A", "B", "C"]})[1:]] == [*["10.00 ± 0.00"] * 3, ""]
+    assert [x for x, _ in by_line(scores, [])["ours"]] == ["0", "1", "2"]
+    tell_lacking(scores)
+    assert capsys.readouterr().err.splitlines() == [
+        "note: no mean of tasks counts C: at least half of the points lack it",
+        "left out of the mean of tasks: a 3, seed 1, which lacks B",
+    ]
+    two = rows(*((f"a={a},seed=1", 1, task, value) for a, task, value in ((0, "A", 1), (0, "B", 9), (1, "A", 2))))
+    assert [row[-1] for row in table(two, [])[1:]] == ["1.00", "2.00"]  # of A alone, which both have
 
 
 def test_every_run_that_a_table_counts_and_no_mean_does_is_told_of(capsys):
@@ -321,16 +345,78 @@ def test_a_value_that_is_no_number_stops_no_table_and_a_refused_sweep_leaves_not
     assert not (tmp_path / "new/results.csv").exists() and not (tmp_path / "new/loss.csv").exists()
 
 
-def write_finished(run: Path, score: float) -> None:
-    """A run of one step that is done, as far as `collect` reads it."""
+def write_finished(run: Path, score: float, steps: int = 1) -> None:
+    """A run that is done, as far as `collect` reads it."""
     for folder in ("checkpoints", ".hydra"):
         (run / folder).mkdir(parents=True)
     (run / ".hydra/overrides.yaml").write_text("[]")
-    (run / "metrics.csv").write_text(f"eval/A,step,train/loss\n{score},0,1.0\n")
-    sizes = {"name": "pretrain", "max_length": 8, "global_batch": 8, "steps": 1, "epochs": None, "group_size": 1}
+    (run / "metrics.csv").write_text(f"eval/A,step,train/loss\n{score},{steps - 1},1.0\n")
+    sizes = {"name": "pretrain", "max_length": 8, "global_batch": 8, "steps": steps, "epochs": None, "group_size": 1}
     sizes |= {"lr_scale": 1.0, "init_from": None, "batch_tokens": 64, "recompute_fraction": 0.0}
-    facts = {"stage": sizes, "steps": 1, "sources": {}, "commit": "c", "seed": 1, "alpha": 0.5}
+    seed = int(run.name[-1])
+    facts = {"stage": sizes, "steps": steps, "sources": {}, "commit": "c", "seed": seed, "alpha": 0.5}
     torch.save({"state_dict": {}, "encoder": {"schema": 2}, "history": [facts]}, run / "checkpoints/last.ckpt")
+    (run / "training.json").write_text(json.dumps([facts]))
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch) -> dict[str, Path]:
+    """Four finished runs of 12 steps: two points of two seeds."""
+    monkeypatch.chdir(tmp_path)
+    found = {f"a={a},seed={seed}": Path(f"runs/a={a},seed={seed}") for a in (0, 1) for seed in (1, 2)}
+    for number, run in enumerate(found.values()):
+        write_finished(run, 50 + number * number, steps=12)
+    return found
+
+
+def test_a_score_of_an_earlier_checkpoint_of_some_runs_adds_a_point_and_changes_no_other(sweep):
+    before, _ = collect(Path("runs"))
+    run = sweep["a=1,seed=2"]
+    score(run, "s6", entry(run / "checkpoints/step-0000006.ckpt", 40))
+    after, _ = collect(Path("runs"))
+    added = [row for row in after if row not in before]
+    assert [row for row in after if row in before] == before
+    assert [(row["run"], row["metric"], row["value"]) for row in added] == [("a=1,seed=2,step=6", "STS", "40.0000")]
+    for run in sweep.values():
+        score(run, "s6", entry(run / "checkpoints/step-0000006.ckpt", 40))
+    steps = {row["run"].rpartition("=")[2] for row in collect(Path("runs"))[0]}
+    assert steps == {"6", "12"}  # all have several: a sweep over steps
+
+
+@pytest.mark.parametrize("kept", ["kept/${hydra:sweep.subdir}", "s3://bucket/${seed}", "${out}/more"])
+def test_a_finished_run_counts_wherever_its_checkpoints_are_kept(sweep, kept, capsys):
+    before, curves = collect(Path("runs"))
+    name, run = "a=1,seed=2", sweep["a=1,seed=2"]
+    (run / "checkpoints/last.ckpt").unlink()
+    (run / ".hydra/config.yaml").write_text(f"checkpoint_dir: {kept}\nseed: 2\nout: none\n")
+    hydra = f"hydra:\n  sweep: {{subdir: '{name}'}}\n  runtime: {{output_dir: '{run.resolve()}'}}\n"
+    (run / ".hydra/hydra.yaml").write_text(hydra)
+    assert collect(Path("runs")) == (before, curves) and not capsys.readouterr().err
+    folder = {"k": f"kept/{name}", "s": "s3://bucket/2", "$": f"{run}/more"}[kept[0]]
+    score(run, "own", entry(f"{folder}/last.ckpt", 40), entry("elsewhere/last.ckpt", 30))
+    found = [row for row in collect(Path("runs"))[0] if row not in before]
+    assert [(row["run"], row["value"]) for row in found] == [(name, "40.0000")]
+
+    with open(run / "metrics.csv", "a") as lines:  # resumed, and killed before it was done
+        lines.write("60,16,1.0\n")
+    assert name not in {row["run"] for row in collect(Path("runs"))[0]}
+    assert f"left out: {run}, stopped after 17 steps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("beside", ["training.json", "checkpoints/step-0000012.ckpt"])
+def test_a_cut_checkpoint_is_named_and_stops_neither_its_run_nor_the_others(sweep, beside, capsys):
+    before = collect(Path("runs"))
+    run = sweep["a=0,seed=1"]
+    last = run / "checkpoints/last.ckpt"
+    (run / "checkpoints/step-0000012.ckpt").write_bytes(last.read_bytes())
+    last.write_bytes(last.read_bytes()[:600])
+    for other in {"training.json", "checkpoints/step-0000012.ckpt"} - {beside}:
+        (run / other).unlink()
+    assert collect(Path("runs")) == before
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"note: {last} is truncated or altered (") and line.endswith("): not used")
+    with pytest.raises(UserError, match=f"cannot read the checkpoint {last}: it is truncated or altered"):
+        load.read_checkpoint(last)
 
 
 def test_a_seed_with_two_values_of_a_point_is_refused_by_its_runs():

@@ -53,9 +53,21 @@ def test_points_that_differ_in_one_key_are_compared_by_what_both_have():
     assert float(found[0][4]) == pytest.approx(0.020, abs=1e-3)  # t = 7 of 2 degrees: p = 1 - 7 / sqrt(51)
 
 
-def test_seeds_of_unequal_tasks_are_not_averaged():
-    rows = by_seed("a=0", [1, 2]) + by_seed("a=1", [2, 3]) + by_seed("a=0", [1], "T") + by_seed("a=1", [1], "T")
-    assert differences(scores(*rows), [])[1] == ["a: 0 -> 1", "", "", "", "", ""]
+def test_a_seed_that_lacks_a_task_leaves_the_comparison_and_the_others_stay():
+    rows = [
+        one for a, shift in ((0, 0), (1, 2)) for task in "STU" for one in by_seed(f"a={a}", [1 + shift, 2, 9], task)
+    ]
+    rows = [row for row in rows if row[:3] != ("a=1,seed=2", 2, "U")]
+    complete = [row for row in rows if row[1] != 2]
+    groups = {"one": ["U"], "both": ["S", "T"]}
+    assert differences(scores(*rows), [])[1] == differences(scores(*complete), [])[1]
+    assert differences(scores(*rows), [])[1][:4] == ["a: 0 -> 1", "2", "3", "+1.00"]
+    assert differences(scores(*rows), [], groups)[1][-2:] == [
+        "+1.00 (0.500)",
+        "+0.67 (0.423)",
+    ]  # all three seeds have S and T
+    none = [row for row in rows if (row[1], row[2]) in ((0, "S"), (1, "T"))]
+    assert differences(scores(*none), [])[1] == ["a: 0 -> 1", "", "", "", "", ""]
 
 
 def test_a_group_is_the_mean_of_its_tasks_and_has_its_own_p():

@@ -15,9 +15,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
+from omegaconf import DictConfig
 
 from gte.curves import read_rows
 from gte.models.load import history
+from gte.overrides import read_arguments
 from gte.results.ablation import table
 
 CONFIGURED = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "conf/experiment").glob("*.yaml")}
@@ -109,7 +111,7 @@ def test_a_point_is_a_process_of_its_own_with_its_own_directory(script, started)
     for command, alpha in zip(started.commands, ("0", "1"), strict=True):
         assert command[1] == str(ROOT / "src/train.py") and "-m" not in command
         assert {"hydra.mode=RUN", f"data.alpha={alpha}", "seed=7", "model=tiny", "scale=laptop"} <= set(command)
-        assert f"hydra.run.dir='multirun/mixing_ratio/alpha={alpha},seed=7'" in command
+        assert f'hydra.run.dir="multirun/mixing_ratio/alpha={alpha},seed=7"' in command
 
 
 def test_a_point_knows_the_sweeps_directory_as_the_command_line_has_it(script, started):
@@ -117,7 +119,7 @@ def test_a_point_knows_the_sweeps_directory_as_the_command_line_has_it(script, s
     code, _, err = script("train", *sweep, "hydra.sweep.dir=multirun/other=place")
     assert code == 0, err
     (command,) = started.commands
-    assert "hydra.sweep.dir='multirun/other=place'" in command
+    assert 'hydra.sweep.dir="multirun/other=place"' in command
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
         cfg = compose("train", command[2:], return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)
@@ -222,21 +224,52 @@ def test_points_that_share_their_checkpoints_are_refused_by_their_names(script, 
     assert line.endswith(f"'checkpoint_dir={shared}/${{hydra:sweep.subdir}}'")
 
 
-@pytest.mark.parametrize("own", ["${hydra:sweep.subdir}", "${hydra:job.num}", "${data.alpha}"])
+def in_its_process(command: list[str]) -> DictConfig:
+    """The settings that a point's process composes, as `train.py` reads its command line."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        cfg = compose("train", read_arguments("train", command[2:]), return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    return cfg
+
+
+@pytest.mark.parametrize(
+    ("folder", "subdir", "names"),
+    [
+        ("s3://bucket", [], ["alpha=0,seed=1", "alpha=1,seed=1"]),
+        ("/abs/k=1", ["hydra.sweep.subdir=${hydra.job.num}"], ["0", "1"]),
+        ("C:\\d e", ["hydra.sweep.subdir=\"a=${data.alpha},b 'c'\""], ["a=0,b 'c'", "a=1,b 'c'"]),
+    ],
+)
+def test_the_paths_of_points_are_what_the_sweep_says_with_each_ones_subdir(script, started, folder, subdir, names):
+    sweep = ["+experiment=mixing_ratio", "scale=laptop", "seed=1", "data.alpha=0,1", *subdir]
+    typed = [f"{key}={folder}/${{hydra:sweep.subdir}}" for key in ("checkpoint_dir", "stage.init_from", "resume")]
+    code, _, err = script("train", "-m", *sweep, *typed)
+    assert code == 0, err
+    for command, name in zip(started.commands, names, strict=True):
+        cfg = in_its_process(command)
+        assert {cfg.checkpoint_dir, cfg.stage.init_from, cfg.resume} == {f"{folder}/{name}"}
+
+
+@pytest.mark.parametrize(
+    "own", ["kept/${hydra:job.num}", "kept/${hydra:job.id}", "kept/${data.alpha}", "kept/${hydra:job.override_dirname}"]
+)
 def test_what_tells_the_checkpoints_of_points_apart_does_so_in_their_processes(script, started, own):
     """A single run's own hydra.job.num is None, and its subdir one of no sweep."""
-    sweep = ["+experiment=mixing_ratio", "scale=laptop", "seed=1", "data.alpha=0,1", f"checkpoint_dir=kept/{own}"]
-    code, _, err = script("train", "-m", *sweep)
+    sweep = ["+experiment=mixing_ratio", "scale=laptop", "seed=1", "data.alpha=0,1", f"checkpoint_dir={own}"]
+    varied = "hydra.job.config.override_dirname.exclude_keys"
+    shared = yaml.safe_load((ROOT / "conf/hydra/sweeper/grids.yaml").read_text())["shared"]["laptop"]
+    keys = ",".join(["experiment", "scale", "seed", "checkpoint_dir", *shared])
+    code, _, err = script("train", "-m", *sweep, f"{varied}=[{keys}]")
     assert code == 0, err
-    found = []
-    for command in started.commands:
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
-            cfg = compose("train", command[2:], return_hydra_config=True)
-            HydraConfig.instance().set_config(cfg)
-            found.append(cfg.checkpoint_dir)
-    expected = {"${hydra:sweep.subdir}": ["alpha=0,seed=1", "alpha=1,seed=1"]}.get(own, ["0", "1"])
-    assert found == [f"kept/{name}" for name in expected]
+    names = ["data.alpha=0", "data.alpha=1"] if own.endswith("dirname}") else ["0", "1"]
+    assert [in_its_process(command).checkpoint_dir for command in started.commands] == [f"kept/{k}" for k in names]
+
+
+def test_checkpoints_within_a_runs_own_directory_are_each_points_own(script, started):
+    sweep = ["+experiment=mixing_ratio", "scale=laptop", "seed=1", "data.alpha=0,1", "checkpoint_dir=${out}/kept"]
+    code, _, err = script("train", "-m", *sweep)
+    assert code == 0 and len(started.commands) == 2, err
 
 
 @pytest.mark.parametrize(

@@ -216,6 +216,9 @@ def test_texts_that_are_cut_are_counted_in_a_line(script, prepared, tmp_path):
         line for line in out.splitlines() if line.endswith("of 128 texts have 8 tokens or more: what is beyond was cut")
     ]
     assert code == 0 and len(cut) == 1, err
+    resumed = [*base, "stage.max_length=8", "out=short", "stage.steps=5", "resume=auto"]
+    code, out, err = script(*resumed)
+    assert code == 0 and "of 192 texts have 8 tokens or more: what is beyond was cut (counted since the resume)" in out
     code, out, err = script(*base, "out=long")
     assert code == 0 and "was cut" not in out, err
 

@@ -6,6 +6,7 @@ import re
 import tempfile
 import zipfile
 import zlib
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -91,6 +92,13 @@ def damage_of(file: Path, version: tuple[int, int, int] | None) -> str | None:
     return None if record is None else f"altered in {record}"
 
 
+def begins_as_saved(path: Path) -> bool:
+    """Whether a file begins as those of torch.save do; what is wrong with others, torch.load says."""
+    with suppress(OSError), open(path, "rb") as file:
+        return file.read(2) == b"PK"
+    return False
+
+
 def read_checkpoint(path: Path) -> dict:
     """Read a .ckpt file, without running any code from it.
 
@@ -99,9 +107,10 @@ def read_checkpoint(path: Path) -> dict:
     Returns: its content.
     Raises: UserError where it is not one of ours, and where a byte of it is not as it was written.
     """
-    content = load_pickle(path, "checkpoint", mmap=True)
-    if wrong := damage(path):  # torch.load compares no checksum
+    # torch.load compares no checksum, and says "Invalid argument" of a file that is cut
+    if begins_as_saved(path) and (wrong := damage(path)):
         raise UserError(f"cannot read the checkpoint {path}: it is {wrong}; name another one of its run")
+    content = load_pickle(path, "checkpoint", mmap=True)
     if isinstance(content, dict) and path.name == ZERO_FILE.name:
         content["state_dict"] = content.get("fp32_weights", content.get("module", {}))
     parts = [content.get(key) if isinstance(content, dict) else None for key in ("encoder", "state_dict")]

@@ -16,8 +16,9 @@ import yaml
 from gte.curves import LAST, Curve, last_mean, read_metrics, steps_made
 from gte.errors import UserError, tell
 from gte.files import whole
-from gte.models.load import history
+from gte.models.load import damage
 from gte.results.paper import Table
+from gte.results.record import history_of
 from gte.results.scored import evaluated
 from gte.stage import Stage
 
@@ -32,39 +33,56 @@ def collect(runs: Path) -> tuple[list[dict], list[dict]]:
     """Scores, a row each in COLUMNS, and loss curves, a row each in CURVE_COLUMNS, of the finished runs under `runs`.
 
     Scores are those of evaluations during training, and those of the run's own checkpoints in every results.json within
-    its directory; where they are of several steps, `run` has the step. The training loss is there as well, as
-    train/loss. A run that is not finished is skipped with a line on stderr, so is every value that is no number. The
-    training's seconds are there as train/seconds. Raises UserError where none is finished, and where two results.json
-    disagree.
+    its directory; where those are of steps before the run's last one, `run` has the step, and all of them do where all
+    runs have such. The training loss is there as well, as train/loss. A run that is not finished is skipped with a line
+    on stderr, so is every value that is no number. The training's seconds are there as train/seconds. Raises UserError
+    where none is finished, and where two results.json disagree.
     """
-    folders = sorted(path.parents[1] for path in runs.glob("*/.hydra/overrides.yaml"))
-    scores, curves = [], []
-    for folder in folders:
-        facts = history(folder)[-1] if (folder / "checkpoints" / "last.ckpt").exists() else None
-        if facts is None or (facts["steps"] < all_steps(facts) and "stopped_early" not in facts):
-            done = facts["steps"] if facts else 0
-            tell(f"left out: {folder}, stopped after {done} steps; the sweep's command goes on")
+    settings, values, curves = {}, {}, []
+    for folder in sorted(path.parents[1] for path in runs.glob("*/.hydra/overrides.yaml")):
+        facts = finished(folder)
+        if facts is None:
             continue
         overrides = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text())
-        settings = {
+        settings[folder] = {
             "commit": facts["commit"],
             "overrides": " ".join(text for text in overrides if not text.startswith("hydra.")),
             "seed": facts["seed"],
         }
         metrics = metrics_of(folder)
-        found = measured(folder, facts, metrics)
-        several = len({step for step, _ in found}) > 1
-        for (step, metric), value in found.items():
-            run = f"{folder.name},step={step}" if several else folder.name
-            scores.append({"run": run, **settings, "metric": metric, "value": f"{value:.4f}"})
+        values[folder] = measured(folder, facts, metrics), facts["steps"]
         steps, losses = steps_made(metrics.get("train/loss", ([], [])))
         width = max(1, len(losses) // CURVE_POINTS)
         for end in range(width, len(losses) + 1, width):
             if finite := [loss for loss in losses[end - width : end] if isfinite(loss)]:
                 curves.append({"run": folder.name, "step": steps[end - 1], "loss": f"{mean(finite):.4f}"})
+    # the last scores of runs that have earlier ones, too, are compared with those of runs that have none
+    all_have_earlier = all(any(step != last for step, _ in found) for found, last in values.values() if found)
+    scores = []
+    for folder, (found, last) in values.items():
+        for (step, metric), value in found.items():
+            run = folder.name if step == last and not all_have_earlier else f"{folder.name},step={step}"
+            scores.append({"run": run, **settings[folder], "metric": metric, "value": f"{value:.4f}"})
     if not scores:
         raise UserError(f"no finished run under {runs}; train them first: src/train.py -m +experiment={runs.name}")
     return scores, curves
+
+
+def finished(folder: Path) -> dict | None:
+    """The record of a run's last stage; None, and a line, where the run has not made all of its steps."""
+    last = folder / "checkpoints" / "last.ckpt"
+    wrong = damage(last) if last.exists() else "not there"
+    if last.exists() and wrong:
+        tell(f"note: {last} is {wrong}: not used")
+    *_, facts = history_of(folder) or [None]
+    steps = facts["steps"] if facts else 0
+    done = steps
+    if wrong and (folder / "metrics.csv").is_file():  # a run that was resumed and killed is beyond its training.json
+        done = max([done, *(curve[0][-1] + 1 for curve in read_metrics(folder / "metrics.csv").values())])
+    if facts and done == steps and (steps >= all_steps(facts) or "stopped_early" in facts):
+        return facts
+    tell(f"left out: {folder}, stopped after {done} steps; the sweep's command goes on")
+    return None
 
 
 def all_steps(facts: dict) -> int:
@@ -215,44 +233,60 @@ def tasks_of(metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, float]
     return {name: values for name, values in metrics.items() if not name.startswith("train/")}
 
 
-def seed_means(metrics: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Seed -> mean over a point's tasks, of the seeds that have all of them."""
-    tasks = list(tasks_of(metrics).values())
-    complete = [seed for seed in (tasks[0] if tasks else {}) if all(seed in values for values in tasks)]
-    return {seed: mean(values[seed] for values in tasks) for seed in complete}
+def averaged(points: Mapping[tuple, dict[str, dict[str, float]]]) -> list[str]:
+    """The tasks that every mean of tasks is over: those that more than half of the evaluated points have."""
+    found = [task for metrics in points.values() for task in tasks_of(metrics)]
+    evaluated_points = sum(1 for metrics in points.values() if tasks_of(metrics))
+    return [task for task in dict.fromkeys(found) if 2 * found.count(task) > evaluated_points]
 
 
-def overall(metrics: dict[str, dict[str, float]]) -> list[float]:
-    """Each seed's mean over its tasks; a seed that lacks one is left out, see `tell_lacking`."""
-    return list(seed_means(metrics).values())
+def seed_means(metrics: dict[str, dict[str, float]], tasks: Sequence[str]) -> dict[str, float]:
+    """Seed -> mean over these tasks, of the seeds of a point that have all of them."""
+    scores = [values for name, values in tasks_of(metrics).items() if name in tasks]
+    if not scores or len(scores) < len(tasks):
+        return {}
+    complete = [seed for seed in scores[0] if all(seed in values for values in scores)]
+    return {seed: mean(values[seed] for values in scores) for seed in complete}
+
+
+def overall(metrics: dict[str, dict[str, float]], tasks: Sequence[str]) -> list[float]:
+    """Each seed's mean over these tasks; a seed that lacks one is left out, see `tell_lacking`."""
+    return list(seed_means(metrics, tasks).values())
 
 
 def tell_lacking(scores: list[dict]) -> None:
-    """Tells, a line each, of the seeds that lack a task which others of their point have: no mean counts them.
+    """Tells of the tasks that no mean is over, and, a line each, of the seeds that lack one of the others.
 
     So it does of a run without any evaluation, unless no other run of the sweep has one.
     """
     points = by_point(scores, [])
+    required = averaged(points)
     if not any(map(tasks_of, points.values())):
         return
+    found = dict.fromkeys(task for metrics in points.values() for task in tasks_of(metrics))
+    if apart := [task for task in found if task not in required]:
+        tell(f"note: no mean of tasks counts {', '.join(apart)}: at least half of the points lack it")
     for entry, metrics in points.items():
         tasks = tasks_of(metrics)
         if not tasks and "step" in dict(entry):  # the run was evaluated, after fewer steps
             continue
         for seed in dict.fromkeys(seed for values in metrics.values() for seed in values):
-            lacking = [name for name, values in tasks.items() if seed not in values]
+            lacking = [name for name in required if seed not in tasks.get(name, {})]
             if lacking or not tasks:
                 label = ", ".join(f"{key} {value}" for key, value in entry)
-                said = "has no evaluation" if len(lacking) == len(tasks) else f"lacks {', '.join(lacking)}"
+                evaluated_seed = any(seed in values for values in tasks.values())
+                said = f"lacks {', '.join(lacking)}" if evaluated_seed else "has no evaluation"
                 tell(f"left out of the mean of tasks: {label}, seed {seed}, which {said}")
 
 
 def by_line(scores: list[dict], order: list[str]) -> dict[str, list[tuple[str, list[float]]]]:
     """A figure's lines: what a line's points have in common -> (the last key's value, each seed's mean over tasks)."""
     lines: dict[str, list] = {}
-    for entry, metrics in by_point(scores, order).items():
+    points = by_point(scores, order)
+    tasks = averaged(points)
+    for entry, metrics in points.items():
         *others, (_, x) = entry
-        if values := overall(metrics):
+        if values := overall(metrics, tasks):
             lines.setdefault(", ".join(value for _, value in others) or "ours", []).append((x, values))
     return lines
 
@@ -276,10 +310,11 @@ def losses_by_line(curves: list[dict], order: list[str]) -> dict[str, dict[str, 
 
 def scores_by_seconds(scores: list[dict], order: list[str]) -> dict[str, list[tuple[float, float]]]:
     """Point -> (seconds of training, mean of tasks) of each seed, where both are known."""
-    found = {}
-    for entry, metrics in by_point(scores, order).items():
+    found, points = {}, by_point(scores, order)
+    tasks = averaged(points)
+    for entry, metrics in points.items():
         spent = {seed: value for seed, value in metrics.get("train/seconds", {}).items() if value > 0}
-        if both := [(spent[seed], value) for seed, value in seed_means(metrics).items() if seed in spent]:
+        if both := [(spent[seed], value) for seed, value in seed_means(metrics, tasks).items() if seed in spent]:
             found[", ".join(value for _, value in entry)] = both
     return found
 
@@ -308,14 +343,16 @@ def table(scores: list[dict], order: list[str], groups: Groups | None = None) ->
     """
     metrics = list(dict.fromkeys(row["metric"] for row in scores))
     rows = [["point", "seeds", *(groups or metrics), "mean of tasks"]]
-    for entry, values in by_point(scores, order).items():
+    points = by_point(scores, order)
+    tasks = averaged(points)
+    for entry, values in points.items():
         label = ", ".join(f"{key} {value}" for key, value in entry)
         if groups:
-            parts = [{name: values[name] for name in values if in_group(name, group)} for group in groups.values()]
-            cells = [spread(overall(part)) for part in parts]
+            parts = [[name for name in tasks if in_group(name, group)] for group in groups.values()]
+            cells = [spread(overall(values, part)) for part in parts]
         else:
             cells = [spread(list(values.get(metric, {}).values())) for metric in metrics]
-        rows.append([label, str(len(set().union(*values.values()))), *cells, spread(overall(values))])
+        rows.append([label, str(len(set().union(*values.values()))), *cells, spread(overall(values, tasks))])
     return rows
 
 

@@ -15,10 +15,10 @@ HEADER = ["points", "seeds", "tasks", "difference", "p over seeds", "p over task
 def differences(scores: list[dict], order: list[str], groups: Groups | None = None) -> Table:
     """Compare each two points that differ in one key alone, a row each, the last key first: second less first.
 
-    The difference is the mean over the seeds and tasks that both have, in points of 100. Each p is that of a paired
-    t-test of both points' means: over seeds, each the mean of its tasks (would other seeds show it?), and over tasks,
-    each the mean of its seeds (would other tasks?). Nothing is corrected for the number of rows. Raises UserError where
-    a seed of a point has two values of a task.
+    The difference is the mean over the tasks that both have and the seeds that have all of them, in points of 100. Each
+    p is that of a paired t-test of both points' means: over seeds, each the mean of its tasks (would other seeds show
+    it?), and over tasks, each the mean of its seeds (would other tasks?). Nothing is corrected for the number of rows.
+    Raises UserError where a seed of a point has two values of a task.
 
     Args:
         scores: rows as `gte.results.ablation.collect` gives them.
@@ -71,10 +71,15 @@ def only(of: dict[tuple, float], patterns: Sequence[str]) -> dict[tuple, float]:
 
 
 def compare(first: dict[tuple, float], second: dict[tuple, float]) -> list[str]:
-    """The cells of HEADER behind the points. Scores are by (seed, task); those that one point lacks are left out."""
+    """The cells of HEADER behind the points. Scores are by (seed, task).
+
+    A task that one point lacks is left out, then a seed that lacks one of the others: a mean over seeds of other tasks
+    is none.
+    """
     both = [pair for pair in first if pair in second]
     seeds, tasks = (list(dict.fromkeys(pair[k] for pair in both)) for k in (0, 1))
-    if len(both) < max(1, len(seeds) * len(tasks)):  # a mean over seeds of other tasks is none
+    seeds = [seed for seed in seeds if all((seed, task) in of for task in tasks for of in (first, second))]
+    if not seeds:
         return ["", "", "", "", ""]
     a, b = ([[of[seed, task] for task in tasks] for seed in seeds] for of in (first, second))
     over_seeds = p_value(list(map(mean, a)), list(map(mean, b)))

@@ -14,12 +14,12 @@ import yaml
 
 from gte.curves import LAST, Curve, band, chunks, last_mean, read_metrics, running_mean, spread, steps_made, window_of
 from gte.errors import UserError, tell
-from gte.files import read_json, whole
-from gte.models.load import HISTORY_FILE, history
-from gte.results.ablation import all_steps, by_point, losses_by_line, overall, seconds, table
+from gte.files import whole
+from gte.results.ablation import all_steps, averaged, by_point, losses_by_line, overall, seconds, table
 from gte.results.differences import differences
 from gte.results.page import Line, chart, charts, dots, note, number, page, section, tiles
 from gte.results.page import table as html_table
+from gte.results.record import history_of
 from gte.results.scored import has_weights_of_now, left_out, named
 from gte.results.table import cells
 from gte.ticker import spell
@@ -96,8 +96,9 @@ def write_experiment_report(
     Returns: the file, which is written completely or not at all.
     """
     points = by_point(scores, order)
+    tasks = averaged(points)
     metric_names = list(dict.fromkeys(row["metric"] for row in scores))
-    figures = [dots("Mean of tasks", "points of 100", rows_of(points, overall))]
+    figures = [dots("Mean of tasks", "points of 100", rows_of(points, lambda found: overall(found, tasks)))]
     for metric in metric_names:
         unit = {"train/loss": "nats", "train/seconds": "seconds"}.get(metric, "points of 100")
         figures.append(
@@ -131,15 +132,6 @@ def write(file: Path, content: str) -> Path:
     with whole(file) as partial:
         partial.write_text(content, encoding="utf-8")
     return file
-
-
-def history_of(run: Path) -> list[dict]:
-    """The stages of a run by its newest checkpoint, by training.json where none can be read; none where neither is."""
-    try:
-        return history(run)
-    except UserError:
-        record = run / HISTORY_FILE
-        return read_json(record, list) if record.exists() else []
 
 
 def split(stages: list[dict]) -> tuple[list[dict], dict]:

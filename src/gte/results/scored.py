@@ -10,6 +10,7 @@ from gte.errors import UserError, tell
 from gte.files import read_json, stamp
 from gte.models.load import load_encoder, weights_checksum
 from gte.remote import find_checkpoint
+from gte.results.record import checkpoints_of
 
 
 def evaluated(folder: Path, facts: dict) -> dict[tuple[int, str], tuple[float, Path]]:
@@ -55,7 +56,7 @@ def step_scored(model: dict, folder: Path, facts: dict) -> int | None:
     checkpoint, cell = named(model)
     if cell not in ("", "fp32"):
         return None
-    path, homes = Path(checkpoint), {folder.resolve(), (folder / "checkpoints").resolve()}
+    path, homes = Path(checkpoint), {folder.resolve(), *checkpoints_of(folder)}
     if path.resolve() in homes:
         return facts["steps"]
     if path.suffix != ".ckpt" or path.parent.resolve() not in homes:

@@ -25,7 +25,7 @@ class ContrastiveTask(pl.LightningModule):
 
     `step_metrics` is what the last step measured, for gte.training.callbacks.Metrics: Lightning's own log would repeat
     a source's last loss at the steps of all other sources. `counts`: the texts that this rank has been given, and those
-    of them that fill the stage's max_length.
+    of them that fill the stage's max_length; of a run that is `resumed`, since then.
 
     Args:
         encoder: is trained.
@@ -58,6 +58,7 @@ class ContrastiveTask(pl.LightningModule):
         self.seed, self.max_skipped = seed, max_skipped
         self.skipped = {"all": 0, "in_a_row": 0}
         self.counts: Counter[str] = Counter()
+        self.resumed = False
         self.step_metrics: dict[str, Tensor | float] = {}
         encoder.train()  # from_pretrained of transformers gives eval mode, which Lightning would keep: no dropout
         if stage.recompute_layers:
@@ -192,7 +193,7 @@ class ContrastiveTask(pl.LightningModule):
         checkpoint["skipped"] = self.skipped
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        self.skipped = checkpoint["skipped"]
+        self.skipped, self.resumed = checkpoint["skipped"], True
 
 
 def masks_candidates(loss: Callable) -> bool:
