@@ -22,6 +22,8 @@ def check(cfg: DictConfig) -> None:
 def read_grids(name: str) -> dict:
     """The grids of an experiment by scale, read once; none of a sweep of one's own, of which runs= and out= are given.
 
+    Its sets of sources are one more: of those that a sweep names in place of the grid's, they give the order.
+
     Raises UserError where there is no experiment of that name, or no grid in it.
     """
     file = CONF / "experiment" / f"{name}.yaml"
@@ -30,10 +32,11 @@ def read_grids(name: str) -> dict:
     if not file.exists():
         known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
         raise UserError(f"there is no experiment {name}; there are: {known}; of another sweep give runs= and out=")
-    grids = yaml.safe_load(file.read_text()).get("grids")
-    if grids is None:
+    facts = yaml.safe_load(file.read_text())
+    if "grids" not in facts:
         raise UserError(f"the experiment {name} is a single run without a grid; its page: collect.py report=RUN_DIR")
-    return grids
+    sets = facts.get("source_sets")
+    return facts["grids"] | ({"sets": {"sources": ",".join(sets)}} if sets else {})
 
 
 @script("collect", check)

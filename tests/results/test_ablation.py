@@ -275,6 +275,24 @@ def test_runs_named_by_numbers_or_with_lists_are_points_of_their_own_in_every_ta
     assert grid_order({"laptop": {"widths": "[4,2],[2]"}})[2:] == ["[4,2]", "[2]"]
 
 
+@pytest.mark.parametrize(
+    ("name", "sets"),
+    [
+        ("pretrain_sources", ["five", "fifteen", "demo_two", "demo_five", "pairs_two", "pairs_five", "all"]),
+        (
+            "finetune_sources",
+            ["e5", "e5_medi", "e5_medi_berri", "demo_one", "demo_two", "pairs_two", "pairs_five", "all"],
+        ),
+    ],
+)
+def test_sets_of_sources_stand_in_their_order_whichever_a_sweep_names(name, sets):
+    from collect import read_grids
+
+    order = grid_order(read_grids(name))
+    scores = rows(*((f"sources={found},seed=1", 1, "A", str(n)) for n, found in enumerate(sorted(sets))))
+    assert [dict(entry)["sources"] for entry in by_point(scores, order)] == sets
+
+
 def test_means_pair_tasks_by_seed_and_leave_out_seeds_that_lack_one(capsys):
     scores = rows(
         *(("a=0,seed=1", 1, "A", "10"), ("a=0,seed=2", 2, "A", "20"), ("a=0,seed=3", 3, "A", "90")),
