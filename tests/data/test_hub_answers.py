@@ -78,6 +78,29 @@ def test_a_page_costs_none_of_the_bytes_that_came_before(served, tmp_path, check
     assert [start for _, start, _ in served.sent] == [0, len(BODY) // 2]
 
 
+def test_a_file_is_followed_to_another_host_which_is_not_told_the_token(served, monkeypatch, tmp_path):
+    """As the hub hands on each file of its LFS."""
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    asked, told = [], []
+    with serving(served.repos) as elsewhere:
+        there = elsewhere.RequestHandlerClass
+
+        def hand_on(self, *_) -> None:
+            asked.append(self.headers["Authorization"])
+            self.reply(302, Location=f"http://localhost:{elsewhere.server_port}{self.path}")
+
+        def send(self, *file) -> None:
+            told.append(self.headers["Authorization"])
+            super(there, self).send_file(*file)
+
+        monkeypatch.setattr(served, "send_file", hand_on)
+        monkeypatch.setattr(there, "send_file", send)
+        there.faults.update({("file", "cut"): 1, ("file", "page"): 1})
+        assert hub_download.download(hub_file(tmp_path, "b.bin"), tmp_path).read_bytes() == BODY
+        assert [start for _, start, _ in there.sent] == [0, len(BODY) // 2]
+    assert asked == ["Bearer hf_secret"] * 3 and told == [None] * 3
+
+
 @pytest.mark.parametrize("left", [PAGE, OTHER[:99_000], OTHER, OTHER + PAGE], ids=len)
 def test_what_an_earlier_process_left_is_compared_with_the_checksum_too(served, tmp_path, left):
     file = hub_file(tmp_path)
