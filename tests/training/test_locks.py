@@ -177,7 +177,7 @@ time.sleep(60)
 LAUNCHER = f"""
 import sys
 from types import SimpleNamespace
-sys.modules["gte.build"] = SimpleNamespace(build=None, require_prepared=None)  # it would load torch
+sys.modules["gte.build"] = SimpleNamespace(build=None, require_prepared=None, without_hydra=None)  # it would load torch
 sys.path.insert(0, {str(ROOT / "src")!r})
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
