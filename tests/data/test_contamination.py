@@ -241,6 +241,8 @@ def test_contaminated_pairs_are_left_out_counted_and_shown_and_no_other_is(tmp_p
             texts = [text for text in json.loads(file.readlines()[int(line) - 1]).values() if isinstance(text, str)]
         assert place.startswith(example["set"]) and any(example["words"] in " ".join(words_of(t)) for t in texts)
     assert {example["source"] for example in report["examples"]} == {"first", "second"}
+    words = {name: set(map(words_of, texts)) for name, texts in tasks.items()}
+    assert report["too short to look for"] == {name: sum(len(one) < 5 for one in words[name]) for name in words}
     total = sum(report["pairs left out"].values())
     assert f"decontamination: {total:,} pairs left out, see decontamination.json" in said
     assert Manifest.load(tmp_path / "out").configuration["decontaminate"]["ngram"] == 6
@@ -334,7 +336,7 @@ def test_a_text_is_found_in_whatever_form_it_is_written(tmp_path, text):
     assert (evaluation.sets, evaluation.short) == ({"Task": 1}, {"Task": 2})
     forms = [unicodedata.normalize(form, text) for form in ("NFC", "NFD", "NFKC", "NFKD")]
     forms += [text.replace("e", "e\u00ad").replace("天", "天\u200b"), f"\ufeff{text}", text.replace(" ", "\u00a0\n")]
-    forms += [f"«{text}…»", unicodedata.normalize("NFD", text).upper()]
+    forms += [f"«{text}。…»", unicodedata.normalize("NFD", text).upper()]
     others = [f"{text} not", text[1:], text.replace(" ", " b ", 1) + "b"]
     assert [number for number in evaluation.find([*forms, *others])] == list(range(len(forms)))
 
