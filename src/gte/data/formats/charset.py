@@ -44,9 +44,9 @@ def character_set(html: bytes, label: str | None) -> str:
     encoding = map_encoding_to_html5(label.strip(" \"'"), fallback_utf8=False) if label else None
     if encoding is None:
         encoding = detect_encoding(html, from_html_meta=True)
-        # one wrong byte, and UTF-8 looks like something else
-        if encoding != "utf-8" and is_right(decoded(html, "utf-8", "replace"), SURE):
-            encoding = "utf-8" if encoding == detect_encoding(html) else encoding
+        looks_like_utf_8 = encoding != "utf-8" and is_right(decoded(html, "utf-8", "replace"), SURE)
+        if looks_like_utf_8 and encoding == detect_encoding(html):  # by its looks, which one wrong byte changes
+            encoding = "utf-8"
     return "utf-8" if encoding.startswith("utf-16") and b"\0" not in html else encoding  # its tags would have zeros
 
 

@@ -13,8 +13,8 @@ from gte.data.reasons import Reason, Unfit
 from gte.data.records import Fields, Keyed, KeyedRow, Record, Rejected, records
 
 # at the beginning of an abstract or a title; "Withdrawn money ..." and "The drug was withdrawn ..." begin others
-KIND = r"(paper|article|submission|preprint|manuscript|work|study|letter|note|comment|report|version|entry)"
 BARE = r"(paper|article|submission|preprint|manuscript)"
+KIND = rf"({BARE}|work|study|letter|note|comment|report|version|entry)"
 WHO = r"((the|all) (\w+ )?authors?|we|i|arxiv|(bio|med)rxiv)"
 WITHDRAWN = re.compile(
     r"\W*(arxiv admin note\W+|(abstract|withdrawal statement)\W*)?"
